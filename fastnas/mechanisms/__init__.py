@@ -1,0 +1,1 @@
+"""What a method is made of: stateless functions and frozen values that know nothing of networks."""

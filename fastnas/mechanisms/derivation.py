@@ -1,0 +1,53 @@
+"""From coefficients to a genotype (axis M)."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from fastnas_kernels.check import require
+
+from fastnas.space.cell_space import CellSpace
+from fastnas.space.genotype import CellGenotype, Gene, Genotype
+
+
+def derive(
+    space: CellSpace,
+    mix: Mapping[str, Sequence[Sequence[float]]],
+    edge_mix: Mapping[str, Sequence[float]] | None = None,
+) -> Genotype:
+    """The architecture that the coefficients prefer.
+
+    Where the space keeps a number of edges at a node, an edge scores the largest coefficient of its candidates
+    other than ``none`` (without renormalising after ``none`` is removed), times its edge coefficient if there is
+    one; the best edges are kept, each with its best candidate (Liu et al., 2019, arXiv:1806.09055, section 2.4;
+    Xu et al., 2020, arXiv:1907.05737, section 3.3). Ties go to the lower edge and the lower candidate. The genes
+    of a node stand in order of decreasing score. Where the space keeps all edges, each takes its best candidate,
+    ``none`` included (Dong and Yang, 2020, arXiv:2001.00326).
+
+    Args:
+        space: The space of the supernet.
+        mix: Coefficients ``[E, K]`` of every cell type.
+        edge_mix: Edge coefficients ``[E]`` of every cell type, or ``None``.
+    """
+    return Genotype(
+        space.name,
+        *(_derive_cell(space, np.asarray(mix[t], float), (edge_mix or {}).get(t)) for t in space.cell_types),
+    )
+
+
+def _derive_cell(space: CellSpace, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None) -> CellGenotype:
+    expected = (len(space.edges), len(space.primitives))
+    require(mix_EK.shape == expected, "derive", f"mix must have shape {list(expected)}", list(mix_EK.shape))
+    require(bool(np.isfinite(mix_EK).all()), "derive", "mix must be finite", "a NaN or an infinity")
+    score_EK = mix_EK if edge_mix_E is None else mix_EK * np.asarray(edge_mix_E, float)[:, None]
+    allowed = [space.primitives.index(primitive) for primitive in space.derivable]
+    nodes = []
+    for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
+        rows = space.rows(target)
+        kept = range(target)
+        if space.kept_edges is not None:
+            best_score = {source: score_EK[rows[source], allowed].max() for source in range(target)}
+            # sorted() is stable, so equal scores keep the order of the edges
+            kept = sorted(range(target), key=lambda source: -best_score[source])[: space.kept_edges]
+        best = [allowed[int(mix_EK[rows[source], allowed].argmax())] for source in kept]
+        nodes.append(tuple(Gene(space.primitives[k], source) for k, source in zip(best, kept, strict=True)))
+    return CellGenotype(tuple(nodes), space.concat)

@@ -1,0 +1,1 @@
+"""Genotypes and the spaces that they come from: plain frozen data, no tensors."""

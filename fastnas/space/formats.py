@@ -1,0 +1,180 @@
+"""Genotypes as text: JSON, the field's ``Genotype(normal=[...], ...)`` and NAS-Bench-201's ``|op~0|+...``.
+
+Nothing that is read here is ever executed: JSON is JSON, and the other two forms are parsed as literals.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fastnas_kernels.check import complaint, require
+
+from fastnas.space.cell_space import DARTS, NASBENCH201, space_named
+from fastnas.space.genotype import CellGenotype, Gene, Genotype
+from fastnas.space.known import KNOWN
+
+WHERE = "genotype"
+FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
+
+
+def read_genotype(what: str) -> Genotype:
+    """The genotype that ``what`` names, in any form that people exchange.
+
+    Args:
+        what: A built-in name (``PDARTS``), the path of a file, or the text itself.
+
+    Raises:
+        ValueError: If it is none of these, or not an architecture of its space.
+    """
+    if what in KNOWN:
+        return parse_genotype(KNOWN[what])
+    looks_like_text = what.lstrip().startswith(("Genotype(", "|", "{"))
+    if not looks_like_text:
+        path = Path(what)
+        require(path.is_file(), WHERE, f"name must be {FORMS}", repr(what), f"Built in: {', '.join(KNOWN)}.")
+        try:
+            what = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(complaint(WHERE, f"file must hold {FORMS}", f"binary data in {path}")) from None
+    return parse_genotype(what)
+
+
+def parse_genotype(text: str) -> Genotype:
+    """Parse one of the three text forms and check the result against its space."""
+    text = text.strip()
+    if text.startswith("{"):
+        return genotype_from_json(_parse_json(text))
+    if text.startswith("|"):
+        return _parse_nasbench201(text)
+    require("Genotype(" in text, WHERE, f"text must be {FORMS}", _excerpt(text))
+    return _parse_darts(text[text.index("Genotype(") :])
+
+
+def genotype_from_json(data: object) -> Genotype:
+    """Build a genotype from decoded JSON and check it against its space."""
+    require(isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data))
+    assert isinstance(data, dict)
+    space = space_named(data["space"])
+    unknown = set(data) - {"space", *space.cell_types}
+    require(not unknown, WHERE, f"JSON may hold the keys space, {', '.join(space.cell_types)}", sorted(unknown))
+    genotype = Genotype(space.name, *(_cell_from_json(t, data.get(t)) for t in space.cell_types))
+    space.check(genotype)
+    return genotype
+
+
+def genotype_to_json(genotype: Genotype) -> dict[str, Any]:
+    """The JSON form: ``{"space", "normal": {"nodes": [[[primitive, source], ...], ...], "concat"}, ...}``."""
+    cells = {
+        name: {"nodes": [[list(gene) for gene in node] for node in cell.nodes], "concat": list(cell.concat)}
+        for name, cell in genotype.cells.items()
+    }
+    return {"space": genotype.space, **cells}
+
+
+def genotype_to_text(genotype: Genotype) -> str:
+    """The form that the field exchanges for this space."""
+    if genotype.space == NASBENCH201.name:
+        ordered = genotype.canonical().normal.nodes
+        return "+".join("|" + "".join(f"{primitive}~{source}|" for primitive, source in node) for node in ordered)
+    words = {"normal": "normal", "reduction": "reduce"}
+    parts = []
+    for name, cell in genotype.cells.items():
+        genes = [tuple(gene) for node in cell.nodes for gene in node]
+        parts.append(f"{words[name]}={genes}, {words[name]}_concat={list(cell.concat)}")
+    return f"Genotype({', '.join(parts)})"
+
+
+def _parse_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(complaint(WHERE, "JSON must be well formed", f"{error.msg} at line {error.lineno}")) from None
+
+
+def _cell_from_json(cell_type: str, data: object) -> CellGenotype:
+    shape = '{"nodes": [[[primitive, source], ...], ...], "concat": [state, ...]}'
+    try:
+        nodes, concat = data["nodes"], data["concat"]  # type: ignore[index]
+        return CellGenotype(tuple(tuple(_gene(gene) for gene in node) for node in nodes), tuple(map(_integer, concat)))
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(complaint(WHERE, f"{cell_type} must have the form {shape}", _excerpt(data))) from None
+
+
+def _gene(gene: Any) -> Gene:
+    primitive, source = gene
+    if not isinstance(primitive, str):
+        raise TypeError
+    return Gene(primitive, _integer(source))
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _parse_darts(text: str) -> Genotype:
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        call = None
+    is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+    require(is_call, WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
+    assert isinstance(call, ast.Call)
+    fields = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    expected = ["normal", "normal_concat", "reduce", "reduce_concat"]
+    require(list(map(str, sorted(map(str, fields)))) == expected, WHERE, f"fields must be {', '.join(expected)}", list(fields))
+    genotype = Genotype(
+        DARTS.name,
+        _darts_cell("normal", fields["normal"], fields["normal_concat"]),
+        _darts_cell("reduce", fields["reduce"], fields["reduce_concat"]),
+    )
+    DARTS.check(genotype)
+    return genotype
+
+
+def _literal(node: ast.expr) -> object:
+    """A literal, or ``range(a, b)`` of literals, which the field writes for the concatenated states."""
+    try:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+            bounds = [ast.literal_eval(argument) for argument in node.args]
+            if len(bounds) in (1, 2) and all(type(bound) is int and 0 <= bound <= 100 for bound in bounds):
+                return list(range(*bounds))
+            raise ValueError
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        source = _excerpt(ast.unparse(node))
+        raise ValueError(complaint(WHERE, "fields must be literals or range(first, last)", source)) from None
+
+
+def _darts_cell(name: str, genes: object, concat: object) -> CellGenotype:
+    kept = DARTS.kept_edges or 0
+    try:
+        flat = [_gene(gene) for gene in genes]  # type: ignore[attr-defined]
+        states = tuple(map(_integer, concat))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        rule = f"{name} must be a list of (primitive, source) and {name}_concat a list of states"
+        raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
+    expected = kept * DARTS.num_nodes
+    rule = f"{name} must list {expected} edges, {kept} for each of {DARTS.num_nodes} nodes"
+    require(len(flat) == expected, WHERE, rule, len(flat))
+    return CellGenotype(tuple(tuple(flat[i : i + kept]) for i in range(0, expected, kept)), states)
+
+
+def _parse_nasbench201(text: str) -> Genotype:
+    nodes = []
+    for part in text.split("+"):
+        genes = [re.fullmatch(r"(\w+)~(\d{1,3})", gene) for gene in part.strip("|").split("|")]
+        rule = "string must look like |primitive~0|+|primitive~0|primitive~1|+..."
+        require(all(genes) and part.startswith("|") and part.endswith("|"), WHERE, rule, _excerpt(text))
+        nodes.append(tuple(Gene(gene[1], int(gene[2])) for gene in genes if gene))
+    genotype = Genotype(NASBENCH201.name, CellGenotype(tuple(nodes), NASBENCH201.concat))
+    NASBENCH201.check(genotype)
+    return genotype
+
+
+def _excerpt(value: object) -> str:
+    text = " ".join(str(value).split())
+    return repr(text if len(text) <= 60 else text[:57] + "...")

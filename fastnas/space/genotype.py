@@ -1,0 +1,62 @@
+"""Genotypes: what a search returns, as frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Gene(NamedTuple):
+    """One kept edge: a primitive and the state that it reads."""
+
+    primitive: str
+    source: int
+
+
+@dataclass(frozen=True)
+class CellGenotype:
+    """The kept edges of one cell.
+
+    States are numbered through: the cell's inputs first, then its nodes.
+
+    Args:
+        nodes: The genes of each node, in the order of the nodes.
+        concat: States whose channels are concatenated into the cell's output.
+    """
+
+    nodes: tuple[tuple[Gene, ...], ...]
+    concat: tuple[int, ...]
+
+    def count(self, primitive: str) -> int:
+        """How many kept edges carry ``primitive``."""
+        return sum(gene.primitive == primitive for node in self.nodes for gene in node)
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A discrete architecture: one cell, or a normal and a reduction cell.
+
+    Args:
+        space: Name of the space that it belongs to, ``"darts"`` or ``"nasbench201"``.
+        normal: The cell that keeps the resolution.
+        reduction: The cell that halves it, in spaces that search one.
+    """
+
+    space: str
+    normal: CellGenotype
+    reduction: CellGenotype | None = None
+
+    @property
+    def cells(self) -> Mapping[str, CellGenotype]:
+        """The searched cells by type."""
+        return {"normal": self.normal} | ({"reduction": self.reduction} if self.reduction else {})
+
+    def canonical(self) -> Genotype:
+        """The same architecture with the genes of each node sorted: equal networks compare equal."""
+
+        def tidy(cell: CellGenotype) -> CellGenotype:
+            nodes = tuple(tuple(sorted(node, key=lambda gene: (gene.source, gene.primitive))) for node in cell.nodes)
+            return CellGenotype(nodes, cell.concat)
+
+        return Genotype(self.space, tidy(self.normal), tidy(self.reduction) if self.reduction else None)

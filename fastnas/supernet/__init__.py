@@ -1,0 +1,1 @@
+"""Weight-sharing networks and the networks that are derived from them."""

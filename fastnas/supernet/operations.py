@@ -1,0 +1,154 @@
+"""The primitives as modules, with the bodies of their reference implementations."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from fastnas_kernels.check import require
+from fastnas_kernels.convolution import Geometry, conv2d
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+BuildOperation = Callable[[int, int, bool], nn.Module]
+"""``(channels, stride, searching)`` to a module from ``[N, C, H, W]`` to ``[N, C, H / stride, W / stride]``."""
+
+
+class Convolution(nn.Module):
+    """A convolution with PyTorch's initialisation that saves only what its backward needs."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, geometry: Geometry = Geometry(), bias: bool = False):  # noqa: B008
+        super().__init__()
+        fan_in = inputs // geometry.groups * kernel * kernel
+        bound = 1 / math.sqrt(fan_in)
+        weight = torch.empty(outputs, inputs // geometry.groups, kernel, kernel).uniform_(-bound, bound)
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.empty(outputs).uniform_(-bound, bound)) if bias else None
+        self.geometry = geometry
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.geometry)
+
+
+def batch_norm(channels: int, searching: bool, affine: bool | None = None) -> nn.BatchNorm2d:
+    """Batch normalisation by the statistics of the batch while searching, by running ones in a derived network.
+
+    While searching it has no scale and shift (unless ``affine`` says so) and no state: the supernet stays a pure
+    function, and a loss may be evaluated any number of times.
+    """
+    affine = not searching if affine is None else affine
+    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=not searching)
+
+
+def relu_conv_bn(
+    inputs: int, outputs: int, kernel: int, geometry: Geometry, searching: bool, *, bias: bool = False
+) -> nn.Sequential:
+    """ReLU, convolution, batch normalisation: the order of all blocks of this family."""
+    convolution = Convolution(inputs, outputs, kernel, geometry, bias)
+    return nn.Sequential(nn.ReLU(), convolution, batch_norm(outputs, searching))
+
+
+def separable_block(channels: int, kernel: int, stride: int, dilation: int, searching: bool) -> nn.Sequential:
+    """ReLU, depthwise and pointwise convolution, batch normalisation."""
+    depthwise = Geometry(stride, dilation * (kernel // 2), dilation, groups=channels)
+    return nn.Sequential(
+        nn.ReLU(),
+        Convolution(channels, channels, kernel, depthwise),
+        Convolution(channels, channels, 1),
+        batch_norm(channels, searching),
+    )
+
+
+class FactorizedReduce(nn.Module):
+    """Halve the resolution with two 1x1 convolutions, the second reading the pixels that the first skips.
+
+    Args:
+        inputs: Channels read.
+        outputs: Channels written, an even number.
+        searching: See :func:`batch_norm`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, searching: bool) -> None:
+        super().__init__()
+        require(outputs % 2 == 0, "FactorizedReduce", "outputs must be even", outputs, "Choose an even channel count.")
+        self.first = Convolution(inputs, outputs // 2, 1, Geometry(stride=2))
+        self.second = Convolution(inputs, outputs // 2, 1, Geometry(stride=2))
+        self.norm = batch_norm(outputs, searching)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.relu()
+        height, width = x.shape[2:]
+        shifted = F.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]  # padded, so that odd maps round up alike
+        return self.norm(torch.cat([self.first(x), self.second(shifted)], dim=1))
+
+
+class Pool(nn.Module):
+    """Max or average pooling over 3x3 pixels, not counting the padding."""
+
+    def __init__(self, kind: str, stride: int) -> None:
+        super().__init__()
+        self.kind, self.stride = kind, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "max":
+            return F.max_pool2d(x, 3, self.stride, 1)
+        return F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
+
+
+class Zero(nn.Module):
+    """The primitive ``none`` in a derived network: an edge that carries nothing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros_like(x)
+
+
+def _normed_pool(kind: str) -> BuildOperation:
+    def build(channels: int, stride: int, searching: bool) -> nn.Module:
+        pool = Pool(kind, stride)
+        return nn.Sequential(pool, batch_norm(channels, searching)) if searching else pool
+
+    return build
+
+
+def _skip(channels: int, stride: int, searching: bool) -> nn.Module:
+    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, searching)
+
+
+def _separable(kernel: int) -> BuildOperation:
+    def build(channels: int, stride: int, searching: bool) -> nn.Module:
+        first = separable_block(channels, kernel, stride, 1, searching)
+        return nn.Sequential(*first, *separable_block(channels, kernel, 1, 1, searching))
+
+    return build
+
+
+def _dilated(kernel: int) -> BuildOperation:
+    return lambda channels, stride, searching: separable_block(channels, kernel, stride, 2, searching)
+
+
+def _plain(kernel: int) -> BuildOperation:
+    # The reference gives these a bias exactly where their normalisation has no shift (xautodl, cell_operations.py)
+    def build(channels: int, stride: int, searching: bool) -> nn.Module:
+        return relu_conv_bn(channels, channels, kernel, Geometry(stride, kernel // 2), searching, bias=searching)
+
+    return build
+
+
+DARTS_OPERATIONS: Mapping[str, BuildOperation] = {
+    "max_pool_3x3": _normed_pool("max"),
+    "avg_pool_3x3": _normed_pool("avg"),
+    "skip_connect": _skip,
+    "sep_conv_3x3": _separable(3),
+    "sep_conv_5x5": _separable(5),
+    "dil_conv_3x3": _dilated(3),
+    "dil_conv_5x5": _dilated(5),
+}
+"""Liu et al., 2019, arXiv:1806.09055. ``none`` is absent: the supernet leaves it out of every sum."""
+
+NASBENCH201_OPERATIONS: Mapping[str, BuildOperation] = {
+    "none": lambda channels, stride, searching: Zero(),
+    "skip_connect": _skip,
+    "nor_conv_1x1": _plain(1),
+    "nor_conv_3x3": _plain(3),
+    "avg_pool_3x3": lambda channels, stride, searching: Pool("avg", stride),
+}
+"""Dong and Yang, 2020, arXiv:2001.00326."""

@@ -1,0 +1,94 @@
+"""A cell in which every edge carries all candidates."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from fastnas_kernels.mixture import mixed_sum
+from fastnas_kernels.partial_channels import merge_channels, require_partial
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastnas.space.cell_space import CellSpace
+from fastnas.supernet.mix import NodeMix
+from fastnas.supernet.operations import BuildOperation
+
+
+class SearchCell(nn.Module):
+    """All candidates on all edges, one weighted sum at every node.
+
+    A candidate without parameters (a pool, an identity) gives the same result on every edge that leaves a state,
+    so it is evaluated once for the state.
+
+    Args:
+        space: The graph and the names of the candidates.
+        operations: How each candidate is built.
+        inputs: One module for each input state, which brings it to ``channels``.
+        channels: Channels of every state inside the cell.
+        stride: 2 in a cell that halves the resolution, otherwise 1.
+        k: The candidates see ``channels / k`` channels; the others pass by (Xu et al., 2020, arXiv:1907.05737).
+    """
+
+    def __init__(
+        self,
+        space: CellSpace,
+        operations: Mapping[str, BuildOperation],
+        inputs: Sequence[nn.Module],
+        channels: int,
+        stride: int,
+        k: int = 1,
+    ) -> None:
+        super().__init__()
+        require_partial("SearchCell", channels, k, even=stride == 2)
+        self.space, self.stride, self.k, self.channels = space, stride, k, channels
+        self.names = [primitive for primitive in space.primitives if primitive != "none"]
+        self.inputs = nn.ModuleList(inputs)
+        self.shared = nn.ModuleList(nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1))
+        self.edges = nn.ModuleList()
+        for edge in space.edges:
+            own = nn.ModuleDict()
+            for name in self.names:
+                operation = operations[name](channels // k, self._stride_from(edge.source), True)
+                has_parameters = any(True for _ in operation.parameters())
+                (own if has_parameters else self.shared[edge.source])[name] = operation
+            self.edges.append(own)
+
+    def _stride_from(self, source: int) -> int:
+        return self.stride if source < self.space.num_inputs else 1
+
+    def forward(self, inputs: Sequence[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
+        """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``."""
+        states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
+        mixed, shared, bypass = [], [], []
+        for position, node in enumerate(nodes):
+            for source in range(len(mixed), len(states)):
+                taken, passed = self._split(states[source], self._stride_from(source))
+                mixed.append(taken)
+                bypass.append(passed)
+                shared.append({name: operation(taken) for name, operation in self.shared[source].items()})
+            rows = self.space.rows(self.space.num_inputs + position)
+            outputs = [
+                self.edges[row][name](mixed[source]) if name in self.edges[row] else shared[source][name]  # type: ignore[operator, index]
+                for source, row in enumerate(rows)
+                for name in self.names
+            ]
+            state = mixed_sum(outputs, node.candidates)
+            states.append(state if self.k == 1 else merge_channels(state, _weighted(bypass, node.edges), self.k))
+        concat = self.space.concat
+        return states[concat[0]] if len(concat) == 1 else torch.cat([states[i] for i in concat], dim=1)
+
+    def _split(self, state: Tensor, stride: int) -> tuple[Tensor, Tensor]:
+        if self.k == 1:
+            return state, state
+        taken, passed = state.split([self.channels // self.k, self.channels - self.channels // self.k], dim=1)
+        # ceil_mode: strided candidates round an odd map up, and so must the channels that pass by
+        passed = passed if stride == 1 else F.max_pool2d(passed, 2, 2, ceil_mode=True)
+        return taken.contiguous(memory_format=torch.channels_last), passed
+
+
+def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:
+    if coefficients is not None:
+        return mixed_sum(states, coefficients)
+    total = states[0]
+    for state in states[1:]:
+        total = total + state
+    return total

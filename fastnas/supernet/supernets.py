@@ -1,0 +1,126 @@
+"""Supernets: ``logits = supernet(images, mix)``, a pure function of weights, coefficients and images.
+
+No supernet holds architecture logits: its parameters are network weights, all of them, and nothing else.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from fastnas_kernels.check import require
+from torch import Tensor, nn
+
+from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace
+from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout
+from fastnas.supernet.mix import Mix, NodeMix, node_mixes
+from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, batch_norm
+from fastnas.supernet.search_cell import SearchCell
+
+
+class Supernet(Protocol):
+    """What a search needs of a network: a space, and logits from images and coefficients."""
+
+    space: CellSpace
+
+    def __call__(self, images: Tensor, mix: Mix) -> Tensor: ...
+
+
+class DartsSupernet(nn.Module):
+    """The supernet of the DARTS space (Liu et al., 2019, arXiv:1806.09055).
+
+    Args:
+        num_classes: Size of the logits.
+        channels: Channels of the first cells; they double at both reductions.
+        cells: Depth.
+        k: Candidates see ``1 / k`` of the channels (PC-DARTS); 1 for all.
+        image_channels: 3 for colour, 1 for grey images.
+        large: Begin with three strided convolutions, for images of hundreds of pixels.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: int = 16, cells: int = 8, k: int = 1, image_channels: int = 3, large: bool = False
+    ) -> None:
+        super().__init__()
+        self.space = DARTS
+        stem_channels = 3 * channels
+        self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
+        places = darts_layout(cells, channels, stem_channels, len(DARTS.concat), reduced_stem=large)
+        self.types = [place.cell_type for place in places]
+        self.cells = nn.ModuleList(
+            SearchCell(DARTS, DARTS_OPERATIONS, place.prepare_inputs(searching=True), place.channels, place.stride, k)
+            for place in places
+        )
+        self.classifier = nn.Linear(len(DARTS.concat) * places[-1].channels, num_classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, mix: Mix) -> Tensor:
+        """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
+        nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
+        older, newer = self.stem(images.contiguous(memory_format=torch.channels_last))
+        for cell, cell_type in zip(self.cells, self.types, strict=True):
+            older, newer = newer, cell([older, newer], nodes[cell_type])
+        return self.classifier(newer.mean((2, 3)))
+
+
+class NasBench201Supernet(nn.Module):
+    """The supernet of NAS-Bench-201 (Dong and Yang, 2020, arXiv:2001.00326): three stages of one cell.
+
+    Args:
+        num_classes: Size of the logits.
+        channels: Channels of the first stage; they double from stage to stage.
+        cells: Cells in each stage.
+        k: Candidates see ``1 / k`` of the channels; 1 for all.
+        image_channels: 3 for colour, 1 for grey images.
+    """
+
+    def __init__(
+        self, num_classes: int, channels: int = 16, cells: int = 5, k: int = 1, image_channels: int = 3
+    ) -> None:
+        super().__init__()
+        require(cells >= 1, "NasBench201Supernet", "cells must be at least 1 in a stage", cells)
+        self.space = NASBENCH201
+        self.stem = SmallStem(image_channels, channels, searching=True)
+        widths = [channels, 2 * channels, 4 * channels]
+        self.stages = nn.ModuleList(
+            nn.ModuleList(
+                SearchCell(NASBENCH201, NASBENCH201_OPERATIONS, [nn.Identity()], width, 1, k) for _ in range(cells)
+            )
+            for width in widths
+        )
+        self.reductions = nn.ModuleList(ResidualReduction(width, searching=True) for width, _ in pairwise(widths))
+        self.norm = batch_norm(widths[-1], searching=True, affine=True)
+        self.classifier = nn.Linear(widths[-1], num_classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, mix: Mix) -> Tensor:
+        """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
+        nodes = node_mixes(self.space, mix, "normal")
+        state, _ = self.stem(images.contiguous(memory_format=torch.channels_last))
+        for position, stage in enumerate(self.stages):
+            if position:
+                state = self.reductions[position - 1](state)
+            state = _run(stage, state, nodes)
+        return self.classifier(self.norm(state).relu().mean((2, 3)))
+
+
+def _run(stage: nn.Module, state: Tensor, nodes: Sequence[NodeMix]) -> Tensor:
+    for cell in stage.children():
+        state = cell([state], nodes)
+    return state
+
+
+def build_supernet(
+    space: CellSpace, num_classes: int, channels: int, cells: int, k: int, image_channels: int, large: bool
+) -> nn.Module:
+    """The supernet of ``space`` at a given size; see the classes for the arguments."""
+    if space.name == DARTS.name:
+        return DartsSupernet(num_classes, channels, cells, k, image_channels, large)
+    require(
+        not large,
+        "search",
+        f"space {space.name!r} must search on images of at most 96 pixels",
+        "large images",
+        "Set --resolution to 32, or use the darts space.",
+    )
+    return NasBench201Supernet(num_classes, channels, cells, k, image_channels)

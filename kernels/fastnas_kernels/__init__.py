@@ -1,0 +1,1 @@
+"""The tensor operations of fastnas: knows tensors, not architectures."""

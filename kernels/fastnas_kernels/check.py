@@ -1,0 +1,26 @@
+"""Argument checks that all speak with one voice."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def require(ok: bool, where: str, rule: str, got: object, remedy: str = "") -> None:
+    """Raise ``ValueError("<where>: <rule>, got <got>. <remedy>")`` unless ``ok``."""
+    if not ok:
+        raise ValueError(complaint(where, rule, got, remedy))
+
+
+def complaint(where: str, rule: str, got: object, remedy: str = "") -> str:
+    """The one sentence in which every error of fastnas is said."""
+    return f"{where}: {rule}, got {got}." + (f" {remedy}" if remedy else "")
+
+
+def require_shape(where: str, name: str, tensor: Tensor, expected: Sequence[int], because: str) -> None:
+    """Raise unless ``tensor.shape == expected``; ``because`` says where the expectation comes from."""
+    require(
+        tuple(tensor.shape) == tuple(expected),
+        where,
+        f"{name} must have shape {list(expected)} ({because})",
+        list(tensor.shape),
+    )

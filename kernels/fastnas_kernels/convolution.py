@@ -1,0 +1,86 @@
+"""Convolution that saves only what the gradients asked for will need.
+
+PyTorch's own convolution saves input and weight whenever either needs a gradient. A search alternates between
+two phases that each need one of them: the alpha step asks for no weight gradient and can forget every input,
+which is most of what a supernet saves. ``C(x, w)`` is bilinear, so each gradient is linear in the output's
+gradient and in the one saved argument, and PyTorch's differentiable ``convolution_backward`` closes the family
+under differentiation of any order.
+"""
+
+from typing import NamedTuple
+
+import torch
+from fastnas_kernels.check import require
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+from torch.nn import functional as F
+
+
+class Geometry(NamedTuple):
+    """Stride, padding and dilation (pixels, the same in both directions) and the number of channel groups."""
+
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    groups: int = 1
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        x_needed, weight_needed, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
+        ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None)
+        ctx.geometry, ctx.shapes = geometry, (x.shape, weight.shape)  # type: ignore[attr-defined]
+        channels_last = x.is_contiguous(memory_format=torch.channels_last)
+        ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format  # type: ignore[attr-defined]
+        return F.conv2d(x, weight, bias, *geometry)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        x_shape, weight_shape = ctx.shapes  # type: ignore[attr-defined]
+        needed = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
+        stride, padding, dilation, groups = ctx.geometry  # type: ignore[attr-defined]
+        if x is None:  # of an argument that was not saved, convolution_backward reads shape and layout alone
+            x = torch.empty(x_shape, dtype=dy.dtype, device=dy.device, memory_format=ctx.memory_format)  # type: ignore[attr-defined]
+        if weight is None:
+            weight = dy.new_empty(1).expand(weight_shape)
+        dx, dweight, dbias = torch.ops.aten.convolution_backward(
+            dy,
+            x,
+            weight,
+            [weight_shape[0]] if needed[2] else None,
+            [stride, stride],
+            [padding, padding],
+            [dilation, dilation],
+            False,
+            [0, 0],
+            groups,
+            needed,
+        )
+        return dx, dweight, dbias, None
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Geometry = Geometry()) -> Tensor:  # noqa: B008
+    """Two-dimensional convolution; differentiable to any order, saving only what those gradients need.
+
+    Under autocast the arguments are cast as PyTorch's own convolution casts them.
+
+    Args:
+        x: Images, shape ``[N, C, H, W]``.
+        weight: Filters, shape ``[D, C / groups, k, k]``.
+        bias: One number for each output channel, shape ``[D]``, or ``None``.
+        geometry: Stride, padding, dilation and groups.
+
+    Returns:
+        Shape ``[N, D, H', W']``, in the memory format that PyTorch chooses.
+
+    Raises:
+        ValueError: If the channels of ``x`` are not those that ``weight`` reads.
+    """
+    channels = weight.shape[1] * geometry.groups
+    require(x.ndim == 4 and x.shape[1] == channels, "conv2d", f"x must have shape [N, {channels}, H, W]", list(x.shape))
+    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    return _Convolution.apply(x, weight, bias, geometry)  # type: ignore[return-value]

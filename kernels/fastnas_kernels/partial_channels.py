@@ -1,0 +1,46 @@
+"""Partial channels: the mixture sees 1/k of the channels, the rest passes by, and a shuffle interleaves both."""
+
+import torch
+from fastnas_kernels.check import require
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """Interleave ``groups`` blocks of channels (Zhang et al., 2018, arXiv:1707.01083): eight channels in four
+    groups come out in the order 0, 2, 4, 6, 1, 3, 5, 7.
+
+    Args:
+        x: Images, shape ``[N, C, H, W]``.
+        groups: Number of blocks; divides ``C``.
+    """
+    channels = x.shape[1]
+    require(
+        groups > 0 and channels % groups == 0, "channel_shuffle", f"groups must divide the {channels} channels", groups
+    )
+    return F.channel_shuffle(x, groups)
+
+
+def merge_channels(mixed: Tensor, bypass: Tensor, k: int) -> Tensor:
+    """The output of a partially connected node (Xu et al., 2020, arXiv:1907.05737, eq. 3).
+
+    Concatenates the mixed and the passed-by channels and shuffles them in ``k`` groups, so that the next mixture
+    sees other channels.
+
+    Args:
+        mixed: Mixed channels, shape ``[N, C/k, H, W]``.
+        bypass: The other channels, shape ``[N, C - C/k, H, W]``.
+        k: The reciprocal of the mixed share of the channels.
+
+    Returns:
+        Shape ``[N, C, H, W]``.
+    """
+    return channel_shuffle(torch.cat([mixed, bypass], dim=1), k)
+
+
+def require_partial(where: str, channels: int, k: int, even: bool) -> None:
+    """Raise unless the mixture can take exactly 1/k of ``channels``, an even number of them if ``even``."""
+    require(k >= 1, where, "partial channels k must be at least 1", k)
+    remedy = f"Choose channels as a multiple of {2 * k if even else k}, or another k."
+    rule = f"channels / k must be {'an even' if even else 'a whole'} number (k = {k})"
+    require(channels % k == 0 and (channels // k % 2 == 0 or not even), where, rule, f"{channels} channels", remedy)
