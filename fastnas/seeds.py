@@ -28,7 +28,10 @@ def stream(seed: int, consumer: str, *position: int) -> int:
 
 @contextmanager
 def torch_seed(seed: int) -> Iterator[None]:
-    """Seed torch's global generators inside the block and leave them as they were found."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    """Seed torch's generator of the CPU inside the block and leave it as it was found."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        torch.default_generator.set_state(state)

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import torch
 from fastnas_kernels.check import require
-from fastnas_kernels.convolution import Geometry
 from torch import Tensor, nn
 
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named

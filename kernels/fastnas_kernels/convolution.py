@@ -10,10 +10,11 @@ under differentiation of any order.
 from typing import NamedTuple
 
 import torch
-from fastnas_kernels.check import require
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
+
+from fastnas_kernels.check import require
 
 
 class Geometry(NamedTuple):

@@ -10,9 +10,10 @@ Shape suffixes: K candidates.
 from collections.abc import Sequence
 
 import torch
-from fastnas_kernels.check import require, require_shape
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+from fastnas_kernels.check import require, require_shape
 
 
 def _accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -1,9 +1,10 @@
 """Partial channels: the mixture sees 1/k of the channels, the rest passes by, and a shuffle interleaves both."""
 
 import torch
-from fastnas_kernels.check import require
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastnas_kernels.check import require
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:

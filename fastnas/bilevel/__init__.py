@@ -1,0 +1,1 @@
+"""Bilevel problems and their hypergradients: useful without architecture search."""

@@ -1,0 +1,285 @@
+"""The command line: words only. Each verb is a dataclass; tyro makes its options and its help."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+from fastnas_kernels.check import complaint, require
+from rich.console import Console
+from rich.table import Table
+from tyro.conf import Positional, arg, subcommand
+
+from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
+from fastnas.methods import METHODS
+from fastnas.recipes import RECIPES
+from fastnas.report.draw import save_drawing
+from fastnas.report.page import write_report
+from fastnas.report.progress import Display
+from fastnas.report.text import genotype_text
+from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
+from fastnas.train.config import RetrainConfig
+from fastnas.train.data import load_data
+from fastnas.train.files import save_tensors, write_json
+from fastnas.train.retrain import RetrainResult, retrain
+
+DESCRIPTION = "Differentiable architecture search: the DARTS family in one engine. `fastnas search` alone does it all."
+RECIPE_DOC = f"Settings to start from: {', '.join(RECIPES)}, or the config.json of a run. Options given beside it win."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Search an architecture, retrain it, compare it with random ones, and leave a run folder with a report.
+
+    Args:
+        recipe: Settings to start from.
+        run: The run folder, a new one; by default runs/ and the time.
+        resume: A run folder to go on with. It knows its settings: give no others.
+        table: A CSV table of accuracies (NAS-Bench-201's) in which to look up what was found.
+        experiment: What to do.
+    """
+
+    recipe: Annotated[str, arg(help=RECIPE_DOC)] = "digits"
+    run: Path | None = None
+    resume: Path | None = None
+    table: Path | None = None
+    experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain:
+    """Train the network of a genotype from scratch and measure it on the test set.
+
+    Args:
+        genotype: A built-in name, a file, or the text of a genotype.
+        recipe: Settings to start from.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
+        download: Fetch CIFAR into ROOT if it is not there.
+        resolution: Side in pixels to bring images to; unset for that of the data.
+        train_fraction: Class-balanced share of the training images to use.
+        precision: float32 or bfloat16.
+        seed: Decides everything random.
+        device: Where to run; auto takes a GPU if there is one.
+        workers: Processes that decode images; 0 decodes between the steps.
+        run: The run folder, a new one or one to go on with; by default runs/ and the time.
+        config: The training.
+    """
+
+    genotype: Positional[str]
+    recipe: Annotated[str, arg(help=RECIPE_DOC)] = "digits"
+    data: str = "digits"
+    download: bool = False
+    resolution: int | None = None
+    train_fraction: float = 1.0
+    precision: str = "float32"
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 0
+    run: Path | None = None
+    config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()  # noqa: RUF009  (frozen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Write report.html of a run folder, finished or not.
+
+    Args:
+        run: The run folder.
+    """
+
+    run: Positional[Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Methods:
+    """List the methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print the cells of a genotype, and draw them.
+
+    Args:
+        genotype: A built-in name, a file, or the text of a genotype.
+        out: A .png or .svg file to draw to.
+    """
+
+    genotype: Positional[str]
+    out: Path | None = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    try:
+        command = parse(arguments)
+        _RUN[type(command)](command, console)
+    except KeyboardInterrupt:
+        # The line before names the run folder; what was saved stays
+        print("fastnas: interrupted. Everything up to the last checkpoint is kept.", file=sys.stderr)
+        return 130
+    except (ValueError, FloatingPointError, torch.OutOfMemoryError, OSError) as error:
+        print(f"fastnas: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: list[str]) -> Any:
+    """The command that the arguments spell, its defaults taken from the recipe that they name."""
+    recipe = _recipe(_value_of("--recipe", arguments))
+    search_default = Search(experiment=recipe)
+    retrain_default = Retrain(genotype="", data=recipe.data, config=recipe.retrain)
+    if _value_of("--resume", arguments) is not None:
+        beside = [a for a in arguments[1:] if a.startswith("--") and a.split("=")[0] not in ("--resume", "--table")]
+        remedy = "The run's config.json decides them; to change one, start a new run with --recipe RUN/config.json."
+        require(not beside, "search", "--resume must stand without other settings", " ".join(beside), remedy)
+    commands = (
+        Annotated[Search, subcommand("search", default=search_default)]
+        | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
+        | Annotated[Report, subcommand("report")]
+        | Annotated[Methods, subcommand("methods")]
+        | Annotated[Show, subcommand("show")]
+    )
+    return tyro.cli(commands, args=arguments, prog="fastnas", description=DESCRIPTION)  # type: ignore[arg-type]
+
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+        if argument == option and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def _recipe(name: str | None) -> Experiment:
+    if name is None or name in RECIPES:
+        return RECIPES[name or "digits"]
+    path = Path(name)
+    require(path.is_file(), "recipe", f"name must be one of {', '.join(RECIPES)}, or a config.json", repr(name))
+    return load_experiment(path)
+
+
+def _search(command: Search, console: Console) -> None:
+    experiment, folder = command.experiment, command.run or _new_folder(command.experiment.method)
+    if command.resume is not None:
+        folder = command.resume
+        remedy = "Name the folder of a run."
+        require((folder / "config.json").is_file(), "search", "--resume must name a run folder", str(folder), remedy)
+        experiment = load_experiment(folder / "config.json")
+    else:
+        _require_new(folder)
+    console.print(f"run folder: {folder}   (to go on after a stop: fastnas search --resume {folder})", soft_wrap=True)
+    outcome = run_experiment(experiment, folder, lambda title: Display(title, console), command.table)
+    _print_outcome(outcome, console)
+
+
+def _print_outcome(outcome: Outcome, console: Console) -> None:
+    console.print(genotype_text(outcome.genotype), markup=False, highlight=False)
+    console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
+    if outcome.table is not None:
+        console.print(f"known of this architecture: {outcome.table}", highlight=False, soft_wrap=True)
+    if outcome.searched is not None:
+        console.print(_comparison_table(outcome.searched, outcome.random))
+        console.print(_verdict(outcome.searched, outcome.random), highlight=False, soft_wrap=True)
+    console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
+
+
+def _comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -> Table:
+    table = Table("network", title="retrained with the same budget")
+    for heading in ("parameters", "multiply-adds", "test accuracy", "seconds"):
+        table.add_column(heading, justify="right")
+    for i, result in enumerate([searched, *random]):
+        table.add_row(
+            f"random {i}" if i else "searched",
+            f"{result.num_params:,}",
+            f"{result.multiply_adds:,}",
+            f"{100 * result.test_accuracy:.2f} %",
+            f"{result.seconds:.1f}",
+        )
+    return table
+
+
+def _verdict(searched: RetrainResult, random: Sequence[RetrainResult]) -> str:
+    found = f"searched: {100 * searched.test_accuracy:.2f} %"
+    if not random:
+        return found
+    accuracies = [result.test_accuracy for result in random]
+    mean, best = sum(accuracies) / len(accuracies), max(accuracies)
+    beaten = sum(searched.test_accuracy > accuracy for accuracy in accuracies)
+    return (
+        f"{found}   random: mean {100 * mean:.2f} %, best {100 * best:.2f} % of {len(random)}   "
+        f"(the search beats {beaten} of them)"
+    )
+
+
+def _retrain(command: Retrain, console: Console) -> None:
+    genotype = read_genotype(command.genotype)
+    folder = command.run or _new_folder("retrain")
+    console.print(f"run folder: {folder}   (to go on after a stop: repeat the command with --run {folder})", soft_wrap=True)
+    data = load_data(command.data, download=command.download, resolution=command.resolution)
+    write_json(folder / "genotype.json", genotype_to_json(genotype))
+    with Display(f"retrain on {data.name}", console) as display:
+        result = retrain(
+            genotype,
+            data,
+            command.config,
+            seed=command.seed,
+            train_fraction=command.train_fraction,
+            precision=command.precision,
+            device=command.device,
+            workers=command.workers,
+            folder=folder,
+            on_step=display.step,
+            on_epoch=display.epoch,
+        )
+    save_tensors(folder / "network.pt", result.network.state_dict())
+    console.print(_comparison_table(result, []))
+
+
+def _report(command: Report, console: Console) -> None:
+    console.print(f"report: {write_report(command.run)}", highlight=False, soft_wrap=True)
+
+
+def _methods(command: Methods, console: Console) -> None:
+    table = Table("method", "what it does", "source")
+    for name, recipe in METHODS.items():
+        first_sentence = " ".join((recipe.__doc__ or "").split()).split(" (")[0]
+        table.add_row(name, first_sentence, method_named(name).source)
+    console.print(table)
+
+
+def _show(command: Show, console: Console) -> None:
+    genotype = read_genotype(command.genotype)
+    console.print(genotype_text(genotype), markup=False, highlight=False)
+    if command.out is not None:
+        save_drawing(genotype, command.out)
+        console.print(f"drawn: {command.out}", highlight=False, soft_wrap=True)
+
+
+def _new_folder(what: str) -> Path:
+    return Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{what.replace(':', '.')}"
+
+
+def _require_new(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        remedy = f"To go on with it: fastnas search --resume {folder}."
+        raise ValueError(complaint("search", "the run folder must be new", f"{folder}, which holds files", remedy))
+
+
+_RUN: dict[type, Callable[[Any, Console], None]] = {
+    Search: _search,
+    Retrain: _retrain,
+    Report: _report,
+    Methods: _methods,
+    Show: _show,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

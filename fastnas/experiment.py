@@ -1,0 +1,241 @@
+"""The whole path: search, derive, retrain, compare with random architectures, report."""
+
+import importlib
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from fastnas_kernels.check import complaint, require
+from pydantic import TypeAdapter, ValidationError
+from tyro.conf import arg
+
+from fastnas.methods import METHODS, Method
+from fastnas.report.page import write_report
+from fastnas.search import SearchResult, search
+from fastnas.space.benchmark import TableEntry, look_up
+from fastnas.space.cell_space import CellSpace, space_named
+from fastnas.space.formats import genotype_to_json
+from fastnas.space.genotype import Genotype
+from fastnas.space.sampling import random_genotype
+from fastnas.train.config import RetrainConfig, SearchConfig
+from fastnas.train.data import ImageData, load_data
+from fastnas.train.events import EventWriter
+from fastnas.train.files import read_json, save_tensors, write_json
+from fastnas.train.retrain import RetrainResult, retrain
+
+PACKAGES = ("fastnas", "torch", "torchvision", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides a run.
+
+    Args:
+        method: darts, pc_darts, pc_darts_imagenet, or module:function of your own that returns a Method.
+        space: darts or nasbench201.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
+        download: Fetch CIFAR into ROOT if it is not there.
+        resolution: Side in pixels to bring images to; unset for that of the data.
+        random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
+        retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
+        config: The search.
+        retrain: The training of the derived network, and of the random ones.
+    """
+
+    method: str = "pc_darts"
+    space: str = "darts"
+    data: str = "digits"
+    download: bool = False
+    resolution: int | None = None
+    random_genotypes: int = 4
+    retrain_searched: bool = True
+    config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
+    retrain: RetrainConfig = RetrainConfig()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        rule = "random_genotypes must not be negative"
+        require(self.random_genotypes >= 0, "Experiment", rule, self.random_genotypes)
+
+
+class Display(Protocol):
+    """What shows a search or a training while it runs."""
+
+    def step(self, done: int, total: int) -> None: ...
+    def epoch(self, record: Mapping[str, Any]) -> None: ...
+
+
+ShowProgress = Callable[[str], AbstractContextManager[Display]]
+"""From a title to a display that is live inside a ``with`` block."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found.
+
+    Args:
+        genotype: The derived architecture.
+        searched: Its retraining, or ``None`` if there was none.
+        random: The retrained random architectures.
+        table: What a table knows of the genotype, if one was given.
+        report: The page.
+    """
+
+    genotype: Genotype
+    searched: RetrainResult | None
+    random: list[RetrainResult]
+    table: TableEntry | None
+    report: Path
+
+
+def run_experiment(
+    experiment: Experiment, folder: Path, show_progress: ShowProgress, table: Path | None = None
+) -> Outcome:
+    """Run ``experiment`` in ``folder``, or go on with what is there of it.
+
+    Args:
+        experiment: What to do.
+        folder: The run folder. Each part is skipped or continued as far as its files say that it is done.
+        show_progress: Makes the displays.
+        table: A table of accuracies in which to look the architecture up.
+    """
+    method, space = method_named(experiment.method), space_named(experiment.space)
+    require(experiment.retrain.auxiliary == 0 or space.name == "darts", "Experiment", *_NO_AUXILIARY, space.name)
+    data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")})
+    result = _search(experiment, method, space, data, folder, show_progress)
+    write_json(folder / "genotype.json", genotype_to_json(result.genotype))
+    save_tensors(folder / "alpha.pt", result.alpha)
+    entry = look_up(table, result.genotype) if table else None
+    results = []
+    if experiment.retrain_searched:
+        for name, genotype in _contestants(experiment, space, result.genotype).items():
+            results.append(_retrain(experiment, genotype, data, folder / "retrain" / name, name, show_progress))
+            write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
+    report = write_report(folder)
+    return Outcome(result.genotype, results[0] if results else None, results[1:], entry, report)
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The experiment of a ``config.json``.
+
+    Raises:
+        ValueError: If the file does not describe one.
+    """
+    content = read_json(path)
+    rule = f"{path} must describe an experiment"
+    require(isinstance(content, dict), "run", rule, type(content).__name__)
+    assert isinstance(content, dict)
+    fields = {name: value for name, value in content.items() if name != "versions"}
+    try:
+        return _AS_JSON.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its values"
+        raise ValueError(complaint("run", rule, f"{place}: {first['msg']}")) from None
+
+
+def method_named(name: str) -> Method:
+    """A method of the library, or ``module:function`` that returns one."""
+    if name in METHODS:
+        return METHODS[name]()
+    module, separator, function = name.partition(":")
+    rule = f"name must be one of {', '.join(METHODS)}, or module:function"
+    require(bool(separator and module and function), "method", rule, repr(name))
+    try:
+        method = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(complaint("method", f"{name} must be importable", str(error))) from None
+    require(isinstance(method, Method), "method", f"{name} must return a Method", type(method).__name__)
+    return method
+
+
+_AS_JSON = TypeAdapter(Experiment)
+_NO_AUXILIARY = ("retrain.auxiliary must be 0 outside of the darts space, whose network alone has an auxiliary head",)
+
+
+def _search(
+    experiment: Experiment,
+    method: Method,
+    space: CellSpace,
+    data: ImageData,
+    folder: Path,
+    show_progress: ShowProgress,
+) -> SearchResult:
+    title = f"search: {method.name} in {space.name} on {data.name}"
+    with show_progress(title) as display, EventWriter(folder / "events") as events:
+
+        def on_epoch(record: Mapping[str, Any]) -> None:
+            display.epoch(record)
+            events.write("search", record)
+
+        return search(
+            space, method, data, experiment.config, folder=folder, on_step=display.step, on_epoch=on_epoch
+        )
+
+
+def _contestants(experiment: Experiment, space: CellSpace, found: Genotype) -> dict[str, Genotype]:
+    """The found architecture, then random ones that differ from it and from each other."""
+    contestants = {"searched": found}
+    seed, taken = experiment.config.seed, {found.canonical()}
+    draw = 0
+    while len(contestants) <= experiment.random_genotypes:
+        genotype = random_genotype(space, seed * 1_000_003 + draw)
+        draw += 1
+        if genotype.canonical() not in taken:
+            taken.add(genotype.canonical())
+            contestants[f"random_{len(contestants)}"] = genotype
+    return contestants
+
+
+def _retrain(
+    experiment: Experiment,
+    genotype: Genotype,
+    data: ImageData,
+    folder: Path,
+    name: str,
+    show_progress: ShowProgress,
+) -> RetrainResult:
+    config = experiment.config
+    with show_progress(f"retrain: {name}") as display, EventWriter(folder / "events") as events:
+
+        def on_epoch(record: Mapping[str, Any]) -> None:
+            display.epoch(record)
+            events.write("retrain", record)
+
+        return retrain(
+            genotype,
+            data,
+            experiment.retrain,
+            seed=config.seed,
+            train_fraction=config.train_fraction,
+            precision=config.precision,
+            device=config.device,
+            workers=config.workers,
+            folder=folder,
+            on_step=display.step,
+            on_epoch=on_epoch,
+        )
+
+
+def _named(results: list[RetrainResult]) -> list[tuple[str, RetrainResult]]:
+    return [(f"random_{i}" if i else "searched", result) for i, result in enumerate(results)]
+
+
+def _summary(name: str, result: RetrainResult) -> dict[str, Any]:
+    return {
+        "name": name,
+        "genotype": genotype_to_json(result.genotype),
+        "num_params": result.num_params,
+        "multiply_adds": result.multiply_adds,
+        "test_accuracy": result.test_accuracy,
+        "seconds": result.seconds,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

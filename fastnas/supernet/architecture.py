@@ -1,0 +1,36 @@
+"""Architecture logits: alpha for candidates and beta for edges, never among a network's parameters."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.seeds import stream
+from fastnas.space.cell_space import CellSpace
+
+INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations
+
+
+def initial_logits(space: CellSpace, with_beta: bool, seed: int, device: torch.device) -> dict[str, nn.Parameter]:
+    """Small normal logits: ``alpha.<cell type>`` of shape ``[E, K]`` and, if asked for, ``beta.<cell type>`` ``[E]``.
+
+    Args:
+        space: Gives the edges, candidates and cell types.
+        with_beta: Whether edges have logits too.
+        seed: Decides the values; alpha's do not depend on whether there is a beta.
+        device: Where to put them. They are float32 whatever the network's precision is.
+    """
+    shapes = {f"alpha.{cell_type}": (len(space.edges), len(space.primitives)) for cell_type in space.cell_types}
+    if with_beta:
+        shapes |= {f"beta.{cell_type}": (len(space.edges),) for cell_type in space.cell_types}
+
+    def draw(name: str, shape: tuple[int, ...]) -> nn.Parameter:
+        generator = torch.Generator().manual_seed(stream(seed, name))
+        return nn.Parameter(INITIAL_SCALE * torch.randn(shape, generator=generator).to(device))
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
+
+
+def by_cell_type(logits: Mapping[str, Tensor], kind: str, apply: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """``apply`` to every ``<kind>.<cell type>`` of ``logits``, keyed by cell type."""
+    return {name.removeprefix(f"{kind}."): apply(x) for name, x in logits.items() if name.startswith(f"{kind}.")}

@@ -1,0 +1,1 @@
+"""Data, configurations, files and the training of derived networks."""

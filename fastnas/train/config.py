@@ -1,0 +1,160 @@
+"""Budgets and optimisers. What a method *is* lives in :mod:`fastnas.methods`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from fastnas_kernels.check import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainConfig:
+    """Training of a derived network from scratch.
+
+    Args:
+        channels: Channels of the first cells (papers: 36 on CIFAR, 48 on ImageNet).
+        cells: Depth of the network, or cells in a stage for nasbench201 (papers: 20, 14, 5).
+        epochs: Passes over the training set (papers: 600, 250, 200).
+        batch_size: Images a step.
+        lr: Initial learning rate of SGD.
+        schedule: How the learning rate falls: cosine to zero, linear with a slow end, or by 3 % an epoch.
+        lr_warmup_epochs: Epochs over which the learning rate rises to its initial value.
+        momentum: Momentum of SGD.
+        nesterov: Look ahead along the momentum.
+        weight_decay: L2 penalty on all weights.
+        grad_clip: Largest 2-norm of the gradient; 0 for no clipping.
+        drop_path: Probability of a dropped path at the end; it grows linearly from zero.
+        cutout: Side in pixels of the square that is blanked in every training image; 0 for none.
+        label_smoothing: Share of the target that is spread over all classes.
+        auxiliary: Weight of the loss of a second classifier after the second reduction; 0 builds none.
+        evaluate_every: Epochs between evaluations on the test set, for the curves; the last epoch always is.
+    """
+
+    channels: int = 16
+    cells: int = 5
+    epochs: int = 8
+    batch_size: int = 64
+    lr: float = 0.05
+    schedule: Literal["cosine", "linear", "exponential"] = "cosine"
+    lr_warmup_epochs: int = 0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    drop_path: float = 0.0
+    cutout: int = 0
+    label_smoothing: float = 0.0
+    auxiliary: float = 0.0
+    evaluate_every: int = 2
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "channels", "cells", "epochs", "batch_size", "lr", "evaluate_every")
+        _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "cutout", "auxiliary", "lr_warmup_epochs")
+        _require_share(self, "drop_path", "label_smoothing")
+        where, rule = "RetrainConfig", "epochs must be more than 5 with the linear schedule"
+        require(self.schedule != "linear" or self.epochs > 5, where, rule, self.epochs, "Use the cosine schedule.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Size, budget and optimisers of one search.
+
+    Args:
+        channels: Channels of the supernet's first cells (papers: 16).
+        cells: Depth of the supernet, or cells in a stage for nasbench201 (papers: 8 and 5).
+        epochs: Passes over the half of the training images that trains weights (papers: 50).
+        warmup_epochs: Leading epochs in which alpha keeps its value; unset for the method's own share of them.
+        batch_size: Images a step, of each half.
+        train_fraction: Class-balanced share of the training images to use, in the search and in retraining.
+        weight_share: Share of those on which weights are trained; alpha is trained on the others.
+        weight_lr: Initial learning rate of the weights (SGD, cosine).
+        weight_lr_final: Learning rate of the weights at the end of the cosine.
+        weight_lr_warmup_epochs: Epochs over which that learning rate rises to its initial value.
+        momentum: Momentum of SGD.
+        nesterov: Look ahead along the momentum.
+        weight_decay: L2 penalty on the weights.
+        grad_clip: Largest 2-norm of the weight gradient; 0 for no clipping.
+        alpha_grad_clip: Largest 2-norm of the gradient of alpha and beta; 0 for no clipping.
+        alpha_lr: Learning rate of alpha and beta (Adam, constant).
+        alpha_beta1: Decay of Adam's mean.
+        alpha_beta2: Decay of Adam's variance.
+        alpha_weight_decay: L2 penalty on alpha and beta.
+        precision: Arithmetic of the networks; alpha is float32 in both.
+        seed: Decides everything random.
+        device: Where to run; auto takes a GPU if there is one.
+        workers: Processes that decode images; 0 decodes between the steps.
+        checkpoint_steps: Steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
+    """
+
+    channels: int = 16
+    cells: int = 5
+    epochs: int = 12
+    warmup_epochs: int | None = None
+    batch_size: int = 64
+    train_fraction: float = 1.0
+    weight_share: float = 0.5
+    weight_lr: float = 0.1
+    weight_lr_final: float = 0.0
+    weight_lr_warmup_epochs: int = 0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 3e-4
+    grad_clip: float = 5.0
+    alpha_grad_clip: float = 0.0
+    alpha_lr: float = 1e-2
+    alpha_beta1: float = 0.5
+    alpha_beta2: float = 0.999
+    alpha_weight_decay: float = 1e-3
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 0
+    checkpoint_steps: int = 0
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "channels", "cells", "epochs", "batch_size", "weight_lr", "alpha_lr")
+        _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "alpha_weight_decay", "weight_lr_final")
+        _require_not_negative(self, "seed", "workers", "checkpoint_steps", "alpha_grad_clip", "weight_lr_warmup_epochs")
+        _require_share(self, "alpha_beta1", "alpha_beta2")
+        where, warmup = "SearchConfig", self.warmup_epochs
+        rule = f"warmup_epochs must lie in [0, epochs) = [0, {self.epochs})"
+        remedy = "A search that is all warm-up never moves alpha."
+        require(warmup is None or 0 <= warmup < self.epochs, where, rule, warmup, remedy)
+        for name in ("train_fraction", "weight_share"):
+            share = getattr(self, name)
+            upper = 1 if name == "weight_share" else 1 + 1e-12
+            rule = f"{name} must lie in (0, 1{')' if name == 'weight_share' else ']'}"
+            require(0 < share < upper, where, rule, share)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that ``name`` means: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    require(device is not None and device.type in ("cpu", "cuda"), "device", "name must be auto, cpu or cuda[:N]", name)
+    assert device is not None
+    present = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    require(present, "device", f"{name} must exist", f"{torch.cuda.device_count()} GPUs", "Use --device cpu.")
+    return device
+
+
+def _require_positive(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value > 0, type(config).__name__, f"{name} must be positive", value)
+
+
+def _require_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(value >= 0, type(config).__name__, f"{name} must not be negative", value)
+
+
+def _require_share(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        require(0 <= value < 1, type(config).__name__, f"{name} must lie in [0, 1)", value)

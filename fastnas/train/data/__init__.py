@@ -1,0 +1,20 @@
+"""Images: where they come from, how they are divided, and in which order they arrive."""
+
+from fastnas.train.data.division import class_balanced_fraction, split_halves, steps_per_epoch
+from fastnas.train.data.images import ImageData, ImageSet
+from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
+from fastnas.train.data.sources import SOURCES, load_data
+
+__all__ = [
+    "SOURCES",
+    "Batch",
+    "ImageData",
+    "ImageSet",
+    "class_balanced_fraction",
+    "evaluation_batches",
+    "load_data",
+    "paired_batches",
+    "split_halves",
+    "steps_per_epoch",
+    "training_batches",
+]

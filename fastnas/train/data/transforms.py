@@ -1,0 +1,70 @@
+"""Augmentation and normalisation, with the numbers of the field."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+
+class Statistics(NamedTuple):
+    """Mean and standard deviation of the pixels of each channel, of values in [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+CIFAR = Statistics((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
+IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+GREY = Statistics((0.5,), (0.5,))
+
+
+class Cutout:
+    """Blank a square of a normalised image (DeVries and Taylor, 2017, arXiv:1708.04552).
+
+    Args:
+        side: Of the square, in pixels. Its centre is uniform over the image, so it may hang over the border.
+    """
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+
+    def __call__(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        top = int(torch.randint(height, ())) - self.side // 2
+        left = int(torch.randint(width, ())) - self.side // 2
+        image = image.clone()
+        image[..., max(top, 0) : max(top + self.side, 0), max(left, 0) : max(left + self.side, 0)] = 0
+        return image
+
+
+def _normalised(steps: list[object], channels: int, statistics: Statistics) -> v2.Compose:
+    to_channels = [v2.RGB()] if channels == 3 else [v2.Grayscale()]
+    floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(statistics.mean), list(statistics.std))]
+    return v2.Compose([v2.ToImage(), *to_channels, *steps, *floats, v2.ToPureTensor()])
+
+
+def small_transforms(
+    resolution: int, channels: int, statistics: Statistics, *, flip: bool, resize: bool
+) -> tuple[v2.Compose, v2.Compose]:
+    """Shift by an eighth of the image and flip, for training; neither, for evaluation.
+
+    Args:
+        resolution: Side of the result in pixels.
+        channels: Of the result.
+        statistics: To normalise with.
+        flip: Whether a mirrored image is of the same class.
+        resize: Whether the images have other sizes than ``resolution``.
+    """
+    fit = [v2.Resize((resolution, resolution), antialias=True)] if resize else []
+    shift = v2.RandomCrop(resolution, padding=max(1, resolution // 8))
+    augment = [*fit, shift, *([v2.RandomHorizontalFlip()] if flip else [])]
+    return _normalised(augment, channels, statistics), _normalised(fit, channels, statistics)
+
+
+def large_transforms(resolution: int) -> tuple[v2.Compose, v2.Compose]:
+    """The ImageNet settings of DARTS (Liu et al., 2019, arXiv:1806.09055) for training and evaluation."""
+    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
+    augment = [v2.RandomResizedCrop(resolution, antialias=True), v2.RandomHorizontalFlip(), jitter]
+    centre = [v2.Resize(resolution * 256 // 224, antialias=True), v2.CenterCrop(resolution)]
+    return _normalised(augment, 3, IMAGENET), _normalised(centre, 3, IMAGENET)
