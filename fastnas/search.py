@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from fastnas.train.data import (
     Batch,
@@ -162,7 +164,7 @@ class _Run:
     data: ImageData
     config: SearchConfig
     device: torch.device
-    halves: tuple[Any, Any]
+    halves: tuple[np.ndarray, np.ndarray]
     steps: int
     state: SearchState
 
@@ -175,6 +177,13 @@ class _Run:
     def space(self) -> CellSpace:
         return self.state.supernet.space  # type: ignore[return-value]
 
+    @cached_property
+    def evaluation_order(self) -> np.ndarray:
+        """The half for alpha, shuffled: data sets list their images class by class, and a batch of one class has
+        statistics that normalise the class away."""
+        rng = np.random.default_rng(stream(self.config.seed, "evaluation"))
+        return rng.permutation(self.halves[1])
+
     @property
     def identity(self) -> str:
         """What must be equal for a checkpoint to fit: all but where and how fast it runs."""
@@ -182,7 +191,7 @@ class _Run:
         return json.dumps([self.method.name, self.space.name, self.data.name, self.data.resolution, numbers])
 
 
-def _halves(data: ImageData, config: SearchConfig) -> tuple[Any, Any]:
+def _halves(data: ImageData, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:
     labels = data.train.labels
     used = class_balanced_fraction(labels, config.train_fraction, config.seed)
     return split_halves(labels, used, config.weight_share, config.seed)
@@ -343,7 +352,7 @@ def _record(run: _Run, epoch: int, lr: float, seconds: float) -> dict[str, Any]:
         batches = evaluation_batches(
             run.data.train,
             run.data.eval_transform,
-            run.halves[1],
+            run.evaluation_order,
             batch_size=config.batch_size,
             workers=config.workers,
         )

@@ -1,0 +1,1 @@
+"""Pictures, tables and the page that a run leaves behind."""
