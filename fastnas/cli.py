@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import torch
 import tyro
-from fastnas_kernels.check import complaint, require
 from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
@@ -26,6 +25,7 @@ from fastnas.train.config import RetrainConfig
 from fastnas.train.data import load_data
 from fastnas.train.files import save_tensors, write_json
 from fastnas.train.retrain import RetrainResult, retrain
+from fastnas_kernels.check import complaint, require
 
 DESCRIPTION = "Differentiable architecture search: the DARTS family in one engine. `fastnas search` alone does it all."
 RECIPE_DOC = f"Settings to start from: {', '.join(RECIPES)}, or the config.json of a run. Options given beside it win."
@@ -148,7 +148,6 @@ def parse(arguments: list[str]) -> Any:
     return tyro.cli(commands, args=arguments, prog="fastnas", description=DESCRIPTION)  # type: ignore[arg-type]
 
 
-
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
     for position, argument in enumerate(arguments):
         if argument.startswith(f"{option}="):
@@ -222,7 +221,9 @@ def _verdict(searched: RetrainResult, random: Sequence[RetrainResult]) -> str:
 def _retrain(command: Retrain, console: Console) -> None:
     genotype = read_genotype(command.genotype)
     folder = command.run or _new_folder("retrain")
-    console.print(f"run folder: {folder}   (to go on after a stop: repeat the command with --run {folder})", soft_wrap=True)
+    console.print(
+        f"run folder: {folder}   (to go on after a stop: repeat the command with --run {folder})", soft_wrap=True
+    )
     data = load_data(command.data, download=command.download, resolution=command.resolution)
     write_json(folder / "genotype.json", genotype_to_json(genotype))
     with Display(f"retrain on {data.name}", console) as display:

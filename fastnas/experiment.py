@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastnas_kernels.check import complaint, require
 from pydantic import TypeAdapter, ValidationError
 from tyro.conf import arg
 
@@ -26,6 +25,7 @@ from fastnas.train.data import ImageData, load_data
 from fastnas.train.events import EventWriter
 from fastnas.train.files import read_json, save_tensors, write_json
 from fastnas.train.retrain import RetrainResult, retrain
+from fastnas_kernels.check import complaint, require
 
 PACKAGES = ("fastnas", "torch", "torchvision", "numpy")
 
@@ -173,9 +173,7 @@ def _search(
             display.epoch(record)
             events.write("search", record)
 
-        return search(
-            space, method, data, experiment.config, folder=folder, on_step=display.step, on_epoch=on_epoch
-        )
+        return search(space, method, data, experiment.config, folder=folder, on_step=display.step, on_epoch=on_epoch)
 
 
 def _contestants(experiment: Experiment, space: CellSpace, found: Genotype) -> dict[str, Genotype]:

@@ -10,17 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastnas.train.data import (
-    Batch,
-    ImageData,
-    class_balanced_fraction,
-    evaluation_batches,
-    load_data,
-    paired_batches,
-    split_halves,
-    steps_per_epoch,
-)
-from fastnas_kernels.check import require
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -38,8 +27,19 @@ from fastnas.supernet.mix import Mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.train.config import SearchConfig, torch_device
+from fastnas.train.data import (
+    Batch,
+    ImageData,
+    class_balanced_fraction,
+    evaluation_batches,
+    load_data,
+    paired_batches,
+    split_halves,
+    steps_per_epoch,
+)
 from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.train.numerics import Losses, autocast, deterministic, evaluate
+from fastnas_kernels.check import require
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[Mapping[str, Any]], None]
@@ -126,8 +126,8 @@ def search(
     data = load_data(data) if isinstance(data, str) else data
     device = torch_device(config.device)
     halves = _halves(data, config)
-    steps = steps_per_epoch(len(halves[0]), config.batch_size)
-    steps_per_epoch(len(halves[1]), config.batch_size)  # raises if the alpha half cannot fill one batch
+    steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights")
+    steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
     state = _initial_state(space_or_supernet, method, data, config, device)
     run = _Run(method, data, config, device, halves, steps, state)
     history = _restore(run, folder)

@@ -31,5 +31,3 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network(images)
     network.train(was_training)
     return counter.get_total_flops() // 2
-
-

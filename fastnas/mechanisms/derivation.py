@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from fastnas_kernels.check import require
 
 from fastnas.space.cell_space import CellSpace
 from fastnas.space.genotype import CellGenotype, Gene, Genotype
+from fastnas_kernels.check import require
 
 
 def derive(

@@ -9,7 +9,6 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from fastnas_kernels.check import require
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -18,6 +17,7 @@ from fastnas.report.text import state_name
 from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.train.files import write_atomically
+from fastnas_kernels.check import require
 
 # Okabe and Ito's colours, which people with any colour vision tell apart
 COLOURS = {"convolution": "#0072B2", "pooling": "#C04A00", "skip": "#00795A", "none": "#8A8A8A"}

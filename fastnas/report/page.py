@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastnas_kernels.check import complaint
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
@@ -14,6 +13,7 @@ from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.formats import genotype_from_json, genotype_to_text
 from fastnas.space.genotype import Genotype
 from fastnas.train.files import read_json, read_json_lines, write_atomically
+from fastnas_kernels.check import complaint
 
 
 def write_report(run: Path) -> Path:
@@ -122,4 +122,4 @@ def _retraining(run: Path) -> Markup | None:
 
 
 def _inline(figure: Any) -> Markup:
-    return Markup(svg(figure))  # noqa: S704  (drawn here; names in it are escaped by the drawing library)
+    return Markup(svg(figure))

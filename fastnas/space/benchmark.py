@@ -5,10 +5,9 @@ import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastnas_kernels.check import complaint, require
-
 from fastnas.space.formats import genotype_to_text
 from fastnas.space.genotype import Genotype
+from fastnas_kernels.check import complaint, require
 
 ARCHITECTURE = "architecture"
 
@@ -58,19 +57,19 @@ def look_up(table: Path, genotype: Genotype, column: str | None = None) -> Table
     """
     where = "table"
     require(table.is_file(), where, "file must exist", str(table))
-    opened = gzip.open(table, "rt") if table.suffix == ".gz" else table.open()
+    opener = gzip.open if table.suffix == ".gz" else open
     try:
-        with opened as file:
+        with opener(table, "rt") as file:
             rows = list(csv.DictReader(file))
         fields = list(rows[0]) if rows else []
-        column = column or (fields[-1] if fields else "")
-        has_columns = ARCHITECTURE in fields and column in fields
-        require(has_columns, where, f"{table} must have the columns {ARCHITECTURE} and {column}", fields)
-        known = {row[ARCHITECTURE]: float(row[column]) for row in rows}
+        accuracy_of = column or (fields[-1] if fields else "")
+        has_columns = ARCHITECTURE in fields and accuracy_of in fields
+        require(has_columns, where, f"{table} must have the columns {ARCHITECTURE} and {accuracy_of}", fields)
+        known = {row[ARCHITECTURE]: float(row[accuracy_of]) for row in rows}
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, TypeError) as error:
         raise ValueError(complaint(where, f"{table} must be a CSV file", type(error).__name__)) from None
     text = genotype_to_text(genotype)
     require(text in known, where, f"{table} must know the architecture", text)
     accuracy = known[text]
     rank = 1 + sum(other > accuracy for other in known.values())
-    return TableEntry(column, accuracy, rank, len(known), max(known.values()), sum(known.values()) / len(known))
+    return TableEntry(accuracy_of, accuracy, rank, len(known), max(known.values()), sum(known.values()) / len(known))

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastnas_kernels.check import require
-
 from fastnas.space.genotype import CellGenotype, Genotype
+from fastnas_kernels.check import require
 
 
 class Edge(NamedTuple):

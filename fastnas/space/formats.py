@@ -9,11 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastnas_kernels.check import complaint, require
-
 from fastnas.space.cell_space import DARTS, NASBENCH201, space_named
 from fastnas.space.genotype import CellGenotype, Gene, Genotype
 from fastnas.space.known import KNOWN
+from fastnas_kernels.check import complaint, require
 
 WHERE = "genotype"
 FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
@@ -54,7 +53,9 @@ def parse_genotype(text: str) -> Genotype:
 
 def genotype_from_json(data: object) -> Genotype:
     """Build a genotype from decoded JSON and check it against its space."""
-    require(isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data))
+    require(
+        isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data)
+    )
     assert isinstance(data, dict)
     space = space_named(data["space"])
     unknown = set(data) - {"space", *space.cell_types}
@@ -125,7 +126,12 @@ def _parse_darts(text: str) -> Genotype:
     assert isinstance(call, ast.Call)
     fields = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
     expected = ["normal", "normal_concat", "reduce", "reduce_concat"]
-    require(list(map(str, sorted(map(str, fields)))) == expected, WHERE, f"fields must be {', '.join(expected)}", list(fields))
+    require(
+        list(map(str, sorted(map(str, fields)))) == expected,
+        WHERE,
+        f"fields must be {', '.join(expected)}",
+        list(fields),
+    )
     genotype = Genotype(
         DARTS.name,
         _darts_cell("normal", fields["normal"], fields["normal_concat"]),

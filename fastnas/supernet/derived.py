@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from fastnas_kernels.check import require
 from torch import Tensor, nn
 
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named
@@ -21,6 +20,7 @@ from fastnas.supernet.operations import (
     Convolution,
     batch_norm,
 )
+from fastnas_kernels.check import require
 
 
 class DropPath:

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from fastnas_kernels.check import require
-from fastnas_kernels.convolution import Geometry
 from torch import Tensor, nn
 
 from fastnas.supernet.operations import Convolution, FactorizedReduce, batch_norm, relu_conv_bn
+from fastnas_kernels.check import require
+from fastnas_kernels.convolution import Geometry
 
 
 class CellPlace(NamedTuple):
@@ -32,9 +32,7 @@ class CellPlace(NamedTuple):
         return [first, relu_conv_bn(newer, self.channels, 1, Geometry(), searching)]
 
 
-def darts_layout(
-    cells: int, channels: int, stem_channels: int, num_concat: int, reduced_stem: bool
-) -> list[CellPlace]:
+def darts_layout(cells: int, channels: int, stem_channels: int, num_concat: int, reduced_stem: bool) -> list[CellPlace]:
     """The cells of a DARTS network (Liu et al., 2019, arXiv:1806.09055): reductions at a third and two thirds of
     the depth, each doubling the channels.
 

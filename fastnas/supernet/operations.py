@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Mapping
 
 import torch
-from fastnas_kernels.check import require
-from fastnas_kernels.convolution import Geometry, conv2d
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fastnas_kernels.check import require
+from fastnas_kernels.convolution import Geometry, conv2d
 
 BuildOperation = Callable[[int, int, bool], nn.Module]
 """``(channels, stride, searching)`` to a module from ``[N, C, H, W]`` to ``[N, C, H / stride, W / stride]``."""

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from fastnas_kernels.mixture import mixed_sum
-from fastnas_kernels.partial_channels import merge_channels, require_partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.mix import NodeMix
 from fastnas.supernet.operations import BuildOperation
+from fastnas_kernels.mixture import mixed_sum
+from fastnas_kernels.partial_channels import merge_channels, require_partial
 
 
 class SearchCell(nn.Module):
@@ -42,15 +42,16 @@ class SearchCell(nn.Module):
         self.space, self.stride, self.k, self.channels = space, stride, k, channels
         self.names = [primitive for primitive in space.primitives if primitive != "none"]
         self.inputs = nn.ModuleList(inputs)
-        self.shared = nn.ModuleList(nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1))
+        shared = [nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1)]
         self.edges = nn.ModuleList()
         for edge in space.edges:
             own = nn.ModuleDict()
             for name in self.names:
                 operation = operations[name](channels // k, self._stride_from(edge.source), True)
                 has_parameters = any(True for _ in operation.parameters())
-                (own if has_parameters else self.shared[edge.source])[name] = operation
+                (own if has_parameters else shared[edge.source])[name] = operation
             self.edges.append(own)
+        self.shared = nn.ModuleList(shared)
 
     def _stride_from(self, source: int) -> int:
         return self.stride if source < self.space.num_inputs else 1
@@ -58,19 +59,17 @@ class SearchCell(nn.Module):
     def forward(self, inputs: Sequence[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
         """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``."""
         states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
-        mixed, shared, bypass = [], [], []
+        mixed, bypass, shared = [], [], []
         for position, node in enumerate(nodes):
             for source in range(len(mixed), len(states)):
                 taken, passed = self._split(states[source], self._stride_from(source))
                 mixed.append(taken)
                 bypass.append(passed)
-                shared.append({name: operation(taken) for name, operation in self.shared[source].items()})
-            rows = self.space.rows(self.space.num_inputs + position)
-            outputs = [
-                self.edges[row][name](mixed[source]) if name in self.edges[row] else shared[source][name]  # type: ignore[operator, index]
-                for source, row in enumerate(rows)
-                for name in self.names
-            ]
+                shared.append(_evaluate(self.shared[source], taken))
+            outputs = []
+            for source, row in enumerate(self.space.rows(self.space.num_inputs + position)):
+                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source])
+                outputs += [of_edge[name] for name in self.names]
             state = mixed_sum(outputs, node.candidates)
             states.append(state if self.k == 1 else merge_channels(state, _weighted(bypass, node.edges), self.k))
         concat = self.space.concat
@@ -83,6 +82,10 @@ class SearchCell(nn.Module):
         # ceil_mode: strided candidates round an odd map up, and so must the channels that pass by
         passed = passed if stride == 1 else F.max_pool2d(passed, 2, 2, ceil_mode=True)
         return taken.contiguous(memory_format=torch.channels_last), passed
+
+
+def _evaluate(candidates: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    return {name: candidate(x) for name, candidate in candidates.named_children()}
 
 
 def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:

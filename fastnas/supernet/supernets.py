@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Protocol
 
 import torch
-from fastnas_kernels.check import require
 from torch import Tensor, nn
 
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace
@@ -16,6 +15,7 @@ from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, dar
 from fastnas.supernet.mix import Mix, NodeMix, node_mixes
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, batch_norm
 from fastnas.supernet.search_cell import SearchCell
+from fastnas_kernels.check import require
 
 
 class Supernet(Protocol):
@@ -39,7 +39,13 @@ class DartsSupernet(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, channels: int = 16, cells: int = 8, k: int = 1, image_channels: int = 3, large: bool = False
+        self,
+        num_classes: int,
+        channels: int = 16,
+        cells: int = 8,
+        k: int = 1,
+        image_channels: int = 3,
+        large: bool = False,
     ) -> None:
         super().__init__()
         self.space = DARTS

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastnas_kernels.check import complaint, require
 
 from fastnas.train.files import save_tensors
+from fastnas_kernels.check import complaint, require
 
 FORMAT = "fastnas checkpoint 1"
 
@@ -33,7 +33,7 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
     where, remedy = "checkpoint", f"Delete {path} to start this part of the run again."
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         got = f"a truncated or foreign file ({type(error).__name__})"
         raise ValueError(complaint(where, f"{path} must be a checkpoint of fastnas", got, remedy)) from None
     is_ours = isinstance(content, dict) and content.get("format") == FORMAT

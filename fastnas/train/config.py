@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
 from fastnas_kernels.check import require
 
 

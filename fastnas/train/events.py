@@ -21,16 +21,15 @@ class EventWriter:
 
     def write(self, prefix: str, record: Mapping[str, Any]) -> None:
         """Write every number of ``record``, and of the dictionaries in it, at the record's epoch."""
-        if self.writer is None:
-            self.writer = SummaryWriter(str(self.folder), purge_step=record["epoch"])
+        writer = self.writer = self.writer or SummaryWriter(str(self.folder), purge_step=record["epoch"])
         for name, value in record.items():
             if isinstance(value, int | float) and name not in ("epoch", "epochs"):
-                self.writer.add_scalar(f"{prefix}/{name}", value, record["epoch"])
+                writer.add_scalar(f"{prefix}/{name}", value, record["epoch"])
             elif isinstance(value, Mapping):
                 for part, number in value.items():
                     if isinstance(number, int | float):
-                        self.writer.add_scalar(f"{prefix}/{name}/{part}", number, record["epoch"])
-        self.writer.flush()
+                        writer.add_scalar(f"{prefix}/{name}/{part}", number, record["epoch"])
+        writer.flush()
 
     def __enter__(self) -> "EventWriter":
         return self

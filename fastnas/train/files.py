@@ -5,9 +5,10 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
+
 from fastnas_kernels.check import complaint
 
 
@@ -59,12 +60,12 @@ def append_json_line(path: Path, record: Mapping[str, object]) -> None:
         os.fsync(file.fileno())
 
 
-def read_json_lines(path: Path) -> list[dict[str, object]]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """The complete records of a file of JSON lines; a last line that a kill cut short is left out."""
     return list(_complete_records(path)) if path.exists() else []
 
 
-def _complete_records(path: Path) -> Iterator[dict[str, object]]:
+def _complete_records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             yield json.loads(line)
@@ -72,7 +73,7 @@ def _complete_records(path: Path) -> Iterator[dict[str, object]]:
             return
 
 
-def keep_json_lines(path: Path, keep: Callable[[Mapping[str, object]], bool]) -> None:
+def keep_json_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
     """Drop the records that ``keep`` refuses, atomically."""
     kept = [record for record in read_json_lines(path) if keep(record)]
     text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from fastnas.train.data import Batch
-from fastnas_kernels.check import complaint
 from torch import Tensor
 from torch.nn import functional as F
+
+from fastnas.train.data import Batch
+from fastnas_kernels.check import complaint
 
 CHECK_EVERY = 20  # steps between looks at the losses: looking makes the host wait for the device
 

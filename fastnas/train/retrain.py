@@ -206,7 +206,10 @@ class _Training:
 
     def train_step(self, batch: Batch, drop_path: float) -> None:
         config = self.config
-        images, labels = batch.images.to(self.device, non_blocking=True), batch.labels.to(self.device, non_blocking=True)
+        images, labels = (
+            batch.images.to(self.device, non_blocking=True),
+            batch.labels.to(self.device, non_blocking=True),
+        )
         self.network.train()
         with autocast(self.device, self.precision):
             logits, auxiliary = self.network(images, drop_path, stream(self.seed, "drop path", self.step))

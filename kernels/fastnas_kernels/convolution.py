@@ -30,7 +30,7 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         x_needed, weight_needed, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
-        ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None)
+        ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None)  # type: ignore[arg-type]
         ctx.geometry, ctx.shapes = geometry, (x.shape, weight.shape)  # type: ignore[attr-defined]
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format  # type: ignore[attr-defined]

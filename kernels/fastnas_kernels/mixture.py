@@ -24,7 +24,7 @@ class _MixedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, mix_K: Tensor, *candidates: Tensor) -> Tensor:
         mix_needed, *needed = ctx.needs_input_grad  # type: ignore[attr-defined]
-        ctx.save_for_backward(mix_K if any(needed) else None, *(candidates if mix_needed else ()))
+        ctx.save_for_backward(mix_K if any(needed) else None, *(candidates if mix_needed else ()))  # type: ignore[arg-type]
         ctx.dtype = mix_K.dtype  # type: ignore[attr-defined]
         dtype = candidates[0].dtype
         coefficients = mix_K.to(_accumulator(dtype)).unbind()

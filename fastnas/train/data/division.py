@@ -1,9 +1,9 @@
 """Which images train weights and which train alpha; every division keeps the classes in balance."""
 
 import numpy as np
-from fastnas_kernels.check import require
 
 from fastnas.seeds import stream
+from fastnas_kernels.check import require
 
 WHERE = "data"
 

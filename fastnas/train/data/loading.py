@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from fastnas_kernels.check import complaint
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -18,6 +17,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.train.data.division import steps_per_epoch
 from fastnas.train.data.images import ImageData, ImageSet, Transform
 from fastnas.train.data.transforms import Cutout
+from fastnas_kernels.check import complaint
 
 
 class Batch(NamedTuple):
@@ -88,7 +88,7 @@ def _load(images: ImageSet, transform: Transform, batches: Sequence[list[_Key]] 
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),
-        # this generator only seeds workers, whose own randomness nothing uses; without it, torch's global one would move
+        # It seeds workers, whose own randomness nothing uses; without it, torch's global generator would move
         generator=torch.Generator().manual_seed(0),
     )
     for batch in loader:

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastnas_kernels.check import complaint, require
 from PIL import Image, UnidentifiedImageError
 from torchvision import datasets
 
 from fastnas.train.data.division import class_balanced_fraction
 from fastnas.train.data.images import ImageData, ImageSet
 from fastnas.train.data.transforms import CIFAR, GREY, large_transforms, small_transforms
+from fastnas_kernels.check import complaint, require
 
 WHERE = "data"
 SMALL = 96  # pixels; above, images are treated like ImageNet's

@@ -1,9 +1,10 @@
 """Augmentation and normalisation, with the numbers of the field."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 
@@ -38,7 +39,7 @@ class Cutout:
         return image
 
 
-def _normalised(steps: list[object], channels: int, statistics: Statistics) -> v2.Compose:
+def _normalised(steps: Sequence[nn.Module], channels: int, statistics: Statistics) -> v2.Compose:
     to_channels = [v2.RGB()] if channels == 3 else [v2.Grayscale()]
     floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(statistics.mean), list(statistics.std))]
     return v2.Compose([v2.ToImage(), *to_channels, *steps, *floats, v2.ToPureTensor()])

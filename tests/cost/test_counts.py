@@ -1,0 +1,30 @@
+import torch
+from torch import nn
+
+from fastnas.cost.counts import multiply_adds, num_parameters
+from fastnas.space.formats import read_genotype
+from fastnas.supernet.derived import DartsNetwork
+from fastnas.train.retrain import Classifier
+
+
+def test_multiply_adds_of_a_network_counted_by_hand():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.Flatten(),
+        nn.Linear(128, 5),
+    )
+    assert multiply_adds(net, (3, 8, 8)) == 16 * 8 * 27 + 16 * 8 * 9 + 128 * 5
+
+
+def test_counting_leaves_mode_and_statistics_alone():
+    net = DartsNetwork(read_genotype("DARTS_V2"), 10, 4, 3, auxiliary=True).train()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    assert multiply_adds(Classifier(net), (3, 32, 32)) > 0
+    assert net.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+
+
+def test_the_auxiliary_head_is_not_counted():
+    with_head, without = (DartsNetwork(read_genotype("DARTS_V2"), 10, 4, 3, auxiliary=a) for a in (True, False))
+    assert num_parameters(with_head) == num_parameters(without)

@@ -1,0 +1,79 @@
+import itertools
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+from torch.nn import functional as F
+
+from fastnas_kernels.convolution import Geometry, conv2d
+
+GEOMETRIES = {
+    "pointwise": (Geometry(), 1, (4, 3)),
+    "strided": (Geometry(stride=2, padding=1), 3, (4, 3)),
+    "depthwise": (Geometry(padding=1, groups=4), 3, (4, 4)),
+    "strided dilated depthwise": (Geometry(2, 2, 2, 4), 3, (4, 4)),
+}
+
+
+def make(name, dtype=torch.float64, size=5, needs=(True, True, True)):
+    geometry, kernel, (inputs, outputs) = GEOMETRIES[name]
+    x = torch.randn(2, inputs, size, size, dtype=dtype)
+    weight = torch.randn(outputs, inputs // geometry.groups, kernel, kernel, dtype=dtype)
+    bias = torch.randn(outputs, dtype=dtype)
+    return geometry, [t.requires_grad_(need) for t, need in zip((x, weight, bias), needs, strict=True)]
+
+
+NEEDS = [needs for needs in itertools.product([True, False], repeat=3) if any(needs)]
+
+
+@pytest.mark.parametrize("needs", NEEDS, ids=str)
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_derivatives_are_exact_to_second_order_whatever_is_asked_for(name, needs):
+    geometry, tensors = make(name, size=4, needs=needs)
+    assert gradcheck(lambda x, w, b: conv2d(x, w, b, geometry), tensors)
+    assert gradgradcheck(lambda x, w, b: conv2d(x, w, b, geometry), tensors)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_values_and_gradients_are_those_of_torch(name, channels_last):
+    geometry, (x, weight, bias) = make(name, torch.float32, size=9)
+    if channels_last:
+        x = x.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    ours, theirs = conv2d(x, weight, bias, geometry), F.conv2d(x, weight, bias, *geometry)
+    dy = torch.randn_like(ours)
+    assert torch.equal(ours, theirs)
+    inputs = (x, weight, bias)
+    for mine, torchs in zip(
+        torch.autograd.grad(ours, inputs, dy), torch.autograd.grad(theirs, inputs, dy), strict=True
+    ):
+        assert torch.equal(mine, torchs)
+
+
+@pytest.mark.parametrize(
+    ("needs", "saved"), [((True, False), ["weight"]), ((False, True), ["x"]), ((True, True), ["x", "weight"])], ids=str
+)
+def test_saves_an_argument_only_for_the_gradient_of_the_other(needs, saved):
+    x, weight = torch.randn(2, 4, 5, 5), torch.randn(4, 1, 3, 3)
+    x.requires_grad_(needs[0])
+    weight.requires_grad_(needs[1])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        conv2d(x, weight, None, Geometry(padding=1, groups=4))
+    assert kept == [{"x": x, "weight": weight}[name].data_ptr() for name in saved]
+
+
+def test_casts_under_autocast_as_torch_does():
+    x, weight = torch.randn(2, 4, 5, 5), torch.randn(3, 4, 1, 1, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = conv2d(x, weight), F.conv2d(x, weight)
+    assert ours.dtype == torch.bfloat16
+    assert torch.equal(ours, theirs)
+    ours.float().sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+
+
+def test_names_the_argument_the_rule_and_the_value():
+    with pytest.raises(ValueError, match=r"conv2d: x must have shape \[N, 4, H, W\], got \[2, 3, 5, 5\]\."):
+        conv2d(torch.ones(2, 3, 5, 5), torch.ones(2, 4, 1, 1))

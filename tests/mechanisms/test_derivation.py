@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from fastnas.mechanisms.derivation import derive
+from fastnas.space.cell_space import DARTS, NASBENCH201
+
+FLAT = np.full((14, 8), 1 / 8)
+NONE = DARTS.primitives.index("none")
+
+
+def derived(mix, edge_mix=None):
+    cells = {"normal": mix, "reduction": FLAT}
+    return derive(DARTS, cells, None if edge_mix is None else {"normal": edge_mix, "reduction": np.ones(14)}).normal
+
+
+def test_ties_go_to_the_lower_edge_and_the_lower_candidate():
+    for node in derived(FLAT).nodes:
+        assert node == (("max_pool_3x3", 0), ("max_pool_3x3", 1))
+
+
+def test_an_edge_that_prefers_none_loses_to_an_undecided_one():
+    mix = FLAT.copy()
+    mix[2] = [0.9, 0.1, 0, 0, 0, 0, 0, 0]  # edge 0 -> 3: scores 0.1, less than the 0.125 of the others
+    assert [source for _, source in derived(mix).nodes[1]] == [1, 2]
+
+
+def test_none_is_never_derived_and_its_mass_is_not_shared_out():
+    mix = FLAT.copy()
+    mix[:, NONE] = 0.9
+    mix[:, 1:] = 0.1 / 7
+    assert all(primitive != "none" for node in derived(mix).nodes for primitive, _ in node)
+
+
+def test_genes_stand_in_order_of_decreasing_score():
+    mix = FLAT.copy()
+    mix[1] = [0, 0, 0, 0, 1, 0, 0, 0]
+    assert derived(mix).nodes[0] == (("sep_conv_3x3", 1), ("max_pool_3x3", 0))
+
+
+def test_edge_coefficients_rank_edges_but_do_not_choose_candidates():
+    mix = FLAT.copy()
+    mix[4] = [0, 0, 0, 0, 0, 0.3, 0.7, 0]
+    edge_mix = np.ones(14)
+    edge_mix[4] = 0.01  # edge 2 -> 3
+    assert ("dil_conv_3x3", 2) in derived(mix).nodes[1]
+    assert [source for _, source in derived(mix, edge_mix).nodes[1]] == [0, 1]
+    edge_mix[4] = 0.5
+    assert ("dil_conv_3x3", 2) in derived(mix, edge_mix).nodes[1]
+
+
+def test_nasbench201_keeps_every_edge_and_may_derive_none():
+    mix = np.full((6, 5), 0.2)
+    mix[3] = [0, 0, 0, 1, 0]
+    cell = derive(NASBENCH201, {"normal": mix}).normal
+    assert cell.nodes == (
+        (("none", 0),),
+        (("none", 0), ("none", 1)),
+        (("nor_conv_3x3", 0), ("none", 1), ("none", 2)),
+    )
+
+
+def test_coefficients_that_are_no_numbers_or_of_another_space_are_refused():
+    with pytest.raises(ValueError, match="mix must be finite"):
+        derived(np.full((14, 8), np.nan))
+    with pytest.raises(ValueError, match=r"mix must have shape \[14, 8\], got \[6, 5\]"):
+        derived(np.zeros((6, 5)))

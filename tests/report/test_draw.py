@@ -1,0 +1,51 @@
+import itertools
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from fastnas.report.draw import cell_figure, save_drawing, svg
+from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.space.formats import read_genotype
+from fastnas.space.known import KNOWN
+from fastnas.space.sampling import random_genotype
+
+GENOTYPES = {
+    **{name: (read_genotype(name), DARTS) for name in KNOWN},
+    **{f"random {seed}": (random_genotype(NASBENCH201, seed), NASBENCH201) for seed in range(2)},
+}
+
+
+@pytest.mark.parametrize(("genotype", "space"), GENOTYPES.values(), ids=GENOTYPES)
+def test_every_edge_is_labelled_and_no_label_meets_another_or_a_box(genotype, space):
+    for cell in genotype.cells.values():
+        figure = cell_figure(cell, space, "cell")
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        (axis,) = figure.axes
+        texts = [text for text in axis.texts if text.get_text()]
+        labels = [text.get_text() for text in texts]
+        assert sorted(label for label in labels if label in space.primitives) == sorted(
+            gene.primitive for node in cell.nodes for gene in node
+        )
+        names = [text.get_window_extent(renderer) for text in texts if text.get_text() in space.primitives]
+        boxes = [patch.get_window_extent(renderer) for patch in axis.patches]
+        assert len(boxes) == space.num_inputs + space.num_nodes + 1
+        assert not [pair for pair in itertools.combinations(names, 2) if pair[0].overlaps(pair[1])]
+        assert not [(a, b) for a in names for b in boxes if a.overlaps(b)]
+
+
+def test_a_drawing_goes_to_png_or_svg_and_nowhere_else(tmp_path):
+    genotype, _ = GENOTYPES["PDARTS"]
+    save_drawing(genotype, tmp_path / "cell.png")
+    save_drawing(genotype, tmp_path / "cell.svg")
+    assert (tmp_path / "cell.png").read_bytes()[:4] == b"\x89PNG"
+    assert "reduction cell" in (tmp_path / "cell.svg").read_text()
+    with pytest.raises(ValueError, match=r"drawing: file must end in \.png or \.svg, got .*cell\.gif"):
+        save_drawing(genotype, tmp_path / "cell.gif")
+
+
+def test_an_inline_drawing_is_an_element_with_text():
+    genotype, space = GENOTYPES["PDARTS"]
+    element = svg(cell_figure(genotype.normal, space, "normal"))
+    assert element.startswith("<svg")
+    assert "dil_conv_5x5" in element

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from fastnas.space.cell_space import DARTS, NASBENCH201, SPACES
+from fastnas.space.formats import (
+    genotype_from_json,
+    genotype_to_json,
+    genotype_to_text,
+    parse_genotype,
+    read_genotype,
+)
+from fastnas.space.known import KNOWN
+from fastnas.space.sampling import random_genotype
+
+PDARTS = KNOWN["PDARTS"]
+GOOD_JSON = genotype_to_json(parse_genotype(PDARTS))
+
+
+def edited(**changes):
+    return json.dumps({**GOOD_JSON, **changes})
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
+def test_every_form_survives_a_round_trip(space):
+    for seed in range(100):
+        genotype = random_genotype(space, seed)
+        assert parse_genotype(genotype_to_text(genotype)).canonical() == genotype.canonical()
+        assert parse_genotype(json.dumps(genotype_to_json(genotype))) == genotype
+        assert genotype_from_json(genotype_to_json(genotype)) == genotype
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_architectures_can_be_named(name):
+    assert genotype_to_text(read_genotype(name)) == KNOWN[name]
+
+
+def test_a_range_stands_for_the_concatenated_states():
+    assert parse_genotype(PDARTS.replace("[2, 3, 4, 5]", "range(2, 6)")) == parse_genotype(PDARTS)
+
+
+def test_a_definition_as_people_paste_it_is_understood(tmp_path):
+    file = tmp_path / "genotype.txt"
+    file.write_text(f"PDARTS = {PDARTS}\n")
+    assert read_genotype(str(file)) == parse_genotype(PDARTS)
+
+
+HOSTILE = {
+    "a call": "Genotype(normal=__import__('os').system('touch hacked'), normal_concat=[], reduce=[], reduce_concat=[])",
+    "a lambda": "Genotype(normal=(lambda: open('hacked', 'w'))(), normal_concat=[], reduce=[], reduce_concat=[])",
+    "a huge range": PDARTS.replace("[2, 3, 4, 5]", "range(10**12)"),
+    "deep nesting": "Genotype(normal=" + "[" * 5000 + "]" * 5000 + ", normal_concat=[], reduce=[], reduce_concat=[])",
+    "an attribute": "Genotype(normal=os.environ, normal_concat=[], reduce=[], reduce_concat=[])",
+    "a second statement": f"{PDARTS}; open('hacked', 'w')",
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_nothing_is_executed(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^genotype: ") as caught:
+        parse_genotype(text)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+BROKEN = {
+    "unknown primitive": (PDARTS.replace("('skip_connect', 0)", "('conv_9x9', 0)", 1), "normal node 2 .* 'conv_9x9'"),
+    "none is not derivable": (PDARTS.replace("('skip_connect', 0)", "('none', 0)", 1), "normal node 2 .* 'none'"),
+    "cycle": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', 2)", 1), r"node 2 .* got 2\. .*cycle"),
+    "negative source": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', -1)", 1), "got -1"),
+    "same source twice": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', 0)", 1), "read each state once"),
+    "too few edges": (PDARTS.replace("('skip_connect', 0), ", "", 1), "normal must list 8 edges.*got 7"),
+    "wrong concat": (PDARTS.replace("normal_concat=[2, 3, 4, 5]", "normal_concat=[2, 3]"), "concatenate"),
+    "missing field": (PDARTS.replace(", reduce_concat=[2, 3, 4, 5]", ""), "fields must be normal"),
+    "a bool for a source": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', True)", 1), "list of"),
+    "json of an unknown space": (edited(space="nope"), "one of darts, nasbench201, got 'nope'"),
+    "json without a space": ("{}", "must name its space"),
+    "json that is a list": ("{1: 2", "well formed"),
+    "json with a stranger": (edited(extra=1), r"got \['extra'\]"),
+    "json without a cell": (edited(reduction=None), "reduction must have the form"),
+    "nasbench201 too short": ("|none~0|", "must have 3 nodes, got 1"),
+    "nasbench201 garbled": ("|none~0|+|none0|", "must look like"),
+    "nasbench201 cycle": ("|none~1|+|none~0|none~1|+|none~0|none~1|none~2|", "cycle"),
+    "prose": ("the best cell", "text must be"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_genotype_is_refused_in_one_line_that_names_the_fault(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_genotype(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_hold_no_genotype_are_refused(tmp_path):
+    (tmp_path / "binary").write_bytes(b"\x80\x02\xff\xfe")
+    with pytest.raises(ValueError, match="binary data"):
+        read_genotype(str(tmp_path / "binary"))
+    with pytest.raises(ValueError, match="Built in: DARTS_V1"):
+        read_genotype(str(tmp_path / "missing"))
+
+
+def test_a_genotype_of_one_space_is_refused_by_the_other():
+    with pytest.raises(ValueError, match="space must be 'nasbench201', got 'darts'"):
+        NASBENCH201.check(random_genotype(DARTS, 0))

@@ -1,0 +1,21 @@
+from collections import Counter
+
+from fastnas.space.cell_space import DARTS, SPACES
+from fastnas.space.sampling import random_genotype
+
+
+def test_every_draw_is_valid_and_decided_by_its_seed():
+    for space in SPACES.values():
+        for seed in range(50):
+            genotype = random_genotype(space, seed)
+            space.check(genotype)
+            assert genotype == random_genotype(space, seed)
+        assert len({random_genotype(space, seed) for seed in range(50)}) > 45
+
+
+def test_primitives_and_sources_are_drawn_evenly():
+    genes = [g for seed in range(300) for node in random_genotype(DARTS, seed).normal.nodes for g in node]
+    counts = Counter(gene.primitive for gene in genes)
+    expected = len(genes) / len(DARTS.derivable)
+    assert set(counts) == set(DARTS.derivable)
+    assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
