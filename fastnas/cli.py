@@ -1,5 +1,6 @@
 """The command line: words only. Each verb is a dataclass; tyro makes its options and its help."""
 
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -120,13 +121,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(arguments)
         _RUN[type(command)](command, console)
     except KeyboardInterrupt:
-        # The line before names the run folder; what was saved stays
+        # The first line printed names the run folder, and how to go on
         print("fastnas: interrupted. Everything up to the last checkpoint is kept.", file=sys.stderr)
         return 130
     except (ValueError, FloatingPointError, torch.OutOfMemoryError, OSError) as error:
-        print(f"fastnas: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fastnas: {' '.join(_explain(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        remedy = "What was saved before is whole: free some space and go on with --resume."
+        return complaint("disk", "there must be room for the run's files", error.strerror, remedy)
+    return str(error)
 
 
 def parse(arguments: list[str]) -> Any:

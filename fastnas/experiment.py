@@ -20,7 +20,7 @@ from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.formats import genotype_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.space.sampling import random_genotype
-from fastnas.train.config import RetrainConfig, SearchConfig
+from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
 from fastnas.train.data import ImageData, load_data
 from fastnas.train.events import EventWriter
 from fastnas.train.files import read_json, save_tensors, write_json
@@ -45,6 +45,8 @@ class Experiment:
         config: The search.
         retrain: The training of the derived network, and of the random ones.
     """
+
+    __pydantic_config__ = STRICT
 
     method: str = "pc_darts"
     space: str = "darts"
@@ -106,7 +108,7 @@ def run_experiment(
     require(experiment.retrain.auxiliary == 0 or space.name == "darts", "Experiment", *_NO_AUXILIARY, space.name)
     data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
     if not (folder / "config.json").exists():
-        write_json(folder / "config.json", {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")})
+        write_json(folder / "config.json", experiment_to_json(experiment))
     result = _search(experiment, method, space, data, folder, show_progress)
     write_json(folder / "genotype.json", genotype_to_json(result.genotype))
     save_tensors(folder / "alpha.pt", result.alpha)
@@ -118,6 +120,11 @@ def run_experiment(
             write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
     report = write_report(folder)
     return Outcome(result.genotype, results[0] if results else None, results[1:], entry, report)
+
+
+def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
+    """The content of ``config.json``: the versions of what runs, and all settings."""
+    return {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")}
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -148,8 +155,10 @@ def method_named(name: str) -> Method:
     require(bool(separator and module and function), "method", rule, repr(name))
     try:
         method = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise ValueError(complaint("method", f"{name} must be importable", str(error))) from None
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            complaint("method", f"{name} must be a function without arguments to import", str(error))
+        ) from None
     require(isinstance(method, Method), "method", f"{name} must return a Method", type(method).__name__)
     return method
 

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import ConfigDict
 
 from fastnas_kernels.check import require
+
+STRICT = ConfigDict(extra="forbid")  # a misspelt field in a configuration file is an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class RetrainConfig:
         auxiliary: Weight of the loss of a second classifier after the second reduction; 0 builds none.
         evaluate_every: Epochs between evaluations on the test set, for the curves; the last epoch always is.
     """
+
+    __pydantic_config__ = STRICT
 
     channels: int = 16
     cells: int = 5
@@ -86,6 +91,8 @@ class SearchConfig:
         workers: Processes that decode images; 0 decodes between the steps.
         checkpoint_steps: Steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
     """
+
+    __pydantic_config__ = STRICT
 
     channels: int = 16
     cells: int = 5

@@ -1,6 +1,7 @@
 """A run folder as a search leaves it, with made-up numbers."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,12 @@ def retrain_record(epoch, tested):
         "test_accuracy": 0.6 if tested else None,
         "seconds": 2.0,
     }
+
+
+@pytest.fixture
+def records():
+    """Makers of single records."""
+    return SimpleNamespace(search_record=search_record, retrain_record=retrain_record)
 
 
 @pytest.fixture

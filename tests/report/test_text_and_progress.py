@@ -1,16 +1,10 @@
-import importlib.util
 import io
-from pathlib import Path
 
 from rich.console import Console
 
 from fastnas.report.progress import Display, epoch_line
 from fastnas.report.text import genotype_text
 from fastnas.space.formats import read_genotype
-
-spec = importlib.util.spec_from_file_location("records", Path(__file__).with_name("conftest.py"))
-records = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(records)
 
 
 def test_a_genotype_is_a_line_an_edge():
@@ -21,7 +15,7 @@ def test_a_genotype_is_a_line_an_edge():
     assert sum("conv" in line or "pool" in line or "skip" in line for line in lines) == 16
 
 
-def test_outside_of_a_terminal_an_epoch_is_one_plain_line():
+def test_outside_of_a_terminal_an_epoch_is_one_plain_line(records):
     output = io.StringIO()
     with Display("search", Console(file=output, width=40)) as display:
         for epoch in range(3):
@@ -34,7 +28,7 @@ def test_outside_of_a_terminal_an_epoch_is_one_plain_line():
     assert "\x1b" not in output.getvalue()
 
 
-def test_a_line_holds_losses_accuracies_and_entropy():
+def test_a_line_holds_losses_accuracies_and_entropy(records):
     line = epoch_line(records.search_record(0))
     for part in ("loss 2.000", "acc   0.0 %", "loss 2.100", "acc  50.0 %", "entropy 2.000 1.500 (warm-up)", "1.2 s"):
         assert part in line

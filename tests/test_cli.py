@@ -1,0 +1,250 @@
+"""The command line as people use it, in processes of its own where signals are sent."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastnas.cli import main, parse
+from fastnas.experiment import experiment_to_json, load_experiment, method_named
+from fastnas.methods import METHODS, pc_darts
+from fastnas.recipes import RECIPES
+from fastnas.space.formats import genotype_to_text, read_genotype
+from fastnas.space.known import KNOWN
+
+ROOT = Path(__file__).parents[1]
+SETTINGS = {
+    "space": "nasbench201",
+    "channels": 8,
+    "cells": 1,
+    "epochs": 3,
+    "warmup-epochs": 1,
+    "batch-size": 32,
+    "train-fraction": 0.1,
+    "device": "cpu",
+    "random-genotypes": 1,
+    "retrain.channels": 8,
+    "retrain.cells": 1,
+    "retrain.epochs": 2,
+    "retrain.batch-size": 32,
+}
+TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
+
+
+def start(*arguments, cwd):
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
+    command = [sys.executable, "-m", "fastnas", *arguments]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def trace(run):
+    """Everything that a run printed to its files, but for the time that it took."""
+    files = [run / "metrics.jsonl", *sorted(run.glob("retrain/*/metrics.jsonl"))]
+    records = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    comparison = json.loads((run / "comparison.json").read_text())["networks"]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in [*records, *comparison]]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    process = start("search", *TINY, "--run", "run", cwd=folder)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return folder / "run", output
+
+
+def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
+    run, output = uninterrupted
+    for name in ("config.json", "genotype.json", "metrics.jsonl", "comparison.json", "checkpoint.pt", "report.html"):
+        assert (run / name).stat().st_size > 0
+    assert list((run / "events").glob("events.out.tfevents.*"))
+    genotype = genotype_to_text(read_genotype(str(run / "genotype.json")))
+    for text in (genotype, "epoch   3/3", "random: mean", "of 1", "report: run/report.html", "--resume run"):
+        assert text in output
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("milestone", ["checkpoint.pt", "retrain/searched/checkpoint.pt"])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
+    run = tmp_path / "run"
+    process = start("search", *TINY, "--run", "run", cwd=tmp_path)
+    wait_for(run / milestone, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = start("search", "--resume", "run", cwd=tmp_path)
+    _, errors = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, errors
+    assert trace(run) == trace(uninterrupted[0])
+
+
+def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path):
+    process = start("search", *TINY, "--run", "run", cwd=tmp_path)
+    wait_for(tmp_path / "run" / "checkpoint.pt", process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "fastnas: interrupted. Everything up to the last checkpoint is kept.\n"
+    assert "fastnas search --resume run" in output
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def run_main(capsys, *arguments):
+    status = main(list(map(str, arguments)))
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "--data", "folder:nowhere"], "data: the folder of images must exist, got nowhere."),
+        (["search", "--data", "mnist"], "data: source must be digits, "),
+        (["search", "--method", "magic"], "method: name must be one of darts, pc_darts"),
+        (["search", "--method", "json:dumps"], "method: json:dumps must"),
+        (["search", "--space", "cube"], "space: name must be one of darts, nasbench201, got 'cube'."),
+        (["search", "--channels", "10"], "SearchCell: channels / k must be a whole number (k = 4), got 10 channels."),
+        (["search", "--batch-size", "4000"], "data: batch_size must not exceed the half for the weights"),
+        (["search", "--train-fraction", "0.001"], "data: train_fraction must leave an image of every class"),
+        (["search", "--epochs", "4", "--warmup-epochs", "9"], "SearchConfig: warmup_epochs must lie in [0, epochs)"),
+        (["search", "--resume", "nowhere"], "search: --resume must name a run folder, got nowhere."),
+        (["search", "--resume", "x", "--epochs", "3"], "search: --resume must stand without other settings"),
+        (["search", "--recipe", "soup"], "recipe: name must be one of digits, darts_cifar10"),
+        (["search", "--space", "nasbench201", "--retrain.auxiliary", "0.4"], "Experiment: retrain.auxiliary must be 0"),
+        (["retrain", "PDARTS", "--auxiliary", "0.4"], "auxiliary head: the state under it must measure at least 8"),
+        (["retrain", "nobody"], "genotype: name must be a built-in name"),
+        (["report", "nowhere"], "report: run must be a run folder, got nowhere, without config.json."),
+        (["show", "nobody"], "genotype: name must be a built-in name"),
+        (["show", "PDARTS", "--out", "cell.gif"], "drawing: file must end in .png or .svg, got 'cell.gif'."),
+    ],
+)
+def test_bad_input_gets_one_line_and_a_failing_status(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, errors = run_main(capsys, *arguments)
+    assert status == 1
+    assert errors.startswith(f"fastnas: {message}")
+    assert errors.count("\n") == 1
+
+
+def test_a_run_folder_that_holds_files_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "precious").write_text("data")
+    status, _, errors = run_main(capsys, "search", "--run", tmp_path)
+    assert status == 1
+    assert "search: the run folder must be new" in errors
+    assert f"fastnas search --resume {tmp_path}" in errors
+
+
+@pytest.mark.parametrize("error", ["truncated", "foreign configuration"])
+def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uninterrupted, error):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("config.json", "metrics.jsonl", "checkpoint.pt"):
+        (run / name).write_bytes((uninterrupted[0] / name).read_bytes())
+    if error == "truncated":
+        (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:1000])
+    else:
+        (run / "config.json").write_text(
+            (run / "config.json").read_text().replace('"weight_lr": 0.1', '"weight_lr": 0.2')
+        )
+    status, _, errors = run_main(capsys, "search", "--resume", run)
+    assert status == 1
+    assert f"checkpoint: {run / 'checkpoint.pt'} must" in errors
+    assert (run / "checkpoint.pt").exists()
+
+
+def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
+    pytest.importorskip("resource")  # a limit on the size of files stands for the disk
+    script = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
+        "from fastnas.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(
+        [sys.executable, "-c", script, "search", *TINY, "--run", "run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
+    assert done.stderr.count("\n") == 1
+    assert not list((tmp_path / "run").glob(".*"))
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_every_recipe_survives_its_config_file_and_every_setting_is_an_option(tmp_path, capsys):
+    for name, recipe in RECIPES.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(experiment_to_json(recipe)))
+        assert load_experiment(path) == recipe
+        assert parse(["search", "--recipe", str(path)]).experiment == recipe
+    with pytest.raises(SystemExit):
+        main(["search", "--help"])
+    page = capsys.readouterr().out
+    config = RECIPES["digits"].config
+    for option in asdict(config):
+        assert f"--{option.replace('_', '-')} " in page or f"--{option.replace('_', '-')}," in page
+    assert "--retrain.epochs" in page
+
+
+def test_a_config_file_with_a_stranger_or_a_wrong_type_is_refused(tmp_path):
+    good = {"method": "darts", "config": {"epochs": 3}}
+    for change, message in (
+        ({"config": {"epochs": "many"}}, r"config\.epochs"),
+        ({"config": {"epoch": 3}}, "config.epoch"),
+        ({"colour": "blue"}, "colour"),
+    ):
+        (tmp_path / "c.json").write_text(json.dumps({**good, **change}))
+        with pytest.raises(ValueError, match=message):
+            load_experiment(tmp_path / "c.json")
+
+
+def test_options_win_over_the_recipe():
+    command = parse(["search", "--recipe", "darts_cifar10", "--epochs", "7", "--retrain.lr", "0.5"])
+    assert (command.experiment.method, command.experiment.config.epochs) == ("darts", 7)
+    assert (command.experiment.config.channels, command.experiment.retrain.lr) == (16, 0.5)
+    assert command.experiment.retrain.epochs == 600
+
+
+def test_methods_and_genotypes_are_shown(capsys, tmp_path):
+    _, output, _ = run_main(capsys, "methods")
+    assert all(name in output for name in METHODS)
+    for name in KNOWN:
+        status, output, _ = run_main(capsys, "show", name, "--out", tmp_path / f"{name}.svg")
+        assert status == 0
+        assert "reduction cell" in output
+        assert (tmp_path / f"{name}.svg").exists()
+
+
+def test_a_method_of_your_own_is_imported_by_its_name():
+    assert method_named("fastnas.methods:pc_darts") == pc_darts()
+
+
+def test_a_genotype_is_retrained_and_goes_on_where_it_stopped(capsys, tmp_path):
+    arguments = ["retrain", "PDARTS", "--channels", 8, "--cells", 3, "--batch-size", 32, "--train-fraction", 0.1]
+    status, output, errors = run_main(capsys, *arguments, "--epochs", 2, "--run", tmp_path)
+    assert status == 0, errors
+    assert "epoch   2/2" in output
+    assert set(torch.load(tmp_path / "network.pt", weights_only=True))
+    status, output, _ = run_main(capsys, *arguments, "--epochs", 2, "--run", tmp_path)
+    assert status == 0
+    assert "epoch" not in output
