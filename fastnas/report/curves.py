@@ -10,9 +10,10 @@ from fastnas.report.text import state_name
 from fastnas.space.cell_space import CellSpace
 
 # Okabe and Ito's colours; the pattern of the line tells the primitives apart where colour does not
-COLOURS = ("#999999", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#000000")
+COLOURS = ("#8A8F94", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#000000")
 PATTERNS = ("-", "-", "--", "-", "-", "--", "-", "--")
-WIDTH = 10.5  # inches
+RANDOM = "#A4A9AE"
+WIDTH = 8.4  # inches; in a page 806 pixels, so that 9 points are 12 pixels
 
 Records = Sequence[Mapping[str, Any]]
 
@@ -25,62 +26,84 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
         space: Gives the edges and the names.
         cell_type: Which cell.
     """
-    columns = 5 if len(space.edges) > 6 else 3
+    columns = 4 if len(space.edges) > 6 else 3
     rows = -(-len(space.edges) // columns)
-    figure = Figure(figsize=(WIDTH, 1.5 * rows + 0.7), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.45 * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    epochs = [record["epoch"] + 1 for record in records]
     for row, (edge, axis) in enumerate(zip(space.edges, axes, strict=False)):
         for k, primitive in enumerate(space.primitives):
             values = [record["mix"][cell_type][row][k] for record in records]
-            axis.plot(epochs, values, PATTERNS[k % 8], color=COLOURS[k % 8], linewidth=1.2, label=primitive)
-        source, target = (f"${n}$" if "_" in n else n for n in (state_name(space, state) for state in edge))
-        axis.set_title(f"{source} → {target}", fontsize=8)
+            axis.plot(
+                _epochs(records),
+                values,
+                _point_or(PATTERNS[k % 8], records),
+                color=COLOURS[k % 8],
+                linewidth=1.3,
+                label=primitive,
+            )
+        axis.set_title(" → ".join(_label(space, state) for state in edge), fontsize=9)
         _calm(axis)
-    for axis in axes[len(space.edges) :]:
-        axis.axis("off")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 8), fontsize=8, frameon=False)
+    for column, axis in enumerate(axes[-columns:]):  # the lowest panel of every column bears the epochs
+        if (rows - 1) * columns + column >= len(space.edges):
+            axis.axis("off")
+            axes[(rows - 2) * columns + column].tick_params(labelbottom=True)
+    _legend(figure, axes[:1], columns=4)
     return figure
 
 
 def edge_mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
-    """The coefficients of the edges into each node over the epochs: a panel a node, a line an edge."""
-    figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
-    epochs = [record["epoch"] + 1 for record in records]
+    """The coefficients of the edges into each node over the epochs: a panel a node, a line an edge.
+
+    Args:
+        records: Lines of ``metrics.jsonl`` of a search that learns them.
+        space: Gives the edges and the names.
+        cell_type: Which cell.
+    """
+    figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
     axes = figure.subplots(1, space.num_nodes, sharey=True, squeeze=False)[0]
     for node, axis in enumerate(axes):
         for source, row in enumerate(space.rows(space.num_inputs + node)):
-            name = state_name(space, source)
-            label = f"from ${name}$" if "_" in name else f"from {name}"
             values = [record["edge_mix"][cell_type][row] for record in records]
-            axis.plot(epochs, values, color=COLOURS[1 + source], linewidth=1.2, label=label)
-        axis.set_title(f"node {node}", fontsize=8)
-        axis.legend(fontsize=7, frameon=False)
+            pattern = _point_or(PATTERNS[1 + source], records)
+            label = f"from {_label(space, source)}"
+            axis.plot(_epochs(records), values, pattern, color=COLOURS[1 + source], linewidth=1.3, label=label)
+        axis.set_title(f"node {node}", fontsize=9)
+        axis.set_ylim(bottom=0)
         _calm(axis)
+    _legend(figure, axes[-1:])
     return figure
 
 
 def search_figure(records: Records) -> Figure:
-    """Losses, accuracies and the entropy of the coefficients over the epochs of a search."""
-    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    loss, accuracy, entropy = figure.subplots(1, 3)
-    epochs = [record["epoch"] + 1 for record in records]
+    """Losses, accuracies and the entropy of the coefficients over the epochs of a search.
+
+    Args:
+        records: Lines of ``metrics.jsonl``, at least one.
+    """
+    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    axes = loss, accuracy, entropy = figure.subplots(1, 3)
+    epochs, line = _epochs(records), _point_or("-", records)
     for half, name, colour in (("inner", "weight half", COLOURS[4]), ("outer", "alpha half", COLOURS[1])):
-        loss.plot(epochs, [record[f"{half}_loss"] for record in records], color=colour, label=name)
-        accuracy.plot(epochs, [100 * record[f"{half}_accuracy"] for record in records], color=colour, label=name)
+        loss.plot(epochs, [record[f"{half}_loss"] for record in records], line, color=colour, label=name)
+        accuracy.plot(epochs, [100 * record[f"{half}_accuracy"] for record in records], line, color=colour)
     for i, cell_type in enumerate(records[0]["entropy"]):
         values = [record["entropy"][cell_type] for record in records]
-        entropy.plot(epochs, values, color=COLOURS[(3, 6)[i % 2]], label=f"{cell_type} cell")
-    moving = [record["epoch"] + 1 for record in records if record["alpha_moves"]]
-    for axis, title in ((loss, "loss (nats)"), (accuracy, "accuracy (%)"), (entropy, "entropy of the mix (nats)")):
-        if moving and moving[0] > 1:
-            axis.axvspan(epochs[0], moving[0], color="#F0F1F3", zorder=0)
+        entropy.plot(epochs, values, line, color=COLOURS[(3, 6)[i % 2]], label=f"{cell_type} cell")
+    warm_up = warm_up_epochs(records)
+    for axis, title in zip(axes, ("loss (nats)", "accuracy (%)", "entropy of the mix (nats)"), strict=True):
+        if warm_up:
+            axis.axvspan(0.5, warm_up + 0.5, color="#F0F1F3", linewidth=0, zorder=0)
         axis.set_title(title, fontsize=9)
-        axis.legend(fontsize=8, frameon=False)
-        axis.set_xlabel("epoch", fontsize=8)
+        axis.set_xlabel("epoch", fontsize=9)
+        axis.set_ylim(bottom=0)
         _calm(axis)
+    _legend(figure, [loss, entropy])
     return figure
+
+
+def warm_up_epochs(records: Records) -> int:
+    """How many epochs passed before alpha moved."""
+    return next((i for i, record in enumerate(records) if record["alpha_moves"]), len(records))
 
 
 def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
@@ -89,31 +112,56 @@ def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
     Args:
         trainings: Lines of ``metrics.jsonl`` of every retrained network, by name.
     """
-    figure = Figure(figsize=(WIDTH, 2.8), layout="constrained")
-    loss, accuracy = figure.subplots(1, 2)
+    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    axes = loss, accuracy = figure.subplots(1, 2)
+    random = [name for name in trainings if name != "searched"]
     for name, records in trainings.items():
         searched = name == "searched"
         style: dict[str, Any] = {
-            "color": COLOURS[4] if searched else "#B0B5BA",
+            "color": COLOURS[4] if searched else RANDOM,
             "linewidth": 2 if searched else 1,
             "zorder": 3 if searched else 2,
-            "label": "searched" if searched else "random" if name == "random_1" else None,
+            "label": "searched" if searched else "random" if name == random[0] else None,
         }
-        loss.plot([record["epoch"] + 1 for record in records], [record["train_loss"] for record in records], **style)
+        losses = [record["train_loss"] for record in records]
+        loss.plot(_epochs(records), losses, _point_or("-", records), **style)
         tested = [record for record in records if record["test_accuracy"] is not None]
-        epochs, values = [r["epoch"] + 1 for r in tested], [100 * r["test_accuracy"] for r in tested]
-        accuracy.plot(epochs, values, marker="o", markersize=3, **style)
-    for axis, title in ((loss, "training loss (nats)"), (accuracy, "test accuracy (%)")):
+        values = [100 * record["test_accuracy"] for record in tested]
+        accuracy.plot(_epochs(tested), values, marker="o", markersize=3, **style)
+    for axis, title in zip(axes, ("training loss (nats)", "test accuracy (%)"), strict=True):
         axis.set_title(title, fontsize=9)
-        axis.legend(fontsize=8, frameon=False)
-        axis.set_xlabel("epoch", fontsize=8)
+        axis.set_xlabel("epoch", fontsize=9)
         _calm(axis)
+    _legend(figure, [loss])
     return figure
 
 
+def _epochs(records: Records) -> list[int]:
+    return [record["epoch"] + 1 for record in records]
+
+
+def _point_or(pattern: str, records: Records) -> str:
+    """A line through one epoch would be invisible."""
+    return "." if len(records) == 1 else pattern
+
+
+def _label(space: CellSpace, state: int) -> str:
+    name = state_name(space, state)
+    return f"${name}$" if "_" in name else name
+
+
+def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 8) -> None:
+    """One legend below all panels, where it can hide no line."""
+    handles, labels = zip(
+        *((h, t) for axis in axes for h, t in zip(*axis.get_legend_handles_labels(), strict=True)), strict=True
+    )
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+
+
 def _calm(axis: Axes) -> None:
-    axis.tick_params(labelsize=7, length=2)
-    axis.locator_params(axis="x", integer=True, nbins=5)
+    axis.tick_params(labelsize=8.5, length=2)
+    axis.locator_params(axis="x", integer=True, nbins=4, min_n_ticks=1)
+    axis.locator_params(axis="y", nbins=5)
     axis.grid(color="#E8EAED", linewidth=0.6)
     axis.set_axisbelow(True)
     for side in ("top", "right"):

@@ -5,7 +5,6 @@ leaves the line that hangs from its source, runs level and ends at its node. So 
 collide, however many leave one state.
 """
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,17 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from fastnas.report.svg import svg
 from fastnas.report.text import state_name
 from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.train.files import write_atomically
 from fastnas_kernels.check import require
 
-# Okabe and Ito's colours, which people with any colour vision tell apart
-COLOURS = {"convolution": "#0072B2", "pooling": "#C04A00", "skip": "#00795A", "none": "#8A8A8A"}
+# Okabe and Ito's colours, dark enough for small text; people with any colour vision tell them apart
+COLOURS = {"convolution": "#0067A3", "pooling": "#B84500", "skip": "#00715A", "none": "#6F7378"}
 INK, LINE = "#222222", "#9AA0A6"
-COLUMN, ROW = 1.5, 0.4  # inches
-HALF_BOX = 0.2  # half the width of a state's box, in columns
+ROW = 0.33  # inches, as all lengths below
+INPUT_GAP, NODE_GAP, OUTPUT_GAP = 0.8, 1.5, 0.8  # only the edges into nodes need room for a label
+HALF_BOX = 0.24
+MARGIN = 0.3
 
 
 def kind_of(primitive: str) -> str:
@@ -47,31 +49,44 @@ def cell_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
 def save_drawing(genotype: Genotype, path: Path) -> None:
     """Write the cells of ``genotype``, one below the other, to a .png or .svg file.
 
+    Args:
+        genotype: Of any space.
+        path: Its suffix decides.
+
     Raises:
         ValueError: For any other suffix.
     """
-    require(path.suffix in (".png", ".svg"), "drawing", "file must end in .png or .svg", repr(str(path)))
+    known = path.suffix in (".png", ".svg")
+    require(known, "drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
     cells = {f"{cell_type} cell": cell for cell_type, cell in genotype.cells.items()}
     figure = _figure(cells, space_named(genotype.space))
-    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=150))
-
-
-def svg(figure: Figure) -> str:
-    """A figure as an SVG element to put into a page."""
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Type": None, "Format": None})
-    drawing = text.getvalue()
-    return drawing[drawing.index("<svg") :]
+    if path.suffix == ".svg":
+        text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'
+        write_atomically(path, lambda file: file.write(text.encode()))
+    else:
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=160))
 
 
 def _figure(cells: Mapping[str, CellGenotype], space: CellSpace) -> Figure:
-    rows = [_num_rows(cell) + 1.6 for cell in cells.values()]
-    columns = space.num_inputs + space.num_nodes + 1
-    figure = Figure(figsize=(COLUMN * columns, ROW * sum(rows)), layout="constrained")
-    axes = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0]
-    for axis, (title, cell) in zip(axes, cells.items(), strict=True):
+    heights = [_num_rows(cell) + 1.8 for cell in cells.values()]
+    width = _columns(space)[-1] + HALF_BOX + MARGIN
+    figure = Figure(figsize=(width, ROW * sum(heights)))
+    top = 1.0
+    for (title, cell), height in zip(cells.items(), heights, strict=True):
+        share = height / sum(heights)
+        top -= share
+        axis = figure.add_axes((0, top, 1, share))
+        axis.set_xlim(0, width)
+        axis.set_ylim(height - 1.4, -1.4)
+        axis.axis("off")
         _draw_cell(axis, cell, space, title)
     return figure
+
+
+def _columns(space: CellSpace) -> list[float]:
+    """Where every state and the output stand."""
+    gaps = [0.0] + [INPUT_GAP] * (space.num_inputs - 1) + [NODE_GAP] * space.num_nodes + [OUTPUT_GAP]
+    return [MARGIN + HALF_BOX + sum(gaps[: i + 1]) for i in range(len(gaps))]
 
 
 def _num_rows(cell: CellGenotype) -> int:
@@ -81,54 +96,50 @@ def _num_rows(cell: CellGenotype) -> int:
 def _draw_cell(axis: Axes, cell: CellGenotype, space: CellSpace, title: str) -> None:
     blocks = [[(gene.source, gene.primitive) for gene in sorted(genes, key=lambda g: g.source)] for genes in cell.nodes]
     blocks.append([(state, "") for state in cell.concat])  # the edges into the output
+    columns = _columns(space)
     names = [state_name(space, state) for state in range(space.num_inputs + space.num_nodes)] + ["c_{k}"]
     names = [f"${name}$" if "_" in name else name for name in names]
-    lowest: dict[int, int] = {}
+    axis.text(MARGIN, -0.95, title, color=INK, fontsize=11, fontweight="bold", va="center", parse_math=False)
+    bottoms = dict.fromkeys(range(space.num_inputs), 0)  # the last row of every state's own box
+    lowest: dict[int, int] = {}  # the last row in which an edge leaves it
     row = 1  # the inputs stand in row 0 alone, so that no edge runs behind one of them
     for state in range(space.num_inputs):
-        _draw_box(axis, state, 0, 0, names[state])
-    for position, block in enumerate(blocks):
-        target = space.num_inputs + position
+        _draw_box(axis, columns[state], 0, 0, names[state])
+    for target, block in enumerate(blocks, start=space.num_inputs):
         for offset, (source, primitive) in enumerate(block):
-            _draw_edge(axis, source, target, row + offset, primitive)
+            _draw_edge(axis, columns[source], columns[target], row + offset, primitive)
             lowest[source] = row + offset
-        _draw_box(axis, target, row, row + len(block) - 1, names[target])
+        _draw_box(axis, columns[target], row, row + len(block) - 1, names[target])
         row += len(block)
-    tops = dict.fromkeys(range(space.num_inputs), 0) | _bottoms(space, blocks)
-    for state, bottom in lowest.items():
-        if bottom > tops[state]:
-            axis.plot([state, state], [tops[state], bottom], color=LINE, linewidth=1.2, zorder=1)
-    axis.set_xlim(-0.45, len(names) - 0.55)
-    axis.set_ylim(row - 0.4, -0.75)
-    axis.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
-    axis.axis("off")
+        bottoms[target] = row - 1
+    for state, last in lowest.items():
+        axis.plot([columns[state]] * 2, [bottoms[state], last], color=LINE, linewidth=1.2, zorder=1)
 
 
-def _bottoms(space: CellSpace, blocks: list[list[tuple[int, str]]]) -> dict[int, int]:
-    """The last row of every node's own block: where the line that hangs from it begins."""
-    bottoms, row = {}, 1
-    for position, block in enumerate(blocks):
-        row += len(block)
-        bottoms[space.num_inputs + position] = row - 1
-    return bottoms
-
-
-def _draw_edge(axis: Axes, source: int, target: int, row: int, primitive: str) -> None:
+def _draw_edge(axis: Axes, source: float, target: float, row: int, primitive: str) -> None:
     colour = COLOURS[kind_of(primitive)] if primitive else LINE
-    start, end = (source, row), (target - HALF_BOX - 0.02, row)
-    arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 0}
-    axis.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=2)
-    axis.plot(*start, marker="o", markersize=4, color=colour, zorder=3)
+    arrow = {
+        "arrowstyle": "-|>",
+        "color": colour,
+        "linewidth": 1.5,
+        "linestyle": "dashed" if primitive == "none" else "solid",
+        "shrinkA": 0,
+        "shrinkB": 0,
+    }
+    axis.annotate("", xy=(target - HALF_BOX, row), xytext=(source, row), arrowprops=arrow, zorder=2)
+    axis.plot(source, row, marker="o", markersize=4, color=colour, zorder=3)
     if primitive:
-        axis.text(target - 0.5, row - 0.08, primitive, ha="center", va="bottom", fontsize=8, color=colour, zorder=5)
+        middle = target - NODE_GAP / 2
+        axis.text(middle, row - 0.11, primitive, ha="center", va="bottom", fontsize=9, color=colour, zorder=5)
 
 
-def _draw_box(axis: Axes, column: int, first: int, last: int, name: str) -> None:
+def _draw_box(axis: Axes, column: float, first: int, last: int, name: str) -> None:
     box = FancyBboxPatch(
-        (column - HALF_BOX + 0.05, first - 0.28),
-        2 * HALF_BOX - 0.1,
-        last - first + 0.56,
-        boxstyle="round,pad=0.05,rounding_size=0.08",
+        (column - HALF_BOX, first - 0.34),
+        2 * HALF_BOX,
+        last - first + 0.68,
+        boxstyle="round,pad=0,rounding_size=0.06",
+        mutation_aspect=1 / ROW,  # corners as round in rows as they are in inches
         facecolor="#EEF1F4",
         edgecolor=INK,
         linewidth=1,

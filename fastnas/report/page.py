@@ -7,13 +7,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from fastnas.report.curves import edge_mix_figure, mix_figure, retrain_figure, search_figure
-from fastnas.report.draw import cell_figure, svg
+from fastnas.report.curves import edge_mix_figure, mix_figure, retrain_figure, search_figure, warm_up_epochs
+from fastnas.report.draw import cell_figure
+from fastnas.report.svg import svg
 from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.formats import genotype_from_json, genotype_to_text
+from fastnas.space.formats import genotype_from_json, genotype_to_text, parse_genotype
 from fastnas.space.genotype import Genotype
 from fastnas.train.files import read_json, read_json_lines, write_atomically
-from fastnas_kernels.check import complaint
+from fastnas_kernels.check import complaint, require
 
 
 def write_report(run: Path) -> Path:
@@ -33,21 +34,29 @@ def write_report(run: Path) -> Path:
         remedy = "Name a folder that fastnas search has made."
         raise FileNotFoundError(complaint("report", "run must be a run folder", f"{run}, without config.json", remedy))
     settings: Any = read_json(run / "config.json")
+    named = isinstance(settings, Mapping) and "space" in settings
+    require(named, "report", "config.json must name its space", str(run / "config.json"), "Is it the file of a search?")
     space = space_named(settings["space"])
     records = read_json_lines(run / "metrics.jsonl")
-    networks: Any = read_json(run / "comparison.json") if (run / "comparison.json").exists() else {"networks": []}
+    comparison: Any = read_json(run / "comparison.json") if (run / "comparison.json").exists() else {}
+    networks = comparison.get("networks", [])
+    genotype = _genotype(run, records)
     environment = Environment(
         loader=PackageLoader("fastnas.report", "."), autoescape=select_autoescape(), undefined=StrictUndefined
     )
     page = environment.get_template("page.html").render(
         name=run.resolve().name,
-        headline=headline(networks["networks"]),
-        epochs=(len(records), records[-1]["epochs"] if records else None),
-        cells=list(_cells(_genotype(run), space)),
-        genotype=_text(_genotype(run)),
+        subject=[settings.get("method", "?"), space.name, settings.get("data", "?")],
+        accuracies=accuracies(networks),
+        verdict=verdict(networks),
+        epochs=(len(records), records[-1]["epochs"] if records else "?"),
+        cells=list(_cells(genotype)),
+        genotype=genotype_to_text(genotype) if genotype else None,
+        is_final=(run / "genotype.json").exists(),
         curves=_inline(search_figure(records)) if records else None,
+        warm_up=warm_up_epochs(records),
         mixes=list(_mixes(records, space)),
-        networks=networks["networks"],
+        networks=networks,
         retraining=_retraining(run),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
         versions=settings.get("versions", {}),
@@ -57,29 +66,51 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def headline(networks: Sequence[Mapping[str, Any]]) -> str | None:
-    """The result in a sentence, whoever won; ``None`` before there is one."""
-    accuracies = {network["name"]: network["test_accuracy"] for network in networks}
-    if "searched" not in accuracies:
+def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+    """The numbers that matter most: what the search found, and what chance does.
+
+    Args:
+        networks: The entries of ``comparison.json``.
+
+    Returns:
+        Up to three pairs of a caption and a test accuracy, a fraction.
+    """
+    found, random = _found_and_random(networks)
+    pairs = [("found by the search", found)] if found is not None else []
+    if random:
+        plural = f"{len(random)} random architectures" if len(random) > 1 else "1 random architecture"
+        pairs += [(f"mean of {plural}", sum(random) / len(random)), ("best of them", max(random))]
+    return pairs
+
+
+def verdict(networks: Sequence[Mapping[str, Any]]) -> str | None:
+    """Who won, in plain words; ``None`` before there is anything to compare."""
+    found, random = _found_and_random(networks)
+    if found is None or not random:
         return None
-    found = accuracies.pop("searched")
-    sentence = f"The architecture that was found classifies {100 * found:.2f} % of the test images rightly."
-    if not accuracies:
-        return sentence
-    values = list(accuracies.values())
-    mean, best = sum(values) / len(values), max(values)
-    beaten = sum(found > value for value in values)
-    verdict = (
-        "The search beats all of them."
-        if beaten == len(values)
-        else "The search beats none of them."
-        if beaten == 0
-        else f"The search beats {beaten} of them."
-    )
+    mean, best = sum(random) / len(random), max(random)
+    beaten, total = sum(found > accuracy for accuracy in random), len(random)
+    if beaten == total:
+        return f"The search beats every random architecture, the best one by {_points(found - best)}."
+    if found < mean:
+        return (
+            f"Random sampling wins: the architecture that was found is {_points(mean - found)} below the mean of the "
+            f"random ones and {_points(best - found)} below the best. It beats {beaten} of {total}."
+        )
+    distance = f"{_points(best - found)} below the best of them" if best > found else "level with the best of them"
     return (
-        f"{sentence} {len(values)} random architectures, retrained with the same budget, reach {100 * mean:.2f} % "
-        f"on average and {100 * best:.2f} % at best. {verdict}"
+        f"The architecture that was found is {_points(found - mean)} above the mean of the random ones and {distance}. "
+        f"It beats {beaten} of {total}."
     )
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.2f} points"
+
+
+def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[float | None, list[float]]:
+    known = {network["name"]: network["test_accuracy"] for network in networks}
+    return known.get("searched"), [accuracy for name, accuracy in known.items() if name != "searched"]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -92,17 +123,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield name, "–" if value is None else str(value)
 
 
-def _genotype(run: Path) -> Genotype | None:
+def _genotype(run: Path, records: Sequence[Mapping[str, Any]]) -> Genotype | None:
+    """The result, or else what the last epoch would have led to."""
     path = run / "genotype.json"
-    return genotype_from_json(read_json(path)) if path.exists() else None
+    if path.exists():
+        return genotype_from_json(read_json(path))
+    text = records[-1]["genotype"] if records else ""
+    return parse_genotype(text) if text else None
 
 
-def _text(genotype: Genotype | None) -> str | None:
-    return genotype_to_text(genotype) if genotype else None
-
-
-def _cells(genotype: Genotype | None, space: CellSpace) -> Iterator[Markup]:
+def _cells(genotype: Genotype | None) -> Iterator[Markup]:
     if genotype is not None:
+        space = space_named(genotype.space)
         for cell_type, cell in genotype.cells.items():
             yield _inline(cell_figure(cell, space, f"{cell_type} cell"))
 
@@ -116,7 +148,7 @@ def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[t
 
 
 def _retraining(run: Path) -> Markup | None:
-    folders = sorted((run / "retrain").glob("*/metrics.jsonl"))
+    folders = sorted((run / "retrain").glob("*/metrics.jsonl"), key=lambda path: (path.parent.name != "searched", path))
     trainings = {path.parent.name: records for path in folders if (records := read_json_lines(path))}
     return _inline(retrain_figure(trainings)) if trainings else None
 

@@ -1,39 +1,54 @@
 """What a search or a training shows while it runs."""
 
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 
-def epoch_line(record: Mapping[str, Any]) -> str:
-    """One line for one record of ``metrics.jsonl``, of a search or of a training."""
-    parts = [f"epoch {record['epoch'] + 1:>3}/{record['epochs']}"]
+def epoch_cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """The headings and the numbers of one record of ``metrics.jsonl``, of a search or of a training."""
+    cells = {"epoch": f"{record['epoch'] + 1}/{record['epochs']}"}
     if "inner_loss" in record:
+        cells["weight loss"] = f"{record['inner_loss']:.3f}"
+        cells["acc %"] = f"{100 * record['inner_accuracy']:.1f}"
+        cells["alpha loss"] = f"{record['outer_loss']:.3f}"
+        cells["acc  %"] = f"{100 * record['outer_accuracy']:.1f}"
         entropies = " ".join(f"{value:.3f}" for value in record["entropy"].values())
-        parts += [
-            f"weights: loss {record['inner_loss']:.3f} acc {100 * record['inner_accuracy']:5.1f} %",
-            f"alpha half: loss {record['outer_loss']:.3f} acc {100 * record['outer_accuracy']:5.1f} %",
-            f"entropy {entropies}" + ("" if record["alpha_moves"] else " (warm-up)"),
-        ]
+        cells["entropy"] = entropies
+        cells["alpha"] = "moves" if record["alpha_moves"] else "waits"
     else:
-        parts.append(f"train: loss {record['train_loss']:.3f} acc {100 * record['train_accuracy']:5.1f} %")
-        if record["test_accuracy"] is not None:
-            parts.append(f"test: loss {record['test_loss']:.3f} acc {100 * record['test_accuracy']:5.1f} %")
-    return "  ".join([*parts, f"{record['seconds']:.1f} s"])
+        tested = record["test_accuracy"] is not None
+        cells["train loss"] = f"{record['train_loss']:.3f}"
+        cells["acc %"] = f"{100 * record['train_accuracy']:.1f}"
+        cells["test loss"] = f"{record['test_loss']:.3f}" if tested else "–"
+        cells["acc  %"] = f"{100 * record['test_accuracy']:.1f}" if tested else "–"
+    return cells | {"s": f"{record['seconds']:.1f}"}
+
+
+def time_left(seconds: float, first: int, done: int, total: int) -> str:
+    """The time that the remaining steps need, or nothing before a step was timed.
+
+    Args:
+        seconds: Spent on the steps of this session.
+        first: Steps that were behind us when it began: a resumed run starts in the middle.
+        done: Steps that are behind us now.
+        total: All steps.
+    """
+    if done <= first:
+        return ""
+    left = round(seconds / (done - first) * (total - done))
+    hours, minutes = divmod(left // 60, 60)
+    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{left % 60:02} left"
 
 
 class Display:
-    """A bar with the time left in a terminal, and one line an epoch everywhere; use it in a ``with`` block.
+    """Shows a run: in a terminal a bar below the lines of the epochs, elsewhere one plain line an epoch.
+
+    Use it in a ``with`` block.
 
     Args:
         title: What is running.
@@ -43,33 +58,48 @@ class Display:
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
         self.console = console or Console()
-        # The remaining time is estimated from the steps of this session: a resumed run starts in the middle
+        self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("steps, elapsed"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
+            *columns, TextColumn("{task.fields[left]}"), console=self.console, disable=not self.is_live, transient=True
         )
-        self.task = None
+        self.task: TaskID | None = None
+        self.first, self.started = 0, 0.0
+        self.has_heading = False
 
     def step(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` steps are behind us."""
+        now = time.monotonic()
         if self.task is None:
-            self.task = self.progress.add_task(self.title, total=total, completed=done)
-        self.progress.update(self.task, completed=done)
+            # The step that reports first was not timed; those after it are, and they alone tell the time left
+            self.first, self.started = done, now
+            self.task = self.progress.add_task("epoch 1", total=total, left="")
+        left = time_left(now - self.started, self.first, done, total)
+        self.progress.update(self.task, completed=done, total=total, left=left)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Print the line of an epoch."""
-        self.console.print(epoch_line(record), highlight=False, markup=False, soft_wrap=True)
+        cells = epoch_cells(record)
+        if not self.is_live:
+            self._print(
+                "  ".join([self.title, *(f"{name.replace('  ', ' ')} {value}" for name, value in cells.items())])
+            )
+            return
+        widths = {name: max(len(name), len(value), 7 if name == "epoch" else 0) for name, value in cells.items()}
+        if not self.has_heading:
+            self._print("  ".join(name.replace("  ", " ").rjust(widths[name]) for name in cells), style="dim")
+            self.has_heading = True
+        self._print("  ".join(value.rjust(widths[name]) for name, value in cells.items()))
+        if self.task is not None:
+            description = f"epoch {min(record['epoch'] + 2, record['epochs'])}/{record['epochs']}"
+            self.progress.update(self.task, description=description)
+
+    def _print(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True, style=style)
 
     def __enter__(self) -> "Display":
-        self.console.print(self.title, highlight=False, markup=False, soft_wrap=True, style="bold")
+        if self.is_live:
+            self._print(self.title, style="bold")
         self.progress.start()
         return self
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastnas.space.cell_space import DARTS
-from fastnas.space.formats import genotype_to_json, read_genotype
+from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
 from fastnas.train.files import append_json_line, write_json
 
 PDARTS = genotype_to_json(read_genotype("PDARTS"))
@@ -33,7 +33,7 @@ def search_record(epoch, epochs=4):
         "beta": {"normal": edges, "reduction": edges},
         "mix": both,
         "edge_mix": {"normal": edges, "reduction": edges},
-        "genotype": "",
+        "genotype": genotype_to_text(read_genotype("DARTS_V1")),
         "seconds": 1.25,
     }
 

@@ -2,8 +2,10 @@ import itertools
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.transforms import Bbox
 
-from fastnas.report.draw import cell_figure, save_drawing, svg
+from fastnas.report.draw import cell_figure, save_drawing
+from fastnas.report.svg import svg
 from fastnas.space.cell_space import DARTS, NASBENCH201
 from fastnas.space.formats import read_genotype
 from fastnas.space.known import KNOWN
@@ -44,8 +46,24 @@ def test_a_drawing_goes_to_png_or_svg_and_nowhere_else(tmp_path):
         save_drawing(genotype, tmp_path / "cell.gif")
 
 
-def test_an_inline_drawing_is_an_element_with_text():
+def test_no_arrow_runs_through_a_label_or_behind_a_box_that_it_does_not_touch():
+    genotype, space = GENOTYPES["PC_DARTS_cifar"]
+    figure = cell_figure(genotype.normal, space, "cell")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    (axis,) = figure.axes
+    labels = [text.get_window_extent(renderer) for text in axis.texts if text.get_text() in space.primitives]
+    arrows = [text.arrow_patch.get_window_extent(renderer) for text in axis.texts if not text.get_text()]
+    hanging = [line.get_window_extent(renderer) for line in axis.lines if len(line.get_xdata()) == 2]
+    boxes = [patch.get_window_extent(renderer) for patch in axis.patches]
+    assert len(arrows) == 8 + 4
+    assert len(hanging) == 2 + 4
+    assert not [(a, b) for a in labels for b in [*arrows, *hanging] if a.overlaps(b)]
+    shrunk = [Bbox.from_extents(b.x0 + 3, b.y0 + 3, b.x1 - 3, b.y1 - 3) for b in boxes]
+    assert not [(a, b) for a in arrows for b in shrunk if a.y0 < b.y1 and b.y0 < a.y1 and a.x0 < b.x0 and b.x1 < a.x1]
+
+
+def test_a_title_is_text_whatever_it_holds():
     genotype, space = GENOTYPES["PDARTS"]
-    element = svg(cell_figure(genotype.normal, space, "normal"))
-    assert element.startswith("<svg")
-    assert "dil_conv_5x5" in element
+    drawing = svg(cell_figure(genotype.normal, space, r"<b>$\frac$"))
+    assert r"&lt;b&gt;$\frac$" in drawing

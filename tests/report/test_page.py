@@ -1,6 +1,10 @@
+import json
+import re
+
 import pytest
 
-from fastnas.report.page import headline, write_report
+from fastnas.report.page import accuracies, flatten, verdict, write_report
+from fastnas.train.files import append_json_line
 
 
 def network(name, accuracy):
@@ -9,8 +13,12 @@ def network(name, accuracy):
 
 def test_a_finished_run_is_shown_whole_on_one_page_that_needs_nothing_else(finished):
     page = write_report(finished).read_text()
-    assert "97.00 % of the test images" in page
-    assert "reach 96.50 % on average and 98.00 % at best. The search beats 1 of them." in page
+    assert re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", page) == [
+        ("found by the search", "97.00 %"),
+        ("mean of 2 random architectures", "96.50 %"),
+        ("best of them", "98.00 %"),
+    ]
+    assert "0.50 points above the mean of the random ones and 1.00 points below the best" in page
     assert page.count("<svg") == 2 + 1 + 1 + 2 * 2
     for text in ("12,345", "67,890", "95.00 %", "dil_conv_5x5", "skip_connect", "retrain.lr", "0.125", "9.9", "4 of 4"):
         assert text in page
@@ -27,17 +35,62 @@ def test_what_a_run_calls_itself_is_never_markup(finished):
 
 
 def test_a_run_that_has_only_begun_says_what_is_missing(started):
-    assert write_report(started).read_text().count("Not yet") == 4
+    page = write_report(started).read_text()
+    assert page.count("Not yet") == 4
+    assert "<svg" not in page
+    assert "retrain.lr" in page
+
+
+def test_a_search_that_still_runs_shows_its_curves_and_where_it_stands(started, records):
+    for epoch in range(2):
+        append_json_line(started / "metrics.jsonl", records.search_record(epoch))
+    page = write_report(started).read_text()
+    assert "2 of 4 epochs" in page
+    assert "Not yet: it is derived when the search ends." in page
+    assert "If it ended now" in page
+    assert "max_pool_3x3" in page
+    assert page.count("Not yet") == 3
+
+
+def test_a_comparison_that_still_lacks_the_random_networks_says_so(finished):
+    comparison = json.loads((finished / "comparison.json").read_text())
+    comparison["networks"] = comparison["networks"][:1]
+    (finished / "comparison.json").write_text(json.dumps(comparison))
+    page = write_report(finished).read_text()
+    assert "97.00 %" in page
+    assert "Not yet: no random architecture has been retrained" in page
+    assert "mean of" not in page
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "ending"),
-    [((0.9, 0.8), "beats all of them."), ((0.95, 0.99), "beats none of them."), ((0.8, 0.99), "beats 1 of them.")],
+    ("random", "says"),
+    [
+        ((0.9, 0.8), "beats every random architecture, the best one by 2.00 points"),
+        ((0.95, 0.99), "Random sampling wins: .* 5.00 points below the mean .* 7.00 points below .* beats 0 of 2"),
+        ((0.8, 0.99), "2.50 points above the mean of the random ones and 7.00 points below .* beats 1 of 2"),
+        ((0.8, 0.92), "6.00 points above the mean of the random ones and level with the best of them"),
+    ],
 )
-def test_the_headline_says_who_won(accuracies, ending):
-    random = [network(f"random_{i}", accuracy) for i, accuracy in enumerate(accuracies)]
-    assert headline([network("searched", 0.92), *random]).endswith(ending)
-    assert headline([]) is None
+def test_the_verdict_says_who_won(random, says):
+    entries = [network(f"random_{i}", accuracy) for i, accuracy in enumerate(random)]
+    assert re.search(says, verdict([network("searched", 0.92), *entries]))
+
+
+def test_without_networks_there_is_neither_a_number_nor_a_verdict():
+    assert accuracies([]) == []
+    assert verdict([]) is None
+    assert verdict([network("searched", 0.9)]) is None
+
+
+def test_settings_are_flattened_to_dotted_names():
+    nested = {"a": {"b": {"c": None}, "d": [1, 2]}, "e": "x"}
+    assert list(flatten(nested)) == [("a.b.c", "–"), ("a.d", "[1, 2]"), ("e", "x")]
+
+
+def test_a_configuration_without_a_space_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"report: config\.json must name its space, got .*config\.json\. Is it"):
+        write_report(tmp_path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -1,8 +1,10 @@
 import io
+import re
 
+import pytest
 from rich.console import Console
 
-from fastnas.report.progress import Display, epoch_line
+from fastnas.report.progress import Display, epoch_cells, time_left
 from fastnas.report.text import genotype_text
 from fastnas.space.formats import read_genotype
 
@@ -15,23 +17,56 @@ def test_a_genotype_is_a_line_an_edge():
     assert sum("conv" in line or "pool" in line or "skip" in line for line in lines) == 16
 
 
-def test_outside_of_a_terminal_an_epoch_is_one_plain_line(records):
+def test_outside_of_a_terminal_an_epoch_is_exactly_one_plain_line(records):
     output = io.StringIO()
-    with Display("search", Console(file=output, width=40)) as display:
+    with Display("search [x]", Console(file=output, width=40)) as display:
         for epoch in range(3):
             for step in range(5):
                 display.step(5 * epoch + step + 1, 15)
             display.epoch(records.search_record(epoch))
     lines = output.getvalue().splitlines()
-    assert lines[0] == "search"
-    assert [line[:9] for line in lines[1:]] == ["epoch   1", "epoch   2", "epoch   3"]
+    assert [line[:21] for line in lines] == [f"search [x]  epoch {epoch}/4" for epoch in (1, 2, 3)]
+    for part in ("weight loss 2.000", "acc % 0.0", "alpha loss 2.100", "acc % 50.0", "entropy 2.000 1.500", "waits"):
+        assert part in lines[0]
+    assert "moves" in lines[1]
     assert "\x1b" not in output.getvalue()
 
 
-def test_a_line_holds_losses_accuracies_and_entropy(records):
-    line = epoch_line(records.search_record(0))
-    for part in ("loss 2.000", "acc   0.0 %", "loss 2.100", "acc  50.0 %", "entropy 2.000 1.500 (warm-up)", "1.2 s"):
-        assert part in line
-    assert "warm-up" not in epoch_line(records.search_record(1))
-    assert "test: loss 0.900 acc  60.0 %" in epoch_line(records.retrain_record(0, True))
-    assert "test" not in epoch_line(records.retrain_record(0, False))
+@pytest.mark.parametrize("kind", ["search", "retrain"])
+def test_in_a_terminal_lines_stand_below_their_headings_above_the_bar(records, kind):
+    output = io.StringIO()
+    console = Console(file=output, width=80, force_terminal=True, no_color=True, _environ={"TERM": "xterm"})
+    made = [records.search_record(9, 10), records.search_record(1)]
+    made = made if kind == "search" else [records.retrain_record(0, False), records.retrain_record(1, True)]
+    with Display("a title", console) as display:
+        for step, record in enumerate(made):
+            display.step(100 + step, 200)
+            display.epoch(record)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output.getvalue()).replace("\r", "\n").splitlines()
+    heading = [line for line in plain if "epoch" in line and "loss" in line]
+    rows = [line for line in plain if re.match(r"\s*\d+/\d+ ", line)]
+    assert len(heading) == 1
+    assert len(rows) == 2
+    assert {len(line.rstrip()) for line in [*heading, *rows]} == {len(heading[0].rstrip())}
+    assert len(heading[0]) <= 80
+    assert any("/200 steps" in line for line in plain)
+
+
+def test_the_numbers_of_a_line_follow_the_kind_of_the_record(records):
+    search = epoch_cells(records.search_record(0))
+    assert list(search.values()) == ["1/4", "2.000", "0.0", "2.100", "50.0", "2.000 1.500", "waits", "1.2"]
+    assert list(epoch_cells(records.retrain_record(0, True)).values()) == [
+        "1/2",
+        "1.000",
+        "50.0",
+        "0.900",
+        "60.0",
+        "2.0",
+    ]
+    assert list(epoch_cells(records.retrain_record(0, False)).values()) == ["1/2", "1.000", "50.0", "–", "–", "2.0"]
+
+
+def test_the_time_left_counts_the_steps_of_this_session_only():
+    assert time_left(10, first=900, done=910, total=1000) == "1:30 left"
+    assert time_left(36, first=0, done=1, total=101) == "1:00:00 left"
+    assert time_left(0, first=900, done=900, total=1000) == ""
