@@ -78,7 +78,7 @@ def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
         assert (run / name).stat().st_size > 0
     assert list((run / "events").glob("events.out.tfevents.*"))
     genotype = genotype_to_text(read_genotype(str(run / "genotype.json")))
-    for text in (genotype, "epoch   3/3", "random: mean", "of 1", "report: run/report.html", "--resume run"):
+    for text in (genotype, "epoch 3/3", "random: mean", "of 1", "report: run/report.html", "--resume run"):
         assert text in output
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 3
 
@@ -243,7 +243,7 @@ def test_a_genotype_is_retrained_and_goes_on_where_it_stopped(capsys, tmp_path):
     arguments = ["retrain", "PDARTS", "--channels", 8, "--cells", 3, "--batch-size", 32, "--train-fraction", 0.1]
     status, output, errors = run_main(capsys, *arguments, "--epochs", 2, "--run", tmp_path)
     assert status == 0, errors
-    assert "epoch   2/2" in output
+    assert "epoch 2/2" in output
     assert set(torch.load(tmp_path / "network.pt", weights_only=True))
     status, output, _ = run_main(capsys, *arguments, "--epochs", 2, "--run", tmp_path)
     assert status == 0

@@ -29,7 +29,7 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
     columns = 4 if len(space.edges) > 6 else 3
     rows = -(-len(space.edges) // columns)
     figure = Figure(figsize=(WIDTH, 1.45 * rows + 0.8), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for row, (edge, axis) in enumerate(zip(space.edges, axes, strict=False)):
         for k, primitive in enumerate(space.primitives):
             values = [record["mix"][cell_type][row][k] for record in records]
@@ -47,7 +47,8 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
         if (rows - 1) * columns + column >= len(space.edges):
             axis.axis("off")
             axes[(rows - 2) * columns + column].tick_params(labelbottom=True)
-    _legend(figure, axes[:1], columns=4)
+    _keep_noise_small(axes[0])
+    _legend(figure, axes[:1], columns=4 if len(space.primitives) > 6 else 6)
     return figure
 
 
@@ -60,7 +61,7 @@ def edge_mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figur
         cell_type: Which cell.
     """
     figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
-    axes = figure.subplots(1, space.num_nodes, sharey=True, squeeze=False)[0]
+    axes: list[Axes] = list(figure.subplots(1, space.num_nodes, sharey=True, squeeze=False).flat)
     for node, axis in enumerate(axes):
         for source, row in enumerate(space.rows(space.num_inputs + node)):
             values = [record["edge_mix"][cell_type][row] for record in records]
@@ -68,8 +69,8 @@ def edge_mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figur
             label = f"from {_label(space, source)}"
             axis.plot(_epochs(records), values, pattern, color=COLOURS[1 + source], linewidth=1.3, label=label)
         axis.set_title(f"node {node}", fontsize=9)
-        axis.set_ylim(bottom=0)
         _calm(axis)
+    _from_zero(axes[0])
     _legend(figure, axes[-1:])
     return figure
 
@@ -88,14 +89,15 @@ def search_figure(records: Records) -> Figure:
         accuracy.plot(epochs, [100 * record[f"{half}_accuracy"] for record in records], line, color=colour)
     for i, cell_type in enumerate(records[0]["entropy"]):
         values = [record["entropy"][cell_type] for record in records]
-        entropy.plot(epochs, values, line, color=COLOURS[(3, 6)[i % 2]], label=f"{cell_type} cell")
+        pattern = _point_or(("-", "--")[i % 2], records)
+        entropy.plot(epochs, values, pattern, color=COLOURS[(3, 6)[i % 2]], label=f"{cell_type} cell")
     warm_up = warm_up_epochs(records)
     for axis, title in zip(axes, ("loss (nats)", "accuracy (%)", "entropy of the mix (nats)"), strict=True):
         if warm_up:
             axis.axvspan(0.5, warm_up + 0.5, color="#F0F1F3", linewidth=0, zorder=0)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
-        axis.set_ylim(bottom=0)
+        _from_zero(axis)
         _calm(axis)
     _legend(figure, [loss, entropy])
     return figure
@@ -156,6 +158,18 @@ def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 8) -> None:
         *((h, t) for axis in axes for h, t in zip(*axis.get_legend_handles_labels(), strict=True)), strict=True
     )
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+
+
+def _from_zero(axis: Axes) -> None:
+    """Start at zero, with room above even if all values are equal."""
+    axis.set_ylim(0, 1.05 * axis.get_ylim()[1])
+
+
+def _keep_noise_small(axis: Axes) -> None:
+    """Let differences below a hundredth, as alpha has them before it moves, look as small as they are."""
+    low, high = axis.get_ylim()
+    missing = max(0.0, 0.04 - (high - low)) / 2
+    axis.set_ylim(low - missing, high + missing)
 
 
 def _calm(axis: Axes) -> None:

@@ -34,7 +34,7 @@ def write_report(run: Path) -> Path:
         remedy = "Name a folder that fastnas search has made."
         raise FileNotFoundError(complaint("report", "run must be a run folder", f"{run}, without config.json", remedy))
     settings: Any = read_json(run / "config.json")
-    named = isinstance(settings, Mapping) and "space" in settings
+    named = isinstance(settings, Mapping) and isinstance(settings.get("space"), str)
     require(named, "report", "config.json must name its space", str(run / "config.json"), "Is it the file of a search?")
     space = space_named(settings["space"])
     records = read_json_lines(run / "metrics.jsonl")

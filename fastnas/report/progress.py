@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+LEAST_WIDTH = {"epoch": 7, "s": 6}  # columns of the numbers that grow longer than their heading
+
 
 def epoch_cells(record: Mapping[str, Any]) -> dict[str, str]:
     """The headings and the numbers of one record of ``metrics.jsonl``, of a search or of a training."""
@@ -73,7 +75,7 @@ class Display:
         if self.task is None:
             # The step that reports first was not timed; those after it are, and they alone tell the time left
             self.first, self.started = done, now
-            self.task = self.progress.add_task("epoch 1", total=total, left="")
+            self.task = self.progress.add_task("running", total=total, completed=done, left="")
         left = time_left(now - self.started, self.first, done, total)
         self.progress.update(self.task, completed=done, total=total, left=left)
 
@@ -85,7 +87,7 @@ class Display:
                 "  ".join([self.title, *(f"{name.replace('  ', ' ')} {value}" for name, value in cells.items())])
             )
             return
-        widths = {name: max(len(name), len(value), 7 if name == "epoch" else 0) for name, value in cells.items()}
+        widths = {name: max(len(name), len(value), LEAST_WIDTH.get(name, 0)) for name, value in cells.items()}
         if not self.has_heading:
             self._print("  ".join(name.replace("  ", " ").rjust(widths[name]) for name in cells), style="dim")
             self.has_heading = True

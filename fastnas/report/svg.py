@@ -6,8 +6,6 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-# Text stays text: it can be read aloud, searched for and copied, and it takes a tenth of the bytes
-SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "fastnas"}
 NO_METADATA = {"Date": None, "Creator": None, "Type": None, "Format": None}
 POSITIONS = re.compile(r' (?:d|x|y|points|transform|viewBox)="[^"]*"')
 LONG_DECIMALS = re.compile(r"(\.\d\d)\d+")
@@ -22,7 +20,8 @@ def svg(figure: Figure) -> str:
     figures can stand in one page.
     """
     text = io.StringIO()
-    with matplotlib.rc_context(SETTINGS):
+    # Text stays text: it can be read aloud, searched for and copied, and it takes a tenth of the bytes
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastnas"}):
         figure.savefig(text, format="svg", metadata=NO_METADATA)
     drawing = text.getvalue()
     drawing = POSITIONS.sub(lambda match: LONG_DECIMALS.sub(r"\1", match[0]), drawing[drawing.index("<svg") :])

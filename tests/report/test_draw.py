@@ -1,7 +1,9 @@
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from fastnas.report.draw import cell_figure, save_drawing
@@ -53,8 +55,9 @@ def test_no_arrow_runs_through_a_label_or_behind_a_box_that_it_does_not_touch():
     figure.draw(renderer)
     (axis,) = figure.axes
     labels = [text.get_window_extent(renderer) for text in axis.texts if text.get_text() in space.primitives]
-    arrows = [text.arrow_patch.get_window_extent(renderer) for text in axis.texts if not text.get_text()]
-    hanging = [line.get_window_extent(renderer) for line in axis.lines if len(line.get_xdata()) == 2]
+    patches = [text.arrow_patch for text in axis.texts if isinstance(text, Annotation)]
+    arrows = [patch.get_window_extent(renderer) for patch in patches if patch]
+    hanging = [line.get_window_extent(renderer) for line in axis.lines if np.size(line.get_xdata()) == 2]
     boxes = [patch.get_window_extent(renderer) for patch in axis.patches]
     assert len(arrows) == 8 + 4
     assert len(hanging) == 2 + 4
