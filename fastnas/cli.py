@@ -259,7 +259,7 @@ def _report(command: Report, console: Console) -> None:
 def _methods(command: Methods, console: Console) -> None:
     table = Table("method", "what it does", "source")
     for name, recipe in METHODS.items():
-        first_sentence = " ".join((recipe.__doc__ or "").split()).split(" (")[0]
+        first_sentence = " ".join((recipe.__doc__ or "").replace("``", "").split()).split(" (")[0]
         table.add_row(name, first_sentence, method_named(name).source)
     console.print(table)
 

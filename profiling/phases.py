@@ -76,7 +76,9 @@ def main(settings: Phases) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, commit {commit.strip()}")
     print(settings)
-    print("gradients equal bit for bit\n\n| step | ms | ratio | saved MB | ratio |\n| --- | ---: | ---: | ---: | ---: |")
+    print(
+        "gradients equal bit for bit\n\n| step | ms | ratio | saved MB | ratio |\n| --- | ---: | ---: | ---: | ---: |"
+    )
     for name in contenders:
         time_ratio, byte_ratio = seconds[name] / seconds["both"], num_bytes[name] / num_bytes["both"]
         print(

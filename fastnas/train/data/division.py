@@ -16,16 +16,18 @@ def class_balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> n
         fraction: The share, in (0, 1].
         seed: Decides which images.
 
+    Returns:
+        ``round(fraction * n)`` of the ``n`` images of each class.
+
     Raises:
         ValueError: If ``fraction`` is out of range, or would leave a class without an image.
     """
     require(0 < fraction <= 1, WHERE, "train_fraction must lie in (0, 1]", fraction)
     first, _ = _cut_classes(np.arange(len(labels)), labels, fraction, stream(seed, "fraction"))
-    kept = np.bincount(labels[first], minlength=int(labels.max()) + 1)
-    smallest = int(kept.argmin())
-    remedy = "Raise --train-fraction."
+    emptied = np.setdiff1d(labels, labels[first])
+    got = f"{fraction}, which leaves none of class {emptied[0]}" if len(emptied) else ""
     rule = "train_fraction must leave an image of every class"
-    require(kept[smallest] > 0, WHERE, rule, f"{fraction}, which leaves none of class {smallest}", remedy)
+    require(not len(emptied), WHERE, rule, got, "Raise --train-fraction.")
     return first
 
 
@@ -62,6 +64,7 @@ def steps_per_epoch(num_images: int, batch_size: int, what: str = "the training 
     Raises:
         ValueError: If there is not even one.
     """
+    require(batch_size >= 1, WHERE, "batch_size must be at least 1", batch_size)
     rule = f"batch_size must not exceed {what} ({num_images})"
     require(batch_size <= num_images, WHERE, rule, batch_size, "Lower --batch-size or raise --train-fraction.")
     return num_images // batch_size

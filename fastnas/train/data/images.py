@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 Transform = Callable[[Any], Tensor]
@@ -16,14 +17,12 @@ class ImageSet:
 
     Args:
         labels: Class of every image, int64 ``[N]``.
-        image: From an index to a PIL image or a uint8 tensor ``[C, H, W]``; raises ``OSError`` or ``ValueError`` for
-            one that cannot be decoded.
-        name_of: From an index to what an error message calls the image.
+        image: From an index to a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its data set; raises
+            ``ValueError`` naming the file for one that cannot be decoded. It is pickled for worker processes.
     """
 
     labels: np.ndarray
-    image: Callable[[int], Any]
-    name_of: Callable[[int], str]
+    image: Callable[[int], Image.Image | Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.train.data.division import steps_per_epoch
 from fastnas.train.data.images import ImageData, ImageSet, Transform
 from fastnas.train.data.transforms import Cutout
-from fastnas_kernels.check import complaint
+from fastnas_kernels.check import require
 
 
 class Batch(NamedTuple):
@@ -47,10 +47,8 @@ class _Samples(Dataset):
         index, seed = key
         try:
             image = self.images.image(index)
-        except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNGs
-            rule = f"{self.images.name_of(index)} must be a readable image"
-            got = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return _Failure(complaint("data", rule, got, "Replace or delete the file."))
+        except ValueError as error:
+            return _Failure(str(error))
         with torch_seed(seed):
             return self.transform(image), int(self.images.labels[index])
 
@@ -134,6 +132,9 @@ def paired_batches(
         num_steps: How many steps follow.
         search_from_step: Global number of the first step that needs a batch for alpha; ``None`` comes before.
         workers: Processes that decode; 0 decodes in this one.
+
+    Raises:
+        ValueError: At once if a half does not fill a batch, and on the way if an image cannot be read.
     """
     for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights")
     for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha")
@@ -142,9 +143,13 @@ def paired_batches(
         return for_weights.keys(step) + (for_alpha.keys(step) if step >= search_from_step else [])
 
     steps = range(first_step, first_step + num_steps)
-    for images, labels in _load(data.train, data.train_transform, _Lazily(keys, steps), workers):
-        first, second = (Batch(images[part], labels[part]) for part in (slice(batch_size), slice(batch_size, None)))
-        yield first, second if len(second.labels) else None
+    loaded = _load(data.train, data.train_transform, _Lazily(keys, steps), workers)
+    return (_part(batch, batch_size) for batch in loaded)
+
+
+def _part(batch: Batch, size: int) -> tuple[Batch, Batch | None]:
+    first, second = (Batch(*(tensor[part] for tensor in batch)) for part in (slice(size), slice(size, None)))
+    return first, second if len(second.labels) else None
 
 
 def training_batches(
@@ -166,7 +171,7 @@ def training_batches(
     passes = _Passes(indices, batch_size, seed, "retraining", "the training images")
     transform = v2.Compose([data.train_transform, Cutout(cutout)]) if cutout else data.train_transform
     steps = range(first_step, first_step + num_steps)
-    yield from _load(data.train, transform, _Lazily(passes.keys, steps), workers)
+    return _load(data.train, transform, _Lazily(passes.keys, steps), workers)
 
 
 def evaluation_batches(
@@ -181,6 +186,7 @@ def evaluation_batches(
         batch_size: Upper bound on the images of a batch.
         workers: Processes that decode; 0 decodes in this one.
     """
+    require(batch_size >= 1, "data", "batch_size must be at least 1", batch_size)
     indices = np.arange(len(images.labels)) if indices is None else indices
-    chunks = np.array_split(indices, -(-len(indices) // batch_size))
-    yield from _load(images, transform, [[_Key(int(i), 0) for i in chunk] for chunk in chunks], workers)
+    chunks = np.array_split(indices, -(-len(indices) // batch_size)) if len(indices) else []
+    return _load(images, transform, [[_Key(int(i), 0) for i in chunk] for chunk in chunks], workers)

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torchvision import datasets
 
 from fastnas.train.data.division import class_balanced_fraction
@@ -17,6 +18,9 @@ from fastnas_kernels.check import complaint, require
 
 WHERE = "data"
 SMALL = 96  # pixels; above, images are treated like ImageNet's
+SMALLEST = 8  # pixels; a search space halves them twice
+# What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 SOURCES = "digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT"
 
 
@@ -38,7 +42,8 @@ def load_data(source: str, *, download: bool = False, resolution: int | None = N
     needs_root = kind != "digits"
     got = repr(source)
     require(bool(root) == needs_root, WHERE, f"{kind} must {'name' if needs_root else 'not name'} a folder", got)
-    require(resolution is None or resolution >= 8, WHERE, "resolution must be at least 8 pixels", resolution)
+    rule = f"resolution must be at least {SMALLEST} pixels"
+    require(resolution is None or resolution >= SMALLEST, WHERE, rule, resolution)
     return _LOADERS[kind](Path(root).expanduser(), download, resolution)
 
 
@@ -54,25 +59,18 @@ class _Items:
 
 @dataclass(frozen=True)
 class _Files:
-    """Images in files."""
+    """Images in files: grey ones, palettes, transparency and CMYK all become RGB."""
 
     paths: Sequence[str]
 
     def __call__(self, index: int) -> Image.Image:
-        with Image.open(self.paths[index]) as image:
-            image.load()
-            return image
-
-    def name_of(self, index: int) -> str:
-        return self.paths[index]
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    name: str
-
-    def __call__(self, index: int) -> str:
-        return f"image {index} of {self.name}"
+        path = self.paths[index]
+        try:
+            with Image.open(path) as image:
+                image.load()
+                return image if image.mode == "RGB" else image.convert("RGB")
+        except UNREADABLE as error:
+            raise ValueError(_unreadable(path, error)) from None
 
 
 def _digits(root: Path, download: bool, resolution: int | None) -> ImageData:
@@ -85,8 +83,8 @@ def _digits(root: Path, download: bool, resolution: int | None) -> ImageData:
     train = class_balanced_fraction(labels, 0.8, seed=0)
     test = np.setdiff1d(np.arange(len(labels)), train)
     size = resolution or 8
-    train_transform, eval_transform = small_transforms(size, 1, GREY, flip=False, resize=size != 8)
-    sets = (ImageSet(labels[part], _Items(pixels[part]), _Numbered("digits")) for part in (train, test))
+    train_transform, eval_transform = small_transforms(size, GREY, flip=False, resize=size != 8)
+    sets = (ImageSet(labels[part], _Items(pixels[part])) for part in (train, test))
     return ImageData(
         name="digits",
         train=next(sets),
@@ -104,16 +102,13 @@ def _cifar(name: str, dataset: Callable[..., Any]) -> Callable[[Path, bool, int 
     def load(root: Path, download: bool, resolution: int | None) -> ImageData:
         try:
             parts = [dataset(str(root), train=train, download=download) for train in (True, False)]
-        except RuntimeError as error:
-            got = f"{root} ({' '.join(str(error).split())})"
-            remedy = "Name the folder that holds it, or add --download."
+        except (RuntimeError, OSError) as error:  # OSError: no network, no room, no permission
+            got = f"{root} ({_first_sentence(error)})"
+            remedy = "Fetch it by hand." if download else "Name the folder that holds it, or add --download."
             raise ValueError(complaint(WHERE, f"{name} must be in its folder, whole", got, remedy)) from None
         size = resolution or 32
-        train_transform, eval_transform = small_transforms(size, 3, CIFAR, flip=True, resize=size != 32)
-        sets = [
-            ImageSet(np.array(part.targets, np.int64), _Items(part.data.transpose(0, 3, 1, 2)), _Numbered(name))
-            for part in parts
-        ]
+        train_transform, eval_transform = small_transforms(size, CIFAR, flip=True, resize=size != 32)
+        sets = [ImageSet(np.array(part.targets, np.int64), _Items(part.data.transpose(0, 3, 1, 2))) for part in parts]
         return ImageData(
             name=name,
             train=sets[0],
@@ -132,40 +127,37 @@ def _cifar(name: str, dataset: Callable[..., Any]) -> Callable[[Path, bool, int 
 def _imagenet(root: Path, download: bool, resolution: int | None) -> ImageData:
     remedy = "Fetch it from image-net.org; its licence forbids doing so for you."
     require(not download, WHERE, "download must be off for imagenet", download, remedy)
-    return _from_folder("imagenet", root, resolution or 224)
+    # ROOT/test of the original holds unlabelled images
+    return _from_folder("imagenet", root, resolution or 224, ("val",))
 
 
 def _folder(root: Path, download: bool, resolution: int | None) -> ImageData:
     remedy = "Leave --download out."
     require(not download, WHERE, "download must be off for a folder of your own", download, remedy)
-    return _from_folder("folder", root, resolution)
+    return _from_folder("folder", root, resolution, ("test", "val"))
 
 
-def _from_folder(name: str, root: Path, resolution: int | None) -> ImageData:
+def _from_folder(name: str, root: Path, resolution: int | None, held_out: Sequence[str]) -> ImageData:
     require(root.is_dir(), WHERE, "the folder of images must exist", str(root))
-    test = next((root / part for part in ("test", "val") if (root / part).is_dir()), None)
+    test = next((root / part for part in held_out if (root / part).is_dir()), None)
     complete = (root / "train").is_dir() and test is not None
     found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
-    require(complete, WHERE, f"{root} must hold train/ and test/ or val/", found)
+    require(complete, WHERE, f"{root} must hold train/ and {' or '.join(f'{part}/' for part in held_out)}", found)
     assert test is not None
-    parts = [_image_folder(root / "train"), _image_folder(test)]
-    missing = sorted(set(parts[0].classes) ^ set(parts[1].classes))
+    described = name == "imagenet" and (root / "meta.bin").is_file()
+    parts = [_imagenet_part(part) if described else _image_folder(part) for part in (root / "train", test)]
+    missing = sorted({*map(_class_name, parts[0].classes)} ^ {*map(_class_name, parts[1].classes)})
     rule = f"train/ and {test.name}/ must have the same classes"
     require(not missing, WHERE, rule, f"{missing[0] if missing else ''} in only one of them")
-    sets = [
-        ImageSet(np.array(part.targets, np.int64), files, files.name_of)
-        for part in parts
-        for files in [_Files([path for path, _ in part.samples])]
-    ]
-    sides = _size_of_first(parts[0].samples[0][0])
-    size = resolution or (min(sides) if min(sides) <= SMALL else 224)
+    sets = [ImageSet(np.array(part.targets, np.int64), _Files([path for path, _ in part.samples])) for part in parts]
+    size = resolution or _resolution_of(parts[0].samples[0][0])
     large = size > SMALL
-    transforms = large_transforms(size) if large else small_transforms(size, 3, CIFAR, flip=True, resize=True)
+    transforms = large_transforms(size) if large else small_transforms(size, CIFAR, flip=True, resize=True)
     return ImageData(
         name=name,
         train=sets[0],
         test=sets[1],
-        classes=tuple(parts[0].classes),
+        classes=tuple(map(_class_name, parts[0].classes)),
         channels=3,
         resolution=size,
         train_transform=transforms[0],
@@ -178,19 +170,44 @@ def _image_folder(path: Path) -> datasets.ImageFolder:
     try:
         return datasets.ImageFolder(str(path))
     except FileNotFoundError as error:
-        got = " ".join(str(error).split())
         rule = f"every class folder of {path} must hold images"
-        raise ValueError(complaint(WHERE, rule, got, "Add images or remove the folder.")) from None
+        remedy = "Add images or remove the folder."
+        raise ValueError(complaint(WHERE, rule, _first_sentence(error), remedy)) from None
 
 
-def _size_of_first(path: str) -> tuple[int, int]:
+def _imagenet_part(path: Path) -> datasets.ImageFolder:
+    """Beside ``meta.bin``, which names the synsets; torchvision reads it without executing pickles."""
+    try:
+        return datasets.ImageNet(str(path.parent), split=path.name)
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnpicklingError) as error:
+        rule = f"{path.parent / 'meta.bin'} must be torchvision's and name every synset of {path.name}/"
+        remedy = "Remove it to call classes by their folders."
+        raise ValueError(complaint(WHERE, rule, f"{type(error).__name__}: {_first_sentence(error)}", remedy)) from None
+
+
+def _class_name(name: str | Sequence[str]) -> str:
+    """Of a folder, or all the synonyms of a synset: single ones, like "crane", are not unique."""
+    return name if isinstance(name, str) else ", ".join(name)
+
+
+def _resolution_of(path: str) -> int:
     try:
         with Image.open(path) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError) as error:
-        remedy = "Replace or delete the file."
-        rule = f"{path} must be a readable image"
-        raise ValueError(complaint(WHERE, rule, type(error).__name__, remedy)) from None
+            side = min(image.size)
+    except UNREADABLE as error:
+        raise ValueError(_unreadable(path, error)) from None
+    rule = f"the first image, {path}, must have sides of at least {SMALLEST} pixels where no resolution is given"
+    require(side >= SMALLEST, WHERE, rule, side, "Set --resolution.")
+    return side if side <= SMALL else 224
+
+
+def _unreadable(path: str, error: BaseException) -> str:
+    got = f"{type(error).__name__}: {_first_sentence(error)}"
+    return complaint(WHERE, f"{path} must be a readable image", got, "Replace or delete the file.")
+
+
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
 
 
 _LOADERS: Mapping[str, Callable[[Path, bool, int | None], ImageData]] = {

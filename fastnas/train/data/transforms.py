@@ -39,20 +39,33 @@ class Cutout:
         return image
 
 
-def _normalised(steps: Sequence[nn.Module], channels: int, statistics: Statistics) -> v2.Compose:
-    to_channels = [v2.RGB()] if channels == 3 else [v2.Grayscale()]
-    floats = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(statistics.mean), list(statistics.std))]
-    return v2.Compose([v2.ToImage(), *to_channels, *steps, *floats, v2.ToPureTensor()])
+class Normalise(nn.Module):
+    """From uint8 to float32 with mean 0 and standard deviation 1.
+
+    Bit for bit ``v2.ToDtype(torch.float32, scale=True)`` and ``v2.Normalize`` in a quarter of their time, most of which
+    goes, for an image of 8 or 32 pixels, into finding out what they were given.
+    """
+
+    def __init__(self, statistics: Statistics) -> None:
+        super().__init__()
+        self.mean, self.std = (torch.tensor(values).view(-1, 1, 1) for values in statistics)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image.to(torch.float32).mul_(1 / 255).sub_(self.mean).div_(self.std)
+
+
+def _normalised(steps: Sequence[nn.Module], statistics: Statistics) -> v2.Compose:
+    # Plain tensors: v2 takes twice as long over its own subclasses of them
+    return v2.Compose([v2.PILToTensor(), *steps, Normalise(statistics)])
 
 
 def small_transforms(
-    resolution: int, channels: int, statistics: Statistics, *, flip: bool, resize: bool
+    resolution: int, statistics: Statistics, *, flip: bool, resize: bool
 ) -> tuple[v2.Compose, v2.Compose]:
     """Shift by an eighth of the image and flip, for training; neither, for evaluation.
 
     Args:
         resolution: Side of the result in pixels.
-        channels: Of the result.
         statistics: To normalise with.
         flip: Whether a mirrored image is of the same class.
         resize: Whether the images have other sizes than ``resolution``.
@@ -60,7 +73,7 @@ def small_transforms(
     fit = [v2.Resize((resolution, resolution), antialias=True)] if resize else []
     shift = v2.RandomCrop(resolution, padding=max(1, resolution // 8))
     augment = [*fit, shift, *([v2.RandomHorizontalFlip()] if flip else [])]
-    return _normalised(augment, channels, statistics), _normalised(fit, channels, statistics)
+    return _normalised(augment, statistics), _normalised(fit, statistics)
 
 
 def large_transforms(resolution: int) -> tuple[v2.Compose, v2.Compose]:
@@ -68,4 +81,4 @@ def large_transforms(resolution: int) -> tuple[v2.Compose, v2.Compose]:
     jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
     augment = [v2.RandomResizedCrop(resolution, antialias=True), v2.RandomHorizontalFlip(), jitter]
     centre = [v2.Resize(resolution * 256 // 224, antialias=True), v2.CenterCrop(resolution)]
-    return _normalised(augment, 3, IMAGENET), _normalised(centre, 3, IMAGENET)
+    return _normalised(augment, IMAGENET), _normalised(centre, IMAGENET)

@@ -31,3 +31,20 @@ def test_divisions_that_leave_nothing_are_refused_with_a_remedy():
         split_halves(LABELS, np.array([0, 1, 100, 101, 160]), 0.6, 0)
     with pytest.raises(ValueError, match=r"batch_size must not exceed the half for alpha \(10\), got 16\. Lower"):
         steps_per_epoch(10, 16, "the half for alpha")
+
+
+def test_a_class_number_without_images_is_no_reason_to_refuse():
+    labels = np.array([0, 0, 2, 2])
+    assert class_balanced_fraction(labels, 1.0, 0).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.01, float("nan")])
+def test_a_fraction_out_of_range_is_refused(fraction):
+    with pytest.raises(ValueError, match=r"train_fraction must lie in \(0, 1\], got"):
+        class_balanced_fraction(LABELS, fraction, 0)
+
+
+def test_an_incomplete_batch_is_dropped_and_an_empty_one_refused():
+    assert steps_per_epoch(25_000, 64) == 390
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        steps_per_epoch(10, 0)

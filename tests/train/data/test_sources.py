@@ -1,11 +1,21 @@
+import os
+import pickle
 import re
+import tarfile
+from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 
 from fastnas.train.data import evaluation_batches, load_data, paired_batches
+from fastnas.train.data.transforms import CIFAR
+
+TEST_DATA = Path(os.environ.get("FASTNAS_TEST_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
+CIFAR_JPEG = TEST_DATA / "cifar10-jpeg.tar.gz"
 
 
 def make_folder(root, parts=("train", "test"), classes=("cat", "dog"), images=4, size=16):
@@ -76,6 +86,24 @@ def class_without_images(root):
     return root
 
 
+def no_classes(root):
+    make_folder(root, ("test",))
+    (root / "train").mkdir()
+    return root
+
+
+def describe(root, names):
+    make_folder(root, ("train", "val"))
+    torch.save((names, []), root / "meta.bin")
+    return root
+
+
+def foreign_description(root):
+    make_folder(root, ("train", "val"))
+    (root / "meta.bin").write_bytes(pickle.dumps(Path("anything that a pickle may execute"), protocol=2))
+    return root
+
+
 def first_image_broken(root):
     make_folder(root)
     (root / "train" / "cat" / "0.jpg").write_bytes(b"no image")
@@ -88,6 +116,20 @@ def first_image_broken(root):
         (lambda root: f"folder:{root}/none", "the folder of images must exist, got .*none"),
         (lambda root: f"folder:{root}", r"must hold train/ and test/ or val/, got nothing"),
         (lambda root: f"folder:{remove_test(root)}", r"must hold train/ and test/ or val/, got train"),
+        (lambda root: f"imagenet:{make_folder(root, ('train', 'test'))}", "must hold train/ and val/, got test, train"),
+        (
+            lambda root: f"folder:{no_classes(root)}",
+            "every class folder of .*train must hold images, got Couldn't find",
+        ),
+        (lambda root: f"folder:{make_folder(root, size=4)}", r"sides of at least 8 pixels .* got 4\. Set --resolution"),
+        (
+            lambda root: f"imagenet:{foreign_description(root)}",
+            r"meta\.bin must be torchvision's .* got UnpicklingError",
+        ),
+        (
+            lambda root: f"imagenet:{describe(root, {'cat': ('cat',)})}",
+            r"name every synset of train/, got KeyError: 'dog'",
+        ),
         (lambda root: f"folder:{other_classes(root)}", "must have the same classes, got cow in only one"),
         (lambda root: f"folder:{class_without_images(root)}", "every class folder of .* must hold images"),
         (lambda root: f"folder:{first_image_broken(root)}", r"cat/0\.jpg must be a readable image"),
@@ -125,3 +167,115 @@ def test_a_broken_image_is_named_in_one_line_whoever_decodes_it(tmp_path, worker
             )
         )
     assert "\n" not in str(caught.value)
+
+
+def colour_seen(data, index):
+    pixel = data.eval_transform(data.test.image(index))[:, 8, 8]
+    return ((pixel * torch.tensor(CIFAR.std) + torch.tensor(CIFAR.mean)) * 255).round().int().tolist()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA"])
+def test_a_colour_is_the_same_however_a_file_stores_it(tmp_path, mode):
+    data_root = make_folder(tmp_path, images=1)
+    colour = (90, 90, 90) if "L" in mode else (255, 51, 0)  # grey, or one of the palette's
+    image = Image.new("RGB", (16, 16), colour).convert(mode)
+    image.save(data_root / "test" / "cat" / ("0.tiff" if mode == "CMYK" else "0.png"))
+    (data_root / "test" / "cat" / "0.jpg").unlink()
+    assert colour_seen(load_data(f"folder:{data_root}"), 0) == list(colour)
+
+
+def test_images_of_other_sizes_are_brought_to_the_resolution(tmp_path):
+    root = make_folder(tmp_path)
+    Image.new("RGB", (40, 20)).save(root / "test" / "cat" / "0.jpg")
+    data = load_data(f"folder:{root}", resolution=32)
+    (images, _), *_ = evaluation_batches(data.test, data.eval_transform, batch_size=8)
+    assert (data.resolution, images.shape) == (32, (8, 3, 32, 32))
+
+
+def test_imagenet_takes_its_class_names_from_meta_bin_and_leaves_its_unlabelled_test_folder(tmp_path):
+    describe(tmp_path, {"cat": ("tench", "Tinca tinca"), "dog": ("crane",)})
+    (tmp_path / "test").mkdir()
+    data = load_data(f"imagenet:{tmp_path}", resolution=32)
+    assert data.classes == ("tench, Tinca tinca", "crane")
+    assert data.train.labels.tolist() == [0] * 4 + [1] * 4
+
+
+def test_cifar_is_read_from_torchvisions_files(tmp_path, monkeypatch):
+    folder = tmp_path / datasets.CIFAR10.base_folder
+    folder.mkdir()
+    rows = np.arange(2 * 3072, dtype=np.uint32).reshape(2, 3072).astype(np.uint8)
+    for name, _ in datasets.CIFAR10.train_list + datasets.CIFAR10.test_list:
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [0, 1]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": ["airplane", "automobile"]}))
+    monkeypatch.setattr(
+        "torchvision.datasets.cifar.check_integrity", lambda *_: True
+    )  # the files are not the real ones
+    data = load_data(f"cifar10:{tmp_path}")
+    assert (data.name, data.channels, data.resolution, data.large) == ("cifar10", 3, 32, False)
+    assert data.classes == ("airplane", "automobile")
+    assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1] * 5, [0, 1])
+    assert torch.equal(data.train.image(1), torch.from_numpy(rows[1].reshape(3, 32, 32)))
+    assert data.train_transform(data.train.image(0)).shape == (3, 32, 32)
+
+
+def test_a_download_that_fails_says_so_in_one_line(tmp_path, monkeypatch):
+    def unreachable(self):
+        raise URLError("no route\nto host")
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", unreachable)
+    with pytest.raises(ValueError, match=r"no route to host.*Fetch it by hand\.$") as caught:
+        load_data(f"cifar10:{tmp_path}", download=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_is_downloaded_unasked(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(datasets.CIFAR10, "download", lambda self: asked.append(1))
+    with pytest.raises(ValueError, match="--download"):
+        load_data(f"cifar10:{tmp_path}")
+    assert not asked
+
+
+def test_an_image_too_large_to_decode_is_named_in_one_line(tmp_path, monkeypatch):
+    data = load_data(f"folder:{make_folder(tmp_path)}")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(ValueError, match=r"0\.jpg must be a readable image, got DecompressionBombError.*Replace"):
+        next(evaluation_batches(data.test, data.eval_transform, batch_size=2))
+
+
+@pytest.mark.skipif(not CIFAR_JPEG.is_file(), reason=f"{CIFAR_JPEG} is not there; set FASTNAS_TEST_DATA to its folder")
+def test_real_cifar_images_arrive_alike_whoever_decodes_them(tmp_path):
+    with tarfile.open(CIFAR_JPEG) as archive:  # class after class, test before train: stop early in each
+        wanted = {f"{part}/{name}" for part in ("test", "train") for name in ("airplane", "automobile")}
+        left = dict.fromkeys(wanted, 8)
+        for member in archive:
+            folder = member.name.rpartition("/")[0]
+            if member.isfile() and left.get(folder):
+                archive.extract(member, tmp_path, filter="data")
+                left[folder] -= 1
+            if not any(left.values()):
+                break
+    data = load_data(f"folder:{tmp_path}")
+    assert (data.classes, data.resolution, data.large) == (("airplane", "automobile"), 32, False)
+
+    def batches(workers):
+        return list(
+            paired_batches(
+                data,
+                np.arange(0, 16, 2),
+                np.arange(1, 16, 2),
+                batch_size=4,
+                seed=0,
+                first_step=0,
+                num_steps=5,
+                search_from_step=0,
+                workers=workers,
+            )
+        )
+
+    for here, there in zip(batches(0), batches(2), strict=True):
+        for one, other in zip(here, there, strict=True):
+            assert torch.equal(one.images, other.images)
+            assert torch.equal(one.labels, other.labels)
+    images = torch.cat([weights.images for weights, _ in batches(0)])
+    assert 0.1 < images.std() < 2  # normalised photographs, not constants

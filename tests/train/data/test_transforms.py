@@ -1,0 +1,64 @@
+"""The numbers of the method cards S3 and S5."""
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from fastnas.train.data.transforms import CIFAR, GREY, IMAGENET, Cutout, Normalise, large_transforms, small_transforms
+
+
+def steps_of(transform):
+    return {type(step).__name__: step for step in transform.transforms}
+
+
+@pytest.mark.parametrize("statistics", [CIFAR, IMAGENET, GREY])
+def test_normalising_equals_torchvisions_bit_for_bit(statistics):
+    channels = len(statistics.mean)
+    every_value = torch.arange(256, dtype=torch.uint8).expand(channels, 1, 256)
+    theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*map(list, statistics))])
+    assert torch.equal(Normalise(statistics)(every_value), theirs(every_value))
+
+
+def test_cifar_is_normalised_with_the_statistics_of_darts():
+    assert CIFAR.mean == (0.49139968, 0.48215827, 0.44653124)
+    assert CIFAR.std == (0.24703233, 0.24348505, 0.26158768)
+
+
+@pytest.mark.parametrize(("resolution", "padding"), [(8, 1), (32, 4), (64, 8)])
+def test_small_images_are_shifted_by_an_eighth_and_flipped(resolution, padding):
+    train, evaluation = (steps_of(t) for t in small_transforms(resolution, CIFAR, flip=True, resize=False))
+    assert list(train) == ["PILToTensor", "RandomCrop", "RandomHorizontalFlip", "Normalise"]
+    assert set(train["RandomCrop"].padding) == {padding}
+    assert list(evaluation) == ["PILToTensor", "Normalise"]
+
+
+@pytest.mark.parametrize(("resolution", "resized"), [(224, 256), (112, 128)])
+def test_large_images_are_augmented_like_darts_on_imagenet(resolution, resized):
+    train, evaluation = (steps_of(t) for t in large_transforms(resolution))
+    assert list(train) == ["PILToTensor", "RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter", "Normalise"]
+    jitter = train["ColorJitter"]
+    assert jitter.brightness == jitter.contrast == jitter.saturation == (0.6, 1.4)
+    assert jitter.hue == (-0.2, 0.2)
+    assert list(evaluation["Resize"].size) == [resized]
+    assert list(evaluation["CenterCrop"].size) == [resolution, resolution]
+
+
+def test_cutout_of_sixteen_blanks_between_a_quarter_and_all_of_its_square():
+    image = torch.ones(3, 32, 32)
+    blanked = [Cutout(16)(image) == 0 for _ in range(400)]
+    assert all(torch.equal(mask[0], mask[1]) and torch.equal(mask[0], mask[2]) for mask in blanked)
+    areas = [int(mask[0].sum()) for mask in blanked]
+    assert min(areas) >= 8 * 8  # the centre in a corner
+    assert max(areas) == 16 * 16
+    assert torch.equal(image, torch.ones(3, 32, 32))
+    # Rows 8..24 can be centres of a whole square; a uniform centre is one in (17/32)**2 = 28 % of draws, and 400 draws
+    # lie within five standard deviations (2.2 % each) of it
+    assert abs(areas.count(256) / 400 - (17 / 32) ** 2) < 0.12
+
+
+@pytest.mark.parametrize("side", [2, 5, 10])
+def test_cutout_blanks_a_square_that_may_hang_over_the_border(side):
+    areas = {int((Cutout(side)(torch.ones(3, 8, 8)) == 0).sum()) // 3 for _ in range(200)}
+    assert max(areas) <= min(side, 8) ** 2
+    assert min(areas) >= 1
+    assert len(areas) > 1
