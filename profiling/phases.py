@@ -23,6 +23,10 @@ from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 
 
+# Whether a step needs the gradients of the weights, and of alpha
+NEEDED = {"both": (True, True), "alpha step": (False, True), "weight step": (True, False)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Phases:
     """Cost of the phases of a search step.
@@ -66,7 +70,7 @@ def main(settings: Phases) -> None:
         wanted = [*(w.values() if w_needed else ()), *(alpha.values() if alpha_needed else ())]
         return lambda: torch.autograd.grad(loss(w_needed, alpha_needed), wanted, allow_unused=True)
 
-    contenders = {"both": step(True, True), "alpha step": step(False, True), "weight step": step(True, False)}
+    contenders = {name: step(*needed) for name, needed in NEEDED.items()}
     both, of_alpha, of_w = (contender() for contender in contenders.values())
     assert all(torch.equal(x, y) for x, y in zip(both[: len(w)], of_w, strict=True) if x is not None)
     assert all(torch.equal(x, y) for x, y in zip(both[len(w) :], of_alpha, strict=True))
@@ -76,17 +80,12 @@ def main(settings: Phases) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, commit {commit.strip()}")
     print(settings)
-    print(
-        "gradients equal bit for bit\n\n| step | ms | ratio | saved MB | ratio |\n| --- | ---: | ---: | ---: | ---: |"
-    )
+    print("gradients equal bit for bit\n")
+    print("| step | ms | ratio | saved MB | ratio |\n| --- | ---: | ---: | ---: | ---: |")
     for name in contenders:
+        ms, megabytes = 1e3 * seconds[name], num_bytes[name] / 1e6
         time_ratio, byte_ratio = seconds[name] / seconds["both"], num_bytes[name] / num_bytes["both"]
-        print(
-            f"| {name} | {1e3 * seconds[name]:.0f} | {time_ratio:.2f} | {num_bytes[name] / 1e6:.0f} | {byte_ratio:.2f} |"
-        )
-
-
-NEEDED = {"both": (True, True), "alpha step": (False, True), "weight step": (True, False)}
+        print(f"| {name} | {ms:.0f} | {time_ratio:.2f} | {megabytes:.0f} | {byte_ratio:.2f} |")
 
 
 def saved_bytes(loss: Callable[[bool, bool], Tensor], w_needed: bool, alpha_needed: bool) -> int:
