@@ -22,7 +22,6 @@ from fastnas.space.cell_space import space_named
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 
-
 # Whether a step needs the gradients of the weights, and of alpha
 NEEDED = {"both": (True, True), "alpha step": (False, True), "weight step": (True, False)}
 

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+# The tensors of tests are tiny: two threads that wait for each other on a busy machine take ten times as long
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _same_torch_state():

@@ -37,31 +37,69 @@ def name_of(file):
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("kernels.").removesuffix(".__init__")
 
 
-def imports_of(file):
-    for node in ast.walk(ast.parse(file.read_text())):
+def imports_of(source):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            yield node.module
+            # `from package import module` names a module, too
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def offences(module, source):
+    """What ``source``, the text of ``module``, imports from above or beside its layer."""
+    layer = layer_of(module)
+    assert layer is not None, f"{module} belongs to no layer"
+    allowed = MAY_IMPORT[layer] | {layer}
+    ours = [target for target in imports_of(source) if layer_of(target) is not None]
+    return [target for target in ours if not any(target == a or target.startswith(f"{a}.") for a in allowed)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_point_down(file):
     module = name_of(file)
-    layer = layer_of(module)
-    if module in ("fastnas", "fastnas.__main__"):
-        return
-    assert layer is not None, f"{module} belongs to no layer"
-    allowed = MAY_IMPORT[layer] | {layer}
-    for target in imports_of(file):
-        if layer_of(target) is not None:
-            assert any(target == a or target.startswith(f"{a}.") for a in allowed), f"{module} may not import {target}"
+    if module not in ("fastnas", "fastnas.__main__"):
+        assert offences(module, file.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("fastnas_kernels.mixture", "import fastnas.space"),
+        ("fastnas.space.formats", "from fastnas import supernet"),
+        ("fastnas.supernet.derived", "from fastnas.mechanisms.derivation import derive"),
+        ("fastnas.mechanisms.derivation", "def f():\n    from fastnas.supernet import mix"),
+        ("fastnas.report.page", "from fastnas.train import checkpoint"),
+        ("fastnas.search", "import fastnas.cli as words"),
+        ("fastnas.experiment", "from fastnas.cli import main"),
+    ],
+)
+def test_an_import_that_points_up_is_found(module, source):
+    assert len(offences(module, source)) == 1
+
+
+def test_an_import_that_points_down_is_allowed():
+    assert offences("fastnas.report.page", "from fastnas.train import files\nimport torch.nn") == []
+
+
+def test_every_layer_stands_above_all_that_it_may_import():
+    above = {}  # a cycle among the rows would allow anything
+
+    def visit(layer, path):
+        assert layer not in path, f"{layer} may import itself by way of {path}"
+        for below in MAY_IMPORT.get(layer, ()):
+            visit(below, (*path, layer))
+        above[layer] = path
+
+    for layer in MAY_IMPORT:
+        visit(layer, ())
+    assert set(MAY_IMPORT) <= set(above)
 
 
 def test_mechanisms_do_not_import_each_other():
     for file in (ROOT / "fastnas" / "mechanisms").glob("*.py"):
-        assert not [target for target in imports_of(file) if target.startswith("fastnas.mechanisms")]
+        assert not [target for target in imports_of(file.read_text()) if target.startswith("fastnas.mechanisms")]
 
 
 def test_no_file_grows_beyond_four_hundred_lines():

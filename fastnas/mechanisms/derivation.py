@@ -38,7 +38,12 @@ def _derive_cell(space: CellSpace, mix_EK: np.ndarray, edge_mix_E: Sequence[floa
     expected = (len(space.edges), len(space.primitives))
     require(mix_EK.shape == expected, "derive", f"mix must have shape {list(expected)}", list(mix_EK.shape))
     require(bool(np.isfinite(mix_EK).all()), "derive", "mix must be finite", "a NaN or an infinity")
-    score_EK = mix_EK if edge_mix_E is None else mix_EK * np.asarray(edge_mix_E, float)[:, None]
+    score_EK = mix_EK
+    if edge_mix_E is not None:
+        edge_E = np.asarray(edge_mix_E, float)
+        require(edge_E.shape == expected[:1], "derive", f"edge_mix must have shape [{expected[0]}]", list(edge_E.shape))
+        require(bool(np.isfinite(edge_E).all()), "derive", "edge_mix must be finite", "a NaN or an infinity")
+        score_EK = mix_EK * edge_E[:, None]
     allowed = [space.primitives.index(primitive) for primitive in space.derivable]
     nodes = []
     for target in range(space.num_inputs, space.num_inputs + space.num_nodes):

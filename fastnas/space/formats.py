@@ -15,6 +15,7 @@ from fastnas.space.known import KNOWN
 from fastnas_kernels.check import complaint, require
 
 WHERE = "genotype"
+LONG = 300  # characters of a path that an error still repeats
 FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
 
 
@@ -29,10 +30,11 @@ def read_genotype(what: str) -> Genotype:
     """
     if what in KNOWN:
         return parse_genotype(KNOWN[what])
-    looks_like_text = what.lstrip().startswith(("Genotype(", "|", "{"))
+    looks_like_text = "Genotype(" in what or what.lstrip().startswith(("|", "{"))
     if not looks_like_text:
         path = Path(what)
-        require(path.is_file(), WHERE, f"name must be {FORMS}", repr(what), f"Built in: {', '.join(KNOWN)}.")
+        got = repr(what) if len(what) < LONG else _excerpt(what)
+        require(_is_file(path), WHERE, f"name must be {FORMS}", got, f"Built in: {', '.join(KNOWN)}.")
         try:
             what = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -87,11 +89,20 @@ def genotype_to_text(genotype: Genotype) -> str:
     return f"Genotype({', '.join(parts)})"
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
+
+
 def _parse_json(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(complaint(WHERE, "JSON must be well formed", f"{error.msg} at line {error.lineno}")) from None
+    except (ValueError, RecursionError):
+        raise ValueError(complaint(WHERE, "JSON must be well formed", "an excess of digits or of brackets")) from None
 
 
 def _cell_from_json(cell_type: str, data: object) -> CellGenotype:
@@ -117,21 +128,18 @@ def _integer(value: object) -> int:
 
 
 def _parse_darts(text: str) -> Genotype:
+    text = text.strip()
     try:
-        call = ast.parse(text.strip(), mode="eval").body
+        call = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         call = None
     is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
     require(is_call, WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
     assert isinstance(call, ast.Call)
-    fields = {keyword.arg: _literal(keyword.value) for keyword in call.keywords}
+    names = [str(keyword.arg) for keyword in call.keywords]
     expected = ["normal", "normal_concat", "reduce", "reduce_concat"]
-    require(
-        list(map(str, sorted(map(str, fields)))) == expected,
-        WHERE,
-        f"fields must be {', '.join(expected)}",
-        list(fields),
-    )
+    require(sorted(names) == expected, WHERE, f"fields must be {', '.join(expected)}, each once", names)
+    fields = {name: _literal(keyword.value, text) for name, keyword in zip(names, call.keywords, strict=True)}
     genotype = Genotype(
         DARTS.name,
         _darts_cell("normal", fields["normal"], fields["normal_concat"]),
@@ -141,17 +149,19 @@ def _parse_darts(text: str) -> Genotype:
     return genotype
 
 
-def _literal(node: ast.expr) -> object:
-    """A literal, or ``range(a, b)`` of literals, which the field writes for the concatenated states."""
+def _literal(node: ast.expr, text: str) -> object:
+    """A literal of ``text``, or ``range(a, b)`` of literals, which the field writes for the concatenated states."""
     try:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+            if node.keywords:
+                raise ValueError
             bounds = [ast.literal_eval(argument) for argument in node.args]
             if len(bounds) in (1, 2) and all(type(bound) is int and 0 <= bound <= 100 for bound in bounds):
                 return list(range(*bounds))
             raise ValueError
         return ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError):
-        source = _excerpt(ast.unparse(node))
+        source = _excerpt(ast.get_source_segment(text, node))  # ast.unparse() recurses, and may fail alike
         raise ValueError(complaint(WHERE, "fields must be literals or range(first, last)", source)) from None
 
 

@@ -1,6 +1,7 @@
 """Checkpoints that cannot be mistaken for another run's, and cannot execute anything."""
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,18 @@ from fastnas.train.files import save_tensors
 from fastnas_kernels.check import complaint, require
 
 FORMAT = "fastnas checkpoint 1"
+# What torch.load raises for files that it did not write: its unpickler checks neither its stack nor its buffers
+UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    struct.error,
+)
 
 
 def save_checkpoint(path: Path, identity: str, state: Mapping[str, Any]) -> None:
@@ -33,10 +46,10 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
     where, remedy = "checkpoint", f"Delete {path} to start this part of the run again."
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         got = f"a truncated or foreign file ({type(error).__name__})"
         raise ValueError(complaint(where, f"{path} must be a checkpoint of fastnas", got, remedy)) from None
-    is_ours = isinstance(content, dict) and content.get("format") == FORMAT
+    is_ours = isinstance(content, dict) and content.get("format") == FORMAT and {"identity", "state"} <= content.keys()
     require(is_ours, where, f"{path} must be a checkpoint of fastnas", "another program's file", remedy)
     same = content["identity"] == identity
     rule = f"{path} must belong to the configuration beside it"

@@ -47,7 +47,7 @@ def read_json(path: Path) -> object:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(complaint("run", f"{path.name} must exist", f"no file {path}")) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # among others UnicodeDecodeError, and numbers of too many digits
         raise ValueError(complaint("run", f"{path} must hold JSON", str(error).split(":")[0])) from None
 
 

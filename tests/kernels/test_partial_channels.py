@@ -23,11 +23,14 @@ def test_channels_that_pass_by_appear_unchanged():
     mixed, bypass = -1 - numbered(2), numbered(6)
     y = merge_channels(mixed, bypass, 4).flatten().tolist()
     assert sorted(v for v in y if v >= 0) == bypass.flatten().tolist()
-    assert y == channel_shuffle(torch.cat([mixed, bypass], 1), 4).flatten().tolist()
+    assert y == [-1, 0, 2, 4, -2, 1, 3, 5]  # of -1, -2, 0, ..., 5: every second one, then the others
 
 
-def test_derivatives_are_exact_to_second_order():
-    inputs = [torch.randn(2, c, 2, 2, dtype=torch.float64, requires_grad=True) for c in (2, 6)]
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)], ids=str)
+def test_derivatives_are_exact_to_second_order_whatever_is_asked_for(needs):
+    inputs = [
+        torch.randn(2, c, 2, 2, dtype=torch.float64).requires_grad_(n) for c, n in zip((2, 6), needs, strict=True)
+    ]
     assert gradcheck(lambda m, b: merge_channels(m, b, 4), inputs)
     assert gradgradcheck(lambda m, b: merge_channels(m, b, 4), inputs)
 
@@ -35,6 +38,8 @@ def test_derivatives_are_exact_to_second_order():
 def test_channels_that_cannot_be_divided_are_refused_with_a_remedy():
     with pytest.raises(ValueError, match="groups must divide the 6 channels, got 4"):
         channel_shuffle(numbered(6), 4)
+    with pytest.raises(ValueError, match="groups must divide the 6 channels, got 0"):
+        channel_shuffle(numbered(6), 0)
     with pytest.raises(
         ValueError, match=r"even number \(k = 4\), got 12 channels\. Choose channels as a multiple of 8"
     ):

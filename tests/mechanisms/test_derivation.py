@@ -62,5 +62,11 @@ def test_nasbench201_keeps_every_edge_and_may_derive_none():
 def test_coefficients_that_are_no_numbers_or_of_another_space_are_refused():
     with pytest.raises(ValueError, match="mix must be finite"):
         derived(np.full((14, 8), np.nan))
+    with pytest.raises(ValueError, match="mix must be finite"):
+        derived(np.where(np.arange(8) == 3, np.inf, FLAT))
+    with pytest.raises(ValueError, match="edge_mix must be finite"):
+        derived(FLAT, np.where(np.arange(14) == 3, np.nan, 1.0))
+    with pytest.raises(ValueError, match=r"edge_mix must have shape \[14\], got \[1\]"):
+        derived(FLAT, np.ones(1))
     with pytest.raises(ValueError, match=r"mix must have shape \[14, 8\], got \[6, 5\]"):
         derived(np.zeros((6, 5)))

@@ -43,6 +43,17 @@ def test_a_definition_as_people_paste_it_is_understood(tmp_path):
     file = tmp_path / "genotype.txt"
     file.write_text(f"PDARTS = {PDARTS}\n")
     assert read_genotype(str(file)) == parse_genotype(PDARTS)
+    assert read_genotype(f"PDARTS = {PDARTS}") == parse_genotype(PDARTS)
+
+
+def test_a_file_may_hold_any_form(tmp_path):
+    for form in (PDARTS, json.dumps(GOOD_JSON)):
+        (tmp_path / "genotype").write_text(form)
+        assert read_genotype(str(tmp_path / "genotype")) == parse_genotype(PDARTS)
+
+
+def fields(normal):
+    return f"Genotype(normal={normal}, normal_concat=[], reduce=[], reduce_concat=[])"
 
 
 HOSTILE = {
@@ -51,6 +62,27 @@ HOSTILE = {
     "a huge range": PDARTS.replace("[2, 3, 4, 5]", "range(10**12)"),
     "deep nesting": "Genotype(normal=" + "[" * 5000 + "]" * 5000 + ", normal_concat=[], reduce=[], reduce_concat=[])",
     "an attribute": "Genotype(normal=os.environ, normal_concat=[], reduce=[], reduce_concat=[])",
+    "a call in a range": PDARTS.replace("[2, 3, 4, 5]", "range(2, 6, step=open('hacked', 'w'))", 1),
+    "an unpacked range": PDARTS.replace("[2, 3, 4, 5]", "range(*open('hacked', 'w'))", 1),
+    "an unpacked field": "Genotype(**open('hacked', 'w'))",
+    "a positional call": "Genotype(open('hacked', 'w'))",
+    "an f-string": fields('f\'{open("hacked", "w")}\''),
+    "a comprehension": fields("[open('hacked', 'w') for _ in (1,)]"),
+    **{
+        f"{depth} {kind}": fields(text)
+        for depth in (90, 500, 2000, 100_000)
+        for kind, text in {
+            "signs": "-" * depth + "1",
+            "sums": "1+" * depth + "1",
+            "attributes": "a" + ".a" * depth,
+            "calls": "open" + "()" * depth,
+        }.items()
+    },
+    "a number of many digits": fields("1" * 5000),
+    "a null byte": fields("'\0'"),
+    "deep json": '{"space": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "deep json in a cell": '{"space": "darts", "normal": ' + "[" * 900 + "]" * 900 + "}",
+    "json of many digits": '{"space": ' + "1" * 5000 + "}",
     "a second statement": f"{PDARTS}; open('hacked', 'w')",
 }
 
@@ -72,6 +104,19 @@ BROKEN = {
     "same source twice": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', 0)", 1), "read each state once"),
     "too few edges": (PDARTS.replace("('skip_connect', 0), ", "", 1), "normal must list 8 edges.*got 7"),
     "wrong concat": (PDARTS.replace("normal_concat=[2, 3, 4, 5]", "normal_concat=[2, 3]"), "concatenate"),
+    "a concat of text": (PDARTS.replace("normal_concat=[2, 3, 4, 5]", "normal_concat='2345'"), "a list of states"),
+    "a field twice": (PDARTS.replace(", reduce_concat=", ", reduce=[], reduce_concat="), "each once"),
+    "a stranger": (PDARTS.replace("reduce_concat", "reduction_concat"), "fields must be normal.*'reduction_concat'"),
+    "a float for a source": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', 1.0)", 1), "list of"),
+    "json with a bool for a source": (
+        json.dumps(GOOD_JSON).replace('["dil_conv_3x3", 1]', '["dil_conv_3x3", true]'),
+        "form",
+    ),
+    "json with a cycle": (json.dumps(GOOD_JSON).replace('["dil_conv_3x3", 1]', '["dil_conv_3x3", 2]'), "cycle"),
+    "json with a primitive and a line break": (json.dumps(GOOD_JSON).replace("dil_conv_3x3", r"dil\n"), "'dil.*n'"),
+    "nothing": ("", "text must be"),
+    "nasbench201 with a stranger": ("|conv_9x9~0|+|none~0|none~1|+|none~0|none~1|none~2|", "'conv_9x9'"),
+    "nasbench201 with a source twice": ("|none~0|+|none~0|none~0|+|none~0|none~1|none~2|", "each state once"),
     "missing field": (PDARTS.replace(", reduce_concat=[2, 3, 4, 5]", ""), "fields must be normal"),
     "a bool for a source": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', True)", 1), "list of"),
     "json of an unknown space": (edited(space="nope"), "one of darts, nasbench201, got 'nope'"),
@@ -99,6 +144,19 @@ def test_files_that_hold_no_genotype_are_refused(tmp_path):
         read_genotype(str(tmp_path / "binary"))
     with pytest.raises(ValueError, match="Built in: DARTS_V1"):
         read_genotype(str(tmp_path / "missing"))
+    with pytest.raises(ValueError, match=f"got {str(tmp_path)!r}"):
+        read_genotype(str(tmp_path))
+    with pytest.raises(ValueError, match=r"name must be .* got 'xxx.*\.\.\.'"):
+        read_genotype("x" * 5000)
+    (tmp_path / "prose").write_text("Dear reader,\nthe best cell")
+    with pytest.raises(ValueError, match=r"text must be .* got 'Dear reader, the best cell'\.$"):
+        read_genotype(str(tmp_path / "prose"))
+
+
+def test_nesting_is_refused_at_any_depth():
+    for depth in range(900, 1100, 3):  # about the recursion limit, where reading succeeds and printing may not
+        with pytest.raises(ValueError, match=r"^genotype: "):
+            parse_genotype('{"space": "darts", "normal": ' + "[" * depth + "]" * depth + "}")
 
 
 def test_a_genotype_of_one_space_is_refused_by_the_other():

@@ -1,5 +1,7 @@
 from collections import Counter
 
+import numpy as np
+
 from fastnas.space.cell_space import DARTS, SPACES
 from fastnas.space.sampling import random_genotype
 
@@ -19,3 +21,15 @@ def test_primitives_and_sources_are_drawn_evenly():
     expected = len(genes) / len(DARTS.derivable)
     assert set(counts) == set(DARTS.derivable)
     assert all(abs(count - expected) < 5 * expected**0.5 for count in counts.values())
+    sources = Counter(g.source for seed in range(300) for g in random_genotype(DARTS, seed).normal.nodes[3])
+    assert set(sources) == set(range(5))
+    # Each of five states is one of the two with probability 0.4; five standard deviations of the binomial
+    assert all(abs(count - 120) < 5 * (300 * 0.4 * 0.6) ** 0.5 for count in sources.values())
+
+
+def test_a_draw_leaves_the_global_generators_alone():
+    np.random.seed(1)
+    expected = np.random.rand()
+    np.random.seed(1)
+    random_genotype(DARTS, 0)
+    assert np.random.rand() == expected

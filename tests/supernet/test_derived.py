@@ -4,6 +4,7 @@ from torch import nn
 
 from fastnas.space.cell_space import DARTS, SPACES
 from fastnas.space.formats import read_genotype
+from fastnas.space.genotype import CellGenotype, Gene
 from fastnas.space.sampling import random_genotype
 from fastnas.supernet.derived import DartsNetwork, DerivedCell, DropPath, build_network
 from fastnas.supernet.operations import DARTS_OPERATIONS, Pool
@@ -50,6 +51,47 @@ def test_drop_path_spares_identities_and_evaluation():
     assert torch.equal(identities(images, 0.9, 1)[0], identities(images, 0.9, 2)[0])
 
 
+def test_drop_path_takes_the_strided_skips_of_a_reduction_but_no_identity():
+    genes = tuple(tuple(Gene("skip_connect", source) for source in (0, node + 1)) for node in range(4))
+    identities = [nn.Identity(), nn.Identity()]
+    cell = DerivedCell(DARTS, CellGenotype(genes, DARTS.concat), DARTS_OPERATIONS, identities, 4, 2)
+    asked = []
+    cell([torch.randn(2, 4, 8, 8)] * 2, lambda x: asked.append(tuple(x.shape)) or x)
+    # Node 2 reads the inputs 0 and 1, the others input 0 and the node before them
+    assert asked == [(2, 4, 4, 4)] * 5
+    asked.clear()
+    cell = DerivedCell(DARTS, CellGenotype(genes, DARTS.concat), DARTS_OPERATIONS, identities, 4, 1)
+    cell([torch.randn(2, 4, 8, 8)] * 2, lambda x: asked.append(1) or x)
+    assert asked == []
+
+
+def test_a_dropped_path_is_dropped_for_whole_single_images():
+    x = torch.ones(64, 3, 4, 4)
+    y = DropPath(0.5, 0, x.device)(x)
+    values = y.flatten(1)
+    assert torch.equal(values, values[:, :1].expand_as(values))
+    assert set(values[:, 0].tolist()) == {0.0, 2.0}
+
+
+def test_a_network_is_a_function_of_its_seed_alone():
+    net = DartsNetwork(read_genotype("DARTS_V1"), 10, channels=4, cells=3).train()
+    images = torch.randn(4, 3, 16, 16)
+    torch.manual_seed(1)
+    first = net(images, 0.5, 7)[0]
+    torch.manual_seed(2)
+    expected = torch.rand(2)
+    torch.manual_seed(2)
+    assert torch.equal(first, net(images, 0.5, 7)[0])
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("size", [9, 11, 15])
+def test_odd_images_go_through_both_networks(size):
+    for space in SPACES.values():
+        net = build_network(random_genotype(space, size), 10, 4, 3 if space is DARTS else 1, 1, size, False, False)
+        assert net(torch.randn(2, 1, size, size))[0].shape == (2, 10)
+
+
 @pytest.mark.parametrize(("large", "resolution"), [(False, 32), (True, 224)])
 def test_the_auxiliary_head_speaks_only_in_training(large, resolution):
     net = DartsNetwork(read_genotype("PDARTS"), 7, 4, 3, 3, large, True, resolution=resolution)
@@ -62,6 +104,22 @@ def test_the_auxiliary_head_speaks_only_in_training(large, resolution):
 def test_images_too_small_for_the_auxiliary_head_are_refused():
     with pytest.raises(ValueError, match=r"auxiliary head: the state under it must measure at least 8 pixels, got 2"):
         DartsNetwork(read_genotype("PDARTS"), 10, 4, 3, auxiliary=True, resolution=8)
+    with pytest.raises(ValueError, match="at least 7 pixels, got 5"):
+        DartsNetwork(read_genotype("PDARTS"), 10, 4, 3, 3, True, True, resolution=160)
+
+
+@pytest.mark.parametrize(("large", "smallest"), [(False, 29), (True, 193)])
+def test_the_smallest_images_that_the_auxiliary_head_admits_go_through_it(large, smallest):
+    net = DartsNetwork(read_genotype("DARTS_V1"), 3, 2, 3, 1, large, True, resolution=smallest)
+    assert net(torch.randn(2, 1, smallest, smallest))[1].shape == (2, 3)
+    with pytest.raises(ValueError, match=r"auxiliary head: .* Retrain without --retrain\.auxiliary") as caught:
+        DartsNetwork(read_genotype("DARTS_V1"), 3, 2, 3, 1, large, True, resolution=smallest - 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_nasbench201_network_has_no_auxiliary_head():
+    with pytest.raises(ValueError, match="auxiliary must be off for nasbench201 genotypes, got True"):
+        build_network(random_genotype(SPACES["nasbench201"], 0), 10, 4, 1, 3, 32, False, True)
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)

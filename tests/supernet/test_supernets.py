@@ -24,6 +24,17 @@ def test_a_supernet_is_a_pure_function_without_any_state(space):
     assert torch.equal(first, net.eval()(images, mix))
 
 
+def test_odd_images_go_through_a_partially_connected_supernet():
+    for space, k in ((DARTS, 4), (NASBENCH201, 2)):
+        assert build(space, k)(torch.randn(2, 3, 9, 9), uniform_mix(space)).shape == (2, 10)
+
+
+def test_evaluating_a_supernet_twice_gives_the_same_gradients():
+    net, images, mix = build(DARTS), torch.randn(2, 3, 9, 9), uniform_mix(DARTS)
+    first, second = (torch.autograd.grad(net(images, mix).sum(), list(net.parameters())) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
 def test_a_large_supernet_begins_at_an_eighth_of_the_resolution():
     net = DartsSupernet(10, channels=8, cells=3, image_channels=3, large=True)
     older, newer = net.stem(torch.randn(2, 3, 64, 64))
@@ -36,7 +47,10 @@ def test_logits_have_a_row_an_edge_and_are_no_network_parameters(space):
     logits = initial_logits(space, with_beta=True, seed=3, device=CPU)
     assert all(logits[f"alpha.{t}"].shape == (len(space.edges), len(space.primitives)) for t in space.cell_types)
     assert all(logits[f"beta.{t}"].shape == (len(space.edges),) for t in space.cell_types)
-    assert not {id(p) for p in build(space).parameters()} & {id(a) for a in logits.values()}
+    net = build(space)
+    assert not {id(p) for p in net.parameters()} & {id(a) for a in logits.values()}
+    assert not [name for name, _ in net.named_parameters() if {"alpha", "beta"} & set(name.split("."))]
+    assert not {tuple(a.shape) for a in logits.values()} & {tuple(p.shape) for p in net.parameters()}
     assert all(0 < a.abs().max() < 5e-3 and a.dtype == torch.float32 for a in logits.values())
     without = initial_logits(space, with_beta=False, seed=3, device=CPU)
     assert all(torch.equal(without[name], logits[name]) for name in without)

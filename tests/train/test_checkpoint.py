@@ -1,12 +1,15 @@
+import errno
 import pickle
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
+from fastnas.train.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 
 
 class Malicious:
@@ -43,7 +46,7 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path, monkeypatch):
     path.write_text("hello")
     with pytest.raises(ValueError, match="truncated or foreign"):
         load_checkpoint(path, "me", CPU)
-    for content in (pickle.dumps(Malicious()), None):
+    for content in (pickle.dumps(Malicious(), protocol=2), None):
         if content is None:
             torch.save(Malicious(), path)
         else:
@@ -51,6 +54,46 @@ def test_foreign_files_are_refused_and_never_executed(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match="truncated or foreign"):
             load_checkpoint(path, "me", CPU)
     assert not (tmp_path / "hacked").exists()
+
+
+def test_random_bytes_are_refused_whatever_their_unpickling_runs_into(tmp_path):
+    path, rng = tmp_path / "c.pt", random.Random(0)
+    opcodes = b"(.0123FIJKLMNPQRSTUVXabcdeghijlopqrstu}]\x80\x02\x8c\n"
+    contents = [bytes(rng.choices(range(256), k=rng.randrange(1, 60))) for _ in range(100)]
+    contents += [b"\x80\x02" + bytes(rng.choices(opcodes, k=rng.randrange(1, 12))) + b"." for _ in range(300)]
+    for content in contents:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^checkpoint: .*must be a checkpoint of fastnas") as caught:
+            load_checkpoint(path, "me", CPU)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [[1], "text", {}, {"format": FORMAT}, {"format": FORMAT, "identity": "me"}], ids=str
+)
+def test_content_of_another_form_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="another program's file"):
+        load_checkpoint(tmp_path / "c.pt", "me", CPU)
+
+
+def test_a_missing_checkpoint_is_named_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"c\.pt must be a checkpoint of fastnas, got .*FileNotFoundError"):
+        load_checkpoint(tmp_path / "c.pt", "me", CPU)
+
+
+def test_a_checkpoint_whose_writing_fails_leaves_the_one_before(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path / "c.pt", "me", {"step": 1})
+
+    def full_disk(content, file):
+        file.write(b"PK")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path / "c.pt", "me", {"step": 2})
+    assert load_checkpoint(tmp_path / "c.pt", "me", CPU) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):

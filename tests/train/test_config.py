@@ -13,16 +13,33 @@ from fastnas.train.config import RetrainConfig, SearchConfig, torch_device
         ({"weight_share": 1.0}, r"weight_share must lie in \(0, 1\), got 1"),
         ({"alpha_beta1": 1.0}, r"alpha_beta1 must lie in \[0, 1\), got 1"),
         ({"grad_clip": -1.0}, "grad_clip must not be negative, got -1"),
+        ({"weight_lr": float("nan")}, "weight_lr must be positive, got nan"),
+        ({"batch_size": -4}, "batch_size must be positive, got -4"),
+        ({"seed": -1}, "seed must not be negative, got -1"),
+        ({"workers": -1}, "workers must not be negative, got -1"),
+        ({"warmup_epochs": -1}, r"warmup_epochs must lie in \[0, epochs\)"),
     ],
 )
-def test_a_search_without_meaning_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_search_without_meaning_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
         SearchConfig(**change)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_training_without_meaning_is_refused():
-    with pytest.raises(ValueError, match=r"drop_path must lie in \[0, 1\), got 1"):
-        RetrainConfig(drop_path=1.0)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop_path": 1.0}, r"RetrainConfig: drop_path must lie in \[0, 1\), got 1"),
+        ({"label_smoothing": -0.1}, r"label_smoothing must lie in \[0, 1\), got -0\.1"),
+        ({"evaluate_every": 0}, "evaluate_every must be positive, got 0"),
+        ({"auxiliary": -0.4}, r"auxiliary must not be negative, got -0\.4"),
+        ({"cutout": -1}, "cutout must not be negative, got -1"),
+    ],
+)
+def test_a_training_without_meaning_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        RetrainConfig(**change)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_device_that_does_not_exist_is_refused():
