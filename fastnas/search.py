@@ -37,7 +37,7 @@ from fastnas.train.data import (
     split_halves,
     steps_per_epoch,
 )
-from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
+from fastnas.train.files import append_json_line, keep_json_lines
 from fastnas.train.numerics import Losses, autocast, deterministic, evaluate
 from fastnas_kernels.check import require
 
@@ -249,9 +249,7 @@ def _restore(run: _Run, folder: Path | None) -> list[dict[str, Any]]:
     if checkpoint.exists():
         run.state.load_state_dict(load_checkpoint(checkpoint, run.identity, run.device))
     epochs_done = run.state.step // run.steps
-    if metrics.exists():
-        keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
-    return read_json_lines(metrics)
+    return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
 
 
 def _epochs(run: _Run, folder: Path | None, on_step: OnStep | None) -> Iterator[dict[str, Any]]:

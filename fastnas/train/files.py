@@ -73,11 +73,13 @@ def _complete_records(path: Path) -> Iterator[dict[str, Any]]:
             return
 
 
-def keep_json_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> None:
-    """Drop the records that ``keep`` refuses, atomically."""
+def keep_json_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Drop the records that ``keep`` refuses, atomically, and return the others; a missing file has none."""
     kept = [record for record in read_json_lines(path) if keep(record)]
-    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    if path.exists():
+        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
+        write_atomically(path, lambda file: file.write(text.encode()))
+    return kept
 
 
 def save_tensors(path: Path, state: Mapping[str, object]) -> None:

@@ -21,7 +21,7 @@ from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.train.config import RetrainConfig, torch_device
 from fastnas.train.data import Batch, ImageData, evaluation_batches, load_data, steps_per_epoch, training_batches
 from fastnas.train.data.division import class_balanced_fraction
-from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
+from fastnas.train.files import append_json_line, keep_json_lines
 from fastnas.train.numerics import Losses, autocast, deterministic, evaluate
 
 
@@ -170,9 +170,7 @@ class _Training:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = saved["step"]
         epochs_done = self.step // self.steps
-        if metrics.exists():
-            keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
-        return read_json_lines(metrics)
+        return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
 
     def epochs(self, folder: Path | None, on_step: Callable[[int, int], None] | None) -> Iterator[dict[str, Any]]:
         config = self.config

@@ -76,6 +76,21 @@ def test_gradients_are_at_most_twice_as_inaccurate_as_those_of_the_plain_sum(dty
         assert (mine - true).abs().max() <= 2 * (eager - true).abs().max()
 
 
+def test_low_precision_is_accumulated_in_float32_and_rounded_once():
+    mix, candidates = make(8, (4, 8, 7, 5))
+    mix, low = mix.float().requires_grad_(), [x.bfloat16() for x in candidates]
+    y = mixed_sum(low, mix)
+    products = [m.double() * x.double() for m, x in zip(mix, low, strict=True)]
+    float32 = 8 * torch.finfo(torch.float32).eps * sum(p.abs() for p in products)  # a rounding for each candidate
+    assert ((y - sum(products)).abs() <= torch.finfo(torch.bfloat16).eps / 2 * sum(products).abs() + float32).all()
+    dy = torch.randn_like(y)
+    (dmix,) = torch.autograd.grad(y, mix, dy)
+    for mine, x in zip(dmix, low, strict=True):
+        terms = x.double() * dy.double()
+        # A pairwise sum of 1120 terms rounds log2(1120) < 11 times, and each term once
+        assert (mine - terms.sum()).abs() <= 12 * torch.finfo(torch.float32).eps * terms.abs().sum()
+
+
 def test_names_the_argument_the_rule_and_the_value():
     mix, candidates = make()
     with pytest.raises(ValueError, match=r"mixed_sum: mix must have shape \[3\] \(one coefficient .*got \[2\]"):

@@ -12,9 +12,16 @@ from fastnas.supernet.operations import (
     FactorizedReduce,
     batch_norm,
 )
+from fastnas_kernels.convolution import Geometry
 
 CHANNELS = 4
 SPACES = {"darts": DARTS_OPERATIONS, "nasbench201": NASBENCH201_OPERATIONS}
+EVERY_PRIMITIVE = [  # no edge of NAS-Bench-201 is strided
+    (space, name, stride)
+    for space, strides in (("darts", (1, 2)), ("nasbench201", (1,)))
+    for name in SPACES[space]
+    for stride in strides
+]
 
 
 def build(space, name, stride, searching):
@@ -87,11 +94,8 @@ class Published:
 
 @pytest.mark.parametrize("size", [8, 9])
 @pytest.mark.parametrize("searching", [True, False], ids=["searching", "derived"])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("space", "name"), [(space, name) for space, named in SPACES.items() for name in named])
+@pytest.mark.parametrize(("space", "name", "stride"), EVERY_PRIMITIVE)
 def test_a_primitive_has_its_published_body(space, name, stride, searching, size):
-    if space == "nasbench201" and stride == 2:
-        pytest.skip("no edge of NAS-Bench-201 is strided")
     module = build(space, name, stride, searching)
     x = torch.randn(3, CHANNELS, size, size, dtype=torch.float64)
     published = Published(module, searching)
@@ -132,17 +136,12 @@ def test_a_factorized_reduction_needs_an_even_number_of_channels():
 
 
 def test_convolutions_are_initialised_within_the_bounds_of_torch():
-    for theirs, ours in (
-        (nn.Conv2d(8, 64, 3), Convolution(8, 64, 3, bias=True)),
-        (
-            nn.Conv2d(64, 64, 5, groups=64),
-            Convolution(64, 64, 5, Convolution(64, 64, 5).geometry._replace(groups=64), True),
-        ),
-    ):
+    for theirs, groups in ((nn.Conv2d(8, 64, 3), 1), (nn.Conv2d(64, 64, 5, groups=64), 64)):
+        ours = Convolution(theirs.in_channels, 64, theirs.kernel_size[0], Geometry(groups=groups), bias=True)
         for mine, torchs in zip(ours.parameters(), theirs.parameters(), strict=True):
             assert mine.shape == torchs.shape
-            assert mine.abs().max() == pytest.approx(torchs.abs().max().item(), rel=0.1)
-            assert mine.std() == pytest.approx(torchs.std().item(), rel=0.25)
+            # The largest of 64 uniform magnitudes lies within a tenth of the bound but for 0.9**64 = 0.1 % of draws
+            assert mine.abs().max().item() == pytest.approx(torchs.abs().max().item(), rel=0.1)
 
 
 def test_normalisation_in_a_supernet_has_no_state():
