@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
+import torch
 from pydantic import TypeAdapter, ValidationError
 from tyro.conf import arg
 
@@ -20,8 +21,10 @@ from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.formats import genotype_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.space.sampling import random_genotype
+from fastnas.supernet.derived import build_network
+from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
-from fastnas.train.data import ImageData, load_data
+from fastnas.train.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.train.events import EventWriter
 from fastnas.train.files import read_json, save_tensors, write_json
 from fastnas.train.retrain import RetrainResult, retrain
@@ -107,6 +110,7 @@ def run_experiment(
     method, space = method_named(experiment.method), space_named(experiment.space)
     require(experiment.retrain.auxiliary == 0 or space.name == "darts", "Experiment", *_NO_AUXILIARY, space.name)
     data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
+    _check_sizes(experiment, method, space, data)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", experiment_to_json(experiment))
     result = _search(experiment, method, space, data, folder, show_progress)
@@ -165,6 +169,26 @@ def method_named(name: str) -> Method:
 
 _AS_JSON = TypeAdapter(Experiment)
 _NO_AUXILIARY = ("retrain.auxiliary must be 0 outside of the darts space, whose network alone has an auxiliary head",)
+
+
+def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data: ImageData) -> None:
+    """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
+    config, training, k = experiment.config, experiment.retrain, method.connection.k
+    with torch.device("meta"):
+        build_supernet(space, len(data.classes), config.channels, config.cells, k, data.channels, data.large)
+        if experiment.retrain_searched:
+            images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
+            steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")
+            build_network(
+                random_genotype(space, 0),
+                len(data.classes),
+                training.channels,
+                training.cells,
+                data.channels,
+                data.resolution,
+                data.large,
+                training.auxiliary > 0,
+            )
 
 
 def _search(

@@ -124,6 +124,9 @@ def run_main(capsys, *arguments):
         (["search", "--batch-size", "4000"], "data: batch_size must not exceed the half for the weights"),
         (["search", "--train-fraction", "0.001"], "data: train_fraction must leave an image of every class"),
         (["search", "--epochs", "4", "--warmup-epochs", "9"], "SearchConfig: warmup_epochs must lie in [0, epochs)"),
+        (["search", "--retrain.auxiliary", "0.4"], "auxiliary head: the state under it must measure at least 8"),
+        (["search", "--retrain.batch-size", "4000"], "data: batch_size must not exceed the training images of the"),
+        (["search", "--retrain.cells", "2"], "layout: cells must be at least 3, got 2."),
         (["search", "--resume", "nowhere"], "search: --resume must name a run folder, got nowhere."),
         (["search", "--resume", "x", "--epochs", "3"], "search: --resume must stand without other settings"),
         (["search", "--recipe", "soup"], "recipe: name must be one of digits, darts_cifar10"),
@@ -141,6 +144,7 @@ def test_bad_input_gets_one_line_and_a_failing_status(capsys, tmp_path, monkeypa
     assert status == 1
     assert errors.startswith(f"fastnas: {message}")
     assert errors.count("\n") == 1
+    assert not list(tmp_path.glob("runs/*/checkpoint.pt"))
 
 
 def test_a_run_folder_that_holds_files_is_not_overwritten(capsys, tmp_path):

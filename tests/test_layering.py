@@ -21,7 +21,8 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
     | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.methods", "fastnas.supernet", "fastnas.train"},
-    "fastnas.experiment": SPACE | {"fastnas.methods", "fastnas.report", "fastnas.search", "fastnas.train"},
+    "fastnas.experiment": SPACE
+    | {"fastnas.methods", "fastnas.report", "fastnas.search", "fastnas.supernet", "fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {"fastnas.experiment", "fastnas.methods", "fastnas.recipes", "fastnas.report", "fastnas.train"},
