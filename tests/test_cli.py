@@ -43,8 +43,19 @@ def start(*arguments, cwd):
     environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
     command = [sys.executable, "-m", "fastnas", *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=cwd,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=heed_interrupts,  # noqa: PLW1509  (no other thread runs yet)
     )
+
+
+def heed_interrupts():
+    """A shell that runs the tests in the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_for(path, process):
