@@ -1,5 +1,6 @@
 """Arithmetic around a network: precision, determinism, running losses, evaluation."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -89,7 +90,11 @@ class Losses:
 def evaluate(
     network: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device, precision: str = "float32"
 ) -> Means:
-    """Mean cross-entropy and accuracy of ``network`` over ``batches``."""
+    """Mean cross-entropy and accuracy of ``network`` over ``batches``.
+
+    Raises:
+        FloatingPointError: If the loss is not finite: the weights must not be saved over good ones.
+    """
     loss, correct, seen = 0.0, 0, 0
     for batch in batches:
         images, labels = batch.images.to(device), batch.labels.to(device)
@@ -98,4 +103,7 @@ def evaluate(
         loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
         seen += len(labels)
+    if not math.isfinite(loss):
+        remedy = "Most likely the learning rate is too high: lower it, or clip the gradient."
+        raise FloatingPointError(complaint("evaluation", "the loss after the epoch must be finite", loss, remedy))
     return Means(loss / seen, correct / seen)
