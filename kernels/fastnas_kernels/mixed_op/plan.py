@@ -80,6 +80,7 @@ class CellPlan:
             require(forward, "CellPlan", "edges must lead from a state to a later node", edge[:2])
             for candidate in edge.candidates:
                 require(candidate.kernel % 2 == 1, "CellPlan", "kernel must be odd", candidate.kernel)
+                require(candidate.repeats in (1, 2), "CellPlan", "repeats must be 1 or 2", candidate.repeats)
         targets = [edge.target for edge in self.edges]
         require(targets == sorted(targets), "CellPlan", "edges must be ordered by target", targets)
         missing = set(range(self.num_inputs, self.num_states)) - {e.target for e in self.edges if e.candidates}
