@@ -116,10 +116,6 @@ def compile_for(
         TritonError: if Triton cannot compile the kernel.
     """
     where = "compile_for"
-    if not isinstance(kernel, JITFunction):
-        rule = "kernel must be what triton.jit returns where it compiles"
-        remedy = "Unset TRITON_INTERPRET, or use fastnas_kernels.audit.elsewhere."
-        raise RuntimeError(complaint(where, rule, type(kernel).__name__, remedy))
     require(target in TARGETS, where, f"target must be one of {', '.join(TARGETS)}", target)
     names = list(kernel.arg_names)
     given = sorted([*signature, *constants])
@@ -128,6 +124,10 @@ def compile_for(
     aligned = [name for name, kind in signature.items() if kind.startswith("*")]
     aligned = aligned if divisible_by_16 is None else divisible_by_16
     require(set(aligned) <= set(signature), where, f"divisible_by_16 must be among {list(signature)}", list(aligned))
+    if not isinstance(kernel, JITFunction):
+        rule = "kernel must be what triton.jit returns where it compiles"
+        remedy = "Unset TRITON_INTERPRET, or use fastnas_kernels.audit.elsewhere."
+        raise RuntimeError(complaint(where, rule, type(kernel).__name__, remedy))
     source = ASTSource(
         fn=kernel,
         signature={name: signature.get(name, "constexpr") for name in names},

@@ -1,13 +1,9 @@
-import os
-import subprocess
-import sys
-
 import pytest
 import triton
 import triton.language as tl
 
 from fastnas_kernels.audit.assembly import TARGETS, Assembly, compile_for
-from fastnas_kernels.audit.elsewhere import Failure, Job, assemblies, reference
+from fastnas_kernels.audit.elsewhere import Failure, Job, Reference, assemblies, reference
 
 
 @triton.constexpr_function
@@ -53,15 +49,19 @@ def jobs(targets, kernel, signature, constants, divisible_by_16=None):
 GOOD = {"x_ptr": "*fp32", "y_ptr": "*fp32", "o_ptr": "*fp32", "n": "i32"}
 
 
+FEW = ["sm_90", "gfx942"]  # one of each make, where the others would tell nothing new
+
+
 @pytest.fixture(scope="module")
 def compiled():
     """Everything that the tests look at, from two processes."""
+    gram = {"a_ptr": "*bf16", "o_ptr": "*fp32"}
     wanted = {
         "good": jobs(TARGETS, good_kernel, GOOD, {"BLOCK": 1024}, ["x_ptr", "y_ptr", "o_ptr", "n"]),
-        "scalar": jobs(TARGETS, good_kernel, GOOD, {"BLOCK": 1024}, []),
-        "small": jobs(TARGETS, gram_kernel, {"a_ptr": "*bf16", "o_ptr": "*fp32"}, {"M": 64, "K": 32}),
-        "large": jobs(["sm_80", "sm_90"], gram_kernel, {"a_ptr": "*bf16", "o_ptr": "*fp32"}, {"M": 256, "K": 64}),
-        "bytes": jobs(TARGETS, count_kernel, {"x_ptr": "*i8", "o_ptr": "*i32"}, {"BLOCK": 128}, []),
+        "scalar": jobs(FEW, good_kernel, GOOD, {"BLOCK": 1024}, []),
+        "small": jobs(TARGETS, gram_kernel, gram, {"M": 64, "K": 32}),
+        "large": jobs(["sm_90"], gram_kernel, gram, {"M": 256, "K": 64}),
+        "bytes": jobs(FEW, count_kernel, {"x_ptr": "*i8", "o_ptr": "*i32"}, {"BLOCK": 128}, []),
         "refused": jobs(["sm_90"], refused_kernel, {"x_ptr": "*i32"}, {"N": 3}),
     }
     results = iter(assemblies([job for part in wanted.values() for job in part]))
@@ -73,11 +73,11 @@ def test_a_kernel_with_helpers_compiles_although_this_process_interprets(compile
     code = compiled["good"][target]
     assert isinstance(code, Assembly)
     assert (code.kernel, code.target, code.spills, code.spill_bytes) == ("good_kernel", target, 0, 0)
-    # 1024 elements of two inputs and one output for 128 threads, or the 256 of four wavefronts, four elements at once
-    expected = 1 if target == "gfx942" else 2
-    assert (code.loads, code.stores) == ({128: 2 * expected}, {128: expected})
+    # 1024 elements for the 128 threads of four warps, or the 256 of four wavefronts, in accesses of four elements
+    accesses = 1 if target == "gfx942" else 2
+    assert (code.loads, code.stores) == ({128: 2 * accesses}, {128: accesses})
     assert code.vector_share == 1
-    assert code.ffma >= 4
+    assert code.ffma in (4 * accesses, 8 * accesses)  # `· y + 1.5`, and where it pays `x − sum / n`
     assert 1 <= code.barriers <= 4
     assert 8 <= code.registers <= 64
     assert 0 < code.shared_bytes <= 1024
@@ -85,11 +85,11 @@ def test_a_kernel_with_helpers_compiles_although_this_process_interprets(compile
     assert code.num_bytes > code.instructions > 40
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FEW)
 def test_without_a_promise_of_alignment_accesses_are_scalar(compiled, target):
     code = compiled["scalar"][target]
-    expected = 4 if target == "gfx942" else 8
-    assert (code.loads, code.stores, code.vector_share) == ({32: 2 * expected}, {32: expected}, 0)
+    accesses = 4 if target == "gfx942" else 8
+    assert (code.loads, code.stores, code.vector_share) == ({32: 2 * accesses}, {32: accesses}, 0)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -97,14 +97,14 @@ def test_a_dot_becomes_matrix_instructions(compiled, target):
     assert compiled["small"][target].matrix > 0
 
 
-@pytest.mark.parametrize("target", ["sm_80", "sm_90"])
-def test_a_tile_that_does_not_fit_spills(compiled, target):
-    code = compiled["large"][target]
+def test_a_tile_that_does_not_fit_spills(compiled):
+    code = compiled["large"]["sm_90"]
+    assert code.registers == 255  # all that there are
     assert code.spills > 100
     assert code.spill_bytes > 1000
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FEW)
 def test_bytes_and_atomics_are_counted(compiled, target):
     code = compiled["bytes"][target]
     assert code.loads == {8: 1}
@@ -117,10 +117,15 @@ def test_what_the_compiler_refuses_is_a_failure_in_its_words(compiled):
     assert "too few of them" in failure.message
 
 
-def test_a_signature_that_does_not_fit_the_kernel_is_refused():
-    message = r"compile_for: signature and constants together must name each of \['x_ptr', 'N'\] once, got \['N'\]"
-    with pytest.raises(RuntimeError, match=message):
-        assemblies(jobs(["sm_90"], refused_kernel, {}, {"N": 4}))
+def test_what_does_not_fit_the_kernel_is_refused():
+    message = r"^compile_for: signature and constants together must name each of \['x_ptr', 'N'\] once, got \['N'\]"
+    with pytest.raises(ValueError, match=message):
+        compile_for(refused_kernel, {}, {"N": 4}, "sm_90")
+    message = r"^compile_for: divisible_by_16 must be among \['x_ptr'\], got \['N'\]"
+    with pytest.raises(ValueError, match=message):
+        compile_for(refused_kernel, {"x_ptr": "*i32"}, {"N": 4}, "sm_90", divisible_by_16=["N"])
+    with pytest.raises(ValueError, match=r"^compile_for: target must be one of sm_80, .*, got sm_1"):
+        compile_for(refused_kernel, {"x_ptr": "*i32"}, {"N": 4}, "sm_1")
 
 
 def test_a_kernel_inside_of_a_function_is_refused():
@@ -139,30 +144,34 @@ def test_an_interpreted_kernel_is_refused_with_the_way_out():
         compile_for(refused_kernel, {"x_ptr": "*i32"}, {"N": 4}, "sm_90")
 
 
-SCRIPT = """
-import os
+KERNEL = """
 import triton, triton.language as tl
-from fastnas_kernels.audit.elsewhere import Job, assemblies, reference
 
 @triton.jit
-def crash_kernel(x_ptr, N: tl.constexpr):
+def store_kernel(x_ptr, N: tl.constexpr):
     tl.store(x_ptr, N)
 
-if os.environ.get("CRASH") and __name__ != "__main__":
-    os.abort()
 if __name__ == "__main__":
-    job = Job(reference(crash_kernel), {"x_ptr": "*i32"}, "sm_90", {"N": 4})
-    print(*[type(result).__name__ for result in assemblies([job], processes=1)])
-    os.environ["CRASH"] = "1"
-    print(*[result.message for result in assemblies([job], processes=1)])
+    raise SystemExit("a script of which only the kernel is wanted")
 """
 
 
-def test_a_script_may_ask_and_a_crash_of_the_compiler_is_a_failure_of_its_kernel(tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": "1"}
-    said = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True, env=environment)
-    first, second = said.stdout.splitlines()
-    assert first == "Assembly"
-    assert second.strip() == "the compiler crashed with signal 6:"
+def job_in(file, text, module):
+    file.write_text(text)
+    return Job(Reference(module, str(file), "store_kernel"), {"x_ptr": "*i32"}, "sm_90", {"N": 4})
+
+
+def test_a_script_may_ask_and_a_crash_of_the_compiler_is_a_failure_of_its_kernel_alone(tmp_path):
+    fine = job_in(tmp_path / "script.py", KERNEL, "__main__")
+    crash = job_in(tmp_path / "crash.py", "import os; os.abort()", "crash")
+    first, second, third = assemblies([fine, crash, fine], processes=1)
+    assert isinstance(first, Assembly)
+    assert isinstance(second, Failure)
+    assert second.message.startswith("the compiler crashed with signal 6")
+    assert third == first
+
+
+def test_a_file_that_cannot_be_imported_is_an_error(tmp_path):
+    job = job_in(tmp_path / "broken.py", "import no_such_module_anywhere", "broken")
+    with pytest.raises(RuntimeError, match=r"(?s)^assemblies: the compiling process must succeed.*no_such_module_any"):
+        assemblies([job], processes=1)
