@@ -4,6 +4,7 @@ Shape suffixes: I input states, M pixels of an input state or of the output, S c
 all nodes, R rows of statistics, C channels that the candidates see.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,9 +14,10 @@ import triton.language as tl
 from torch import Tensor
 
 from fastnas_kernels.mixed_op import forward_kernels
-from fastnas_kernels.mixed_op.lowering import Lowered
+from fastnas_kernels.mixed_op.lowering import Lowered, lower
+from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
-from fastnas_kernels.mixed_op.tiles import Tiles
+from fastnas_kernels.mixed_op.tiles import Tiles, tiles_for
 
 
 class Size(NamedTuple):
@@ -240,3 +242,51 @@ class Launcher:
         if plan.k > 1:
             blocks = triton.cdiv((plan.k - 1) * self.channels, self.tiles.channels)
             forward_kernels.bypass_kernel[self.num_tiles, blocks](edge_mix_ptr=edge_mix, **common)
+
+
+def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
+    """The cell at the size of its input states."""
+    _, images, height, width, _ = inputs_INHWS.shape
+    size = Size(images, height, width, *plan.size_after(height, width))
+    dtype, device = inputs_INHWS.dtype, inputs_INHWS.device
+    return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype), frozen)
+
+
+def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:
+    """All filters in one vector, channels innermost, in the accumulator's precision."""
+    if not weights:
+        return torch.zeros(1, dtype=dtype, device=tables.packing.device)
+    constants = torch.arange(2, dtype=dtype, device=tables.packing.device)  # zero and one
+    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), constants])[tables.packing]
+
+
+def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
+    """Spread the statistics of the plan's normalisations over the rows that the kernels read."""
+    tables = launch.tables
+    mean, variance = statistics.to(stats.dtype).unbind(1)
+    for half in tables.norm_rows:
+        stats[half, 0], stats[half, 2] = mean, variance
+    stats[:, 1] = (stats[:, 2] + launch.lowered.plan.eps).rsqrt()
+    stats[:, 0].masked_fill_(~tables.live_channels, 0.0)
+
+
+def run_forward(
+    inputs_INHWS: Tensor,
+    weights: Sequence[Tensor],
+    mix: Tensor,
+    edge_mix: Tensor,
+    statistics: Tensor | None,
+    plan: CellPlan,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes ``[N, H', W', D]``, statistics ``[rows, 3, C]`` and packed weights."""
+    launch = launcher(inputs_INHWS, plan, statistics is not None)
+    exact = accumulator(launch.dtype)
+    packed = pack(weights, launch.tables, exact)
+    stats = launch.empty(launch.lowered.num_rows + 2, 3, launch.channels, exact=True)
+    stats[-1] = 0
+    if statistics is not None:
+        _given_rows(statistics, launch, stats)
+    inputs_IMS = inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels)
+    nodes = launch.forward(inputs_IMS, packed, mix.to(exact).contiguous(), edge_mix.to(exact).contiguous(), stats)
+    size = launch.size
+    return nodes.view(size.images, size.out_height, size.out_width, -1), stats, packed

@@ -5,6 +5,7 @@ Shape suffixes as in ``launch``; B branches of a state, Q edges that leave it, E
 weights, X splits.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ import triton
 from torch import Tensor
 
 from fastnas_kernels.mixed_op import backward_kernels
-from fastnas_kernels.mixed_op.launch import Launcher, State
+from fastnas_kernels.mixed_op.launch import Launcher, State, accumulator, launcher
+from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span
 
 
@@ -344,3 +346,39 @@ class Backward:
                 **where,
             )
             passed[leaving.first : leaving.last] = partial.sum((1, 2))
+
+
+def run_backward(
+    dnodes_NHWD: Tensor,
+    inputs_INHWS: Tensor,
+    nodes_NHWD: Tensor,
+    packed: Tensor,
+    mix: Tensor,
+    edge_mix: Tensor,
+    stats: Tensor,
+    frozen: bool,
+    needs: Sequence[bool],
+    plan: CellPlan,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the input states, of all weights one after another, of the mix and of the weights of the edges;
+    empty where not needed."""
+    launch = launcher(inputs_INHWS, plan, frozen)
+    exact = accumulator(launch.dtype)
+    gradient = Backward(
+        launch,
+        inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels),
+        nodes_NHWD.contiguous().view(launch.size.out_pixels, -1),
+        packed,
+        mix.to(exact).contiguous(),
+        edge_mix.to(exact).contiguous(),
+        stats,
+        Needs(*needs),
+    )
+    found = gradient(dnodes_NHWD.contiguous().view(launch.size.out_pixels, -1))
+    none = inputs_INHWS.new_empty(0)
+    return (
+        none if found.states is None else found.states.view(inputs_INHWS.shape),
+        none if found.packed is None else found.packed[launch.tables.unpacking],
+        none if found.mix is None else found.mix,
+        none if found.edge_mix is None else found.edge_mix,
+    )
