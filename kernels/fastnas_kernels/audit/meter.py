@@ -18,7 +18,7 @@ from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
 from fastnas_kernels.audit.interpreter import replaced, require_interpreter, root_of
-from fastnas_kernels.audit.shadow import SECTOR_BYTES, Kind, Shadow, place_of, shadows_of, tensors_in
+from fastnas_kernels.audit.shadow import SECTOR_BYTES, Kind, Shadow, distinct, place_of, shadows_of, tensors_in
 from fastnas_kernels.check import complaint
 
 
@@ -128,7 +128,7 @@ class _Launch:
         foreign = ~shadow.allowed[granules].all(axis=1)
         if foreign.any():
             raise self._out_of_bounds(kind, addresses[foreign], size, addresses.size)
-        unique = np.unique(granules)
+        unique = distinct(granules)
         per_element = size // shadow.granule
         repeated = addresses.size - unique.size // per_element
         self._check_order(shadow, kind, unique, repeated, per_element)

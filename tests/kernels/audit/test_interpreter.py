@@ -44,6 +44,8 @@ def arithmetic_kernel(x_ptr, y_ptr, o_ptr, OP: tl.constexpr, BLOCK: tl.constexpr
         z = tl.abs(x)
     elif OP == "constant":
         z = x * 1.5 + tl.full([BLOCK], 0.1, tl.bfloat16)
+    elif OP == "fma":
+        z = tl.fma(x, y, x)
     elif OP == "clamp":
         z = tl.clamp(x, y, y + 1.0)
     else:
@@ -122,6 +124,7 @@ REFERENCE = {
     "negate": lambda x, y: -x,
     "absolute": lambda x, y: x.abs(),
     "constant": lambda x, y: x * 1.5 + torch.tensor(0.1, dtype=torch.bfloat16),
+    "fma": lambda x, y: (x.float() * y.float() + x.float()).bfloat16(),
     "clamp": lambda x, y: torch.clamp(x, y, y + 1.0),
     "choose": lambda x, y: torch.where((x > y) & (x > 0), x, y),
 }

@@ -53,6 +53,20 @@ def sum_and_look_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def sum_and_overwrite_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
+    total = tl.sum(tl.load(x_ptr + tl.arange(0, BLOCK)))
+    if tl.program_id(0) == 0:
+        tl.atomic_add(o_ptr, total)
+    else:
+        tl.store(o_ptr, total)
+
+
+@triton.jit
+def address_kernel(address):
+    tl.store(address.to(tl.pointer_type(tl.float32)), 1.0)
+
+
+@triton.jit
 def reread_kernel(x_ptr, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     tl.store(x_ptr + i, tl.load(x_ptr + i) + 1)
@@ -235,6 +249,17 @@ def test_a_look_at_what_others_add_to_is_an_order_dependence():
         sum_and_look_kernel[(3,)](torch.ones(64), torch.zeros(1), BLOCK=32)
     # programs 1 and 2 read after others have added; 1 and 2 add after others have read
     assert meter.total.order_dependences == 4
+
+
+def test_a_store_over_what_another_program_adds_to_is_a_race():
+    with Meter() as meter:
+        sum_and_overwrite_kernel[(2,)](torch.ones(32), torch.zeros(1), BLOCK=32)
+    assert (meter.total.write_races, meter.total.order_dependences) == (1, 0)
+
+
+def test_without_any_tensor_every_access_is_outside():
+    with Meter(), pytest.raises(OutOfBounds, match=r"1 of 1 lanes outside in program .*and no argument has an element"):
+        address_kernel[(1,)](torch.zeros(1).data_ptr())
 
 
 def test_a_program_that_reads_what_it_wrote_needs_a_barrier():
