@@ -110,8 +110,6 @@ class _Launch:
         size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         addresses, on = np.broadcast_arrays(pointers.data, mask)
         addresses = addresses[on.astype(bool)]  # masks may come as integers
-        if not addresses.size:
-            return
         self.counts["requested_bytes"] += addresses.size * size
         found = np.searchsorted(self.bases, addresses, side="right") - 1
         if (found < 0).any():

@@ -47,6 +47,11 @@ def sum_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def parity_kernel(o_ptr, BLOCK: tl.constexpr):
+    tl.atomic_add(o_ptr + tl.arange(0, BLOCK) % 2, 1.0)
+
+
+@triton.jit
 def sum_and_look_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
     tl.atomic_add(o_ptr, tl.sum(tl.load(x_ptr + tl.arange(0, BLOCK))))
     tl.store(x_ptr + BLOCK + tl.program_id(0), tl.load(o_ptr))
@@ -242,6 +247,14 @@ def test_atomics_of_several_programs_do_not_race():
     traffic = meter.total
     assert (traffic.write_races, traffic.order_dependences, traffic.written_bytes) == (0, 0, 4)
     assert traffic.read_bytes == 4 * 129
+
+
+def test_lanes_of_one_atomic_do_not_race():
+    out = torch.zeros(2)
+    with Meter() as meter:
+        parity_kernel[(1,)](out, BLOCK=32)
+    assert out.tolist() == [16, 16]
+    assert (meter.total.write_races, meter.total.written_bytes, meter.total.requested_bytes) == (0, 8, 128)
 
 
 def test_a_look_at_what_others_add_to_is_an_order_dependence():
