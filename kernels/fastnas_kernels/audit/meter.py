@@ -246,7 +246,9 @@ class Meter:
                 original(executor, *arguments, **named)
             except InterpreterError as error:
                 cause = root_of(error)
-                raise cause if isinstance(cause, OutOfBounds) else error from None
+                if not isinstance(cause, OutOfBounds):
+                    raise
+                raise cause from None
             self.launches.append(self._current.traffic())
 
         return call
