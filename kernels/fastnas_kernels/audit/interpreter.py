@@ -169,7 +169,6 @@ def exact_bfloat16() -> Iterator[None]:
             binary_op=_through_float32(builder.binary_op, operands=2),
             unary_op=_through_float32(builder.unary_op, operands=1),
             create_fma=_through_float32(builder.create_fma, operands=3),
-            create_clampf=_through_float32(builder.create_clampf, operands=3),
             create_dot=_dot(builder.create_dot),
             get_bf16=_constant,
         ),

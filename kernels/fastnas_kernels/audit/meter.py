@@ -18,7 +18,7 @@ from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
 from fastnas_kernels.audit.interpreter import replaced, require_interpreter, root_of
-from fastnas_kernels.audit.shadow import SECTOR_BYTES, Kind, Shadow, place_of, shadows_of, tensors_in
+from fastnas_kernels.audit.shadow import SECTOR_BYTES, Kind, Shadow, distinct, place_of, shadows_of, tensors_in
 from fastnas_kernels.check import complaint
 
 
@@ -110,8 +110,6 @@ class _Launch:
         size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         addresses, on = np.broadcast_arrays(pointers.data, mask)
         addresses = addresses[on.astype(bool)]  # masks may come as integers
-        if not addresses.size:
-            return
         self.counts["requested_bytes"] += addresses.size * size
         found = np.searchsorted(self.bases, addresses, side="right") - 1
         if (found < 0).any():
@@ -128,7 +126,7 @@ class _Launch:
         foreign = ~shadow.allowed[granules].all(axis=1)
         if foreign.any():
             raise self._out_of_bounds(kind, addresses[foreign], size, addresses.size)
-        unique = np.unique(granules)
+        unique = distinct(granules)
         per_element = size // shadow.granule
         repeated = addresses.size - unique.size // per_element
         self._check_order(shadow, kind, unique, repeated, per_element)
@@ -248,7 +246,9 @@ class Meter:
                 original(executor, *arguments, **named)
             except InterpreterError as error:
                 cause = root_of(error)
-                raise cause if isinstance(cause, OutOfBounds) else error from None
+                if not isinstance(cause, OutOfBounds):
+                    raise
+                raise cause from None
             self.launches.append(self._current.traffic())
 
         return call

@@ -44,6 +44,8 @@ def arithmetic_kernel(x_ptr, y_ptr, o_ptr, OP: tl.constexpr, BLOCK: tl.constexpr
         z = tl.abs(x)
     elif OP == "constant":
         z = x * 1.5 + tl.full([BLOCK], 0.1, tl.bfloat16)
+    elif OP == "fma":
+        z = tl.fma(x, y, x)
     elif OP == "clamp":
         z = tl.clamp(x, y, y + 1.0)
     else:
@@ -106,11 +108,13 @@ def test_every_bfloat16_reaches_the_other_types_and_returns(dtype):
 
 
 def test_a_cast_toward_zero_truncates():
-    x = torch.tensor([0.99999, -0.99999, 1.0, float("nan")])
-    out = torch.empty(4, dtype=torch.bfloat16)
-    truncating_kernel[(1,)](x, out, BLOCK=4)
+    x = torch.tensor([0.99999, -0.99999, 1.0, 1e-40])
+    nan = torch.tensor([0x7F800001, 0x7FC00000, -1, 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)
+    out = torch.empty(8, dtype=torch.bfloat16)
+    truncating_kernel[(1,)](torch.cat([x, nan]), out, BLOCK=8)
     assert out[:3].tolist() == [0.99609375, -0.99609375, 1.0]
-    assert out[3].isnan()
+    assert torch.equal(bits(out[:4]), x.view(torch.int32) >> 16)
+    assert out[4:].isnan().all()  # also where only bits that fall away tell it from infinity
 
 
 REFERENCE = {
@@ -122,6 +126,7 @@ REFERENCE = {
     "negate": lambda x, y: -x,
     "absolute": lambda x, y: x.abs(),
     "constant": lambda x, y: x * 1.5 + torch.tensor(0.1, dtype=torch.bfloat16),
+    "fma": lambda x, y: (x.float() * y.float() + x.float()).bfloat16(),
     "clamp": lambda x, y: torch.clamp(x, y, y + 1.0),
     "choose": lambda x, y: torch.where((x > y) & (x > 0), x, y),
 }

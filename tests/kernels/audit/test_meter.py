@@ -47,9 +47,28 @@ def sum_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def parity_kernel(o_ptr, BLOCK: tl.constexpr):
+    tl.atomic_add(o_ptr + tl.arange(0, BLOCK) % 2, 1.0)
+
+
+@triton.jit
 def sum_and_look_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
     tl.atomic_add(o_ptr, tl.sum(tl.load(x_ptr + tl.arange(0, BLOCK))))
     tl.store(x_ptr + BLOCK + tl.program_id(0), tl.load(o_ptr))
+
+
+@triton.jit
+def sum_and_overwrite_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
+    total = tl.sum(tl.load(x_ptr + tl.arange(0, BLOCK)))
+    if tl.program_id(0) == 0:
+        tl.atomic_add(o_ptr, total)
+    else:
+        tl.store(o_ptr, total)
+
+
+@triton.jit
+def address_kernel(address):
+    tl.store(address.to(tl.pointer_type(tl.float32)), 1.0)
 
 
 @triton.jit
@@ -230,11 +249,30 @@ def test_atomics_of_several_programs_do_not_race():
     assert traffic.read_bytes == 4 * 129
 
 
+def test_lanes_of_one_atomic_do_not_race():
+    out = torch.zeros(2)
+    with Meter() as meter:
+        parity_kernel[(1,)](out, BLOCK=32)
+    assert out.tolist() == [16, 16]
+    assert (meter.total.write_races, meter.total.written_bytes, meter.total.requested_bytes) == (0, 8, 128)
+
+
 def test_a_look_at_what_others_add_to_is_an_order_dependence():
     with Meter() as meter:
         sum_and_look_kernel[(3,)](torch.ones(64), torch.zeros(1), BLOCK=32)
     # programs 1 and 2 read after others have added; 1 and 2 add after others have read
     assert meter.total.order_dependences == 4
+
+
+def test_a_store_over_what_another_program_adds_to_is_a_race():
+    with Meter() as meter:
+        sum_and_overwrite_kernel[(2,)](torch.ones(32), torch.zeros(1), BLOCK=32)
+    assert (meter.total.write_races, meter.total.order_dependences) == (1, 0)
+
+
+def test_without_any_tensor_every_access_is_outside():
+    with Meter(), pytest.raises(OutOfBounds, match=r"1 of 1 lanes outside in program .*and no argument has an element"):
+        address_kernel[(1,)](torch.zeros(1).data_ptr())
 
 
 def test_a_program_that_reads_what_it_wrote_needs_a_barrier():

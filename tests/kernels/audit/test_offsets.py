@@ -26,8 +26,9 @@ def wide_kernel(x_ptr, o_ptr, n, BLOCK: tl.constexpr):
 def update_kernel(x_ptr, BLOCK: tl.constexpr):
     i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     tl.device_assert(tl.load(x_ptr + i) == 1)
-    before = tl.atomic_add(x_ptr + i, 1.0)
-    tl.atomic_cas(x_ptr + tl.num_programs(1) * BLOCK, before.to(tl.int32, bitcast=True).sum() * 0, 0)
+    tl.atomic_add(x_ptr + i, 1)
+    tl.atomic_add(x_ptr, 1)
+    tl.atomic_cas(x_ptr, tl.load(x_ptr + tl.num_programs(1) * BLOCK), 7)
 
 
 def launch(kernel, n):
@@ -60,6 +61,7 @@ def test_other_axes_atomics_and_the_kernels_own_assertions_do_not_hinder():
     with last_programs() as reaches:
         update_kernel[(3, 1000)](x, BLOCK=32)
     assert reaches == [Reach("update_kernel", (2, 999, 0), 32_000)]
+    assert x.item() == 0
 
 
 def test_all_is_as_before_once_it_ends():
