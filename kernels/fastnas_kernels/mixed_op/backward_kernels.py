@@ -140,8 +140,8 @@ def pointwise_backward_kernel(
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
-    taps = tl.load(table + DEPTHWISE + e)
-    products = tl.load(table + POINTWISE)
+    taps = tl.multiple_of(tl.load(table + DEPTHWISE + e), 4)
+    products = tl.multiple_of(tl.load(table + POINTWISE), 4)
     reads = tl.load(table + READS)
     coefficient = tl.load(table + COEFFICIENT)
     read_by = tl.load(table + READ_BY)
@@ -209,7 +209,7 @@ def _transposed_taps(
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
-    taps = packed_ptr + tl.load(table + DEPTHWISE) + c
+    taps = packed_ptr + tl.multiple_of(tl.load(table + DEPTHWISE), 4) + c
     dx = tl.zeros((P, B), ACC)
     for i in range(kernel):
         h = y - origin - (i - kernel // 2) * dilation
