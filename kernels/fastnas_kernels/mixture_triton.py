@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Triton kernels of the weighted sum: K tensors that lie in memory of their own, each read once.
 
 The tensors are passed as a tuple of pointers, so a launch is specialised for their number, every access to them is
@@ -6,9 +8,6 @@ a kernel sees flat vectors.
 
 Shape suffixes: K candidates, M elements of one candidate, P programs.
 """
-
-# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
-# (Triton's annotations describe the inside of a kernel, not what its interpreter of Python accepts)
 
 from collections.abc import Sequence
 
