@@ -45,9 +45,12 @@ def cases() -> tuple[Case, ...]:
 
 def _mixture(dtype: str, K: int) -> list[Case]:
     x, many = f"*{dtype}", (f"*{dtype}",) * K
-    constants = {"K": K, "ACC": tl.float32, "BLOCK_M": mixture_triton.BLOCK_BYTES // _WIDTHS[dtype]}
-    dot_constants = constants | {"BLOCK_M": mixture_triton.DOT_BLOCK_BYTES // _WIDTHS[dtype]}
+    constants = {"K": K, "ACC": tl.float32, "BLOCK_M": mixture_triton.BLOCK_M}
+    dot_constants = constants | {"BLOCK_M": mixture_triton.DOT_BLOCK_M}
     name = f"K={K} {dtype}"
+    share: dict[str, Any] = {}
+    if dtype == "bf16":
+        share = {"vector_share": 0.65, "reason": "a 32-bit coefficient for every two 128-bit accesses to its tensor"}
     return [
         Case(
             f"weighted_sum {name}",
@@ -55,6 +58,7 @@ def _mixture(dtype: str, K: int) -> list[Case]:
             {"xs": many, "mix_ptr": "*fp32", "y_ptr": x, "M": "i32"},
             constants | {"start_ptr": None},
             divisible_by_16=("M",),
+            **share,
         ),
         Case(
             f"row_dot {name}",
@@ -70,6 +74,7 @@ def _mixture(dtype: str, K: int) -> list[Case]:
             {"mix_ptr": "*fp32", "g_ptr": x, "ys": many, "M": "i32"},
             constants,
             divisible_by_16=("M",),
+            **share,
         ),
     ]
 
@@ -84,7 +89,7 @@ def _partial_channels(dtype: str) -> list[Case]:
         for kernel in (module.interleave_kernel, module.deinterleave_kernel):
             name = f"{kernel.fn.__name__.removesuffix('_kernel')} k={k} {dtype}"
             found.append(Case(name, kernel, images | {"Q": "i32"}, constants, divisible_by_16=("Q",)))
-    constants = {"C_MIXED": 16, "C": 64, "GROUPS": 4, "BLOCK_M": block}
+    constants = {"C_MIXED": 16, "C": 64, "GROUPS": 4, "BLOCK_M": module.LOOKUP_BLOCK_M}
     for kernel in (module.merge_kernel, module.split_kernel):
         name = kernel.fn.__name__.removesuffix("_kernel")
         planes = images | {"M": "i32", "INNER": "i32"}

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fastnas_kernels.layout import common_strides, laid_out
 
-BLOCK_BYTES = 8192  # of each tensor that one program of four warps reads: four 128-bit accesses a thread
-DOT_BLOCK_BYTES = 4096  # of each tensor that one program of row_dot_kernel reads, a single warp
+BLOCK_M = 2048  # elements of a program of four warps
+DOT_BLOCK_M = 1024  # elements of a program of row_dot_kernel, a single warp
 MAX_TENSORS = 64  # of one launch; a longer list is cut into several
 
 
@@ -61,14 +61,14 @@ def weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
     """``sum_k mix_K[k] xs[k]``, in the memory layout that most of ``xs`` are in."""
     strides = common_strides(xs)
     xs, mix_K = [laid_out(x, strides) for x in xs], mix_K.contiguous()
-    like, y, block = xs[0], None, BLOCK_BYTES // xs[0].itemsize
+    like, y = xs[0], None
     for part in _parts(len(xs)):
         is_last = part.stop == len(xs)
         dtype = like.dtype if is_last else torch.promote_types(like.dtype, torch.float32)
         start, y = y, torch.empty_strided(like.shape, strides, dtype=dtype, device=like.device)
-        constants = {"K": len(xs[part]), "ACC": _accumulator(like), "BLOCK_M": block}
+        constants = {"K": len(xs[part]), "ACC": _accumulator(like), "BLOCK_M": BLOCK_M}
         if like.numel() > 0:
-            grid = (triton.cdiv(like.numel(), block),)
+            grid = (triton.cdiv(like.numel(), BLOCK_M),)
             weighted_sum_kernel[grid](tuple(xs[part]), mix_K[part], start, y, like.numel(), **constants)
     assert y is not None, "there is a candidate"
     return y
@@ -78,12 +78,11 @@ def row_dot(xs: Sequence[Tensor], g: Tensor) -> Tensor:
     """``<xs[k], g>`` for every k, in float32 (float64 for float64), in one pass over ``xs`` and without atomics."""
     strides = common_strides([*xs, g])
     xs, g = [laid_out(x, strides) for x in xs], laid_out(g, strides)
-    block = DOT_BLOCK_BYTES // g.itemsize
-    num_programs = triton.cdiv(g.numel(), block)
+    num_programs = triton.cdiv(g.numel(), DOT_BLOCK_M)
     dtype = torch.promote_types(g.dtype, torch.float32)
     partial_PK = torch.empty(num_programs, len(xs), dtype=dtype, device=g.device)
     for part in _parts(len(xs)):
-        constants = {"K": len(xs[part]), "ACC": _accumulator(g), "BLOCK_M": block}
+        constants = {"K": len(xs[part]), "ACC": _accumulator(g), "BLOCK_M": DOT_BLOCK_M}
         if num_programs > 0:  # one warp reduces by shuffles alone, without a barrier for every candidate
             row_dot_kernel[(num_programs,)](
                 tuple(xs[part]), g, partial_PK[:, part], g.numel(), len(xs), **constants, num_warps=1
@@ -96,11 +95,10 @@ def scaled_copies(mix_K: Tensor, g: Tensor) -> list[Tensor]:
     strides = common_strides([g])
     mix_K, g = mix_K.contiguous(), laid_out(g, strides)
     ys = [torch.empty_strided(g.shape, strides, dtype=g.dtype, device=g.device) for _ in range(len(mix_K))]
-    block = BLOCK_BYTES // g.itemsize
     for part in _parts(len(ys)):
-        constants = {"K": len(ys[part]), "ACC": _accumulator(g), "BLOCK_M": block}
+        constants = {"K": len(ys[part]), "ACC": _accumulator(g), "BLOCK_M": BLOCK_M}
         if g.numel() > 0:
-            grid = (triton.cdiv(g.numel(), block),)
+            grid = (triton.cdiv(g.numel(), BLOCK_M),)
             scaled_copies_kernel[grid](mix_K[part], g, tuple(ys[part]), g.numel(), **constants)
     return ys
 

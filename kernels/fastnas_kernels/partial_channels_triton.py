@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fastnas_kernels.layout import common_image_format, empty_images
 
-BLOCK_BYTES = 8192  # of the result that one program of four warps moves: four 128-bit accesses a thread
+LOOKUP_BLOCK_M = 1024  # elements of a program of four warps that looks every channel up
+BLOCK_BYTES = 8192  # of a program of four warps that interleaves: four 128-bit accesses a thread
 
 
 @triton.jit
@@ -140,13 +141,13 @@ def split(y: Tensor, k: int, order_C: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _launch(y: Tensor, mixed: Tensor, bypass: Tensor, k: int, order_C: Tensor | None, is_merge: bool) -> None:
-    N, C, H, W = y.shape
+    C, H, W = y.shape[1:]
     width = mixed.shape[1]
     if y.numel() == 0:
         return
-    inner, block_m = H * W if y.is_contiguous() else 1, BLOCK_BYTES // y.itemsize
+    inner = H * W if y.is_contiguous() else 1
     if inner == 1 and order_C is None and k in (2, 4):
-        num_elements, block = mixed.numel(), block_m // k
+        num_elements, block = mixed.numel(), BLOCK_BYTES // y.itemsize // k
         grid = (triton.cdiv(num_elements, block),)
         if is_merge:
             interleave_kernel[grid](mixed, bypass, y, num_elements, WIDTH=width, GROUPS=k, BLOCK_Q=block)
@@ -154,8 +155,8 @@ def _launch(y: Tensor, mixed: Tensor, bypass: Tensor, k: int, order_C: Tensor | 
             deinterleave_kernel[grid](y, mixed, bypass, num_elements, WIDTH=width, GROUPS=k, BLOCK_Q=block)
         return
     order_C = None if order_C is None else order_C.contiguous()
-    grid, constants = (triton.cdiv(y.numel(), block_m),), {"C_MIXED": width, "C": C, "GROUPS": k, "BLOCK_M": block_m}
+    grid, constants = (triton.cdiv(y.numel(), LOOKUP_BLOCK_M),), {"C_MIXED": width, "C": C, "GROUPS": k}
     if is_merge:
-        merge_kernel[grid](mixed, bypass, order_C, y, y.numel(), inner, **constants)
+        merge_kernel[grid](mixed, bypass, order_C, y, y.numel(), inner, **constants, BLOCK_M=LOOKUP_BLOCK_M)
     else:
-        split_kernel[grid](y, order_C, mixed, bypass, y.numel(), inner, **constants)
+        split_kernel[grid](y, order_C, mixed, bypass, y.numel(), inner, **constants, BLOCK_M=LOOKUP_BLOCK_M)
