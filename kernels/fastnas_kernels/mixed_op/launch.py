@@ -13,11 +13,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnas_kernels.mixed_op import forward_kernels
+from fastnas_kernels.mixed_op import node_kernels, stage_kernels, statistics_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
-from fastnas_kernels.mixed_op.tiles import Tiles, tiles_for
+from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for
 
 
 class Size(NamedTuple):
@@ -81,28 +81,28 @@ class Launcher:
         """Channels that the candidates see."""
         return self.lowered.plan.mixed_channels
 
-    @property
-    def num_tiles(self) -> int:
-        return triton.cdiv(self.size.out_pixels, self.tiles.pixels)
+    def num_tiles(self, tile: Tile) -> int:
+        """Tiles of the output."""
+        return triton.cdiv(self.size.out_pixels, tile.pixels)
 
     @property
     def splits(self) -> int:
         """Programs that share the tiles of one filter's gradient."""
-        return min(self.tiles.splits, self.num_tiles)
+        return min(self.tiles.splits, self.num_tiles(self.tiles.pointwise), self.num_tiles(self.tiles.filters))
 
-    @property
-    def channel_blocks(self) -> int:
-        return triton.cdiv(self.channels, self.tiles.channels)
+    def channel_blocks(self, tile: Tile) -> int:
+        """Blocks of the channels that the candidates see."""
+        return triton.cdiv(self.channels, tile.channels)
 
     def empty(self, *shape: int, exact: bool = False) -> Tensor:
         """Uninitialised memory; ``exact`` for what is summed up in."""
         return torch.empty(shape, dtype=accumulator(self.dtype) if exact else self.dtype, device=self.device)
 
-    @property
-    def block(self) -> dict:
-        """The constants that nearly all kernels share."""
+    def block(self, tile: Tile) -> dict:
+        """The constants that all kernels share."""
         accumulate = tl.float64 if self.dtype == torch.float64 else tl.float32
-        return {"C": self.channels, "B": self.tiles.channels, "P": self.tiles.pixels, "ACC": accumulate}
+        sizes = {"C": self.channels, "B": tile.channels, "P": tile.pixels}
+        return {**sizes, "ACC": accumulate, "num_warps": tile.warps}
 
     @property
     def product(self) -> dict:
@@ -134,8 +134,9 @@ class Launcher:
             return
         normalised, stride = state is None, 1 if state is None else state.stride
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
+        tile = self.tiles.stage
         edges = max(self.tables.group_sizes[span.first : span.last])
-        forward_kernels.stage_kernel[self.num_tiles, len(span)](
+        stage_kernels.stage_kernel[self.num_tiles(tile), len(span)](
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
             packed_ptr=packed,
@@ -149,29 +150,29 @@ class Launcher:
             dy_pitch=0 if dy is None else dy.shape[1],
             first=first,
             first_group=span.first,
-            num_tiles=self.num_tiles,
+            num_tiles=self.num_tiles(tile),
             K=self.lowered.plan.k,
             EDGES=edges,
             STRIDE=stride,
             NORMALISED=normalised,
             BACKWARD=dy is not None,
-            **self.block,
+            **self.block(tile),
             **self.product,
-            num_warps=self.tiles.warps,
         )
 
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
         """Merge the partial statistics of the rows of ``span``."""
-        forward_kernels.finalise_kernel[len(span), self.channel_blocks](
+        tile = self.tiles.stage
+        statistics_kernels.finalise_kernel[len(span), self.channel_blocks(tile)](
             partial_ptr=partial,
             rows_ptr=self.tables.rows,
             stats_ptr=stats,
             first_row=span.first,
             M=self.size.out_pixels,
-            num_tiles=self.num_tiles,
+            num_tiles=self.num_tiles(tile),
             eps=self.lowered.plan.eps,
             TILES=64,
-            **self.block,
+            **self.block(tile),
         )
 
     def forward(self, inputs_IMS: Tensor, packed: Tensor, mix: Tensor, edge_mix: Tensor, stats_R3C: Tensor) -> Tensor:
@@ -187,25 +188,25 @@ class Launcher:
         return nodes_MD
 
     def _expand(self, source: int, state: State, z: Tensor, packed: Tensor, stats: Tensor) -> None:
-        first = self.lowered.ranges[source].first
+        first, tile = self.lowered.ranges[source].first, self.tiles.stage
         for deeper, (groups, rows) in enumerate(
             zip(self.tables.group_spans[source], self.tables.row_spans[source], strict=True)
         ):
             if not len(rows):
                 continue
-            partial = self.empty(len(rows), self.num_tiles, 2, self.channels, exact=True)
+            partial = self.empty(len(rows), self.num_tiles(tile), 2, self.channels, exact=True)
             self.stage(None if deeper else state, z, packed, stats, groups, first, partial, None)
             if self.frozen:
                 continue
             if not deeper and self.lowered.pool_rows(source):
-                forward_kernels.pool_statistics_kernel[self.num_tiles, self.channel_blocks](
+                statistics_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(tile)](
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
                     pitch=state.pitch,
-                    num_tiles=self.num_tiles,
+                    num_tiles=self.num_tiles(tile),
                     STRIDE=state.stride,
-                    **self.block,
+                    **self.block(tile),
                 )
             self.finalise(partial, stats, rows)
 
@@ -214,7 +215,7 @@ class Launcher:
     ) -> None:
         plan, tables = self.lowered.plan, self.tables
         node, entering = target - plan.num_inputs, plan.entering(target)
-        span = tables.entering_spans[node]
+        span, tile = tables.entering_spans[node], self.tiles.elementwise
         common = {
             "inputs_ptr": inputs,
             "nodes_ptr": nodes,
@@ -228,9 +229,9 @@ class Launcher:
             "STRIDE": plan.stride,
             "NUM_INPUTS": plan.num_inputs,
             "NUM_NODES": plan.num_nodes,
-            **self.block,
+            **self.block(tile),
         }
-        forward_kernels.node_kernel[self.num_tiles, self.channel_blocks](
+        node_kernels.node_kernel[self.num_tiles(tile), self.channel_blocks(tile)](
             z_ptr=z,
             stats_ptr=stats,
             mix_ptr=mix,
@@ -241,8 +242,8 @@ class Launcher:
             **common,
         )
         if plan.k > 1:
-            blocks = triton.cdiv((plan.k - 1) * self.channels, self.tiles.channels)
-            forward_kernels.bypass_kernel[self.num_tiles, blocks](edge_mix_ptr=edge_mix, **common)
+            blocks = triton.cdiv((plan.k - 1) * self.channels, tile.channels)
+            node_kernels.bypass_kernel[self.num_tiles(tile), blocks](edge_mix_ptr=edge_mix, **common)
 
 
 def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
@@ -284,7 +285,6 @@ def run_forward(
     exact = accumulator(launch.dtype)
     packed = pack(weights, launch.tables, exact)
     stats = launch.empty(launch.lowered.num_rows + 2, 3, launch.channels, exact=True)
-    stats[-1] = 0
     if statistics is not None:
         _given_rows(statistics, launch, stats)
     inputs_IMS = inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels)

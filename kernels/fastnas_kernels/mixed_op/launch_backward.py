@@ -13,8 +13,9 @@ import torch
 import triton
 from torch import Tensor
 
-from fastnas_kernels.mixed_op import backward_kernels
+from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_kernels
 from fastnas_kernels.mixed_op.launch import Launcher, State, accumulator, launcher
+from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span
 
@@ -69,53 +70,48 @@ class Backward:
         dy = dnodes_MD.view(-1, plan.num_nodes, run.channels, plan.k).transpose(2, 3).contiguous()
         dy = (dy.clone() if plan.k == 1 else dy).view(dnodes_MD.shape)
         dinputs = torch.zeros_like(self.inputs_IMS) if self.needs.states else None
-        num_branches, num_edges = len(run.lowered.branches), len(plan.edges)
-        sums = run.empty(num_branches + 1, 2, run.channels, exact=True)
-        sums[num_branches] = 0
-        inner_sums, edge_sums = torch.empty_like(sums), run.empty(num_edges, 4, run.channels, exact=True)
-        passed = run.empty(num_edges, exact=True)
+        sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, run.channels, exact=True)
+        sums[-1] = 0
+        passed = run.empty(len(plan.edges), exact=True)
         dpacked = run.empty(run.splits, self.packed.numel(), exact=True) if self.needs.weights else None
         for source in reversed(range(len(run.lowered.ranges))):
             if source < plan.num_inputs and not (self.needs.states or self.needs.weights or self.needs.mix):
                 continue
-            self._source(source, dy, dinputs, sums, inner_sums, edge_sums, passed, dpacked)
+            self._source(source, dy, dinputs, sums, passed, dpacked)
         return Gradients(
             dinputs,
             None if dpacked is None else dpacked.sum(0),
-            self._mix_gradient(sums, edge_sums) if self.needs.mix else None,
+            sums.sum(-1).flatten()[run.tables.mix_rows].sum(0) if self.needs.mix else None,
             passed[run.tables.edge_ranks] if self.needs.edge_mix else None,
         )
-
-    def _mix_gradient(self, sums: Tensor, edge_sums: Tensor) -> Tensor:
-        """Sums of ``dy`` times each candidate's output: at most two branches or one entry of the edges each."""
-        parts = torch.cat([sums[:, 1], edge_sums[:, 1:].flatten(0, 1)]).sum(-1)
-        return parts[self.run.tables.mix_rows].sum(0)
 
     def _source(
         self,
         source: int,
         dy: Tensor,
         dinputs: Tensor | None,
-        sums: Tensor,
-        inner_sums: Tensor,
-        edge_sums: Tensor,
+        all_sums: Tensor,
         passed: Tensor,
         dpacked: Tensor | None,
     ) -> None:
         run = self.run
-        first, middle, last = run.lowered.ranges[source]
-        leaving = run.tables.leaving_spans[source]
+        first, middle, last = bounds = run.lowered.ranges[source]
+        leaving, rows = run.tables.leaving_spans[source], run.tables.sum_spans[source]
+        sums, inner = all_sums[rows.first : rows.last], run.empty(last - middle, 2, run.channels, exact=True)
+        edge_sums = sums[last - first :]
         if not len(leaving):
             return
         state = run.state(source, self.inputs_IMS, self.nodes_MD)
         z = run.empty(last - first, run.size.out_pixels, run.channels)
         dt = torch.empty_like(z)
         self._recompute(source, state, z, dy, sums)
-        self._shared_sums(state, dy, leaving, edge_sums)
         if last > middle:
-            self._pointwise(None, z, dt, dy, sums, inner_sums, first, Span(middle, last), dpacked)
-            partial = run.empty(last - middle, run.num_tiles, 2, run.channels, exact=True)
-            backward_kernels.depthwise_backward_kernel[run.num_tiles, last - middle, run.channel_blocks](
+            self._pointwise(None, z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
+            tile = run.tiles.elementwise
+            partial = run.empty(last - middle, run.num_tiles(tile), 2, run.channels, exact=True)
+            state_gradient_kernels.depthwise_backward_kernel[
+                run.num_tiles(tile), last - middle, run.channel_blocks(tile)
+            ](
                 z_ptr=z,
                 dt_ptr=dt,
                 packed_ptr=self.packed,
@@ -127,26 +123,27 @@ class Backward:
                 WO=run.size.out_width,
                 first=first,
                 launched=middle,
-                num_tiles=run.num_tiles,
-                **run.block,
+                num_tiles=run.num_tiles(tile),
+                **run.block(tile),
             )
-            torch.sum(partial, 1, out=inner_sums[middle:last])
+            torch.sum(partial, 1, out=inner)
             self._depthwise_weights(None, z, dt, first, Span(middle, last), dpacked)
         if middle > first:
-            self._pointwise(state, z, dt, dy, sums, inner_sums, first, Span(first, middle), dpacked)
+            self._pointwise(state, z, dt, dy, sums, inner, bounds, Span(first, middle), dpacked)
             self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
         if source >= run.lowered.plan.num_inputs or dinputs is not None:
             self._gather(source, state, dt, dy, edge_sums, leaving, dinputs, passed)
 
     def _recompute(self, source: int, state: State, z: Tensor, dy: Tensor, sums: Tensor) -> None:
+        """Every branch's raw output once more, and all sums over pixels that the gradient needs."""
         run = self.run
         first, middle, last = run.lowered.ranges[source]
         of_state, of_branches = run.tables.group_spans[source]
-        for span, begin, end, read in ((of_state, first, middle, state), (of_branches, middle, last, None)):
-            if end > begin:
-                partial = run.empty(end - begin, run.num_tiles, 2, run.channels, exact=True)
-                run.stage(read, z, self.packed, self.stats, span, first, partial, dy)
-                torch.sum(partial, 1, out=sums[begin:end])
+        partial = run.empty(len(sums), run.num_tiles(run.tiles.stage), 2, run.channels, exact=True)
+        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy)
+        run.stage(None, z, self.packed, self.stats, of_branches, first, partial[middle - first :], dy)
+        self._shared_sums(state, dy, run.tables.leaving_spans[source], partial[last - first :])
+        torch.sum(partial, 1, out=sums)
 
     def _sizes(self, state: State | None) -> dict:
         run = self.run
@@ -158,10 +155,9 @@ class Backward:
     def _per_pixel(self) -> float:
         return 0.0 if self.run.frozen else 1.0 / self.run.size.out_pixels
 
-    def _shared_sums(self, state: State, dy: Tensor, leaving: Span, edge_sums: Tensor) -> None:
-        run = self.run
-        partial = run.empty(len(leaving), run.num_tiles, 4, run.channels, exact=True)
-        backward_kernels.shared_sums_kernel[run.num_tiles, len(leaving), run.channel_blocks](
+    def _shared_sums(self, state: State, dy: Tensor, leaving: Span, partial: Tensor) -> None:
+        run, tile = self.run, self.run.tiles.stage
+        branch_gradient_kernels.shared_sums_kernel[run.num_tiles(tile), len(leaving), run.channel_blocks(tile)](
             state_ptr=state.tensor,
             dy_ptr=dy,
             stats_ptr=self.stats,
@@ -172,12 +168,11 @@ class Backward:
             pitch=state.pitch,
             dy_pitch=dy.shape[1],
             first_leaving=leaving.first,
-            num_tiles=run.num_tiles,
+            num_tiles=run.num_tiles(tile),
             K=run.lowered.plan.k,
             STRIDE=state.stride,
-            **run.block,
+            **run.block(tile),
         )
-        torch.sum(partial, 1, out=edge_sums[leaving.first : leaving.last])
 
     def _pointwise(
         self,
@@ -186,14 +181,14 @@ class Backward:
         dt: Tensor,
         dy: Tensor,
         sums: Tensor,
-        inner_sums: Tensor,
-        first: int,
+        inner: Tensor,
+        bounds: SourceRange,
         branches: Span,
         dpacked: Tensor | None,
     ) -> None:
-        run = self.run
-        splits = run.num_tiles if dpacked is None else run.splits
-        backward_kernels.pointwise_backward_kernel[splits, len(branches), run.channel_blocks](
+        run, tile = self.run, self.run.tiles.pointwise
+        splits = run.num_tiles(tile) if dpacked is None else run.splits
+        branch_gradient_kernels.pointwise_backward_kernel[splits, len(branches), run.channel_blocks(tile)](
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
             dt_ptr=dt,
@@ -201,25 +196,25 @@ class Backward:
             packed_ptr=self.packed,
             stats_ptr=self.stats,
             sums_ptr=sums,
-            inner_sums_ptr=inner_sums,
+            inner_sums_ptr=inner,
             mix_ptr=self.mix,
             branches_ptr=run.tables.branches,
             dpacked_ptr=self.packed if dpacked is None else dpacked,
             **self._sizes(state),
             pitch=run.channels if state is None else state.pitch,
             dy_pitch=dy.shape[1],
-            first=first,
+            first=bounds.first,
             launched=branches.first,
-            num_tiles=run.num_tiles,
+            inner_first=bounds.middle,
+            num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             per_pixel=self._per_pixel,
             K=run.lowered.plan.k,
             STRIDE=1 if state is None else state.stride,
             NORMALISED=state is None,
             WEIGHTS=dpacked is not None,
-            **run.block,
+            **run.block(tile),
             **run.product,
-            num_warps=run.tiles.warps,
         )
 
     def _depthwise_weights(
@@ -227,9 +222,9 @@ class Backward:
     ) -> None:
         if dpacked is None:
             return
-        run = self.run
+        run, tile = self.run, self.run.tiles.filters
         rows = max(branch.kernel for branch in run.lowered.branches[branches.first : branches.last])
-        backward_kernels.depthwise_weights_kernel[run.splits, len(branches) * rows, run.channel_blocks](
+        branch_gradient_kernels.depthwise_weights_kernel[run.splits, len(branches) * rows, run.channel_blocks(tile)](
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,
@@ -239,13 +234,13 @@ class Backward:
             pitch=run.channels if state is None else state.pitch,
             first=first,
             launched=branches.first,
-            num_tiles=run.num_tiles,
+            num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             ROWS=rows,
             COLUMNS=triton.next_power_of_2(rows),
             STRIDE=1 if state is None else state.stride,
             NORMALISED=state is None,
-            **run.block,
+            **run.block(tile),
         )
 
     def _gather(
@@ -259,14 +254,14 @@ class Backward:
         dinputs: Tensor | None,
         passed: Tensor,
     ) -> None:
-        run, plan, tables = self.run, self.run.lowered.plan, self.run.tables
+        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.elementwise
         first, middle, _ = run.lowered.ranges[source]
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt
         if pools:
             dmax = run.empty(run.size.out_pixels, run.channels)
             daverage, position = torch.empty_like(dmax), torch.empty_like(dmax, dtype=torch.int8)
-            backward_kernels.pool_backward_kernel[run.num_tiles, run.channel_blocks](
+            state_gradient_kernels.pool_backward_kernel[run.num_tiles(tile), run.channel_blocks(tile)](
                 state_ptr=state.tensor,
                 dy_ptr=dy,
                 stats_ptr=self.stats,
@@ -285,7 +280,7 @@ class Backward:
                 per_pixel=self._per_pixel,
                 K=plan.k,
                 STRIDE=state.stride,
-                **run.block,
+                **run.block(tile),
             )
         is_node = source >= plan.num_inputs
         pixels = run.size.images * state.height * state.width
@@ -294,7 +289,7 @@ class Backward:
         else:
             assert dinputs is not None
             out, column = dinputs[source], 0
-        tiles = triton.cdiv(pixels, run.tiles.pixels)
+        num_tiles = triton.cdiv(pixels, tile.pixels)
         where = {
             "M_STATE": pixels,
             "H": state.height,
@@ -310,9 +305,9 @@ class Backward:
             "K": plan.k,
             "STRIDE": state.stride,
             "NODE_STATE": is_node,
-            **run.block,
+            **run.block(tile),
         }
-        backward_kernels.gather_kernel[tiles, run.channel_blocks](
+        state_gradient_kernels.gather_kernel[num_tiles, run.channel_blocks(tile)](
             state_ptr=state.tensor,
             dt_ptr=dt,
             dy_ptr=dy,
@@ -333,8 +328,8 @@ class Backward:
         )
         if plan.k > 1:
             others = (plan.k - 1) * run.channels
-            partial = run.empty(len(leaving), tiles, others, exact=True)
-            backward_kernels.bypass_backward_kernel[tiles, triton.cdiv(others, run.tiles.channels)](
+            partial = run.empty(len(leaving), num_tiles, others, exact=True)
+            state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
                 state_ptr=state.tensor,
                 dy_ptr=dy,
                 edge_mix_ptr=self.edge_mix,
@@ -342,7 +337,7 @@ class Backward:
                 leaving_ptr=tables.leaving,
                 out_ptr=out,
                 partial_ptr=partial,
-                num_tiles=tiles,
+                num_tiles=num_tiles,
                 **where,
             )
             passed[leaving.first : leaving.last] = partial.sum((1, 2))

@@ -135,20 +135,33 @@ class Lowered:
         """All edges, source by source."""
         return tuple(edge for source in range(len(self.ranges)) for edge in self.plan.leaving(source))
 
+    @cached_property
+    def sum_spans(self) -> list[tuple[int, int]]:
+        """For each source the rows ``[first, last)`` of the sums that backward needs. A row holds two sums: of ``dy``
+        and of ``dy`` times the normalised output, for each branch; of ``dy`` and times max-pool, then times avg-pool
+        and times the state, for each edge."""
+        spans, begin = [], 0
+        for source, (first, _, last) in enumerate(self.ranges):
+            spans.append((begin, begin + last - first + 2 * len(self.plan.leaving(source))))
+            begin = spans[-1][1]
+        return spans
+
     def mix_rows(self) -> np.ndarray:
-        """``[2, coefficients]``: which sums make the gradient of each coefficient, in a list of one for each branch,
-        a zero, and three (max-pool, avg-pool, identity) for each edge in the order of ``leaving``."""
-        zero = len(self.branches)
-        rows: list[list[int]] = [[] for _ in range(self.plan.num_coefficients)]
-        for number, branch in enumerate(self.branches):
-            if branch.coefficient >= 0:
-                rows[branch.coefficient].append(number)
-        for rank, edge in enumerate(self.leaving):
-            for kind, name in enumerate(("max_pool", "avg_pool", "skip")):
-                coefficient = self._coefficient(edge, name)
-                if coefficient >= 0 and not rows[coefficient]:
-                    rows[coefficient].append(zero + 1 + 3 * rank + kind)
-        return np.array([(*of, zero)[:2] for of in rows], dtype=np.int64).T
+        """``[2, coefficients]``: the sums that make the gradient of each coefficient, as ``2 row + column``; an
+        additional last row, which is zero, stands for none."""
+        none = 2 * self.sum_spans[-1][1]
+        sums: list[list[int]] = [[] for _ in range(self.plan.num_coefficients)]
+        for source, (first, _, last) in enumerate(self.ranges):
+            begin = self.sum_spans[source][0]
+            for number, branch in enumerate(self.branches[first:last], start=begin):
+                if branch.coefficient >= 0:
+                    sums[branch.coefficient].append(2 * number + 1)
+            for rank, edge in enumerate(self.plan.leaving(source)):
+                for place, kind in enumerate(("max_pool", "avg_pool", "skip"), start=1):
+                    coefficient = self._coefficient(edge, kind)
+                    if coefficient >= 0 and not sums[coefficient]:
+                        sums[coefficient].append(2 * (begin + last - first + 2 * rank) + place)
+        return np.array([(*of, none)[:2] for of in sums], dtype=np.int64).T
 
     def live_channels(self) -> np.ndarray:
         """``[rows, C]``: false for the channels of half a factorised reduction that the other half fills."""

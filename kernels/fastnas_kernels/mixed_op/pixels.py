@@ -45,6 +45,14 @@ def locate(m, HO, WO):
 
 
 @triton.jit
+def aligned(pitch, C: tl.constexpr):
+    """A state's pitch, which is a multiple of ``C``, as the compiler can make use of it for 128-bit accesses."""
+    if C % 4 == 0:
+        pitch = tl.multiple_of(pitch, 4)
+    return pitch
+
+
+@triton.jit
 def load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC: tl.constexpr):
     """``[P, B]``: channels ``c`` of the pixels ``(n, y, x)``, zero where not ``inside``."""
     # 64 bits: an ImageNet batch of states has more than 2^31 elements

@@ -51,6 +51,8 @@ class Tables:
     """``[2, R]``: the two rows whose sum is each normalisation of the plan; the last row is zero."""
     mix_rows: Tensor
     """``[2, coefficients]``, see :meth:`Lowered.mix_rows`."""
+    sum_spans: tuple[Span, ...]
+    """For each source, its rows of the sums that backward needs: one for each branch, two for each edge."""
     edge_ranks: Tensor
     """``[E]``: where each edge stands in ``leaving``."""
     live_channels: Tensor
@@ -108,6 +110,7 @@ def tables_of(lowered: Lowered, device: torch.device, shared: bool, edges_a_prog
         unpacking=put(lowered.unpacking, torch.int64),
         norm_rows=put(lowered.norm_rows(shared), torch.int64),
         mix_rows=put(lowered.mix_rows(), torch.int64),
+        sum_spans=tuple(Span(*span) for span in lowered.sum_spans),
         edge_ranks=put(np.argsort(lowered.leaving), torch.int64),
         live_channels=put(lowered.live_channels(), torch.bool),
     )

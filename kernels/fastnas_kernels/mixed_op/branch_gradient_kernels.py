@@ -1,0 +1,282 @@
+"""Gradients of the branches of one state: of their weights, and of what their filters read.
+
+The raw outputs of a state's branches are computed again first; nothing of them was saved.
+
+Normalisation sends a gradient ``dy`` of ``(z - mean) / std`` to ``(dy - mean(dy) - zhat mean(dy zhat)) / std``
+(Ioffe and Szegedy, 2015, arXiv:1502.03167, section 3). All candidates of a node share ``dy`` up to their
+coefficient, and ``sum(dy zhat)`` is at the same time the gradient of that coefficient.
+"""
+
+import triton
+import triton.language as tl
+
+from fastnas_kernels.mixed_op.pixels import (
+    AVG_POOL,
+    AVG_POOL_ROW,
+    BRANCH_FIELDS,
+    COEFFICIENT,
+    DEPTHWISE,
+    DILATION,
+    EDGE_FIELDS,
+    KERNEL,
+    MAX_POOL,
+    MAX_POOL_ROW,
+    MEAN,
+    NODE,
+    ORIGIN,
+    POINTWISE,
+    READ_BY,
+    READS,
+    RSTD,
+    SKIP,
+    TARGET,
+    aligned,
+    load_pixels,
+    locate,
+    pool,
+    rectify,
+)
+from fastnas_kernels.mixed_op.stage_kernels import depthwise_taps, filter_at
+
+
+@triton.jit
+def shared_sums_kernel(
+    state_ptr,
+    dy_ptr,
+    stats_ptr,
+    edges_ptr,
+    leaving_ptr,
+    partial_ptr,
+    M,
+    H,
+    W,
+    HO,
+    WO,
+    pitch,
+    dy_pitch,
+    first_leaving,
+    num_tiles,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    B: tl.constexpr,
+    P: tl.constexpr,
+    STRIDE: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Sums over one tile for one edge, two rows ``[tile, 2, C]``: of ``dy`` and of ``dy`` times normalised max-pool,
+    then of ``dy`` times normalised avg-pool and times the state itself."""
+    tile = tl.program_id(0)
+    edge = edges_ptr + tl.load(leaving_ptr + first_leaving + tl.program_id(1)) * EDGE_FIELDS
+    m = tile * P + tl.arange(0, P)
+    live = m < M
+    n, h, w = locate(m, HO, WO)
+    c = tl.program_id(2) * B + tl.arange(0, B)
+    channel = c < C
+    inside = live[:, None] & channel[None, :]
+    pitch = aligned(pitch, C)
+    at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (K * C) + c[None, :]
+    dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
+    out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile) * 2 * C + c
+    second = out + num_tiles * 2 * C
+    tl.store(out, tl.sum(dy, 0), mask=channel)
+    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
+    for kind in tl.static_range(2):
+        row = stats_ptr + tl.load(edge + (MAX_POOL_ROW if kind == 0 else AVG_POOL_ROW)) * 3 * C + c
+        present = channel & (tl.load(edge + (MAX_POOL if kind == 0 else AVG_POOL)) >= 0)
+        mean = tl.load(row + MEAN * C, mask=present, other=0.0)
+        rstd = tl.load(row + RSTD * C, mask=present, other=0.0)
+        v = tl.where(inside & present[None, :], (highest if kind == 0 else average) - mean[None, :], 0.0)
+        tl.store(out + C if kind == 0 else second, tl.sum(dy * v * rstd[None, :], 0), mask=channel)
+    identity = live & (tl.load(edge + SKIP) >= 0)
+    x = load_pixels(state_ptr, n, h, w, H, W, pitch, c, identity, channel, ACC)
+    tl.store(second + C, tl.sum(dy * x, 0), mask=channel)
+
+
+@triton.jit
+def pointwise_backward_kernel(
+    src_ptr,
+    z_ptr,
+    dt_ptr,
+    dy_ptr,
+    packed_ptr,
+    stats_ptr,
+    sums_ptr,
+    inner_sums_ptr,
+    mix_ptr,
+    branches_ptr,
+    dpacked_ptr,
+    M,
+    H,
+    W,
+    HO,
+    WO,
+    pitch,
+    dy_pitch,
+    first,
+    launched,
+    inner_first,
+    num_tiles,
+    packed_length,
+    per_pixel,
+    C: tl.constexpr,
+    K: tl.constexpr,
+    CO: tl.constexpr,
+    B: tl.constexpr,
+    P: tl.constexpr,
+    STRIDE: tl.constexpr,
+    NORMALISED: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    ACC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """From the gradient of a normalised output to that of the depthwise output, ``dt``, and of the 1x1 filter.
+
+    One program takes every ``num_programs(0)``-th tile of one branch and one block of input channels and keeps the
+    filter's gradient in registers; the few partial results are added up in a fixed order afterwards.
+    ``per_pixel`` is ``1 / M``, or 0 where the statistics did not come from this batch.
+    """
+    split = tl.program_id(0)
+    b = launched + tl.program_id(1)
+    c = tl.program_id(2) * B + tl.arange(0, B)
+    channel = c < C
+    o = tl.arange(0, CO)
+    out_channel = o < C
+    table = branches_ptr + b * BRANCH_FIELDS
+    kernel = tl.load(table + KERNEL)
+    dilation = tl.load(table + DILATION)
+    origin = tl.load(table + ORIGIN)
+    products = tl.multiple_of(tl.load(table + POINTWISE), 4)
+    reads = tl.load(table + READS)
+    coefficient = tl.load(table + COEFFICIENT)
+    read_by = tl.load(table + READ_BY)
+    plane = tl.cast(M, tl.int64) * C
+
+    row = stats_ptr + b * 3 * C + o
+    mean = tl.load(row + MEAN * C, mask=out_channel, other=0.0)
+    rstd = tl.load(row + RSTD * C, mask=out_channel, other=0.0)
+    if coefficient >= 0:
+        sums = sums_ptr + (b - first) * 2 * C + o
+        scale = rstd * tl.load(mix_ptr + coefficient).to(ACC)
+        upstream = dy_ptr + tl.load(table + TARGET) * (K * C)
+        upstream_pitch = aligned(dy_pitch, C)
+    else:
+        # The gradient of a separable convolution's first half took the place of its second half's raw output
+        sums = inner_sums_ptr + (read_by - inner_first) * 2 * C + o
+        scale = rstd
+        upstream = z_ptr + (read_by - first) * plane
+        upstream_pitch = aligned(dy_pitch * 0 + C, C)
+    shift = scale * tl.load(sums, mask=out_channel, other=0.0) * per_pixel
+    slope = scale * rstd * tl.load(sums + C, mask=out_channel, other=0.0) * per_pixel
+    filters = packed_ptr + products + c[:, None] * C + o[None, :]
+    both = channel[:, None] & out_channel[None, :]
+    weight = tl.load(filters, mask=both, other=0.0)
+    pitch = C if NORMALISED else aligned(pitch, C)
+    if NORMALISED:
+        src_ptr += (reads - first) * plane
+        row = stats_ptr + reads * 3 * C + c
+        src_mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+        src_rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
+    else:
+        src_mean = tl.zeros((B,), ACC)
+        src_rstd = src_mean
+    dweight = tl.zeros((B, CO), ACC)
+    for tile in range(split, num_tiles, tl.num_programs(0)):
+        m = tile * P + tl.arange(0, P)
+        live = m < M
+        pixel = m.to(tl.int64)[:, None]
+        inside = live[:, None] & out_channel[None, :]
+        dy = tl.load(upstream + pixel * upstream_pitch + o[None, :], mask=inside, other=0.0).to(ACC)
+        z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
+        dz = scale[None, :] * dy - shift[None, :] - (z - mean[None, :]) * slope[None, :]
+        dz = tl.where(inside, dz, 0.0)
+        dt = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
+        at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]
+        tl.store(at, dt.to(dt_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
+        if WEIGHTS:
+            n, h, w = locate(m, HO, WO)
+            t = depthwise_taps(
+                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_mean, src_rstd,
+                n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
+            )  # fmt: skip
+            dweight += tl.dot(tl.trans(t[0]), dz, input_precision=PRECISION)
+    if WEIGHTS:
+        at = dpacked_ptr + split * packed_length + products + c[:, None] * C + o[None, :]
+        tl.store(at, dweight, mask=both)
+
+
+@triton.jit
+def depthwise_weights_kernel(
+    src_ptr,
+    dt_ptr,
+    stats_ptr,
+    branches_ptr,
+    dpacked_ptr,
+    M,
+    H,
+    W,
+    HO,
+    WO,
+    pitch,
+    first,
+    launched,
+    num_tiles,
+    packed_length,
+    C: tl.constexpr,
+    B: tl.constexpr,
+    P: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    NORMALISED: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Gradient of one row of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers."""
+    split = tl.program_id(0)
+    b = launched + tl.program_id(1) // ROWS
+    i = tl.program_id(1) % ROWS
+    c = tl.program_id(2) * B + tl.arange(0, B)
+    channel = c < C
+    table = branches_ptr + b * BRANCH_FIELDS
+    kernel = tl.load(table + KERNEL)
+    if i < kernel:
+        dilation = tl.load(table + DILATION)
+        origin = tl.load(table + ORIGIN)
+        reads = tl.load(table + READS)
+        plane = tl.cast(M, tl.int64) * C
+        pitch = C if NORMALISED else aligned(pitch, C)
+        mean = tl.zeros((B,), ACC)
+        rstd = tl.zeros((B,), ACC)
+        if NORMALISED:
+            src_ptr += (reads - first) * plane
+            row = stats_ptr + reads * 3 * C + c
+            mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+            rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
+        j = tl.arange(0, COLUMNS)
+        total = tl.zeros((COLUMNS, P, B), ACC)
+        for tile in range(split, num_tiles, tl.num_programs(0)):
+            m = tile * P + tl.arange(0, P)
+            live = m < M
+            n, h, w = locate(m, HO, WO)
+            mask = live[:, None] & channel[None, :]
+            at = (b - first) * plane + m.to(tl.int64)[:, None] * C + c[None, :]
+            dt = tl.load(dt_ptr + at, mask=mask, other=0.0).to(ACC)
+            y = h * STRIDE + origin + (i - kernel // 2) * dilation
+            x = w[None, :] * STRIDE + origin + (j - kernel // 2)[:, None] * dilation
+            inside = (live & (y >= 0) & (y < H))[None, :] & (x >= 0) & (x < W) & (j < kernel)[:, None]
+            pixel = ((n.to(tl.int64) * H + y) * W)[None, :] + x
+            v = tl.load(
+                src_ptr + pixel[:, :, None] * pitch + c[None, None, :],
+                mask=inside[:, :, None] & channel[None, None, :],
+                other=0.0,
+            ).to(ACC)
+            if NORMALISED:
+                v = tl.where(inside[:, :, None], (v - mean[None, None, :]) * rstd[None, None, :], 0.0)
+            total += rectify(v) * dt[None, :, :]
+        out = (
+            dpacked_ptr
+            + split * packed_length
+            + tl.load(table + DEPTHWISE)
+            + (i * kernel + j)[:, None] * C
+            + c[None, :]
+        )
+        tl.store(out, tl.sum(total, 1), mask=(j < kernel)[:, None] & channel[None, :])
