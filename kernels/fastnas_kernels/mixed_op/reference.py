@@ -125,7 +125,11 @@ def _outputs(
             yield from ((place, x) for place in places)
             continue
         if kind in ("max_pool", "avg_pool"):
-            y = norm(_pool(x, kind, stride), [Norm(*places[0], 0)])
+            y = _pool(x, kind, stride)
+            if norm.given is not None:  # the statistics that were given may differ from edge to edge
+                yield from ((place, norm(y, [Norm(*place, 0)])) for place in places)
+                continue
+            y = norm(y, [Norm(*places[0], 0)])
             yield from ((place, y) for place in places)
             continue
         if kind == "skip":
