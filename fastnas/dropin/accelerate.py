@@ -8,6 +8,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from fastnas.dropin.evaluation import Parts, evaluate, find_parts, obstacle
+from fastnas.dropin.mixed_op import MixedOp
 from fastnas.dropin.primitives import Unrecognised, read_primitive
 from fastnas.dropin.report import AccelerationReport, Left, Replaced
 from fastnas.dropin.trial import NotTaken, prove
@@ -45,7 +46,9 @@ class Accelerated:
         arguments = [*args, *(named[name] for name in missing)]
         reason = obstacle(self._parts)
         if reason is not None:
-            text = complaint("fastnas.accelerate", "the module must be as it was found", reason, "Its own forward runs.")
+            text = complaint(
+                "fastnas.accelerate", "the module must be as it was found", reason, "Its own forward runs."
+            )
             warnings.warn(text, RuntimeWarning, stacklevel=3)
             return type(self.module).forward(self.module, *arguments)
         return evaluate(self.module, self.wiring, self._parts, arguments)
@@ -128,6 +131,9 @@ def _visit(module: nn.Module, name: str, seen: set[int]) -> Iterator[Replaced | 
     if isinstance(present, Accelerated):
         yield present.describe(name)
         return
+    if isinstance(module, MixedOp):
+        yield Left(name, "it runs on the engine by itself")
+        return
     if looks_like_cell(module) or looks_mixed(module):
         try:
             yield _replace(module).describe(name)
@@ -136,7 +142,7 @@ def _visit(module: nn.Module, name: str, seen: set[int]) -> Iterator[Replaced | 
         else:
             return
     elif _holds_candidates(module):
-        yield Left(name, f"{type(module).__name__} holds candidates, but its forward is not forward(x, weights)")
+        yield Left(name, f"{type(module).__name__} holds candidates, but computes no forward(x, weights) of them")
         return
     for child_name, child in module.named_children():
         yield from _visit(child, f"{name}.{child_name}" if name else child_name, seen)

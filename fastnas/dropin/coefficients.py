@@ -22,7 +22,11 @@ def rows_of(weights: object, wiring: Wiring) -> Tensor | Sequence[Rows]:
 
 
 def live_coefficients(
-    where: str, rows: Tensor | Sequence[Rows], beta: Tensor | Sequence[Tensor] | None, wiring: Wiring, device: torch.device
+    where: str,
+    rows: Tensor | Sequence[Rows],
+    beta: Tensor | Sequence[Tensor] | None,
+    wiring: Wiring,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor | None]:
     """The flat coefficients of all live candidates with those of their edges multiplied in, and those of the edges.
 

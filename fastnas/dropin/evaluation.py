@@ -83,7 +83,7 @@ def _move_running(norms: Sequence[nn.BatchNorm2d], statistics: Tensor, unbiased:
     if not moved:
         return
     counters = [norms[row].num_batches_tracked for row in moved]
-    torch._foreach_add_([counter for counter in counters if counter is not None], 1)
+    torch._foreach_add_([counter for counter in counters if counter is not None], 1)  # type: ignore[attr-defined]
     by_factor: dict[float, list[int]] = {}
     for row, counter in zip(moved, counters, strict=True):
         momentum = norms[row].momentum

@@ -22,15 +22,15 @@ class Primitive:
 
     Args:
         candidate: What the engine calls it; ``None`` for the primitive that contributes nothing.
-        stride: Of its first stage; ``None`` where the module does not tell.
-        channels: That it reads and writes; ``None`` where the module does not tell.
+        stride: Of its first stage.
+        channels: That it reads and writes; ``None`` if it takes any.
         convolutions: Names of its convolutions, in the order in which the engine takes their weights.
         norms: Names of its normalisations, in the order of the engine's statistics.
         eps: Of its normalisations.
     """
 
     candidate: Candidate | None
-    stride: int | None = None
+    stride: int
     channels: int | None = None
     convolutions: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
@@ -53,7 +53,9 @@ def read_primitive(module: nn.Module) -> Primitive:
     for name, part in module.named_modules():
         owns = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
         if owns and not isinstance(part, _LAYERS):
-            raise Unrecognised(f"the engine knows no layer like {type(part).__name__} ({name or 'the candidate itself'})")
+            raise Unrecognised(
+                f"the engine knows no layer like {type(part).__name__} ({name or 'the candidate itself'})"
+            )
     convolutions = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, nn.Conv2d)}
     norms = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, nn.BatchNorm2d)}
     pools = [leaf for leaf in leaves.values() if isinstance(leaf, (nn.MaxPool2d, nn.AvgPool2d))]

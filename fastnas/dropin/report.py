@@ -47,7 +47,9 @@ class AccelerationReport:
 
     def __str__(self) -> str:
         if not self.replaced and not self.left:
-            return "nothing in this network has the shape of a mixed operation, forward(x, weights), or of a cell of them"
+            return (
+                "nothing in this network has the shape of a mixed operation, forward(x, weights), or of a cell of them"
+            )
         cells = sum(module.level == "cell" for module in self.replaced)
         head = f"replaced {cells} cells and {len(self.replaced) - cells} single mixed operations, left {len(self.left)}"
         lines = [head]

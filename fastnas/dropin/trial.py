@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,18 @@ TOLERANCE = 1e-10
 """Relative to the largest value of each tensor, in float64: rounding differs by 1e-13, another computation by far
 more."""
 _SIZES = (8, 7)
+_BUFFER = "its buffer "
 
 
 class NotTaken(Unrecognised):
     """The module itself fails on the inputs that the wiring expects it to take."""
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Everything that an evaluation returns or leaves behind."""
-
-    output: Tensor
-    gradients: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-
-
 def prove(module: nn.Module, wiring: Wiring) -> Wiring:
     """The wiring, completed by what only running the module tells, if the engine then equals the module.
 
-    Both are evaluated in float64 on copies with random weights and running statistics, in training and in eval mode,
-    on even maps, and on odd ones if the module takes them. Compared are the output, the gradients of inputs,
+    Both are evaluated in float64 on a copy with random weights and running statistics, in training and in eval mode,
+    and in training mode on odd maps if the module takes them. Compared are the output, the gradients of inputs,
     coefficients and weights, and all buffers.
 
     Raises:
@@ -51,72 +43,72 @@ def prove(module: nn.Module, wiring: Wiring) -> Wiring:
     with torch.random.fork_rng(devices=devices), autocast_off, torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
         try:
-            pristine = _randomised(module, generator)
+            twin = _twin(module, generator)
         except FOREIGN_ERRORS as error:
             raise Unrecognised(f"it cannot be copied: {_first_line(error)}") from None
         for size in _SIZES:
-            arguments = [argument.to(device) for argument in _arguments(pristine, wiring, size, generator)]
+            arguments = [argument.to(device) for argument in _arguments(twin, wiring, size, generator)]
             try:
-                wiring = _prove_on(pristine, wiring, arguments)
+                for training in (True, False) if size % 2 == 0 else (True,):
+                    wiring = _prove_in_mode(twin, wiring, arguments, training)
             except NotTaken:
                 if size % 2 == 0:
                     raise
     return wiring
 
 
-def _prove_on(pristine: nn.Module, wiring: Wiring, arguments: Sequence[Tensor]) -> Wiring:
-    for training in (True, False):
-        pristine.train(training)
-
-        def original(module: nn.Module, handed: Sequence[object]) -> Tensor:
-            return type(module).forward(module, *handed)
-
-        try:
-            expected = _run(original, pristine, wiring, arguments)
-        except FOREIGN_ERRORS as error:
-            shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
-            raise NotTaken(f"it does not take arguments of shapes {shapes}: {_first_line(error)}") from None
-        wiring = replace(wiring, num_outputs=max(1, expected.output.shape[1] // wiring.plan.channels))
-        ours = _run_engine(pristine, wiring, arguments)
-        if training and _difference(expected.buffers, ours.buffers) is not None:
-            twice = replace(wiring, updates=2)
-            again = _run_engine(pristine, twice, arguments)
-            if _difference(expected.buffers, again.buffers) is None:
-                wiring, ours = twice, again
-        named = [({"the output": run.output} | run.gradients | run.buffers) for run in (expected, ours)]
-        difference = _difference(*named)
-        if difference is not None:
-            raise Unrecognised(f"{difference} in {'training' if training else 'eval'} mode")
+def _prove_in_mode(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], training: bool) -> Wiring:
+    twin.train(training)
+    try:
+        expected = _run(lambda handed: type(twin).forward(twin, *handed), twin, wiring, arguments)
+    except FOREIGN_ERRORS as error:
+        shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
+        raise NotTaken(f"it does not take arguments of shapes {shapes}: {_first_line(error)}") from None
+    wiring = replace(wiring, num_outputs=max(1, expected["its output"].shape[1] // wiring.plan.channels))
+    ours = _run_engine(twin, wiring, arguments)
+    buffers = {name: value for name, value in expected.items() if name.startswith(_BUFFER)}
+    if training and _difference(buffers, ours) is not None:
+        twice = replace(wiring, updates=2)
+        again = _run_engine(twin, twice, arguments)
+        if _difference(buffers, again) is None:
+            wiring, ours = twice, again
+    difference = _difference(expected, ours)
+    if difference is not None:
+        raise Unrecognised(f"{difference}, in {'training' if training else 'eval'} mode")
     return wiring
 
 
-def _run_engine(pristine: nn.Module, wiring: Wiring, arguments: Sequence[Tensor]) -> _Run:
-    def engine(module: nn.Module, handed: Sequence[object]) -> Tensor:
-        return evaluate(module, wiring, find_parts(module, wiring), handed)
-
+def _run_engine(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor]) -> dict[str, Tensor]:
+    parts = find_parts(twin, wiring)
     try:
-        return _run(engine, pristine, wiring, arguments)
+        return _run(lambda handed: evaluate(twin, wiring, parts, handed), twin, wiring, arguments)
     except (RuntimeError, ValueError) as error:
-        raise Unrecognised(f"the engine takes its arguments otherwise: {_first_line(error)}") from None
+        raise Unrecognised(f"the engine does not take what its forward takes: {_first_line(error)}") from None
 
 
 def _run(
-    forward: Callable[[nn.Module, Sequence[object]], Tensor],
-    pristine: nn.Module,
-    wiring: Wiring,
-    arguments: Sequence[Tensor],
-) -> _Run:
-    module = copy.deepcopy(pristine)
+    forward: Callable[[Sequence[object]], Tensor], twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Everything that an evaluation returns or leaves behind, by name; the buffers of ``twin`` are as before."""
+    buffers = dict(twin.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
     leaves = [argument.clone().requires_grad_() for argument in arguments]
-    output = forward(module, _as_handed_over(leaves, wiring))
-    if not isinstance(output, Tensor) or output.dim() != 4:
-        raise TypeError(f"it returns {type(output).__name__}, not images")
-    dy = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape).sin()
-    parameters = dict(module.named_parameters())
+    try:
+        output = forward(_as_handed_over(leaves, wiring))
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            raise TypeError(f"it returns {type(output).__name__}, not images")
+        parameters = dict(twin.named_parameters())
+        # Squared, so that no gradient is a sum over a normalised map, which is zero
+        wave = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape)
+        variables = [*leaves, *parameters.values()]
+        loss = (wave.sin() * output * output).sum()
+        gradients = torch.autograd.grad(loss, variables, allow_unused=True, materialize_grads=True)
+        after = {f"{_BUFFER}{name}": buffer.clone() for name, buffer in buffers.items()}
+    finally:
+        for name, buffer in buffers.items():
+            buffer.copy_(before[name])
     names = [f"the gradient of {name}" for name in (*wiring.arguments, *parameters)]
-    # Squared, so that no gradient is a sum over a normalised map, which is zero
-    gradients = torch.autograd.grad((dy * output * output).sum(), [*leaves, *parameters.values()], materialize_grads=True, allow_unused=True)
-    return _Run(output.detach(), dict(zip(names, gradients, strict=True)), dict(module.named_buffers()))
+    return {"its output": output.detach()} | dict(zip(names, gradients, strict=True)) | after
 
 
 def _as_handed_over(arguments: list[Tensor], wiring: Wiring) -> list[object]:
@@ -143,7 +135,7 @@ def _arguments(module: nn.Module, wiring: Wiring, size: int, generator: torch.Ge
     return [*states, random(len(plan.edges), width), *beta]
 
 
-def _randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
+def _twin(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy in float64 whose weights and running statistics are generic, whatever those of ``module`` are."""
     twin = copy.deepcopy(module).double()
     with torch.no_grad():
@@ -152,6 +144,8 @@ def _randomised(module: nn.Module, generator: torch.Generator) -> nn.Module:
             values = torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / math.sqrt(fan_in)
             parameter.copy_(values).requires_grad_()
         for part in twin.modules():
+            for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+                hooks.clear()  # those of the user are not to fire here
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
                 part.running_mean.copy_(torch.randn(part.num_features, dtype=torch.float64, generator=generator))
                 part.running_var.copy_(torch.rand(part.num_features, dtype=torch.float64, generator=generator) + 0.5)  # type: ignore[union-attr]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from fastnas.dropin.primitives import Primitive, Unrecognised, read_primitive
 from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan
@@ -70,6 +71,8 @@ class Wiring:
 
 def arguments_of(module: nn.Module) -> tuple[str, ...]:
     """Names of the arguments of ``module.forward``; empty if some may be left out or repeated."""
+    if isinstance(module, ScriptModule):
+        return ()
     parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
     plain = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters)
     return tuple(p.name for p in parameters) if plain else ()
@@ -92,8 +95,7 @@ def mixed_operations(module: nn.Module) -> dict[str, nn.Module]:
     if found is None:
         return {}
     name, items = found
-    nested = all(isinstance(item, nn.ModuleList) for item in items)
-    groups = {f"{name}.{i}": item for i, item in enumerate(items)} if nested else {name: items}
+    groups = {f"{name}.{i}": item for i, item in enumerate(items) if isinstance(item, nn.ModuleList)} or {name: items}
     flat = {f"{prefix}.{j}": item for prefix, group in groups.items() for j, item in enumerate(group)}
     return flat if all(looks_mixed(item) for item in flat.values()) else {}
 
@@ -103,11 +105,11 @@ def looks_like_cell(module: nn.Module) -> bool:
     return len(mixed_operations(module)) > 0 and len(arguments_of(module)) in (3, 4)
 
 
-def read_edge(module: nn.Module, prefix: str = "") -> Edge:
-    """The mixed operation that ``module``, named ``prefix`` in its owner, seems to be.
+def read_candidates(module: nn.Module, prefix: str = "") -> tuple[Primitive, ...]:
+    """The candidates that ``module`` lists, with names that begin with ``prefix``.
 
     Raises:
-        Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
+        Unrecognised: If it does not hold one list, or a candidate is none that the engine knows.
     """
     found = candidate_list(module)
     if found is None:
@@ -126,11 +128,21 @@ def read_edge(module: nn.Module, prefix: str = "") -> Edge:
             tuple(f"{path}.{n}" if n else path for n in names) for names in (primitive.convolutions, primitive.norms)
         )
         primitives.append(replace(primitive, convolutions=convolutions, norms=norms))
+    return tuple(primitives)
+
+
+def read_edge(module: nn.Module, prefix: str = "") -> Edge:
+    """The mixed operation that ``module``, named ``prefix`` in its owner, seems to be.
+
+    Raises:
+        Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
+    """
+    primitives = read_candidates(module, prefix)
     strides = {p.stride for p in primitives}
     channels = {p.channels for p in primitives if p.channels is not None}
     if len(strides) != 1 or len(channels) != 1:
         raise Unrecognised(f"its candidates have strides {sorted(strides)} and channels {sorted(channels)}")
-    return Edge(tuple(primitives), strides.pop() or 1, channels.pop())
+    return Edge(primitives, strides.pop(), channels.pop())
 
 
 def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: int, channels: int) -> CellPlan:
@@ -148,9 +160,7 @@ def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: in
     ]
     num_nodes = max(target for _, target in ends) + 1 - num_inputs
     try:
-        return CellPlan(
-            channels, num_inputs, num_nodes, tuple(plans), strides.pop(), channels // seen.pop(), eps.pop()
-        )
+        return CellPlan(channels, num_inputs, num_nodes, tuple(plans), strides.pop(), channels // seen.pop(), eps.pop())
     except ValueError as error:
         raise Unrecognised(str(error)) from None
 
@@ -181,7 +191,9 @@ def cell_wiring(module: nn.Module) -> Wiring:
     assert found is not None
     inputs = [n for n, part in module.named_children() if n != found[0] and not isinstance(part, nn.ModuleList)]
     if len(inputs) != 2:
-        raise Unrecognised(f"it holds {len(inputs)} parts beside its mixed operations ({inputs}), not one for each input")
+        raise Unrecognised(
+            f"it holds {len(inputs)} parts beside its mixed operations ({inputs}), not one for each input"
+        )
     plan = _plan(edges, ends, 2, _channels_after(module.get_submodule(inputs[0]), edges[0].channels))
     nested = isinstance(found[1][0], nn.ModuleList)
     return Wiring(plan, tuple(edges), tuple(inputs), arguments_of(module), nested, num_nodes)
