@@ -4,9 +4,10 @@ Everything here is known on the host before the first tensor, so a plan can be h
 the tables that the kernels read.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 from fastnas_kernels.check import require
@@ -80,10 +81,16 @@ class CellPlan:
             require(forward, "CellPlan", "edges must lead from a state to a later node", edge[:2])
             for candidate in edge.candidates:
                 require(candidate.kernel % 2 == 1, "CellPlan", "kernel must be odd", candidate.kernel)
+                require(candidate.repeats in (1, 2), "CellPlan", "repeats must be 1 or 2", candidate.repeats)
         targets = [edge.target for edge in self.edges]
         require(targets == sorted(targets), "CellPlan", "edges must be ordered by target", targets)
         missing = set(range(self.num_inputs, self.num_states)) - {e.target for e in self.edges if e.candidates}
         require(not missing, "CellPlan", "every node must have a live candidate", f"none into {sorted(missing)}")
+
+    @cached_property
+    def text(self) -> str:
+        """The plan in letters, for operators whose arguments are tensors, numbers and text."""
+        return json.dumps([self.channels, self.num_inputs, self.num_nodes, self.edges, self.stride, self.k, self.eps])
 
     @property
     def num_states(self) -> int:
@@ -170,3 +177,11 @@ class CellPlan:
                     if candidate.kind == kind:
                         return self.norms.index(Norm(number, position, 0))
         return self.norms.index(norm)
+
+
+@lru_cache(maxsize=256)
+def plan_from_text(text: str) -> CellPlan:
+    """The plan whose ``text`` this is."""
+    channels, num_inputs, num_nodes, edges, stride, k, eps = json.loads(text)
+    parsed = tuple(EdgePlan(source, target, tuple(Candidate(*c) for c in cs)) for source, target, cs in edges)
+    return CellPlan(channels, num_inputs, num_nodes, parsed, stride, k, eps)
