@@ -106,3 +106,16 @@ def test_autocast_and_low_precision_keep_the_dtype_of_the_states(case, plans):
     assert y.dtype == torch.bfloat16
     # Two nodes of up to four roundings each, of sums in which the largest value is normalised to a few units
     assert (y - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_float32_is_at_most_twice_as_inaccurate_as_the_cell_written_out(case, plans, k):
+    plan = plans["complete"](k=k)
+    cell, states, _, mix, _ = case(plan, 24, 8)
+    with torch.no_grad():
+        low = cell.float()
+        states, mix = [state.float() for state in states], mix.float()
+        eager = low(states, mix, None)
+        mine, _ = reference_cell(states, low.weights(), mix, None, plan)
+        truth = low.double()([state.double() for state in states], mix.double(), None)
+    assert (mine - truth).norm() <= 2 * (eager - truth).norm()
