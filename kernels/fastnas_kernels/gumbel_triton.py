@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Triton kernel of the seeded Gumbel sample: noise, softmax, argmax and one-hot of all edges in one launch.
 
 It computes in float64 whatever the dtype: there are hardly a hundred numbers, a float32 logarithm next to one is

@@ -1,7 +1,8 @@
-"""Dense memory layouts: when several tensors of one shape may be read as flat vectors side by side."""
+"""Dense memory layouts: in which order kernels read the elements of several tensors side by side."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -22,7 +23,22 @@ def common_strides(tensors: Sequence[Tensor]) -> tuple[int, ...]:
 
 def laid_out(x: Tensor, strides: Sequence[int]) -> Tensor:
     """``x`` itself if its memory is in that layout, otherwise a copy that is."""
-    return x if _is_laid_out(x, strides) else x.new_empty_strided(x.shape, strides).copy_(x)
+    return (
+        x
+        if _is_laid_out(x, strides)
+        else torch.empty_strided(x.shape, tuple(strides), dtype=x.dtype, device=x.device).copy_(x)
+    )
+
+
+def common_image_format(*images: Tensor) -> torch.memory_format:
+    """Contiguous if all ``images`` are; otherwise channels last, the format that kernels prefer."""
+    return torch.contiguous_format if all(x.is_contiguous() for x in images) else torch.channels_last
+
+
+def empty_images(like: Tensor, channels: int, memory_format: torch.memory_format) -> Tensor:
+    """Uninitialised images as many, as large and of the same dtype as ``like``, with that number of channels."""
+    N, _, H, W = like.shape
+    return torch.empty((N, channels, H, W), dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 
 def _is_laid_out(x: Tensor, strides: Sequence[int]) -> bool:

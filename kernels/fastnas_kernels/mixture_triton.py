@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Triton kernels of the weighted sum: K tensors that lie in memory of their own, each read once.
 
 The tensors are passed as a tuple of pointers, so a launch is specialised for their number, every access to them is
@@ -6,9 +8,6 @@ a kernel sees flat vectors.
 
 Shape suffixes: K candidates, M elements of one candidate, P programs.
 """
-
-# pyright: reportGeneralTypeIssues=false, reportCallIssue=false
-# (Triton's annotations describe the inside of a kernel, not what its interpreter of Python accepts)
 
 from collections.abc import Sequence
 
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from fastnas_kernels.layout import common_strides, laid_out
 
-BLOCK_BYTES = 8192  # of each tensor that one program of four warps reads: four 128-bit accesses a thread
-DOT_BLOCK_BYTES = 4096  # of each tensor that one program of row_dot_kernel reads, a single warp
+BLOCK_M = 2048  # elements of a program of four warps
+DOT_BLOCK_M = 1024  # elements of a program of row_dot_kernel, a single warp
 MAX_TENSORS = 64  # of one launch; a longer list is cut into several
 
 
@@ -34,6 +33,8 @@ def weighted_sum_kernel(xs, mix_ptr, start_ptr, y_ptr, M, K: tl.constexpr, ACC: 
     for k in tl.static_range(K):
         x = tl.load(xs[k] + m, mask=inside, other=0).to(ACC)
         y += tl.load(mix_ptr + k).to(ACC) * x
+        if xs[k].dtype.element_ty.primitive_bitwidth == 16 and k % 16 == 15:
+            tl.debug_barrier()  # Without it the compiler moves so many 16-bit loads to the front that it spills
     tl.store(y_ptr + m, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -62,14 +63,14 @@ def weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
     """``sum_k mix_K[k] xs[k]``, in the memory layout that most of ``xs`` are in."""
     strides = common_strides(xs)
     xs, mix_K = [laid_out(x, strides) for x in xs], mix_K.contiguous()
-    like, y, block = xs[0], None, BLOCK_BYTES // xs[0].itemsize
+    like, y = xs[0], None
     for part in _parts(len(xs)):
         is_last = part.stop == len(xs)
         dtype = like.dtype if is_last else torch.promote_types(like.dtype, torch.float32)
         start, y = y, torch.empty_strided(like.shape, strides, dtype=dtype, device=like.device)
-        constants = {"K": len(xs[part]), "ACC": _accumulator(like), "BLOCK_M": block}
+        constants = {"K": len(xs[part]), "ACC": _accumulator(like), "BLOCK_M": BLOCK_M}
         if like.numel() > 0:
-            grid = (triton.cdiv(like.numel(), block),)
+            grid = (triton.cdiv(like.numel(), BLOCK_M),)
             weighted_sum_kernel[grid](tuple(xs[part]), mix_K[part], start, y, like.numel(), **constants)
     assert y is not None, "there is a candidate"
     return y
@@ -79,12 +80,11 @@ def row_dot(xs: Sequence[Tensor], g: Tensor) -> Tensor:
     """``<xs[k], g>`` for every k, in float32 (float64 for float64), in one pass over ``xs`` and without atomics."""
     strides = common_strides([*xs, g])
     xs, g = [laid_out(x, strides) for x in xs], laid_out(g, strides)
-    block = DOT_BLOCK_BYTES // g.itemsize
-    num_programs = triton.cdiv(g.numel(), block)
+    num_programs = triton.cdiv(g.numel(), DOT_BLOCK_M)
     dtype = torch.promote_types(g.dtype, torch.float32)
     partial_PK = torch.empty(num_programs, len(xs), dtype=dtype, device=g.device)
     for part in _parts(len(xs)):
-        constants = {"K": len(xs[part]), "ACC": _accumulator(g), "BLOCK_M": block}
+        constants = {"K": len(xs[part]), "ACC": _accumulator(g), "BLOCK_M": DOT_BLOCK_M}
         if num_programs > 0:  # one warp reduces by shuffles alone, without a barrier for every candidate
             row_dot_kernel[(num_programs,)](
                 tuple(xs[part]), g, partial_PK[:, part], g.numel(), len(xs), **constants, num_warps=1
@@ -97,11 +97,10 @@ def scaled_copies(mix_K: Tensor, g: Tensor) -> list[Tensor]:
     strides = common_strides([g])
     mix_K, g = mix_K.contiguous(), laid_out(g, strides)
     ys = [torch.empty_strided(g.shape, strides, dtype=g.dtype, device=g.device) for _ in range(len(mix_K))]
-    block = BLOCK_BYTES // g.itemsize
     for part in _parts(len(ys)):
-        constants = {"K": len(ys[part]), "ACC": _accumulator(g), "BLOCK_M": block}
+        constants = {"K": len(ys[part]), "ACC": _accumulator(g), "BLOCK_M": BLOCK_M}
         if g.numel() > 0:
-            grid = (triton.cdiv(g.numel(), block),)
+            grid = (triton.cdiv(g.numel(), BLOCK_M),)
             scaled_copies_kernel[grid](mix_K[part], g, tuple(ys[part]), g.numel(), **constants)
     return ys
 

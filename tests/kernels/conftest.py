@@ -1,6 +1,7 @@
 """What the tests of kernels share."""
 
 import pytest
+import torch
 import triton
 
 from fastnas_kernels.audit.interpreter import exact_bfloat16
@@ -14,3 +15,23 @@ def _exact_bfloat16():
         return
     with exact_bfloat16():
         yield
+
+
+@pytest.fixture(params=["reference", "triton"])
+def backend(request, monkeypatch):
+    """Every test that asks for it runs on the eager definition and on the kernels."""
+    monkeypatch.setenv("FASTNAS_BACKEND", request.param)
+    return request.param
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """What a launch is given to write into holds NaN (or -1), so that whatever it leaves out is seen."""
+    for name in ("empty", "empty_strided"):
+        allocate = getattr(torch, name)
+
+        def poisoned(*shape, allocate=allocate, **options):
+            memory = allocate(*shape, **options)
+            return memory.fill_(float("nan") if memory.is_floating_point() else -1)
+
+        monkeypatch.setattr(torch, name, poisoned)

@@ -54,6 +54,8 @@ class Assembly:
         shared_bytes: Shared memory of a program.
         loads: Number of loads from global memory for each width in bits; copies to shared memory included.
         stores: Number of stores to global memory for each width in bits.
+        scalars: Accesses to global memory at one address for the whole program, such as an entry of a table. They are
+            among ``loads`` and ``stores``. On AMD most of them go through the scalar unit and are in neither.
         barriers: Barriers among the threads of a program.
         ffma: Multiply-adds in float32; one that works on a pair counts twice.
         matrix: Matrix instructions.
@@ -70,6 +72,7 @@ class Assembly:
     shared_bytes: int
     loads: Mapping[int, int]
     stores: Mapping[int, int]
+    scalars: int
     barriers: int
     ffma: int
     matrix: int
@@ -79,10 +82,14 @@ class Assembly:
 
     @property
     def vector_share(self) -> float:
-        """Share of the accesses to global memory that are at least 128 bits wide, dimensionless; 1 without any."""
+        """Share of the accesses to tiles in global memory that are at least 128 bits wide, dimensionless; 1 without any.
+
+        Scalars do not count: they cannot be wider.
+        """
         counts = Counter(self.loads) + Counter(self.stores)
         wide = sum(count for bits, count in counts.items() if bits >= 128)
-        return wide / counts.total() if counts else 1.0
+        tiles = max(counts.total() - self.scalars, wide)
+        return wide / tiles if tiles else 1.0
 
 
 def compile_for(
@@ -169,6 +176,7 @@ def _audit_nvidia(compiled: CompiledKernel) -> Assembly:
         shared_bytes=compiled.metadata.shared,
         loads=widths("LDG", "LDGSTS"),
         stores=widths("STG"),
+        scalars=_scalars(compiled),
         barriers=names["BAR"],
         ffma=names["FFMA"] + 2 * names["FFMA2"],
         # A tensor core of sm_100 is driven by UTCHMMA, UTCQMMA and their like; HFMA2.MMA is none of them
@@ -202,6 +210,7 @@ def _audit_amd(compiled: CompiledKernel) -> Assembly:
         shared_bytes=compiled.metadata.shared,
         loads=widths("load"),
         stores=widths("store"),
+        scalars=0,
         barriers=names["s_barrier"],
         ffma=number_of(r"v_(fma|fmac|mac)_f32") + 2 * number_of(r"v_pk_fma_f32"),
         matrix=number_of(r"v_s?mfma_"),
@@ -209,6 +218,11 @@ def _audit_amd(compiled: CompiledKernel) -> Assembly:
         instructions=names.total(),
         num_bytes=len(compiled.asm["hsaco"]),
     )
+
+
+def _scalars(compiled: CompiledKernel) -> int:
+    """Loads and stores of single numbers in the compiler's intermediate form, where a tile is a tensor of pointers."""
+    return len(re.findall(r"\btt\.(?:load|store) .*: !tt\.ptr<", compiled.asm["ttgir"]))
 
 
 def _numbers(pattern: str, text: str) -> Iterable[int]:

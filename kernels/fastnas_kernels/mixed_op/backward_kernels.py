@@ -8,7 +8,7 @@ coefficient, and ``sum(dy zhat)`` is at the same time the gradient of that coeff
 import triton
 import triton.language as tl
 
-from fastnas_kernels.mixed_op.forward_kernels import depthwise_taps, window_maximum
+from fastnas_kernels.mixed_op.forward_kernels import depthwise_taps, filter_at, window_maximum
 from fastnas_kernels.mixed_op.pixels import (
     AVG_POOL,
     AVG_POOL_ROW,
@@ -135,13 +135,11 @@ def pointwise_backward_kernel(
     channel = c < C
     o = tl.arange(0, CO)
     out_channel = o < C
-    e = tl.arange(0, 1)
     table = branches_ptr + b * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
-    taps = tl.load(table + DEPTHWISE + e)
-    products = tl.load(table + POINTWISE)
+    products = tl.multiple_of(tl.load(table + POINTWISE), 4)
     reads = tl.load(table + READS)
     coefficient = tl.load(table + COEFFICIENT)
     read_by = tl.load(table + READ_BY)
@@ -161,8 +159,8 @@ def pointwise_backward_kernel(
         scale = rstd
         upstream = z_ptr + (read_by - first) * plane
         upstream_pitch = C
-    sum_dy = tl.load(sums, mask=out_channel, other=0.0) * per_pixel
-    sum_dyz = tl.load(sums + C, mask=out_channel, other=0.0) * per_pixel
+    shift = scale * tl.load(sums, mask=out_channel, other=0.0) * per_pixel
+    slope = scale * rstd * tl.load(sums + C, mask=out_channel, other=0.0) * per_pixel
     filters = packed_ptr + products + c[:, None] * C + o[None, :]
     both = channel[:, None] & out_channel[None, :]
     weight = tl.load(filters, mask=both, other=0.0)
@@ -182,8 +180,7 @@ def pointwise_backward_kernel(
         inside = live[:, None] & out_channel[None, :]
         dy = tl.load(upstream + pixel * upstream_pitch + o[None, :], mask=inside, other=0.0).to(ACC)
         z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
-        normalised = (z - mean[None, :]) * rstd[None, :]
-        dz = scale[None, :] * (dy - sum_dy[None, :] - normalised * sum_dyz[None, :])
+        dz = scale[None, :] * dy - shift[None, :] - (z - mean[None, :]) * slope[None, :]
         dz = tl.where(inside, dz, 0.0)
         dt = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
         at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]
@@ -191,10 +188,10 @@ def pointwise_backward_kernel(
         if WEIGHTS:
             n, h, w = locate(m, HO, WO)
             t = depthwise_taps(
-                src_ptr, packed_ptr, taps, e == 0, kernel, dilation, origin, src_mean, src_rstd, n, h, w, live, H, W,
-                pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
+                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_mean, src_rstd,
+                n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
             )  # fmt: skip
-            dweight += tl.dot(tl.trans(tl.reshape(t, (P, B))), dz, input_precision=PRECISION)
+            dweight += tl.dot(tl.trans(t[0]), dz, input_precision=PRECISION)
     if WEIGHTS:
         at = dpacked_ptr + split * packed_length + products + c[:, None] * C + o[None, :]
         tl.store(at, dweight, mask=both)
@@ -209,7 +206,7 @@ def _transposed_taps(
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
-    taps = packed_ptr + tl.load(table + DEPTHWISE) + c
+    taps = filter_at(packed_ptr, table, DEPTHWISE) + c
     dx = tl.zeros((P, B), ACC)
     for i in range(kernel):
         h = y - origin - (i - kernel // 2) * dilation

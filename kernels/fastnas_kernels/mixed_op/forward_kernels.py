@@ -34,9 +34,7 @@ from fastnas_kernels.mixed_op.pixels import (
 @triton.jit
 def depthwise_taps(
     src_ptr,
-    packed_ptr,
-    taps_B,
-    member,
+    taps_ptrs,
     kernel,
     dilation,
     origin,
@@ -59,12 +57,12 @@ def depthwise_taps(
     B: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """ReLU and depthwise convolution of one block of channels for several edges: ``[EDGES, P, B]``.
+    """ReLU and depthwise convolution of one block of channels for several edges: a tuple of ``EDGES`` tiles ``[P, B]``.
 
     Each pixel is read once for all edges. The taps are a run-time loop, so one compiled kernel serves every filter
     size, and the compiler cannot stage each tap through shared memory on its way to the matrix product.
     """
-    t = tl.zeros((EDGES, P, B), ACC)
+    t = (tl.zeros((P, B), ACC),) * EDGES
     for i in range(kernel):
         y = h * STRIDE + origin + (i - kernel // 2) * dilation
         row_inside = live & (y >= 0) & (y < H)
@@ -74,10 +72,50 @@ def depthwise_taps(
             v = load_pixels(src_ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
             if NORMALISED:  # the padding is added after normalisation
                 v = tl.where(inside[:, None], (v - mean[None, :]) * rstd[None, :], 0.0)
-            taps = packed_ptr + taps_B[:, None] + (i * kernel + j) * C + c[None, :]
-            weight = tl.load(taps, mask=member[:, None] & channel[None, :], other=0.0)
-            t += rectify(v)[None, :, :] * weight[:, None, :]
+            v = rectify(v)
+            added = ()
+            for e in tl.static_range(EDGES):
+                weight = tl.load(taps_ptrs[e] + (i * kernel + j) * C + c, mask=channel, other=0.0)
+                added = added + (t[e] + v * weight[None, :],)  # noqa: RUF005  (Triton knows no unpacking)
+            t = added
     return t
+
+
+@triton.jit
+def filter_at(packed_ptr, table, FIELD: tl.constexpr):
+    """Where a branch's filter begins; a multiple of 16 bytes (see ``lowering``), so it can be read 128 bits at a time."""
+    return packed_ptr + tl.multiple_of(tl.load(table + FIELD), 4)
+
+
+@triton.jit
+def finish_branch(
+    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
+    C: tl.constexpr, K: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Store a tile ``[P, CO]`` of raw output and its partial reductions; see :func:`stage_kernel`."""
+    o = tl.arange(0, CO)
+    out = o < C
+    inside = live[:, None] & out[None, :]
+    pixel = m.to(tl.int64)[:, None]
+    slot = branch - first if BACKWARD else tl.load(table + SLOT)
+    at = z_ptr + slot * (tl.cast(M, tl.int64) * C) + pixel * C + o[None, :]
+    tl.store(at, z.to(z_ptr.dtype.element_ty), mask=inside)
+    partial = partial_ptr + (place * num_tiles + tile) * 2 * C + o
+    if BACKWARD:
+        if tl.load(table + COEFFICIENT) >= 0:
+            at = dy_ptr + tl.load(table + TARGET) * (K * C) + pixel * dy_pitch + o[None, :]
+            dy = tl.load(at, mask=inside, other=0.0).to(ACC)
+            row = stats_ptr + branch * 3 * C + o
+            mean = tl.load(row + MEAN * C, mask=out, other=0.0)
+            rstd = tl.load(row + RSTD * C, mask=out, other=0.0)
+            tl.store(partial, tl.sum(dy, 0), mask=out)
+            tl.store(partial + C, tl.sum(dy * (z - mean[None, :]) * rstd[None, :], 0), mask=out)
+    else:
+        count = tl.minimum(P, M - tile * P).to(ACC)
+        mean = tl.sum(tl.where(live[:, None], z, 0.0), 0) / count
+        deviation = tl.where(live[:, None], z - mean[None, :], 0.0)
+        tl.store(partial, mean, mask=out)
+        tl.store(partial + C, tl.sum(deviation * deviation, 0), mask=out)
 
 
 @triton.jit
@@ -126,17 +164,15 @@ def stage_kernel(
     group = groups_ptr + 2 * (first_group + tl.program_id(1))
     start = tl.load(group)
     number = tl.load(group + 1)
-    e = tl.arange(0, EDGES)
-    member = e < number
     table = branches_ptr + start * BRANCH_FIELDS
-    tables = branches_ptr + (start + tl.where(member, e, 0)) * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
-    taps = tl.load(tables + DEPTHWISE)
-    products = tl.load(tables + POINTWISE)
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
+    taps = ()
+    for e in tl.static_range(EDGES):  # a group that is not full repeats its last branch and does not store it
+        taps = taps + (filter_at(packed_ptr, table + tl.minimum(e, number - 1) * BRANCH_FIELDS, DEPTHWISE),)  # noqa: RUF005
 
     m = tile * P + tl.arange(0, P)
     live = m < M
@@ -145,8 +181,10 @@ def stage_kernel(
         slot = reads - first if BACKWARD else tl.load(branches_ptr + reads * BRANCH_FIELDS + SLOT)
         src_ptr += slot * plane
     o = tl.arange(0, CO)
-    z = tl.zeros((EDGES, P, CO), ACC)
-    for c0 in range(0, C, B):
+    place = start - tl.load(groups_ptr + 2 * first_group)  # among the branches of this launch
+    tl.static_assert(EDGES == 1 or C <= B, "several edges at once need all channels in one block")
+    z = tl.zeros((P, CO), ACC)
+    for c0 in tl.range(0, C, B):
         c = c0 + tl.arange(0, B)
         channel = c < C
         mean = tl.zeros((B,), ACC)
@@ -156,43 +194,26 @@ def stage_kernel(
             mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
             rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
         t = depthwise_taps(
-            src_ptr, packed_ptr, taps, member, kernel, dilation, origin, mean, rstd, n, h, w, live, H, W, pitch, c, channel,
+            src_ptr, taps, kernel, dilation, origin, mean, rstd, n, h, w, live, H, W, pitch, c, channel,
             C, STRIDE, NORMALISED, EDGES, P, B, ACC,
         )  # fmt: skip
-        filters = packed_ptr + products[:, None, None] + c[None, :, None] * C + o[None, None, :]
-        mask = member[:, None, None] & channel[None, :, None] & (o < C)[None, None, :]
-        weight = tl.load(filters, mask=mask, other=0.0)
-        if EDGES == 1:
-            product = tl.dot(tl.reshape(t, (P, B)), tl.reshape(weight, (B, CO)), input_precision=PRECISION)
-            z += product[None, :, :]
-        else:
-            z += tl.dot(t, weight, input_precision=PRECISION)
-
-    branch = start + e
-    slots = (branch - first).to(tl.int64) if BACKWARD else tl.load(tables + SLOT).to(tl.int64)
-    at = slots[:, None, None] * plane + m.to(tl.int64)[None, :, None] * C + o[None, None, :]
-    inside = live[:, None] & (o < C)[None, :]
-    tl.store(z_ptr + at, z.to(z_ptr.dtype.element_ty), mask=member[:, None, None] & inside[None, :, :])
-
-    place = branch - tl.load(groups_ptr + 2 * first_group)  # among the branches of this launch
-    partial = partial_ptr + (place[:, None] * num_tiles + tile) * 2 * C + o[None, :]
-    mask = member[:, None] & (o < C)[None, :]
-    if BACKWARD:
-        if tl.load(table + COEFFICIENT) >= 0:
-            column = tl.load(tables + TARGET) * (K * C)
-            gradient = dy_ptr + column[:, None, None] + m.to(tl.int64)[None, :, None] * dy_pitch + o[None, None, :]
-            dy = tl.load(gradient, mask=member[:, None, None] & inside[None, :, :], other=0.0).to(ACC)
-            rows = stats_ptr + branch[:, None] * 3 * C + o[None, :]
-            mean = tl.load(rows + MEAN * C, mask=mask, other=0.0)
-            rstd = tl.load(rows + RSTD * C, mask=mask, other=0.0)
-            tl.store(partial, tl.sum(dy, 1), mask=mask)
-            tl.store(partial + C, tl.sum(dy * (z - mean[:, None, :]) * rstd[:, None, :], 1), mask=mask)
-    else:
-        count = tl.minimum(P, M - tile * P).to(ACC)
-        mean = tl.sum(tl.where(live[None, :, None], z, 0.0), 1) / count
-        deviation = tl.where(live[None, :, None], z - mean[:, None, :], 0.0)
-        tl.store(partial, mean, mask=mask)
-        tl.store(partial + C, tl.sum(deviation * deviation, 1), mask=mask)
+        for e in tl.static_range(EDGES):
+            if e < number:
+                own = table + e * BRANCH_FIELDS
+                at = filter_at(packed_ptr, own, POINTWISE) + c[:, None] * C + o[None, :]
+                weight = tl.load(at, mask=channel[:, None] & (o < C)[None, :], other=0.0)
+                if EDGES == 1:
+                    z += tl.dot(t[e], weight, input_precision=PRECISION)
+                else:  # finished one by one, or all would be alive at once
+                    finish_branch(
+                        tl.dot(t[e], weight, input_precision=PRECISION), own, start + e, place + e, z_ptr, stats_ptr,
+                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, C, K, CO, P, BACKWARD, ACC,
+                    )  # fmt: skip
+    if EDGES == 1:
+        finish_branch(
+            z, table, start, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
+            C, K, CO, P, BACKWARD, ACC,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -276,50 +297,6 @@ def finalise_kernel(
 
 
 @triton.jit
-def _shared_candidates(
-    state_ptr,
-    edge,
-    stats_ptr,
-    mix_ptr,
-    n,
-    h,
-    w,
-    H,
-    W,
-    pitch,
-    c,
-    live,
-    channel,
-    C: tl.constexpr,
-    STRIDE: tl.constexpr,
-    P: tl.constexpr,
-    B: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """What an edge adds to its node besides convolutions: identity and pools, weighted, ``[P, B]``."""
-    y = tl.zeros((P, B), ACC)
-    skip = tl.load(edge + SKIP)
-    if skip >= 0:
-        x = load_pixels(state_ptr, n, h, w, H, W, pitch, c, live, channel, ACC)
-        y += tl.load(mix_ptr + skip).to(ACC) * x
-    highest_at = tl.load(edge + MAX_POOL)
-    average_at = tl.load(edge + AVG_POOL)
-    if (highest_at >= 0) | (average_at >= 0):
-        highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
-        if highest_at >= 0:
-            row = stats_ptr + tl.load(edge + MAX_POOL_ROW) * 3 * C + c
-            scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + highest_at).to(ACC)
-            mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-            y += tl.where(live[:, None], (highest - mean[None, :]) * scale[None, :], 0.0)
-        if average_at >= 0:
-            row = stats_ptr + tl.load(edge + AVG_POOL_ROW) * 3 * C + c
-            scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + average_at).to(ACC)
-            mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-            y += (average - mean[None, :]) * scale[None, :]
-    return y
-
-
-@triton.jit
 def node_kernel(
     inputs_ptr,
     nodes_ptr,
@@ -377,14 +354,31 @@ def node_kernel(
         source = tl.load(edge + SOURCE)
         if source < NUM_INPUTS:
             state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (K * C)
-            y += _shared_candidates(
-                state, edge, stats_ptr, mix_ptr, n, h, w, H, W, K * C, c, live, channel, C, STRIDE, P, B, ACC
-            )
         else:
             state = nodes_ptr + (source - NUM_INPUTS) * (K * C)
-            y += _shared_candidates(
-                state, edge, stats_ptr, mix_ptr, n, h, w, HO, WO, NUM_NODES * K * C, c, live, channel, C, 1, P, B, ACC
-            )
+        is_input = source < NUM_INPUTS
+        pitch = tl.where(is_input, K * C, NUM_NODES * K * C)
+        stride = tl.where(is_input, STRIDE, 1)
+        height = tl.where(is_input, H, HO)
+        width = tl.where(is_input, W, WO)
+        skip = tl.load(edge + SKIP)
+        if skip >= 0:
+            x = load_pixels(state, n, h, w, height, width, pitch, c, live, channel, ACC)
+            y += tl.load(mix_ptr + skip).to(ACC) * x
+        highest_at = tl.load(edge + MAX_POOL)
+        average_at = tl.load(edge + AVG_POOL)
+        if (highest_at >= 0) | (average_at >= 0):
+            highest, _, average, _ = pool(state, n, h, w, height, width, pitch, c, live, channel, stride, P, B, ACC)
+            if highest_at >= 0:
+                row = stats_ptr + tl.load(edge + MAX_POOL_ROW) * 3 * C + c
+                scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + highest_at).to(ACC)
+                mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+                y += tl.where(live[:, None], (highest - mean[None, :]) * scale[None, :], 0.0)
+            if average_at >= 0:
+                row = stats_ptr + tl.load(edge + AVG_POOL_ROW) * 3 * C + c
+                scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + average_at).to(ACC)
+                mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+                y += (average - mean[None, :]) * scale[None, :]
     out = nodes_ptr + pixel * (NUM_NODES * K * C) + node * (K * C) + c[None, :] * K
     tl.store(out, y.to(nodes_ptr.dtype.element_ty), mask=inside)
 
@@ -399,7 +393,7 @@ def window_maximum(ptr, n, h, w, H, W, pitch, c, live, channel, P: tl.constexpr,
         x = 2 * w + i % 2
         inside = live & (y < H) & (x < W)
         v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
-        higher = inside[:, None] & ((v > highest) | (v != v))
+        higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
         highest = tl.where(higher, v, highest)
         position = tl.where(higher, i, position)
     return highest, position

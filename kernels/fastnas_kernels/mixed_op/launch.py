@@ -134,6 +134,7 @@ class Launcher:
             return
         normalised, stride = state is None, 1 if state is None else state.stride
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
+        edges = max(self.tables.group_sizes[span.first : span.last])
         forward_kernels.stage_kernel[self.num_tiles, len(span)](
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
@@ -150,7 +151,7 @@ class Launcher:
             first_group=span.first,
             num_tiles=self.num_tiles,
             K=self.lowered.plan.k,
-            EDGES=1 if normalised else self.tiles.edges,
+            EDGES=edges,
             STRIDE=stride,
             NORMALISED=normalised,
             BACKWARD=dy is not None,

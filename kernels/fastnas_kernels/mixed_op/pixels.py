@@ -71,7 +71,7 @@ def pool(
     c,
     live,
     channel,
-    STRIDE: tl.constexpr,
+    stride,
     P: tl.constexpr,
     B: tl.constexpr,
     ACC: tl.constexpr,
@@ -83,12 +83,12 @@ def pool(
     total = tl.zeros((P, B), ACC)
     count = tl.zeros((P,), ACC)
     for i in range(3):
-        y = h * STRIDE + i - 1
+        y = h * stride + i - 1
         for j in range(3):
-            x = w * STRIDE + j - 1
+            x = w * stride + j - 1
             inside = live & (y >= 0) & (y < H) & (x >= 0) & (x < W)
             v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
-            higher = inside[:, None] & ((v > highest) | (v != v))
+            higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
             highest = tl.where(higher, v, highest)
             position = tl.where(higher, i * 3 + j, position)
             total += v

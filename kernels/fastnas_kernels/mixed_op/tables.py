@@ -37,6 +37,8 @@ class Tables:
     leaving_spans: tuple[Span, ...]
     groups: Tensor
     """``[G, 2]`` int32: first branch and number of branches that one program evaluates."""
+    group_sizes: tuple[int, ...]
+    """The number of branches of each group, for the host."""
     group_spans: tuple[tuple[Span, Span], ...]
     """For each source, the groups that read the state and those that read other branches."""
     rows: Tensor
@@ -98,6 +100,7 @@ def tables_of(lowered: Lowered, device: torch.device, shared: bool, edges_a_prog
         leaving=put(leaving.items),
         leaving_spans=tuple(leaving_spans),
         groups=put(groups.items),
+        group_sizes=tuple(number for _, number in groups.items),
         group_spans=tuple(group_spans),
         rows=put(rows.items),
         row_spans=tuple(row_spans),
