@@ -163,6 +163,12 @@ class WeightedBlock(Block):
         return torch.cat(states[-self.shown :], dim=1)
 
 
+class WholeWeightedBlock(WeightedBlock):
+    """Weighs edges, and mixes all channels."""
+
+    blend = Blend
+
+
 class TwiceBlock(WeightedBlock):
     """Evaluates everything a second time to ask where it lies."""
 
@@ -257,13 +263,9 @@ def pair(request):
 
 
 @pytest.fixture
-def make_network():
-    return lambda name="Block": Network(BLOCKS[name]).double()
-
-
-@pytest.fixture
 def make_block():
-    return lambda name="Block", stride=1: BLOCKS[name](CHANNELS, CHANNELS, CHANNELS, stride, False).double()
+    blocks = BLOCKS | {"WholeWeightedBlock": WholeWeightedBlock}
+    return lambda name="Block", stride=1: blocks[name](CHANNELS, CHANNELS, CHANNELS, stride, False).double()
 
 
 @pytest.fixture

@@ -225,6 +225,16 @@ def test_normalisations_without_running_statistics_use_the_batch_in_eval_mode_to
         assert error(twin.train(training)(*arguments), block.train(training)(*arguments)) <= EXACT
 
 
+def test_edges_are_weighed_without_partial_channels_too(make_block):
+    block = make_block("WholeWeightedBlock", 2)
+    twin = copy.deepcopy(block)
+    assert [entry.level for entry in accelerate(twin).replaced] == ["cell"]
+    shares = torch.rand(5, dtype=torch.float64, requires_grad=True)
+    theirs, mine = (module(*arguments, shares) for arguments in [block_arguments()] for module in (block, twin))
+    assert_alike([mine], [theirs])
+    assert_alike(*(torch.autograd.grad((y**3).sum(), shares) for y in (mine, theirs)))
+
+
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"accelerate: network must be a torch\.nn\.Module, got dict"):
         accelerate({})
