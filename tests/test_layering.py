@@ -15,6 +15,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.bilevel": BASE,
     "fastnas.cost": SPACE,
     "fastnas.supernet": SPACE,
+    "fastnas.dropin": SPACE | {"fastnas.supernet"},
     "fastnas.mechanisms": SPACE | {"fastnas.bilevel"},
     "fastnas.methods": SPACE | {"fastnas.bilevel", "fastnas.mechanisms"},
     "fastnas.train": SPACE | {"fastnas.cost", "fastnas.mechanisms", "fastnas.supernet"},

@@ -125,7 +125,11 @@ def _outputs(
             yield from ((place, x) for place in places)
             continue
         if kind in ("max_pool", "avg_pool"):
-            y = norm(_pool(x, kind, stride), [Norm(*places[0], 0)])
+            y = _pool(x, kind, stride)
+            if norm.given is not None:  # the statistics that were given may differ from edge to edge
+                yield from ((place, norm(y, [Norm(*place, 0)])) for place in places)
+                continue
+            y = norm(y, [Norm(*places[0], 0)])
             yield from ((place, y) for place in places)
             continue
         if kind == "skip":
@@ -172,7 +176,10 @@ def _split(state: Tensor, plan: CellPlan, source: int) -> tuple[Tensor, Tensor]:
     if plan.stride_of(source) == 2:
         # ceil_mode: strided candidates round an odd map up, and so must the channels that pass by
         passed = F.max_pool2d(passed, 2, 2, ceil_mode=True)
-    return taken.contiguous(memory_format=torch.channels_last), passed
+    # Each layout keeps its own arithmetic: PyTorch's normalisation on a CPU is less accurate in channels-last memory
+    channels_last = state.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return taken.contiguous(memory_format=layout), passed
 
 
 def _node(

@@ -1,0 +1,71 @@
+"""What :func:`fastnas.accelerate` did to a network."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+Key = TypeVar("Key")
+
+
+class Replaced(NamedTuple):
+    """A module whose ``forward`` the engine now computes.
+
+    Args:
+        name: In the network; empty for the network itself.
+        level: ``cell`` for all edges of a cell at once, ``edge`` for one mixed operation.
+        what: Its shape in words.
+    """
+
+    name: str
+    level: Literal["cell", "edge"]
+    what: str
+
+
+class Left(NamedTuple):
+    """A module that has the shape of a mixed operation or cell and was left as it is.
+
+    Args:
+        name: In the network.
+        reason: Why.
+    """
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class AccelerationReport:
+    """Which modules the engine took over, and which it did not and why.
+
+    Args:
+        replaced: In the order of the network's modules.
+        left: Likewise. A cell may be here while its mixed operations are among ``replaced``.
+    """
+
+    replaced: tuple[Replaced, ...]
+    left: tuple[Left, ...]
+
+    def __str__(self) -> str:
+        if not self.replaced and not self.left:
+            return (
+                "nothing in this network has the shape of a mixed operation, forward(x, weights), or of a cell of them"
+            )
+        cells = sum(module.level == "cell" for module in self.replaced)
+        head = f"replaced {cells} cells and {len(self.replaced) - cells} single mixed operations, left {len(self.left)}"
+        lines = [head]
+        for (level, what), names in _grouped(((r.level, r.what), r.name) for r in self.replaced):
+            lines.append(f"  {level} {_listed(names)}: {what}")
+        for reason, names in _grouped((module.reason, module.name) for module in self.left):
+            lines.append(f"  left {_listed(names)}: {reason}")
+        return "\n".join(lines)
+
+
+def _grouped(pairs: Iterable[tuple[Key, str]]) -> Iterable[tuple[Key, list[str]]]:
+    groups: dict[Key, list[str]] = {}
+    for key, name in pairs:
+        groups.setdefault(key, []).append(name or "the network itself")
+    return groups.items()
+
+
+def _listed(names: list[str], shown: int = 4) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

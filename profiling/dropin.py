@@ -1,0 +1,158 @@
+"""What does `fastnas.accelerate` change for somebody else's supernet?
+
+Prints time of a forward and backward pass (median of interleaved runs, and its ratio to the unchanged network) and
+bytes saved for the backward pass, without the weights. On a CPU the time is that of the process, so that other work on
+the machine counts little. First compares logits and gradients with those of the unchanged network in float64.
+"""
+
+import copy
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter, process_time
+
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import fastnas
+
+
+@dataclass(frozen=True, kw_only=True)
+class DropIn:
+    """Cost of a foreign supernet, as it is and accelerated.
+
+    Args:
+        checkout: Folder of the foreign code; its modules are imported by their bare names.
+        module: The one that defines ``Network(channels, classes, layers, criterion)``.
+        channels: Channels of the first cells.
+        layers: Cells.
+        batch_size: Images a step.
+        resolution: Side of the images in pixels.
+        runs: Timed runs of each contender.
+        threads: Of the CPU.
+        device: cpu or cuda.
+    """
+
+    checkout: Path
+    module: str = "model_search"
+    channels: int = 16
+    layers: int = 8
+    batch_size: int = 8
+    resolution: int = 32
+    runs: int = 5
+    threads: int = 1
+    device: str = "cpu"
+
+
+def main(settings: DropIn) -> None:
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(0)
+    device = torch.device(settings.device)
+    sys.path.insert(0, str(settings.checkout))
+    if device.type == "cpu":
+        torch.Tensor.cuda = lambda self, *_, **__: self  # foreign supernets of this family ask for a GPU
+    network = importlib.import_module(settings.module).Network(settings.channels, 10, settings.layers, None).to(device)
+    logits = network._arch_parameters  # no parameters of the module, and copied by reference
+    images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution, device=device)
+    labels = torch.randint(10, (settings.batch_size,), device=device)
+
+    original = copied(network)
+    wide, accelerated = (copied(original) for _ in range(2))
+    wide = wide.to(memory_format=torch.channels_last)
+    started = perf_counter()
+    report = fastnas.accelerate(accelerated)
+    seconds_once = perf_counter() - started
+    wide_accelerated = copied(accelerated).to(memory_format=torch.channels_last)
+    laid_out = images.contiguous(memory_format=torch.channels_last)
+    contenders = {
+        "as it is": step(original, logits, images, labels),
+        "as it is, channels_last": step(wide, logits, laid_out, labels),
+        "accelerated": step(accelerated, logits, images, labels),
+        "accelerated, channels_last": step(wide_accelerated, logits, laid_out, labels),
+    }
+    truth = step(copied(original).double(), logits, images.double(), labels)()
+    errors = {name: errors_of(contender(), truth) for name, contender in contenders.items()}
+    num_bytes = {name: saved_bytes(contender) for name, contender in contenders.items()}
+    seconds = timed(contenders, settings.runs, device)
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, commit {commit.strip()}")
+    print(f"{settings}\n{report}\nthe proof took {seconds_once:.1f} s, once\n")
+    print("| network | ms | ratio | saved MB | ratio | error of logits | of gradients |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    base = "as it is"
+    for name, value in seconds.items():
+        ratios = value / seconds[base], num_bytes[name] / num_bytes[base]
+        columns = f"{1e3 * value:.0f} | {ratios[0]:.2f} | {num_bytes[name] / 1e6:.0f} | {ratios[1]:.2f}"
+        print(f"| {name} | {columns} | {errors[name][0]:.1e} | {errors[name][1]:.1e} |")
+
+
+def errors_of(result: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> tuple[float, float]:
+    """Relative error of logits and of all gradients together.
+
+    Gradients jump where rounding moves a value across the corner of a ReLU, so their errors are of a few such values:
+    they differ by orders of magnitude from one batch to the next.
+    """
+    return tuple(
+        ((torch.cat([t.flatten() for t in mine]) - exact).norm() / exact.norm()).item()
+        for mine, exact in (
+            (result[:1], truth[0].flatten()),
+            (result[1:], torch.cat([t.flatten() for t in truth[1:]])),
+        )
+    )  # type: ignore[return-value]
+
+
+def copied(network: nn.Module) -> nn.Module:
+    """A deep copy; the logits of the architecture, which are no leaves of a graph, stay shared."""
+    shared = {id(value): value for value in vars(network).values() if isinstance(value, Tensor)}
+    return copy.deepcopy(network, shared)
+
+
+def step(network: nn.Module, logits: list[Tensor], images: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, ...]]:
+    """Forward and backward: outputs, and the gradients of all weights and logits of the architecture."""
+    variables = [*network.parameters(), *logits]
+
+    def forward_backward() -> tuple[Tensor, ...]:
+        outputs = network(images)
+        return outputs.detach(), *torch.autograd.grad(F.cross_entropy(outputs, labels), variables)
+
+    return forward_backward
+
+
+def saved_bytes(contender: Callable[[], object]) -> int:
+    """Bytes of the distinct storages that the graph keeps and that are no parameter."""
+    kept: dict[int, tuple[int, Tensor]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        contender()
+    return sum(size for size, _ in kept.values())
+
+
+def timed(contenders: Mapping[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of each contender, run in turn."""
+    clock = perf_counter if device.type == "cuda" else process_time
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(runs):
+        for name, contender in contenders.items():
+            started = clock()
+            contender()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            samples[name].append(clock() - started)
+    return {name: median(values) for name, values in samples.items()}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(DropIn))

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.reference import reference_cell
+
+
+def test_equals_the_reference(case, plans):
+    plan = plans["complete"](k=2)
+    _, states, weights, mix, edge_mix = case(plan, with_edges=True)
+    results = [cell(states, weights, mix, edge_mix, plan) for cell in (mixed_cell, reference_cell)]
+    for mine, theirs in zip(*results, strict=True):
+        assert (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+
+
+def without(key, value):
+    return lambda given: {**given, key: value(given[key])}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without("states", lambda s: s[:1]), "mixed_cell: states must be 2, got 1"),
+        (
+            without("states", lambda s: [x[:, :4] for x in s]),
+            r"states must have shape \[N, 8, H, W\], got \[2, 4, 6, 6\]",
+        ),
+        (without("states", lambda s: [x[0] for x in s]), r"states must have shape \[N, 8, H, W\], got \[8, 6, 6\]"),
+        (without("states", lambda s: [s[0], s[1][..., :5]]), r"all input states are alike\), got \[2, 8, 6, 5\]"),
+        (without("weights", lambda w: w[1:]), "weights must be 30, got 29"),
+        (without("weights", lambda w: [w[0].transpose(0, 1), *w[1:]]), r"weights\[0\] must have shape \[4, 1, 3, 3\]"),
+        (without("mix", lambda m: m[:-1]), r"mix must have shape \[25\] \(one coefficient for each .*got \[24\]"),
+        (without("edge_mix", lambda e: e[:-1]), r"edge_mix must have shape \[5\] .*got \[4\]"),
+        (
+            without("statistics", lambda _: torch.zeros(3, 2, 4)),
+            r"statistics must have shape \[25, 2, 4\] .*got \[3, 2, 4\]",
+        ),
+    ],
+)
+def test_names_the_argument_the_rule_and_the_value(case, plans, spoil, message):
+    plan = plans["complete"](k=2)
+    _, states, weights, mix, edge_mix = case(plan, with_edges=True)
+    given = {"states": states, "weights": weights, "mix": mix, "edge_mix": edge_mix, "statistics": None}
+    with pytest.raises(ValueError, match=message):
+        mixed_cell(**spoil(given), plan=plan)
+
+
+def test_edge_coefficients_without_partial_channels_are_refused(case, plans):
+    plan = plans["complete"]()
+    _, states, weights, mix, edge_mix = case(plan, with_edges=True)
+    with pytest.raises(ValueError, match=r"mixed_cell: edge_mix must be None without partial channels, got \[5\]"):
+        mixed_cell(states, weights, mix, edge_mix, plan)
