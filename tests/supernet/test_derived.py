@@ -88,7 +88,9 @@ def test_a_network_is_a_function_of_its_seed_alone():
 @pytest.mark.parametrize("size", [9, 11, 15])
 def test_odd_images_go_through_both_networks(size):
     for space in SPACES.values():
-        net = build_network(random_genotype(space, size), 10, 4, 3 if space.num_inputs == 2 else 1, 1, size, False, False)
+        net = build_network(
+            random_genotype(space, size), 10, 4, 3 if space.num_inputs == 2 else 1, 1, size, False, False
+        )
         assert net(torch.randn(2, 1, size, size))[0].shape == (2, 10)
 
 
