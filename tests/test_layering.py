@@ -13,7 +13,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.seeds": set(),
     "fastnas.space": BASE,
     "fastnas.bilevel": BASE,
-    "fastnas.cost": SPACE,
+    "fastnas.cost": SPACE | {"fastnas.mechanisms", "fastnas.supernet"},
     "fastnas.supernet": SPACE,
     "fastnas.mechanisms": SPACE | {"fastnas.bilevel"},
     "fastnas.methods": SPACE | {"fastnas.bilevel", "fastnas.mechanisms"},
