@@ -23,9 +23,19 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.methods", "fastnas.supernet", "fastnas.train"},
     "fastnas.experiment": SPACE
     | {"fastnas.methods", "fastnas.report", "fastnas.search", "fastnas.supernet", "fastnas.train"},
+    "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
-    | {"fastnas.experiment", "fastnas.methods", "fastnas.recipes", "fastnas.report", "fastnas.train"},
+    | {
+        "fastnas.cost",
+        "fastnas.experiment",
+        "fastnas.latency",
+        "fastnas.methods",
+        "fastnas.recipes",
+        "fastnas.report",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
 }
 FILES = sorted([*(ROOT / "fastnas").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 

@@ -78,6 +78,38 @@ def genotype_to_json(genotype: Genotype) -> dict[str, Any]:
     return {"space": genotype.space, **cells}
 
 
+def space_to_json(space: CellSpace) -> dict[str, Any]:
+    """The graph and the primitives of ``space``, without its operations: enough to read and draw its genotypes."""
+    return {
+        "name": space.name,
+        "primitives": list(space.primitives),
+        "num_inputs": space.num_inputs,
+        "num_nodes": space.num_nodes,
+        "cell_types": list(space.cell_types),
+        "kept_edges": space.kept_edges,
+        "concat": list(space.concat),
+        "edge_primitives": space.edge_primitives,
+    }
+
+
+def space_from_json(data: object) -> CellSpace:
+    """The space of :func:`space_to_json`."""
+    try:
+        edges = data["edge_primitives"]  # type: ignore[index]
+        return CellSpace(
+            name=str(data["name"]),  # type: ignore[index]
+            primitives=tuple(map(str, data["primitives"])),  # type: ignore[index]
+            num_inputs=_integer(data["num_inputs"]),  # type: ignore[index]
+            num_nodes=_integer(data["num_nodes"]),  # type: ignore[index]
+            cell_types=tuple(data["cell_types"]),  # type: ignore[index]
+            kept_edges=None if data["kept_edges"] is None else _integer(data["kept_edges"]),  # type: ignore[index]
+            concat=tuple(map(_integer, data["concat"])),  # type: ignore[index]
+            edge_primitives=None if edges is None else tuple(tuple(map(tuple, cell)) for cell in edges),
+        )
+    except (TypeError, KeyError):
+        raise ValueError(complaint("space", "JSON must have the fields of a CellSpace", _excerpt(data))) from None
+
+
 def genotype_to_text(genotype: Genotype) -> str:
     """The form that the field exchanges; spaces other than DARTS and NAS-Bench-201 add ``space='...'`` to it."""
     if genotype.space == NASBENCH201.name:
