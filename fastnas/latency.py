@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from fastnas.cost.agreement import kendall_tau, mean_absolute_percentage_error
 from fastnas.cost.tables import Candidate, CostTable, NetworkSize, derived_cost, distinct_candidates, tabulate
-from fastnas.cost.timing import device_name, median_seconds
+from fastnas.cost.timing import device_name, time_calls
 from fastnas.seeds import stream
 from fastnas.space.cell_space import CellSpace
 from fastnas.space.formats import genotype_to_text
@@ -44,13 +45,14 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A whole derived network: the sum over the table, and what was measured."""
+    """A whole derived network: what the table says in seconds, and the median and quartiles of what was measured."""
 
     __pydantic_config__ = STRICT
 
     genotype: str
     predicted: float
     measured: float
+    quartiles: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +92,8 @@ class LatencyTable:
 
     def costs(self, space: CellSpace) -> CostTable:
         """The seconds as a cost with a slope; ``space`` is that of the table."""
-        seconds = {(e.primitive, e.channels, e.stride, e.side): e.seconds for e in self.entries}
-        return tabulate(space, self.size, "seconds", lambda candidate: seconds[tuple(candidate)], self.constant)
+        seconds = {Candidate(e.primitive, e.channels, e.stride, e.side): e.seconds for e in self.entries}
+        return tabulate(space, self.size, "seconds", lambda candidate: seconds[candidate], self.constant)
 
 
 _AS_JSON = TypeAdapter(LatencyTable)
@@ -126,14 +128,13 @@ def measure_table(
     require(fit >= 1, WHERE, "fit must be positive", fit, "The constant is fitted to that many networks.")
     candidates = distinct_candidates(space, size)
     calls = [_call_of(c.build(space), (size.batch_size, c.channels, c.side, c.side), device) for c in candidates]
-    seconds = dict(
-        zip(candidates, median_seconds(calls, repeats, device, _titled(on_round, "candidates")), strict=True)
-    )
+    samples = time_calls(calls, repeats, device, _titled(on_round, "candidates"))
+    seconds = {candidate: median(of_call) for candidate, of_call in zip(candidates, samples, strict=True)}
     raw = tabulate(space, size, "seconds", lambda candidate: seconds[candidate], 0.0)
     genotypes = [random_genotype(space, stream(seed, "latency fit", i)) for i in range(fit)]
-    measured = _time_networks(space, size, genotypes, repeats, device, _titled(on_round, "networks to fit to"))
+    of_networks = _time_networks(space, size, genotypes, repeats, device, _titled(on_round, "networks to fit to"))
     sums = [derived_cost(genotype, raw) for genotype in genotypes]
-    constant = median(m - s for m, s in zip(measured, sums, strict=True))
+    constant = median(median(of_call) - s for of_call, s in zip(of_networks, sums, strict=True))
     return LatencyTable(
         space=space.name,
         primitives=space.primitives,
@@ -145,7 +146,7 @@ def measure_table(
         repeats=repeats,
         entries=tuple(Entry(**candidate._asdict(), seconds=seconds[candidate]) for candidate in candidates),
         constant=constant,
-        fitted_on=_networks(genotypes, [constant + s for s in sums], measured),
+        fitted_on=_networks(genotypes, [constant + s for s in sums], of_networks),
     )
 
 
@@ -178,9 +179,9 @@ def check_table(
     unseen = list(drawn.values())
     rule = f"the space must have {genotypes} architectures that the constant was not fitted to"
     require(len(unseen) == genotypes, WHERE, rule, len(unseen), "Ask for fewer with --genotypes.")
-    measured = _time_networks(space, table.size, unseen, table.repeats, device, _titled(on_round, "unseen networks"))
+    samples = _time_networks(space, table.size, unseen, table.repeats, device, _titled(on_round, "unseen networks"))
     costs = table.costs(space)
-    return replace(table, unseen=_networks(unseen, [derived_cost(genotype, costs) for genotype in unseen], measured))
+    return replace(table, unseen=_networks(unseen, [derived_cost(genotype, costs) for genotype in unseen], samples))
 
 
 def describe(table: LatencyTable) -> list[str]:
@@ -200,9 +201,11 @@ def describe(table: LatencyTable) -> list[str]:
         predicted = [network.predicted for network in table.unseen]
         measured = [network.measured for network in table.unseen]
         mean = sum(network.measured for network in table.fitted_on) / len(table.fitted_on)
+        noise = 100 * median((n.quartiles[1] - n.quartiles[0]) / n.measured for n in table.unseen)
         blind = mean_absolute_percentage_error([mean] * len(measured), measured)
         lines += [
-            f"{len(measured)} unseen networks took {ms(min(measured))} to {ms(max(measured))}",
+            f"{len(measured)} unseen networks took {ms(min(measured))} to {ms(max(measured))}; half of the samples of "
+            f"a network lay within {noise:.1f} % around its median",
             f"mean absolute percentage error {mean_absolute_percentage_error(predicted, measured):.1f} % "
             f"(always saying the mean of the fitted networks: {blind:.1f} %)",
             f"Kendall's tau {kendall_tau(predicted, measured):.2f}",
@@ -259,12 +262,14 @@ def require_writable(path: Path) -> None:
 
 
 def _networks(
-    genotypes: Sequence[Genotype], predicted: Sequence[float], measured: Sequence[float]
+    genotypes: Sequence[Genotype], predicted: Sequence[float], samples: Sequence[Sequence[float]]
 ) -> tuple[Network, ...]:
-    return tuple(
-        Network(genotype=genotype_to_text(genotype.canonical()), predicted=p, measured=m)
-        for genotype, p, m in zip(genotypes, predicted, measured, strict=True)
-    )
+    def network(genotype: Genotype, seconds: float, of_network: Sequence[float]) -> Network:
+        lower, middle, upper = np.quantile(of_network, [0.25, 0.5, 0.75]).tolist()
+        text = genotype_to_text(genotype.canonical())
+        return Network(genotype=text, predicted=seconds, measured=middle, quartiles=(lower, upper))
+
+    return tuple(map(network, genotypes, predicted, samples))
 
 
 def _time_networks(
@@ -274,10 +279,10 @@ def _time_networks(
     repeats: int,
     device: torch.device,
     on_round: Callable[[int, int], None] | None,
-) -> list[float]:
+) -> list[list[float]]:
     shape = (size.batch_size, *size.image_shape)
     calls = [_call_of(size.build(genotype, space), shape, device) for genotype in genotypes]
-    return median_seconds(calls, repeats, device, on_round)
+    return time_calls(calls, repeats, device, on_round)
 
 
 def _call_of(module: nn.Module, shape: tuple[int, ...], device: torch.device) -> Callable[[], object]:
