@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from fastnas.cost.tables import NetworkSize
 from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
-from fastnas.latency import check_table, describe, load_table, measure_table, require_writable, save_table
+from fastnas.latency import describe, measure
 from fastnas.methods import METHODS
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
@@ -312,28 +312,24 @@ def _show(command: Show, console: Console) -> None:
 
 
 def _latency(command: Latency, console: Console) -> None:
-    space, device, out = load_space(command.space), torch_device(command.device), command.check or command.out
-    require_writable(out)
+    space, out = load_space(command.space), command.check or command.out
     with Status("measuring", console=console) as status:
 
         def on_round(title: str, done: int, total: int) -> None:
             status.update(f"{title}: round {done} of {total}")
 
-        if command.check is not None:
-            table = load_table(command.check, space, command.size)
-        else:
-            table = measure_table(
-                space,
-                command.size,
-                device,
-                repeats=command.repeats,
-                fit=command.fit,
-                seed=command.seed,
-                on_round=on_round,
-            )
-            save_table(out, table)
-        table = check_table(table, space, device, genotypes=command.genotypes, seed=command.seed, on_round=on_round)
-    save_table(out, table)
+        table = measure(
+            space,
+            command.size,
+            torch_device(command.device),
+            out,
+            measured_before=command.check is not None,
+            repeats=command.repeats,
+            fit=command.fit,
+            genotypes=command.genotypes,
+            seed=command.seed,
+            on_round=on_round,
+        )
     for line in [*describe(table), f"table: {out}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -99,6 +99,50 @@ class LatencyTable:
 _AS_JSON = TypeAdapter(LatencyTable)
 
 
+def measure(
+    space: CellSpace,
+    size: NetworkSize,
+    device: torch.device,
+    path: Path,
+    *,
+    measured_before: bool = False,
+    repeats: int = 15,
+    fit: int = 5,
+    genotypes: int = 20,
+    seed: int = 0,
+    on_round: OnRound | None = None,
+) -> LatencyTable:
+    """Measure a table, test it on networks that it did not see, and keep both in a file: ``fastnas latency``.
+
+    Args:
+        space: Whose candidates.
+        size: The network at whose shapes.
+        device: Where.
+        path: The file. It holds the table as soon as that is measured, and the test when it is done.
+        measured_before: Test the table that is in the file, instead of measuring a new one.
+        repeats: Samples behind each median.
+        fit: Networks to fit the constant to.
+        genotypes: Networks to test on.
+        seed: Decides which.
+        on_round: Told of the progress.
+
+    Raises:
+        ValueError: Before anything is measured, if an argument is wrong, the file cannot be written, or it holds
+            the table of another space or size.
+    """
+    require(repeats >= 1, WHERE, "repeats must be positive", repeats)
+    require(fit >= 1, WHERE, "fit must be positive", fit, "The constant is fitted to that many networks.")
+    require(genotypes >= 2, WHERE, "genotypes must be at least 2", genotypes, "A rank correlation needs pairs.")
+    table = load_table(path, space, size) if measured_before else None
+    require_writable(path)
+    if table is None:
+        table = measure_table(space, size, device, repeats=repeats, fit=fit, seed=seed, on_round=on_round)
+        save_table(path, table)
+    table = check_table(table, space, device, genotypes=genotypes, seed=seed, on_round=on_round)
+    save_table(path, table)
+    return table
+
+
 def measure_table(
     space: CellSpace,
     size: NetworkSize,
@@ -124,8 +168,6 @@ def measure_table(
         seed: Decides which networks.
         on_round: Told of the progress.
     """
-    require(repeats >= 1, WHERE, "repeats must be positive", repeats)
-    require(fit >= 1, WHERE, "fit must be positive", fit, "The constant is fitted to that many networks.")
     candidates = distinct_candidates(space, size)
     calls = [_call_of(c.build(space), (size.batch_size, c.channels, c.side, c.side), device) for c in candidates]
     samples = time_calls(calls, repeats, device, _titled(on_round, "candidates"))
@@ -169,7 +211,6 @@ def check_table(
         seed: Decides which.
         on_round: Told of the progress.
     """
-    require(genotypes >= 2, WHERE, "genotypes must be at least 2", genotypes, "A rank correlation needs pairs.")
     known = {network.genotype for network in table.fitted_on}
     drawn: dict[str, Genotype] = {}
     for draw in range(100 * genotypes):
