@@ -105,7 +105,7 @@ def test_more_networks_than_the_space_has_are_refused(table):
     one_primitive = replace(DARTS, primitives=("skip_connect",), name="s2")
     one = replace(one_primitive, num_nodes=1, concat=(2,))
     few = replace(table, space="s2", fitted_on=())
-    with pytest.raises(ValueError, match="the space must have 2 architectures .*, got 1. Ask for fewer"):
+    with pytest.raises(ValueError, match=r"the space must have 2 architectures .*, got 1. Ask for fewer"):
         check_table(few, one, CPU, genotypes=2)
 
 
@@ -150,4 +150,4 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1
-    assert not (tmp_path / "table.json").exists() or "genotypes" in message
+    assert not (tmp_path / "table.json").exists()

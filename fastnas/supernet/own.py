@@ -83,7 +83,7 @@ def _try(space: CellSpace, primitive: str, build: Callable[..., Any], stride: in
 
 def _value(file: Path, attribute: str) -> Any:
     require(file.suffix == ".py" and file.is_file(), "space", "FILE.py:NAME must name a Python file", str(file))
-    spec = importlib.util.spec_from_file_location(f"fastnas_own_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"fastnas_own_{file.stem}", file.resolve())
     assert spec is not None, "a .py file has a loader"
     loader = spec.loader
     assert loader is not None
@@ -99,8 +99,12 @@ def _guarded(run: Callable[[], Any], what: str, file: Path | None, where: str = 
     try:
         return run()
     except (*_FAULTS, *_MORE_FAULTS) as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if file is not None and Path(frame.filename) == file.resolve()
+        ]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         at = f" in line {line}" if line else ""
-        got = f"{type(error).__name__}{at}: {' '.join(str(error).split())}"
+        got = f"{type(error).__name__}{at}: {' '.join(str(error).split()).rstrip('.')}"
         raise ValueError(complaint(where, f"{what} must run", got)) from error
