@@ -135,3 +135,19 @@ def test_mixes_that_are_no_alpha_are_refused(size_of):
         expected_cost({"normal": logits(DARTS)["normal"]}, table)
     with pytest.raises(ValueError, match=r"mix\['normal'\] must have shape \[14, 8\] \(that of alpha\), got \[6, 5\]"):
         expected_cost({"normal": torch.rand(6, 5)}, table)
+
+
+@pytest.mark.parametrize("penalty", PENALTIES, ids=str)
+def test_descending_on_a_penalty_alone_ends_in_the_cheapest_architecture(penalty, size_of):
+    table = parameter_table(NASBENCH201, size_of(NASBENCH201))
+    alpha = logits(NASBENCH201)["normal"].requires_grad_()
+    optimizer, costs = torch.optim.Adam([alpha], 0.3), []
+    for _ in range(60):
+        cost = expected_cost({"normal": alpha.softmax(-1)}, table)
+        optimizer.zero_grad()
+        penalty(torch.tensor(1.0, dtype=torch.float64), cost).backward()
+        optimizer.step()
+        costs.append(cost.item())
+    free = [NASBENCH201.primitives.index(name) for name in ("none", "skip_connect", "avg_pool_3x3")]
+    assert set(alpha.argmax(1).tolist()) <= set(free)
+    assert costs[-1] - table.constant < 0.05 * (costs[0] - table.constant)
