@@ -14,7 +14,7 @@ from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
-from fastnas.supernet.noise import call, number_noise
+from fastnas.supernet.noise_operation import call, number_noise
 from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm
 from fastnas_kernels.check import require
 

@@ -14,7 +14,7 @@ from fastnas.seeds import torch_seed
 from fastnas.space.cell_space import SPACES, CellSpace, space_named
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.layout import has_reductions
-from fastnas.supernet.noise import call
+from fastnas.supernet.noise_operation import call
 from fastnas_kernels.check import complaint, require
 
 _CHANNELS, _SIDE = 8, 8  # of the trial of every primitive: even, so that a factorised reduction fits

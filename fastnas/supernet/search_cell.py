@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.mix import NodeMix, built_on
-from fastnas.supernet.noise import Noise, call
+from fastnas.supernet.noise_operation import Noise, call
 from fastnas.supernet.operations import BuildOperation
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels, require_partial

@@ -14,7 +14,7 @@ from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.mix import Mix, NodeMix, node_mixes
-from fastnas.supernet.noise import number_noise
+from fastnas.supernet.noise_operation import number_noise
 from fastnas.supernet.operations import batch_norm
 from fastnas.supernet.search_cell import SearchCell
 from fastnas_kernels.check import require
