@@ -1,30 +1,68 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
+from fastnas.cost.expectation import CostObjective, RelativeCost, expected_cost, sampled_cost
+from fastnas.cost.limit import DeriveWithin
+from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
+from fastnas.cost.tables import (
+    CostTable,
+    NetworkSize,
+    activation_table,
+    derived_cost,
+    multiply_add_table,
+    parameter_table,
+)
 from fastnas.dropin.accelerate import accelerate, restore
 from fastnas.dropin.mixed_op import MixedOp
+from fastnas.latency import load_table as load_latency_table
 from fastnas.methods import Method, darts, pc_darts
 from fastnas.search import SearchResult, search
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
 from fastnas.space.formats import read_genotype
 from fastnas.space.genotype import Genotype
+from fastnas.supernet.operations import batch_norm
+from fastnas.supernet.own import load_space
 from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.retrain import RetrainResult, retrain
 
 __all__ = [
     "DARTS",
     "NASBENCH201",
+    "S1",
+    "S2",
+    "S3",
+    "S4",
+    "SHARPDARTS",
+    "SHARPERDARTS",
+    "CellSpace",
+    "CostObjective",
+    "CostTable",
+    "DeriveWithin",
     "Genotype",
+    "LinearPenalty",
+    "LogPenalty",
     "Method",
     "MixedOp",
+    "NetworkSize",
+    "ProductPenalty",
+    "RelativeCost",
     "RetrainConfig",
     "RetrainResult",
     "SearchConfig",
     "SearchResult",
     "accelerate",
+    "activation_table",
+    "batch_norm",
     "darts",
+    "derived_cost",
+    "expected_cost",
+    "load_latency_table",
+    "load_space",
+    "multiply_add_table",
+    "parameter_table",
     "pc_darts",
     "read_genotype",
     "restore",
     "retrain",
+    "sampled_cost",
     "search",
 ]

@@ -11,10 +11,13 @@ from typing import Annotated, Any
 import torch
 import tyro
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
+from fastnas.cost.tables import NetworkSize
 from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
+from fastnas.latency import describe, measure
 from fastnas.methods import METHODS
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
@@ -22,7 +25,8 @@ from fastnas.report.page import write_report
 from fastnas.report.progress import Display
 from fastnas.report.text import genotype_text
 from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
-from fastnas.train.config import RetrainConfig
+from fastnas.supernet.own import load_space
+from fastnas.train.config import RetrainConfig, torch_device
 from fastnas.train.data import load_data
 from fastnas.train.files import save_tensors, write_json
 from fastnas.train.retrain import RetrainResult, retrain
@@ -57,6 +61,7 @@ class Retrain:
 
     Args:
         genotype: A built-in name, a file, or the text of a genotype.
+        space: FILE.py:NAME of the genotype's space, if it is one of your own.
         recipe: Settings to start from.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
@@ -71,6 +76,7 @@ class Retrain:
     """
 
     genotype: Positional[str]
+    space: str | None = None
     recipe: Annotated[str, arg(help=RECIPE_DOC)] = "digits"
     data: str = "digits"
     download: bool = False
@@ -107,10 +113,39 @@ class Show:
     Args:
         genotype: A built-in name, a file, or the text of a genotype.
         out: A .png or .svg file to draw to.
+        space: FILE.py:NAME of the genotype's space, if it is one of your own.
     """
 
     genotype: Positional[str]
     out: Path | None = None
+    space: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Measure what every candidate takes on this device, and how well the sum predicts whole networks.
+
+    Args:
+        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
+        out: The table's file, JSON. An older one is replaced.
+        check: A table of this space and size to test again, instead of measuring a new one.
+        repeats: Interleaved samples behind each median.
+        fit: Random networks to which the one constant of the table is fitted.
+        genotypes: Random networks that the table did not see, to test it on.
+        seed: Decides which networks.
+        device: Where to run; auto takes a GPU if there is one.
+        size: The network.
+    """
+
+    space: str = "darts"
+    out: Path = Path("latency.json")
+    check: Path | None = None
+    repeats: int = 15
+    fit: int = 5
+    genotypes: int = 20
+    seed: int = 0
+    device: str = "auto"
+    size: Annotated[NetworkSize, arg(name="")] = NetworkSize()  # noqa: RUF009  (frozen)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,6 +187,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Show, subcommand("show")]
+        | Annotated[Latency, subcommand("latency")]
     )
     return tyro.cli(commands, args=arguments, prog="fastnas", description=DESCRIPTION)  # type: ignore[arg-type]
 
@@ -188,7 +224,7 @@ def _search(command: Search, console: Console) -> None:
 
 
 def _print_outcome(outcome: Outcome, console: Console) -> None:
-    console.print(genotype_text(outcome.genotype), markup=False, highlight=False)
+    console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
     console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
     if outcome.table is not None:
         console.print(f"known of this architecture: {outcome.table}", highlight=False, soft_wrap=True)
@@ -227,7 +263,8 @@ def _verdict(searched: RetrainResult, random: Sequence[RetrainResult]) -> str:
 
 
 def _retrain(command: Retrain, console: Console) -> None:
-    genotype = read_genotype(command.genotype)
+    own = None if command.space is None else load_space(command.space)
+    genotype = read_genotype(command.genotype, own)
     folder = command.run or _new_folder("retrain")
     console.print(
         f"run folder: {folder}   (to go on after a stop: repeat the command with --run {folder})", soft_wrap=True
@@ -245,6 +282,7 @@ def _retrain(command: Retrain, console: Console) -> None:
             device=command.device,
             workers=command.workers,
             folder=folder,
+            own=own,
             on_step=display.step,
             on_epoch=display.epoch,
         )
@@ -265,11 +303,35 @@ def _methods(command: Methods, console: Console) -> None:
 
 
 def _show(command: Show, console: Console) -> None:
-    genotype = read_genotype(command.genotype)
-    console.print(genotype_text(genotype), markup=False, highlight=False)
+    own = None if command.space is None else load_space(command.space)
+    genotype = read_genotype(command.genotype, own)
+    console.print(genotype_text(genotype, own), markup=False, highlight=False)
     if command.out is not None:
-        save_drawing(genotype, command.out)
+        save_drawing(genotype, command.out, own)
         console.print(f"drawn: {command.out}", highlight=False, soft_wrap=True)
+
+
+def _latency(command: Latency, console: Console) -> None:
+    space, out = load_space(command.space), command.check or command.out
+    with Status("measuring", console=console) as status:
+
+        def on_round(title: str, done: int, total: int) -> None:
+            status.update(f"{title}: round {done} of {total}")
+
+        table = measure(
+            space,
+            command.size,
+            torch_device(command.device),
+            out,
+            measured_before=command.check is not None,
+            repeats=command.repeats,
+            fit=command.fit,
+            genotypes=command.genotypes,
+            seed=command.seed,
+            on_round=on_round,
+        )
+    for line in [*describe(table), f"table: {out}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _new_folder(what: str) -> Path:
@@ -288,6 +350,7 @@ _RUN: dict[type, Callable[[Any, Console], None]] = {
     Report: _report,
     Methods: _methods,
     Show: _show,
+    Latency: _latency,
 }
 
 if __name__ == "__main__":

@@ -17,11 +17,13 @@ from fastnas.methods import METHODS, Method
 from fastnas.report.page import write_report
 from fastnas.search import SearchResult, search
 from fastnas.space.benchmark import TableEntry, look_up
-from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.formats import genotype_to_json
+from fastnas.space.cell_space import SPACES, CellSpace
+from fastnas.space.formats import genotype_to_json, space_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.space.sampling import random_genotype
 from fastnas.supernet.derived import build_network
+from fastnas.supernet.layout import has_reductions
+from fastnas.supernet.own import load_space
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
 from fastnas.train.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
@@ -39,7 +41,7 @@ class Experiment:
 
     Args:
         method: darts, pc_darts, pc_darts_imagenet, or module:function of your own that returns a Method.
-        space: darts or nasbench201.
+        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
@@ -87,6 +89,7 @@ class Outcome:
         random: The retrained random architectures.
         table: What a table knows of the genotype, if one was given.
         report: The page.
+        space: That of the genotype.
     """
 
     genotype: Genotype
@@ -94,6 +97,7 @@ class Outcome:
     random: list[RetrainResult]
     table: TableEntry | None
     report: Path
+    space: CellSpace
 
 
 def run_experiment(
@@ -107,12 +111,14 @@ def run_experiment(
         show_progress: Makes the displays.
         table: A table of accuracies in which to look the architecture up.
     """
-    method, space = method_named(experiment.method), space_named(experiment.space)
-    require(experiment.retrain.auxiliary == 0 or space.name == "darts", "Experiment", *_NO_AUXILIARY, space.name)
+    method, space = method_named(experiment.method), load_space(experiment.space)
+    require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
     data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
     _check_sizes(experiment, method, space, data)
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", experiment_to_json(experiment))
+    if space.name not in SPACES:
+        write_json(folder / "space.json", space_to_json(space))
     result = _search(experiment, method, space, data, folder, show_progress)
     write_json(folder / "genotype.json", genotype_to_json(result.genotype))
     save_tensors(folder / "alpha.pt", result.alpha)
@@ -120,10 +126,10 @@ def run_experiment(
     results = []
     if experiment.retrain_searched:
         for name, genotype in _contestants(experiment, space, result.genotype).items():
-            results.append(_retrain(experiment, genotype, data, folder / "retrain" / name, name, show_progress))
+            results.append(_retrain(experiment, space, genotype, data, folder / "retrain" / name, name, show_progress))
             write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
     report = write_report(folder)
-    return Outcome(result.genotype, results[0] if results else None, results[1:], entry, report)
+    return Outcome(result.genotype, results[0] if results else None, results[1:], entry, report, space)
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
@@ -168,7 +174,7 @@ def method_named(name: str) -> Method:
 
 
 _AS_JSON = TypeAdapter(Experiment)
-_NO_AUXILIARY = ("retrain.auxiliary must be 0 outside of the darts space, whose network alone has an auxiliary head",)
+_NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell, whose network has no auxiliary head",)
 
 
 def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data: ImageData) -> None:
@@ -188,6 +194,7 @@ def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data:
                 data.resolution,
                 data.large,
                 training.auxiliary > 0,
+                space,
             )
 
 
@@ -225,6 +232,7 @@ def _contestants(experiment: Experiment, space: CellSpace, found: Genotype) -> d
 
 def _retrain(
     experiment: Experiment,
+    space: CellSpace,
     genotype: Genotype,
     data: ImageData,
     folder: Path,
@@ -248,6 +256,7 @@ def _retrain(
             device=config.device,
             workers=config.workers,
             folder=folder,
+            own=space,
             on_step=display.step,
             on_epoch=on_epoch,
         )

@@ -22,7 +22,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.space.cell_space import CellSpace
 from fastnas.space.formats import genotype_to_text
 from fastnas.space.genotype import Genotype
-from fastnas.supernet.architecture import by_cell_type, initial_logits
+from fastnas.supernet.architecture import by_cell_type, initial_logits, only_candidates
 from fastnas.supernet.mix import Mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
@@ -149,6 +149,7 @@ def weight_learning_rate(config: SearchConfig, epoch: int) -> float:
 
 def relax(method: Method, space: CellSpace, alpha: Tensors) -> Mix:
     """The coefficients that ``method`` mixes with at the logits ``alpha``."""
+    alpha = only_candidates(space, alpha)
     rows = [space.rows(space.num_inputs + node) for node in range(space.num_nodes)]
     return Mix(
         by_cell_type(alpha, "alpha", method.relaxation),
@@ -300,10 +301,12 @@ def search_step(run: _Run, weight_batch: Batch, search_batch: Batch | None) -> N
     """
     state, method, config = run.state, run.method, run.config
 
+    noise = stream(config.seed, "noise", state.step)
+
     def loss(w: Tensors, mix: Mix, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch.images.to(run.device, non_blocking=True), batch.labels.to(run.device, non_blocking=True)
         with autocast(run.device, config.precision):
-            logits = functional_call(state.supernet, dict(w), (images, mix))
+            logits = functional_call(state.supernet, dict(w), (images, mix._replace(seed=noise)))
         return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
 
     if search_batch is not None:
@@ -381,5 +384,5 @@ def _record(run: _Run, epoch: int, lr: float, seconds: float) -> dict[str, Any]:
 
 
 def _derive(run: _Run, mix: Mix) -> Genotype:
-    candidates, edges = ({name: x.detach().cpu().tolist() for name, x in part.items()} for part in mix)
+    candidates, edges = ({name: x.detach().cpu().tolist() for name, x in part.items()} for part in mix[:2])
     return run.method.derivation(run.space, candidates, edges)

@@ -130,7 +130,7 @@ def run_main(capsys, *arguments):
         (["search", "--data", "mnist"], "data: source must be digits, "),
         (["search", "--method", "magic"], "method: name must be one of darts, pc_darts"),
         (["search", "--method", "json:dumps"], "method: json:dumps must"),
-        (["search", "--space", "cube"], "space: name must be one of darts, nasbench201, got 'cube'."),
+        (["search", "--space", "cube"], "space: name must be one of darts, nasbench201, s1, "),
         (["search", "--channels", "10"], "SearchCell: channels / k must be a whole number (k = 4), got 10 channels."),
         (["search", "--batch-size", "4000"], "data: batch_size must not exceed the half for the weights"),
         (["search", "--train-fraction", "0.001"], "data: train_fraction must leave an image of every class"),

@@ -1,7 +1,10 @@
-"""Parameters and multiply-adds of a network."""
+"""Parameters, multiply-adds and activation bytes of a network."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -22,7 +25,7 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network: A module that takes images alone.
         image_shape: ``(C, H, W)``.
     """
-    parameter = next(network.parameters())
+    parameter = next(network.parameters(), torch.empty(0))
     images = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
     was_training = network.training
@@ -31,3 +34,44 @@ def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
         network(images)
     network.train(was_training)
     return counter.get_total_flops() // 2
+
+
+def activation_bytes(module: nn.Module, x: Tensor, without: Sequence[nn.Module] = ()) -> int:
+    """Bytes that a training pass of ``module`` keeps for its backward pass: those of the distinct storages that
+    autograd saves, parameters and buffers left out.
+
+    Args:
+        module: Takes ``x`` alone. On the device "meta" nothing is computed or allocated.
+        x: What it reads. Where the backward needs ``x`` itself (as that of a pool does), it counts.
+        without: Submodules whose savings are not counted.
+    """
+    kept = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    saved: dict[int, Tensor] = {}  # holds the tensors, so that no storage is freed and its address used again
+    depth = [0]
+
+    def pack(t: Tensor) -> Tensor:
+        if depth[0] == 0 and t.untyped_storage()._cdata not in kept:
+            saved[t.untyped_storage()._cdata] = t
+        return t
+
+    with _counted(without, depth), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        module(x.detach().requires_grad_())
+    return sum(t.untyped_storage().nbytes() for t in saved.values())
+
+
+@contextmanager
+def _counted(modules: Sequence[nn.Module], depth: list[int]) -> Iterator[None]:
+    """Keep in ``depth[0]`` how many of ``modules`` are running."""
+
+    def enter(module: nn.Module, arguments: object) -> None:
+        depth[0] += 1
+
+    def leave(module: nn.Module, arguments: object, output: object) -> None:
+        depth[0] -= 1
+
+    handles = [m.register_forward_pre_hook(enter) for m in modules] + [m.register_forward_hook(leave) for m in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

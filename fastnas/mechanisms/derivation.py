@@ -30,11 +30,13 @@ def derive(
     """
     return Genotype(
         space.name,
-        *(_derive_cell(space, np.asarray(mix[t], float), (edge_mix or {}).get(t)) for t in space.cell_types),
+        *(_derive_cell(space, t, np.asarray(mix[t], float), (edge_mix or {}).get(t)) for t in space.cell_types),
     )
 
 
-def _derive_cell(space: CellSpace, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None) -> CellGenotype:
+def _derive_cell(
+    space: CellSpace, cell_type: str, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None
+) -> CellGenotype:
     expected = (len(space.edges), len(space.primitives))
     require(mix_EK.shape == expected, "derive", f"mix must have shape {list(expected)}", list(mix_EK.shape))
     require(bool(np.isfinite(mix_EK).all()), "derive", "mix must be finite", "a NaN or an infinity")
@@ -44,15 +46,19 @@ def _derive_cell(space: CellSpace, mix_EK: np.ndarray, edge_mix_E: Sequence[floa
         require(edge_E.shape == expected[:1], "derive", f"edge_mix must have shape [{expected[0]}]", list(edge_E.shape))
         require(bool(np.isfinite(edge_E).all()), "derive", "edge_mix must be finite", "a NaN or an infinity")
         score_EK = mix_EK * edge_E[:, None]
-    allowed = [space.primitives.index(primitive) for primitive in space.derivable]
+    allowed = [
+        [space.primitives.index(primitive) for primitive in space.derivable_on(cell_type, row)]
+        for row in range(len(space.edges))
+    ]
     nodes = []
     for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
         rows = space.rows(target)
         kept = range(target)
         if space.kept_edges is not None:
-            best_score = {source: score_EK[rows[source], allowed].max() for source in range(target)}
+            best_score = {source: score_EK[rows[source], allowed[rows[source]]].max() for source in range(target)}
             # sorted() is stable, so equal scores keep the order of the edges
             kept = sorted(range(target), key=lambda source: -best_score[source])[: space.kept_edges]
-        best = [allowed[int(mix_EK[rows[source], allowed].argmax())] for source in kept]
+        of_kept = [(rows[source], allowed[rows[source]]) for source in kept]
+        best = [columns[int(mix_EK[row, columns].argmax())] for row, columns in of_kept]
         nodes.append(tuple(Gene(space.primitives[k], source) for k, source in zip(best, kept, strict=True)))
     return CellGenotype(tuple(nodes), space.concat)

@@ -46,12 +46,13 @@ def cell_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
     return _figure({title: cell}, space)
 
 
-def save_drawing(genotype: Genotype, path: Path) -> None:
+def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -> None:
     """Write the cells of ``genotype``, one below the other, to a .png or .svg file.
 
     Args:
         genotype: Of any space.
         path: Its suffix decides.
+        own: The genotype's space, if the library does not know it.
 
     Raises:
         ValueError: For any other suffix.
@@ -59,7 +60,7 @@ def save_drawing(genotype: Genotype, path: Path) -> None:
     known = path.suffix in (".png", ".svg")
     require(known, "drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
     cells = {f"{cell_type} cell": cell for cell_type, cell in genotype.cells.items()}
-    figure = _figure(cells, space_named(genotype.space))
+    figure = _figure(cells, space_named(genotype.space, own))
     if path.suffix == ".svg":
         text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'
         write_atomically(path, lambda file: file.write(text.encode()))

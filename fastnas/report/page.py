@@ -11,7 +11,7 @@ from fastnas.report.curves import edge_mix_figure, mix_figure, retrain_figure, s
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
 from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.formats import genotype_from_json, genotype_to_text, parse_genotype
+from fastnas.space.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
 from fastnas.space.genotype import Genotype
 from fastnas.train.files import read_json, read_json_lines, write_atomically
 from fastnas_kernels.check import complaint, require
@@ -36,11 +36,12 @@ def write_report(run: Path) -> Path:
     settings: Any = read_json(run / "config.json")
     named = isinstance(settings, Mapping) and isinstance(settings.get("space"), str)
     require(named, "report", "config.json must name its space", str(run / "config.json"), "Is it the file of a search?")
-    space = space_named(settings["space"])
+    own = space_from_json(read_json(run / "space.json")) if (run / "space.json").exists() else None
+    space = own or space_named(settings["space"])
     records = read_json_lines(run / "metrics.jsonl")
     comparison: Any = read_json(run / "comparison.json") if (run / "comparison.json").exists() else {}
     networks = comparison.get("networks", [])
-    genotype = _genotype(run, records)
+    genotype = _genotype(run, records, own)
     environment = Environment(
         loader=PackageLoader("fastnas.report", "."), autoescape=select_autoescape(), undefined=StrictUndefined
     )
@@ -50,7 +51,7 @@ def write_report(run: Path) -> Path:
         accuracies=accuracies(networks),
         verdict=verdict(networks),
         epochs=(len(records), records[-1]["epochs"] if records else "?"),
-        cells=list(_cells(genotype)),
+        cells=list(_cells(genotype, space)),
         genotype=genotype_to_text(genotype) if genotype else None,
         is_final=(run / "genotype.json").exists(),
         curves=_inline(search_figure(records)) if records else None,
@@ -123,18 +124,17 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield name, "–" if value is None else str(value)
 
 
-def _genotype(run: Path, records: Sequence[Mapping[str, Any]]) -> Genotype | None:
+def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: CellSpace | None) -> Genotype | None:
     """The result, or else what the last epoch would have led to."""
     path = run / "genotype.json"
     if path.exists():
-        return genotype_from_json(read_json(path))
+        return genotype_from_json(read_json(path), own)
     text = records[-1]["genotype"] if records else ""
-    return parse_genotype(text) if text else None
+    return parse_genotype(text, own) if text else None
 
 
-def _cells(genotype: Genotype | None) -> Iterator[Markup]:
+def _cells(genotype: Genotype | None, space: CellSpace) -> Iterator[Markup]:
     if genotype is not None:
-        space = space_named(genotype.space)
         for cell_type, cell in genotype.cells.items():
             yield _inline(cell_figure(cell, space, f"{cell_type} cell"))
 

@@ -11,13 +11,14 @@ def state_name(space: CellSpace, state: int) -> str:
     return str(state - space.num_inputs)
 
 
-def genotype_text(genotype: Genotype) -> str:
+def genotype_text(genotype: Genotype, own: CellSpace | None = None) -> str:
     """The cells as aligned text, a line an edge, at most 80 columns wide.
 
     Args:
         genotype: Of any space.
+        own: That space, if the library does not know it.
     """
-    space = space_named(genotype.space)
+    space = space_named(genotype.space, own)
     lines = []
     for cell_type, cell in genotype.cells.items():
         lines += [f"{cell_type} cell", f"  {'node':<6}{'from':<10}primitive"]

@@ -1,7 +1,8 @@
 """Cell spaces: the primitives and the graph that a search chooses from."""
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas_kernels.check import require
@@ -18,15 +19,22 @@ class Edge(NamedTuple):
 class CellSpace:
     """A complete directed acyclic graph with one primitive to choose on every edge.
 
+    Alpha is a rectangle, ``[E, K]`` for every cell type, also where edges have lists of their own: then
+    :meth:`alive` says which of its entries stand for a candidate. The others are never built, mixed or derived.
+
     Args:
         name: What genotypes of this space call it.
-        primitives: Candidates of every edge; their order is the order of alpha's columns and breaks ties.
+        primitives: Candidates; their order is the order of alpha's columns and breaks ties.
         num_inputs: States that enter a cell.
         num_nodes: States that a cell computes; each reads all earlier states.
         cell_types: Searched cells, each with its own alpha.
         kept_edges: Edges that derivation keeps at every node, or ``None`` for all of them. Where edges are
             dropped, ``none`` is never kept.
         concat: States whose channels form the output of the cell.
+        edge_primitives: The candidates of each edge where they differ, for every cell type a tuple with an entry an
+            edge; ``None`` where every edge has all primitives.
+        operations: How each primitive is built, ``(channels, stride, searching) -> module``, in a space of your
+            own; ``None`` for the spaces whose primitives the library builds. Equality does not look at it.
     """
 
     name: str
@@ -36,6 +44,33 @@ class CellSpace:
     cell_types: tuple[str, ...]
     kept_edges: int | None
     concat: tuple[int, ...]
+    edge_primitives: tuple[tuple[tuple[str, ...], ...], ...] | None = None
+    operations: Mapping[str, Callable[[int, int, bool], Any]] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        where, states = f"space {self.name!r}", self.num_inputs + self.num_nodes
+        require(self.num_inputs >= 1, where, "num_inputs must be positive", self.num_inputs)
+        require(self.num_nodes >= 1, where, "num_nodes must be positive", self.num_nodes)
+        named = len(self.primitives) > 0 and len(set(self.primitives)) == len(self.primitives)
+        require(named, where, "primitives must be names, each once", self.primitives)
+        known = self.cell_types in (("normal",), ("normal", "reduction"))
+        require(known, where, "cell_types must be ('normal',) or ('normal', 'reduction')", self.cell_types)
+        inside = len(self.concat) > 0 and all(self.num_inputs <= state < states for state in self.concat)
+        require(inside, where, f"concat must name nodes, in [{self.num_inputs}, {states})", self.concat)
+        fits = self.kept_edges is None or 1 <= self.kept_edges <= self.num_inputs
+        rule = f"kept_edges must be None or in [1, {self.num_inputs}], the edges of the first node"
+        require(fits, where, rule, self.kept_edges)
+        if self.edge_primitives is not None:
+            shape = [len(cell) for cell in self.edge_primitives]
+            expected = [len(self.edges)] * len(self.cell_types)
+            require(shape == expected, where, f"edge_primitives must have lengths {expected}", shape)
+            for names in (names for cell in self.edge_primitives for names in cell):
+                unknown = [name for name in names if name not in self.primitives]
+                require(not unknown, where, "edge_primitives must be among the primitives", unknown)
+        for cell_type in self.cell_types:
+            for row, edge in enumerate(self.edges):
+                rule = f"the {cell_type} edge {edge.source}->{edge.target} must have a primitive that can be derived"
+                require(len(self.derivable_on(cell_type, row)) > 0, where, rule, self.candidates(cell_type, row))
 
     @property
     def edges(self) -> tuple[Edge, ...]:
@@ -47,6 +82,27 @@ class CellSpace:
     def derivable(self) -> tuple[str, ...]:
         """Primitives that a genotype of this space may hold."""
         return tuple(p for p in self.primitives if p != "none" or self.kept_edges is None)
+
+    def candidates(self, cell_type: str, row: int) -> tuple[str, ...]:
+        """The primitives between which the edge of alpha's ``row`` chooses, in the order of alpha's columns."""
+        if self.edge_primitives is None:
+            return self.primitives
+        allowed = self.edge_primitives[self.cell_types.index(cell_type)][row]
+        return tuple(primitive for primitive in self.primitives if primitive in allowed)
+
+    def derivable_on(self, cell_type: str, row: int) -> tuple[str, ...]:
+        """Those of :meth:`candidates` that a genotype may hold."""
+        return tuple(p for p in self.candidates(cell_type, row) if p in self.derivable)
+
+    def alive(self, cell_type: str) -> tuple[tuple[bool, ...], ...]:
+        """Which entries of alpha ``[E, K]`` stand for a candidate: a mask of the same shape."""
+        edges = range(len(self.edges))
+        return tuple(tuple(p in self.candidates(cell_type, row) for p in self.primitives) for row in edges)
+
+    @property
+    def rectangular(self) -> bool:
+        """Whether every edge has all primitives, so that :meth:`alive` holds everywhere."""
+        return self.edge_primitives is None
 
     def rows(self, target: int) -> range:
         """Rows of alpha that belong to the edges into state ``target``."""
@@ -78,18 +134,16 @@ class CellSpace:
             require(len(genes) == expected, where, f"{node} must have {expected} edges", len(genes))
             for primitive, source in genes:
                 require(
-                    primitive in self.derivable,
-                    where,
-                    f"{node} must use one of the primitives {', '.join(self.derivable)}",
-                    repr(primitive),
-                )
-                require(
                     0 <= source < target,
                     where,
                     f"{node} must read an earlier state, in [0, {target})",
                     source,
                     "An edge from the node itself or a later one would make a cycle." if source >= target else "",
                 )
+                allowed = self.derivable_on(cell_type, self.rows(target)[source])
+                of_edge = "" if self.rectangular else f" on its edge from {source}"
+                rule = f"{node} must use one of the primitives {', '.join(allowed)}{of_edge}"
+                require(primitive in allowed, where, rule, repr(primitive))
             sources = [gene.source for gene in genes]
             require(len(set(sources)) == len(sources), where, f"{node} must read each state once", sources)
 
@@ -125,10 +179,79 @@ NASBENCH201 = CellSpace(
 )
 """Dong and Yang, 2020, arXiv:2001.00326: 6 edges, 5 primitives, every edge kept, 15,625 architectures."""
 
-SPACES = {space.name: space for space in (DARTS, NASBENCH201)}
+
+_SHORT = {
+    "max": "max_pool_3x3",
+    "avg": "avg_pool_3x3",
+    "skip": "skip_connect",
+    "sep3": "sep_conv_3x3",
+    "dil3": "dil_conv_3x3",
+    "dil5": "dil_conv_5x5",
+}
+_S1_NORMAL = (
+    "skip/dil3 skip/dil5 skip/dil5 skip/sep3 skip/dil3 max/skip skip/sep3 "
+    "skip/sep3 skip/dil3 skip/sep3 max/skip skip/dil3 dil3/dil5 dil3/dil5"
+)
+_S1_REDUCTION = (
+    "max/avg max/dil3 max/avg max/avg skip/dil5 max/avg max/sep3 "
+    "skip/dil3 skip/dil5 max/avg max/avg skip/dil5 skip/dil5 skip/dil5"
+)
+
+S1 = replace(
+    DARTS,
+    name="s1",
+    primitives=tuple(_SHORT.values()),
+    edge_primitives=tuple(
+        tuple(tuple(_SHORT[word] for word in pair.split("/")) for pair in pairs.split())
+        for pairs in (_S1_NORMAL, _S1_REDUCTION)
+    ),
+)
+"""Zela et al., 2020, arXiv:1909.09656: two primitives an edge, other ones from edge to edge (the lists: ``spaces.py``
+of the authors' code)."""
+
+S2 = replace(DARTS, name="s2", primitives=("skip_connect", "sep_conv_3x3"))
+"""Zela et al., 2020, arXiv:1909.09656: a convolution or nothing done."""
+
+S3 = replace(DARTS, name="s3", primitives=("none", "skip_connect", "sep_conv_3x3"))
+"""Zela et al., 2020, arXiv:1909.09656: S2 and ``none``."""
+
+S4 = replace(DARTS, name="s4", primitives=("noise", "sep_conv_3x3"))
+"""Zela et al., 2020, arXiv:1909.09656: a convolution, or noise that has nothing to do with the image."""
+
+SHARPDARTS = replace(DARTS, name="sharpdarts")
+"""Hundt et al., 2019, arXiv:1903.09900: the names of DARTS, with SharpSepConv for the bodies of its convolutions."""
+
+SHARPERDARTS = replace(
+    DARTS,
+    name="sharperdarts",
+    primitives=(
+        "none",
+        "max_pool_3x3",
+        "skip_connect",
+        "sep_conv_3x3",
+        "dil_conv_3x3",
+        "flood_conv_3x3",
+        "dil_flood_conv_3x3",
+        "choke_conv_3x3",
+        "dil_choke_conv_3x3",
+    ),
+)
+"""Hundt et al., 2019, arXiv:1903.09900: SharpSepConv of 3x3 pixels alone, with as many channels in its middle, four
+times as many (flood), or 32 (choke); the list stands in ``genotypes.py`` of the authors' code."""
+
+SPACES = {space.name: space for space in (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS)}
 
 
-def space_named(name: str) -> CellSpace:
-    """The space that genotypes and the command line call ``name``."""
-    require(name in SPACES, "space", f"name must be one of {', '.join(SPACES)}", repr(name))
+def space_named(name: str, own: CellSpace | None = None) -> CellSpace:
+    """The space that genotypes and the command line call ``name``.
+
+    Args:
+        name: A name of :data:`SPACES`, or that of ``own``.
+        own: A space that the library does not know.
+    """
+    if own is not None and own.name == name:
+        return own
+    names = [*SPACES] if own is None else [own.name, *SPACES]
+    remedy = "" if own is not None else "A space of your own is named with --space FILE.py:NAME."
+    require(name in SPACES, "space", f"name must be one of {', '.join(names)}", repr(name), remedy)
     return SPACES[name]

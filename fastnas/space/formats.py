@@ -9,21 +9,23 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, space_named
+from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named
 from fastnas.space.genotype import CellGenotype, Gene, Genotype
 from fastnas.space.known import KNOWN
 from fastnas_kernels.check import complaint, require
 
 WHERE = "genotype"
+_WORDS = {"normal": "normal", "reduction": "reduce"}  # what the field's text calls the cell types
 LONG = 300  # characters of a path that an error still repeats
 FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
 
 
-def read_genotype(what: str) -> Genotype:
+def read_genotype(what: str, own: CellSpace | None = None) -> Genotype:
     """The genotype that ``what`` names, in any form that people exchange.
 
     Args:
         what: A built-in name (``PDARTS``), the path of a file, or the text itself.
+        own: A space beside those of the library that the genotype may belong to.
 
     Raises:
         ValueError: If it is none of these, or not an architecture of its space.
@@ -39,27 +41,27 @@ def read_genotype(what: str) -> Genotype:
             what = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise ValueError(complaint(WHERE, f"file must hold {FORMS}", f"binary data in {path}")) from None
-    return parse_genotype(what)
+    return parse_genotype(what, own)
 
 
-def parse_genotype(text: str) -> Genotype:
+def parse_genotype(text: str, own: CellSpace | None = None) -> Genotype:
     """Parse one of the three text forms and check the result against its space."""
     text = text.strip()
     if text.startswith("{"):
-        return genotype_from_json(_parse_json(text))
+        return genotype_from_json(_parse_json(text), own)
     if text.startswith("|"):
         return _parse_nasbench201(text)
     require("Genotype(" in text, WHERE, f"text must be {FORMS}", _excerpt(text))
-    return _parse_darts(text[text.index("Genotype(") :])
+    return _parse_literals(text[text.index("Genotype(") :], own)
 
 
-def genotype_from_json(data: object) -> Genotype:
+def genotype_from_json(data: object, own: CellSpace | None = None) -> Genotype:
     """Build a genotype from decoded JSON and check it against its space."""
     require(
         isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data)
     )
     assert isinstance(data, dict)
-    space = space_named(data["space"])
+    space = space_named(data["space"], own)
     unknown = set(data) - {"space", *space.cell_types}
     require(not unknown, WHERE, f"JSON may hold the keys space, {', '.join(space.cell_types)}", sorted(unknown))
     genotype = Genotype(space.name, *(_cell_from_json(t, data.get(t)) for t in space.cell_types))
@@ -76,16 +78,49 @@ def genotype_to_json(genotype: Genotype) -> dict[str, Any]:
     return {"space": genotype.space, **cells}
 
 
+def space_to_json(space: CellSpace) -> dict[str, Any]:
+    """The graph and the primitives of ``space``, without its operations: enough to read and draw its genotypes."""
+    return {
+        "name": space.name,
+        "primitives": list(space.primitives),
+        "num_inputs": space.num_inputs,
+        "num_nodes": space.num_nodes,
+        "cell_types": list(space.cell_types),
+        "kept_edges": space.kept_edges,
+        "concat": list(space.concat),
+        "edge_primitives": space.edge_primitives,
+    }
+
+
+def space_from_json(data: object) -> CellSpace:
+    """The space of :func:`space_to_json`."""
+    try:
+        edges = data["edge_primitives"]  # type: ignore[index]
+        return CellSpace(
+            name=str(data["name"]),  # type: ignore[index]
+            primitives=tuple(map(str, data["primitives"])),  # type: ignore[index]
+            num_inputs=_integer(data["num_inputs"]),  # type: ignore[index]
+            num_nodes=_integer(data["num_nodes"]),  # type: ignore[index]
+            cell_types=tuple(data["cell_types"]),  # type: ignore[index]
+            kept_edges=None if data["kept_edges"] is None else _integer(data["kept_edges"]),  # type: ignore[index]
+            concat=tuple(map(_integer, data["concat"])),  # type: ignore[index]
+            edge_primitives=None if edges is None else tuple(tuple(map(tuple, cell)) for cell in edges),
+        )
+    except (TypeError, KeyError):
+        raise ValueError(complaint("space", "JSON must have the fields of a CellSpace", _excerpt(data))) from None
+
+
 def genotype_to_text(genotype: Genotype) -> str:
-    """The form that the field exchanges for this space."""
+    """The form that the field exchanges; spaces other than DARTS and NAS-Bench-201 add ``space='...'`` to it."""
     if genotype.space == NASBENCH201.name:
         ordered = genotype.canonical().normal.nodes
         return "+".join("|" + "".join(f"{primitive}~{source}|" for primitive, source in node) for node in ordered)
-    words = {"normal": "normal", "reduction": "reduce"}
     parts = []
     for name, cell in genotype.cells.items():
         genes = [tuple(gene) for node in cell.nodes for gene in node]
-        parts.append(f"{words[name]}={genes}, {words[name]}_concat={list(cell.concat)}")
+        parts.append(f"{_WORDS[name]}={genes}, {_WORDS[name]}_concat={list(cell.concat)}")
+    if genotype.space != DARTS.name:
+        parts.append(f"space={genotype.space!r}")
     return f"Genotype({', '.join(parts)})"
 
 
@@ -127,7 +162,7 @@ def _integer(value: object) -> int:
     return value
 
 
-def _parse_darts(text: str) -> Genotype:
+def _parse_literals(text: str, own: CellSpace | None) -> Genotype:
     text = text.strip()
     try:
         call = ast.parse(text, mode="eval").body
@@ -137,15 +172,19 @@ def _parse_darts(text: str) -> Genotype:
     require(is_call, WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
     assert isinstance(call, ast.Call)
     names = [str(keyword.arg) for keyword in call.keywords]
-    expected = ["normal", "normal_concat", "reduce", "reduce_concat"]
-    require(sorted(names) == expected, WHERE, f"fields must be {', '.join(expected)}, each once", names)
+    named = next((_literal(keyword.value, text) for keyword in call.keywords if keyword.arg == "space"), DARTS.name)
+    require(isinstance(named, str), WHERE, "space must be a name", _excerpt(named))
+    space = space_named(str(named), own)
+    expected = [field for t in space.cell_types for field in (_WORDS[t], f"{_WORDS[t]}_concat")]
+    rule = f"fields must be {', '.join(expected)}, each once"
+    require(sorted(name for name in names if name != "space") == expected, WHERE, rule, names)
+    require(names.count("space") <= 1, WHERE, "space must be named once", names)
     fields = {name: _literal(keyword.value, text) for name, keyword in zip(names, call.keywords, strict=True)}
-    genotype = Genotype(
-        DARTS.name,
-        _darts_cell("normal", fields["normal"], fields["normal_concat"]),
-        _darts_cell("reduce", fields["reduce"], fields["reduce_concat"]),
+    cells = (
+        _literal_cell(space, _WORDS[t], fields[_WORDS[t]], fields[f"{_WORDS[t]}_concat"]) for t in space.cell_types
     )
-    DARTS.check(genotype)
+    genotype = Genotype(space.name, *cells)
+    space.check(genotype)
     return genotype
 
 
@@ -165,18 +204,19 @@ def _literal(node: ast.expr, text: str) -> object:
         raise ValueError(complaint(WHERE, "fields must be literals or range(first, last)", source)) from None
 
 
-def _darts_cell(name: str, genes: object, concat: object) -> CellGenotype:
-    kept = DARTS.kept_edges or 0
+def _literal_cell(space: CellSpace, name: str, genes: object, concat: object) -> CellGenotype:
     try:
         flat = [_gene(gene) for gene in genes]  # type: ignore[attr-defined]
         states = tuple(map(_integer, concat))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         rule = f"{name} must be a list of (primitive, source) and {name}_concat a list of states"
         raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
-    expected = kept * DARTS.num_nodes
-    rule = f"{name} must list {expected} edges, {kept} for each of {DARTS.num_nodes} nodes"
-    require(len(flat) == expected, WHERE, rule, len(flat))
-    return CellGenotype(tuple(tuple(flat[i : i + kept]) for i in range(0, expected, kept)), states)
+    counts = [space.kept_edges or space.num_inputs + node for node in range(space.num_nodes)]
+    each = f", {space.kept_edges} for each of {space.num_nodes} nodes" if space.kept_edges else ""
+    require(len(flat) == sum(counts), WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
+    starts = [sum(counts[:node]) for node in range(space.num_nodes)]
+    nodes = (tuple(flat[start : start + count]) for start, count in zip(starts, counts, strict=True))
+    return CellGenotype(tuple(nodes), states)
 
 
 def _parse_nasbench201(text: str) -> Genotype:

@@ -8,7 +8,7 @@ from fastnas.space.genotype import CellGenotype, Gene, Genotype
 
 
 def random_genotype(space: CellSpace, seed: int) -> Genotype:
-    """Draw an architecture uniformly: distinct sources at every node, any derivable primitive on each.
+    """Draw an architecture uniformly: distinct sources at every node, any primitive that its edge may derive.
 
     Args:
         space: The space to draw from.
@@ -16,13 +16,16 @@ def random_genotype(space: CellSpace, seed: int) -> Genotype:
     """
     rng = np.random.default_rng(stream(seed, "random genotype"))
 
-    def node(target: int) -> tuple[Gene, ...]:
-        kept = target if space.kept_edges is None else space.kept_edges
-        sources = sorted(rng.choice(target, size=kept, replace=False).tolist())
-        return tuple(Gene(space.derivable[rng.integers(len(space.derivable))], source) for source in sources)
+    def gene(cell_type: str, source: int, target: int) -> Gene:
+        allowed = space.derivable_on(cell_type, space.rows(target)[source])
+        return Gene(allowed[rng.integers(len(allowed))], source)
 
-    def cell() -> CellGenotype:
-        nodes = tuple(node(space.num_inputs + position) for position in range(space.num_nodes))
-        return CellGenotype(nodes, space.concat)
+    def cell(cell_type: str) -> CellGenotype:
+        nodes = []
+        for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
+            kept = target if space.kept_edges is None else space.kept_edges
+            sources = sorted(rng.choice(target, size=kept, replace=False).tolist())
+            nodes.append(tuple(gene(cell_type, source, target) for source in sources))
+        return CellGenotype(tuple(nodes), space.concat)
 
-    return Genotype(space.name, *(cell() for _ in space.cell_types))
+    return Genotype(space.name, *(cell(cell_type) for cell_type in space.cell_types))

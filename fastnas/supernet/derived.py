@@ -12,14 +12,10 @@ from torch import Tensor, nn
 
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named
 from fastnas.space.genotype import CellGenotype, Genotype
-from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout
-from fastnas.supernet.operations import (
-    DARTS_OPERATIONS,
-    NASBENCH201_OPERATIONS,
-    BuildOperation,
-    Convolution,
-    batch_norm,
-)
+from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
+from fastnas.supernet.noise_operation import call, number_noise
+from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm
 from fastnas_kernels.check import require
 
 
@@ -73,13 +69,13 @@ class DerivedCell(nn.Module):
             for genes in cell.nodes
         )
 
-    def forward(self, inputs: Sequence[Tensor], drop_path: DropPath | None = None) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], drop_path: DropPath | None = None, seed: int = 0) -> Tensor:
         """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``."""
         states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
         for genes, operations in zip(self.cell.nodes, self.nodes, strict=True):
             total = None
             for (_, source), operation in zip(genes, operations, strict=True):  # type: ignore[arg-type]
-                y = operation(states[source])
+                y = call(operation, states[source], seed)
                 if drop_path is not None and not isinstance(operation, nn.Identity):
                     y = drop_path(y)
                 total = y if total is None else total + y
@@ -127,7 +123,7 @@ class DartsNetwork(nn.Module):
     """The network in which DARTS genotypes are compared, for small or for large images.
 
     Args:
-        genotype: A genotype of the DARTS space.
+        genotype: A genotype of ``space``.
         num_classes: Size of the logits.
         channels: Channels of the first cells; they double at both reductions.
         cells: Depth.
@@ -136,6 +132,7 @@ class DartsNetwork(nn.Module):
         auxiliary: Add a second classifier after the second reduction.
         auxiliary_norm: Normalise before its last ReLU; ``None`` for the choice of DARTS: on small images.
         resolution: Side of the images in pixels; only the auxiliary head depends on it.
+        space: DARTS, or another space with two inputs and two cell types.
     """
 
     def __init__(
@@ -149,17 +146,19 @@ class DartsNetwork(nn.Module):
         auxiliary: bool = False,
         auxiliary_norm: bool | None = None,
         resolution: int = 32,
+        space: CellSpace = DARTS,
     ) -> None:
         super().__init__()
-        DARTS.check(genotype)
+        space.check(genotype)
+        operations = operations_of(space)
         stem_channels = channels if large else 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=False)
-        places = darts_layout(cells, channels, stem_channels, len(DARTS.concat), reduced_stem=large)
+        places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
         self.cells = nn.ModuleList(
             DerivedCell(
-                DARTS,
+                space,
                 genotype.cells[place.cell_type],
-                DARTS_OPERATIONS,
+                operations,
                 place.prepare_inputs(searching=False),
                 place.channels,
                 place.stride,
@@ -169,11 +168,12 @@ class DartsNetwork(nn.Module):
         self.auxiliary_after = 2 * cells // 3
         self.auxiliary = None
         if auxiliary:
-            width = len(DARTS.concat) * places[self.auxiliary_after].channels
+            width = len(space.concat) * places[self.auxiliary_after].channels
             side = -(-resolution // (32 if large else 4))
             last_norm = not large if auxiliary_norm is None else auxiliary_norm
             self.auxiliary = AuxiliaryHead(width, num_classes, side, large, last_norm)
-        self.classifier = nn.Linear(len(DARTS.concat) * places[-1].channels, num_classes)
+        self.classifier = nn.Linear(len(space.concat) * places[-1].channels, num_classes)
+        number_noise(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, drop_path: float = 0.0, seed: int = 0) -> tuple[Tensor, Tensor | None]:
@@ -182,7 +182,7 @@ class DartsNetwork(nn.Module):
         older, newer = self.stem(images.contiguous(memory_format=torch.channels_last))
         auxiliary_logits = None
         for position, cell in enumerate(self.cells):
-            older, newer = newer, cell([older, newer], drop)
+            older, newer = newer, cell([older, newer], drop, seed)
             if position == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(newer)
         return self.classifier(newer.mean((2, 3))), auxiliary_logits
@@ -192,30 +192,38 @@ class NasBench201Network(nn.Module):
     """The network in which NAS-Bench-201 compares its architectures (Dong and Yang, 2020, arXiv:2001.00326).
 
     Args:
-        genotype: A genotype of that space.
+        genotype: A genotype of ``space``.
         num_classes: Size of the logits.
         channels: Channels of the first stage; they double from stage to stage.
         cells: Cells in each of the three stages.
         image_channels: 3 for colour, 1 for grey images.
+        space: NAS-Bench-201's, or another space with one input, one cell type and one output state.
     """
 
     def __init__(
-        self, genotype: Genotype, num_classes: int, channels: int = 16, cells: int = 5, image_channels: int = 3
+        self,
+        genotype: Genotype,
+        num_classes: int,
+        channels: int = 16,
+        cells: int = 5,
+        image_channels: int = 3,
+        space: CellSpace = NASBENCH201,
     ) -> None:
         super().__init__()
-        NASBENCH201.check(genotype)
+        space.check(genotype)
+        operations = operations_of(space)
         self.stem = SmallStem(image_channels, channels, searching=False)
         widths = [channels, 2 * channels, 4 * channels]
         self.stages = nn.ModuleList(
             nn.ModuleList(
-                DerivedCell(NASBENCH201, genotype.normal, NASBENCH201_OPERATIONS, [nn.Identity()], width, 1)
-                for _ in range(cells)
+                DerivedCell(space, genotype.normal, operations, [nn.Identity()], width, 1) for _ in range(cells)
             )
             for width in widths
         )
         self.reductions = nn.ModuleList(ResidualReduction(width, searching=False) for width, _ in pairwise(widths))
         self.norm = batch_norm(widths[-1], searching=False)
         self.classifier = nn.Linear(widths[-1], num_classes)
+        number_noise(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, drop_path: float = 0.0, seed: int = 0) -> tuple[Tensor, None]:
@@ -226,7 +234,7 @@ class NasBench201Network(nn.Module):
             if position:
                 state = self.reductions[position - 1](state)
             for cell in stage:  # type: ignore[union-attr]
-                state = cell([state], drop)
+                state = cell([state], drop, seed)
         return self.classifier(self.norm(state).relu().mean((2, 3))), None
 
 
@@ -239,12 +247,18 @@ def build_network(
     resolution: int,
     large: bool,
     auxiliary: bool,
+    own: CellSpace | None = None,
 ) -> nn.Module:
-    """The derived network of ``genotype`` at a given size; see the classes for the arguments."""
-    if space_named(genotype.space) is DARTS:
+    """The derived network of ``genotype`` at a given size; see the classes for the arguments.
+
+    Args:
+        own: The space of the genotype, if the library does not know it.
+    """
+    space = space_named(genotype.space, own)
+    if has_reductions(space):
         return DartsNetwork(
-            genotype, num_classes, channels, cells, image_channels, large, auxiliary, resolution=resolution
+            genotype, num_classes, channels, cells, image_channels, large, auxiliary, None, resolution, space
         )
-    rule, remedy = "auxiliary must be off for nasbench201 genotypes", "Their network has no auxiliary head."
+    rule, remedy = f"auxiliary must be off for {space.name} genotypes", "Their network has no auxiliary head."
     require(not auxiliary, "retrain", rule, auxiliary, remedy)
-    return NasBench201Network(genotype, num_classes, channels, cells, image_channels)
+    return NasBench201Network(genotype, num_classes, channels, cells, image_channels, space)

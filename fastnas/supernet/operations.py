@@ -98,8 +98,12 @@ class Pool(nn.Module):
 class Zero(nn.Module):
     """The primitive ``none`` in a derived network: an edge that carries nothing."""
 
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+        return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
 def _normed_pool(kind: str) -> BuildOperation:
@@ -146,7 +150,7 @@ DARTS_OPERATIONS: Mapping[str, BuildOperation] = {
 """Liu et al., 2019, arXiv:1806.09055. ``none`` is absent: the supernet leaves it out of every sum."""
 
 NASBENCH201_OPERATIONS: Mapping[str, BuildOperation] = {
-    "none": lambda channels, stride, searching: Zero(),
+    "none": lambda channels, stride, searching: Zero(stride),
     "skip_connect": _skip,
     "nor_conv_1x1": _plain(1),
     "nor_conv_3x3": _plain(3),

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastnas.space.cell_space import CellSpace
-from fastnas.supernet.mix import NodeMix
+from fastnas.supernet.mix import NodeMix, built_on
+from fastnas.supernet.noise_operation import Noise, call
 from fastnas.supernet.operations import BuildOperation
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels, require_partial
@@ -17,7 +18,7 @@ class SearchCell(nn.Module):
     """All candidates on all edges, one weighted sum at every node.
 
     A candidate without parameters (a pool, an identity) gives the same result on every edge that leaves a state,
-    so it is evaluated once for the state.
+    so it is evaluated once for the state; noise alone is another on every edge.
 
     Args:
         space: The graph and the names of the candidates.
@@ -26,6 +27,7 @@ class SearchCell(nn.Module):
         channels: Channels of every state inside the cell.
         stride: 2 in a cell that halves the resolution, otherwise 1.
         k: The candidates see ``channels / k`` channels; the others pass by (Xu et al., 2020, arXiv:1907.05737).
+        cell_type: Whose candidates the edges have.
     """
 
     def __init__(
@@ -36,20 +38,21 @@ class SearchCell(nn.Module):
         channels: int,
         stride: int,
         k: int = 1,
+        cell_type: str = "normal",
     ) -> None:
         super().__init__()
         require_partial("SearchCell", channels, k, even=stride == 2)
         self.space, self.stride, self.k, self.channels = space, stride, k, channels
-        self.names = [primitive for primitive in space.primitives if primitive != "none"]
+        self.names = [built_on(space, cell_type, row) for row in range(len(space.edges))]
         self.inputs = nn.ModuleList(inputs)
         shared = [nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1)]
         self.edges = nn.ModuleList()
-        for edge in space.edges:
+        for edge, names in zip(space.edges, self.names, strict=True):
             own = nn.ModuleDict()
-            for name in self.names:
+            for name in names:
                 operation = operations[name](channels // k, self._stride_from(edge.source), True)
-                has_parameters = any(True for _ in operation.parameters())
-                (own if has_parameters else shared[edge.source])[name] = operation
+                is_own = isinstance(operation, Noise) or any(True for _ in operation.parameters())
+                (own if is_own else shared[edge.source])[name] = operation
             self.edges.append(own)
         self.shared = nn.ModuleList(shared)
 
@@ -65,11 +68,11 @@ class SearchCell(nn.Module):
                 taken, passed = self._split(states[source], self._stride_from(source))
                 mixed.append(taken)
                 bypass.append(passed)
-                shared.append(_evaluate(self.shared[source], taken))
+                shared.append(_evaluate(self.shared[source], taken, node.seed))
             outputs = []
             for source, row in enumerate(self.space.rows(self.space.num_inputs + position)):
-                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source])
-                outputs += [of_edge[name] for name in self.names]
+                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source], node.seed)
+                outputs += [of_edge[name] for name in self.names[row]]
             state = mixed_sum(outputs, node.candidates)
             states.append(state if self.k == 1 else merge_channels(state, _weighted(bypass, node.edges), self.k))
         concat = self.space.concat
@@ -84,8 +87,8 @@ class SearchCell(nn.Module):
         return taken.contiguous(memory_format=torch.channels_last), passed
 
 
-def _evaluate(candidates: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    return {name: candidate(x) for name, candidate in candidates.named_children()}
+def _evaluate(candidates: nn.Module, x: Tensor, seed: int) -> dict[str, Tensor]:
+    return {name: call(candidate, x, seed) for name, candidate in candidates.named_children()}
 
 
 def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:

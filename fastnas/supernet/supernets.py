@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace
-from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout
+from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.mix import Mix, NodeMix, node_mixes
-from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, batch_norm
+from fastnas.supernet.noise_operation import number_noise
+from fastnas.supernet.operations import batch_norm
 from fastnas.supernet.search_cell import SearchCell
 from fastnas_kernels.check import require
 
@@ -27,7 +29,8 @@ class Supernet(Protocol):
 
 
 class DartsSupernet(nn.Module):
-    """The supernet of the DARTS space (Liu et al., 2019, arXiv:1806.09055).
+    """The supernet of the DARTS space (Liu et al., 2019, arXiv:1806.09055), and of every space with two inputs and
+    two cell types.
 
     Args:
         num_classes: Size of the logits.
@@ -36,6 +39,7 @@ class DartsSupernet(nn.Module):
         k: Candidates see ``1 / k`` of the channels (PC-DARTS); 1 for all.
         image_channels: 3 for colour, 1 for grey images.
         large: Begin with three strided convolutions, for images of hundreds of pixels.
+        space: The cells.
     """
 
     def __init__(
@@ -46,18 +50,29 @@ class DartsSupernet(nn.Module):
         k: int = 1,
         image_channels: int = 3,
         large: bool = False,
+        space: CellSpace = DARTS,
     ) -> None:
         super().__init__()
-        self.space = DARTS
+        self.space = space
+        operations = operations_of(space)
         stem_channels = 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
-        places = darts_layout(cells, channels, stem_channels, len(DARTS.concat), reduced_stem=large)
+        places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
         self.types = [place.cell_type for place in places]
         self.cells = nn.ModuleList(
-            SearchCell(DARTS, DARTS_OPERATIONS, place.prepare_inputs(searching=True), place.channels, place.stride, k)
+            SearchCell(
+                space,
+                operations,
+                place.prepare_inputs(searching=True),
+                place.channels,
+                place.stride,
+                k,
+                place.cell_type,
+            )
             for place in places
         )
-        self.classifier = nn.Linear(len(DARTS.concat) * places[-1].channels, num_classes)
+        self.classifier = nn.Linear(len(space.concat) * places[-1].channels, num_classes)
+        number_noise(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
@@ -70,7 +85,8 @@ class DartsSupernet(nn.Module):
 
 
 class NasBench201Supernet(nn.Module):
-    """The supernet of NAS-Bench-201 (Dong and Yang, 2020, arXiv:2001.00326): three stages of one cell.
+    """The supernet of NAS-Bench-201 (Dong and Yang, 2020, arXiv:2001.00326), three stages of one cell, and of every
+    space with one input, one cell type and one node for its output.
 
     Args:
         num_classes: Size of the logits.
@@ -78,25 +94,32 @@ class NasBench201Supernet(nn.Module):
         cells: Cells in each stage.
         k: Candidates see ``1 / k`` of the channels; 1 for all.
         image_channels: 3 for colour, 1 for grey images.
+        space: The cell.
     """
 
     def __init__(
-        self, num_classes: int, channels: int = 16, cells: int = 5, k: int = 1, image_channels: int = 3
+        self,
+        num_classes: int,
+        channels: int = 16,
+        cells: int = 5,
+        k: int = 1,
+        image_channels: int = 3,
+        space: CellSpace = NASBENCH201,
     ) -> None:
         super().__init__()
         require(cells >= 1, "NasBench201Supernet", "cells must be at least 1 in a stage", cells)
-        self.space = NASBENCH201
+        self.space = space
+        operations = operations_of(space)
         self.stem = SmallStem(image_channels, channels, searching=True)
         widths = [channels, 2 * channels, 4 * channels]
         self.stages = nn.ModuleList(
-            nn.ModuleList(
-                SearchCell(NASBENCH201, NASBENCH201_OPERATIONS, [nn.Identity()], width, 1, k) for _ in range(cells)
-            )
+            nn.ModuleList(SearchCell(space, operations, [nn.Identity()], width, 1, k) for _ in range(cells))
             for width in widths
         )
         self.reductions = nn.ModuleList(ResidualReduction(width, searching=True) for width, _ in pairwise(widths))
         self.norm = batch_norm(widths[-1], searching=True, affine=True)
         self.classifier = nn.Linear(widths[-1], num_classes)
+        number_noise(self)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
@@ -120,13 +143,13 @@ def build_supernet(
     space: CellSpace, num_classes: int, channels: int, cells: int, k: int, image_channels: int, large: bool
 ) -> nn.Module:
     """The supernet of ``space`` at a given size; see the classes for the arguments."""
-    if space.name == DARTS.name:
-        return DartsSupernet(num_classes, channels, cells, k, image_channels, large)
+    if has_reductions(space):
+        return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space)
     require(
         not large,
         "search",
         f"space {space.name!r} must search on images of at most 96 pixels",
         "large images",
-        "Set --resolution to 32, or use the darts space.",
+        "Set --resolution to 32, or use a space with a reduction cell, as darts.",
     )
-    return NasBench201Supernet(num_classes, channels, cells, k, image_channels)
+    return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from fastnas.cost.counts import multiply_adds, num_parameters
 from fastnas.mechanisms.schedules import cosine, exponential, linear, warmed_up
 from fastnas.seeds import stream, torch_seed
+from fastnas.space.cell_space import CellSpace
 from fastnas.space.formats import genotype_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.supernet.derived import build_network
@@ -67,6 +68,7 @@ def retrain(
     device: str = "auto",
     workers: int = 0,
     folder: Path | None = None,
+    own: CellSpace | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> RetrainResult:
@@ -82,6 +84,7 @@ def retrain(
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         workers: Processes that decode images; 0 decodes between the steps.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
+        own: The genotype's space, if the library does not know it.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
 
@@ -90,7 +93,7 @@ def retrain(
         FloatingPointError: If a loss is not finite.
     """
     data = load_data(data) if isinstance(data, str) else data
-    training = _Training(genotype, data, config, seed, train_fraction, precision, torch_device(device), workers)
+    training = _Training(genotype, data, config, seed, train_fraction, precision, torch_device(device), workers, own)
     shape = (data.channels, data.resolution, data.resolution)
     cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
     history = training.restore(folder)
@@ -131,6 +134,7 @@ class _Training:
         precision: str,
         device: torch.device,
         workers: int,
+        own: CellSpace | None,
     ) -> None:
         self.data, self.config, self.seed, self.precision, self.device = data, config, seed, precision, device
         self.workers = workers
@@ -146,6 +150,7 @@ class _Training:
                 data.resolution,
                 data.large,
                 config.auxiliary > 0,
+                own,
             )
         self.network = network.to(device)
         self.optimizer = torch.optim.SGD(

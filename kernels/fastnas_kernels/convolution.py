@@ -103,7 +103,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Geom
     """
     channels = weight.shape[1] * geometry.groups
     require(x.ndim == 4 and x.shape[1] == channels, "conv2d", f"x must have shape [N, {channels}, H, W]", list(x.shape))
-    if torch.is_autocast_enabled(x.device.type) and x.is_floating_point() and x.dtype != torch.float64:
+    can_cast = x.is_floating_point() and x.dtype != torch.float64 and not x.is_meta  # autocast knows no such device
+    if can_cast and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     function = _Convolution if torch.compiler.is_compiling() else _DualConvolution

@@ -130,3 +130,12 @@ def test_names_the_argument_the_rule_and_the_value():
         conv2d(torch.ones(2, 3, 5, 5), torch.ones(2, 4, 1, 1))
     with pytest.raises(ValueError, match=r"conv2d: x must have shape \[N, 4, H, W\], got \[4, 5, 5\]\."):
         conv2d(torch.ones(4, 5, 5), torch.ones(4, 1, 1, 1), None, Geometry(groups=4))
+
+
+def test_on_the_device_meta_a_convolution_has_its_shape_and_saves_as_much():
+    weight = torch.empty(6, 4, 3, 3, device="meta", requires_grad=True)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.shape), lambda t: t):
+        y = conv2d(torch.empty(2, 4, 8, 8, device="meta", requires_grad=True), weight, None, Geometry(2, 1))
+    assert y.shape == (2, 6, 4, 4)
+    assert saved == [(2, 4, 8, 8), (6, 4, 3, 3)]

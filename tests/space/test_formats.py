@@ -2,13 +2,15 @@ import json
 
 import pytest
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, SPACES
+from fastnas.space.cell_space import DARTS, NASBENCH201, S1, SPACES
 from fastnas.space.formats import (
     genotype_from_json,
     genotype_to_json,
     genotype_to_text,
     parse_genotype,
     read_genotype,
+    space_from_json,
+    space_to_json,
 )
 from fastnas.space.known import KNOWN
 from fastnas.space.sampling import random_genotype
@@ -115,11 +117,18 @@ BROKEN = {
     "json with a cycle": (json.dumps(GOOD_JSON).replace('["dil_conv_3x3", 1]', '["dil_conv_3x3", 2]'), "cycle"),
     "json with a primitive and a line break": (json.dumps(GOOD_JSON).replace("dil_conv_3x3", r"dil\n"), "'dil.*n'"),
     "nothing": ("", "text must be"),
+    "an unknown space": (PDARTS[:-1] + ", space='nope')", "name must be one of darts, .*, got 'nope'"),
+    "a space that is no name": (PDARTS[:-1] + ", space=3)", "space must be a name, got '3'"),
+    "two spaces": (PDARTS[:-1] + ", space='darts', space='darts')", "space must be named once"),
+    "a primitive of another edge": (
+        genotype_to_text(random_genotype(S1, 0)).replace("'dil_conv_5x5', 1", "'sep_conv_3x3', 1", 1),
+        "on its edge from 1, got 'sep_conv_3x3'",
+    ),
     "nasbench201 with a stranger": ("|conv_9x9~0|+|none~0|none~1|+|none~0|none~1|none~2|", "'conv_9x9'"),
     "nasbench201 with a source twice": ("|none~0|+|none~0|none~0|+|none~0|none~1|none~2|", "each state once"),
     "missing field": (PDARTS.replace(", reduce_concat=[2, 3, 4, 5]", ""), "fields must be normal"),
     "a bool for a source": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', True)", 1), "list of"),
-    "json of an unknown space": (edited(space="nope"), "one of darts, nasbench201, got 'nope'"),
+    "json of an unknown space": (edited(space="nope"), "one of darts, nasbench201, .*, got 'nope'"),
     "json without a space": ("{}", "must name its space"),
     "json that is a list": ("{1: 2", "well formed"),
     "json with a stranger": (edited(extra=1), r"got \['extra'\]"),
@@ -162,3 +171,14 @@ def test_nesting_is_refused_at_any_depth():
 def test_a_genotype_of_one_space_is_refused_by_the_other():
     with pytest.raises(ValueError, match="space must be 'nasbench201', got 'darts'"):
         NASBENCH201.check(random_genotype(DARTS, 0))
+
+
+@pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
+def test_the_graph_of_a_space_survives_a_round_trip(space):
+    assert space_from_json(json.loads(json.dumps(space_to_json(space)))) == space
+
+
+@pytest.mark.parametrize("data", [None, [], {}, space_to_json(DARTS) | {"num_inputs": "2"}])
+def test_json_that_is_no_space_is_refused(data):
+    with pytest.raises(ValueError, match="space: JSON must have the fields of a CellSpace"):
+        space_from_json(data)

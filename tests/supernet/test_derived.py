@@ -88,7 +88,9 @@ def test_a_network_is_a_function_of_its_seed_alone():
 @pytest.mark.parametrize("size", [9, 11, 15])
 def test_odd_images_go_through_both_networks(size):
     for space in SPACES.values():
-        net = build_network(random_genotype(space, size), 10, 4, 3 if space is DARTS else 1, 1, size, False, False)
+        net = build_network(
+            random_genotype(space, size), 10, 4, 3 if space.num_inputs == 2 else 1, 1, size, False, False
+        )
         assert net(torch.randn(2, 1, size, size))[0].shape == (2, 10)
 
 
@@ -125,7 +127,7 @@ def test_a_nasbench201_network_has_no_auxiliary_head():
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
 def test_every_random_genotype_can_be_built_and_trained(space):
     for seed in range(3):
-        net = build_network(random_genotype(space, seed), 10, 4, 3 if space is DARTS else 1, 1, 8, False, False)
+        net = build_network(random_genotype(space, seed), 10, 4, 3 if space.num_inputs == 2 else 1, 1, 8, False, False)
         logits, _ = net(torch.randn(4, 1, 8, 8), 0.2, seed)
         logits.sum().backward()
         assert logits.isfinite().all()

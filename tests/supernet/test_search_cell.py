@@ -1,11 +1,15 @@
 """The cell against itself written out edge by edge, and the identities that tie the methods together."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S3
+from fastnas.supernet.architecture import only_candidates
+from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.mix import Mix, node_mixes
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, Convolution
 from fastnas.supernet.search_cell import SearchCell
@@ -52,6 +56,44 @@ def plain(module, x):
         halves = [F.conv2d(x, module.first.weight, stride=2), F.conv2d(x[:, :, 1:, 1:], module.second.weight, stride=2)]
         return plain(module.norm, torch.cat(halves, 1))
     return module(x)
+
+
+@pytest.mark.parametrize("cell_type", ["normal", "reduction"])
+def test_a_cell_whose_edges_differ_builds_and_mixes_what_each_edge_has(cell_type):
+    stride = 2 if cell_type == "reduction" else 1
+    identities = [nn.Identity(), nn.Identity()]
+    cell = SearchCell(S1, operations_of(S1), identities, CHANNELS, stride, cell_type=cell_type).double()
+    alive = torch.tensor(S1.alive(cell_type))
+    inputs, alpha = make_inputs(), torch.randn(14, 6, dtype=torch.float64, requires_grad=True)
+
+    def output(alpha):
+        mix = only_candidates(S1, {f"alpha.{cell_type}": alpha})[f"alpha.{cell_type}"].softmax(-1)
+        return cell(inputs, node_mixes(S1, Mix({cell_type: mix}, {}), cell_type)), mix
+
+    y, mix = output(alpha)
+    assert torch.equal(mix[~alive], torch.zeros(14 * 6 - 28, dtype=torch.float64))
+    (gradient,) = torch.autograd.grad(y.square().sum(), alpha)
+    assert (gradient[~alive] == 0).all()
+    assert (gradient[alive] != 0).all()
+    states = list(inputs)
+    for target in range(2, 6):
+        total = 0
+        for row in S1.rows(target):
+            source = S1.edges[row].source
+            for column, name in enumerate(S1.primitives):
+                modules = cell.edges[row] if name in cell.edges[row] else cell.shared[source]
+                if alive[row, column]:
+                    total = total + mix[row, column] * plain(modules[name], states[source])
+        states.append(total)
+    assert (y - torch.cat(states[2:], 1)).abs().max() < 1e-12  # float64, values of order one
+
+
+def test_none_may_stand_anywhere_among_the_primitives():
+    primitives = ("skip_connect", "none", "sep_conv_3x3")
+    space = dataclasses.replace(S3, name="turned", primitives=primitives, operations=DARTS_OPERATIONS)
+    mix = torch.rand(14, 3)
+    nodes = node_mixes(space, Mix({"normal": mix}, {}), "normal")
+    assert torch.equal(torch.cat([node.candidates for node in nodes]), mix[:, [0, 2]].flatten())
 
 
 def edge_by_edge(cell, inputs, alpha, beta):

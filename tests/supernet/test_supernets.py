@@ -11,7 +11,7 @@ CPU = torch.device("cpu")
 
 
 def build(space, k=1):
-    return build_supernet(space, 10, 8, 3 if space is DARTS else 1, k, 3, False)
+    return build_supernet(space, 10, 8, 3 if space.num_inputs == 2 else 1, k, 3, False)
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)

@@ -82,7 +82,7 @@ class Assembly:
 
     @property
     def vector_share(self) -> float:
-        """Share of the accesses to tiles in global memory that are at least 128 bits wide, dimensionless; 1 without any.
+        """Share of the accesses to tiles in global memory that are at least 128 bits wide; 1 without any.
 
         Scalars do not count: they cannot be wider.
         """
