@@ -370,10 +370,14 @@ def run_backward(
         Needs(*needs),
     )
     found = gradient(dnodes_NHWD.contiguous().view(launch.size.out_pixels, -1))
-    none = inputs_INHWS.new_empty(0)
     return (
-        none if found.states is None else found.states.view(inputs_INHWS.shape),
-        none if found.packed is None else found.packed[launch.tables.unpacking],
-        none if found.mix is None else found.mix,
-        none if found.edge_mix is None else found.edge_mix,
+        _or_empty(None if found.states is None else found.states.view(inputs_INHWS.shape), inputs_INHWS),
+        _or_empty(None if found.packed is None else found.packed[launch.tables.unpacking], inputs_INHWS),
+        _or_empty(found.mix, inputs_INHWS),
+        _or_empty(found.edge_mix, inputs_INHWS),
     )
+
+
+def _or_empty(gradient: Tensor | None, like: Tensor) -> Tensor:
+    """An empty tensor, each time another, in place of none: what an operator returns may not alias."""
+    return like.new_empty(0) if gradient is None else gradient
