@@ -2,9 +2,11 @@
 
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fastnas_kernels.check import complaint
 
@@ -39,6 +41,15 @@ def backend_for(device: torch.device) -> Backend:
         remedy = f"The compiled backend for the CPU is not there yet. {remedy}"
     rule = "FASTNAS_BACKEND must be triton, cpu or reference" if backend != "cpu" else "FASTNAS_BACKEND must exist"
     raise RuntimeError(complaint("backend_for", rule, repr(backend), remedy))
+
+
+def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Make the GPU on which ``tensor`` lies the current one, for as long as kernels are launched.
+
+    Triton launches on the current GPU, whichever its arguments lie on: without this, a tensor of another one would be
+    read from the wrong device. For tensors of other devices it does nothing.
+    """
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _require_triton(device: torch.device) -> None:

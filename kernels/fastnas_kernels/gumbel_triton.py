@@ -13,6 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastnas_kernels.backend import on_device_of
+
 BLOCK_E = 16  # edges of a program
 SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
 
@@ -55,17 +57,18 @@ def gumbel_softmax(alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | 
     E, K = alpha_EK.shape
     soft_EK, hard_EK = (torch.empty(E, K, dtype=alpha_EK.dtype, device=alpha_EK.device) for _ in range(2))
     index_E = torch.empty(E, dtype=torch.int64, device=alpha_EK.device)
-    gumbel_softmax_kernel[(triton.cdiv(E, BLOCK_E),)](
-        alpha_EK.contiguous(),
-        None if alive_EK is None else alive_EK.contiguous().view(torch.uint8),
-        tau,
-        soft_EK,
-        hard_EK,
-        index_E,
-        seed,
-        E,
-        K=K,
-        BLOCK_E=BLOCK_E,
-        BLOCK_K=triton.next_power_of_2(K),
-    )
+    with on_device_of(alpha_EK):
+        gumbel_softmax_kernel[(triton.cdiv(E, BLOCK_E),)](
+            alpha_EK.contiguous(),
+            None if alive_EK is None else alive_EK.contiguous().view(torch.uint8),
+            tau,
+            soft_EK,
+            hard_EK,
+            index_E,
+            seed,
+            E,
+            K=K,
+            BLOCK_E=BLOCK_E,
+            BLOCK_K=triton.next_power_of_2(K),
+        )
     return soft_EK, hard_EK, index_E

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastnas_kernels.backend import on_device_of
 from fastnas_kernels.layout import common_strides, laid_out
 
 BLOCK_M = 2048  # elements of a program of four warps
@@ -71,7 +72,8 @@ def weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
         constants = {"K": len(xs[part]), "ACC": _accumulator(like), "BLOCK_M": BLOCK_M}
         if like.numel() > 0:
             grid = (triton.cdiv(like.numel(), BLOCK_M),)
-            weighted_sum_kernel[grid](tuple(xs[part]), mix_K[part], start, y, like.numel(), **constants)
+            with on_device_of(like):
+                weighted_sum_kernel[grid](tuple(xs[part]), mix_K[part], start, y, like.numel(), **constants)
     assert y is not None, "there is a candidate"
     return y
 
@@ -86,9 +88,10 @@ def row_dot(xs: Sequence[Tensor], g: Tensor) -> Tensor:
     for part in _parts(len(xs)):
         constants = {"K": len(xs[part]), "ACC": _accumulator(g), "BLOCK_M": DOT_BLOCK_M}
         if num_programs > 0:  # one warp reduces by shuffles alone, without a barrier for every candidate
-            row_dot_kernel[(num_programs,)](
-                tuple(xs[part]), g, partial_PK[:, part], g.numel(), len(xs), **constants, num_warps=1
-            )
+            with on_device_of(g):
+                row_dot_kernel[(num_programs,)](
+                    tuple(xs[part]), g, partial_PK[:, part], g.numel(), len(xs), **constants, num_warps=1
+                )
     return partial_PK.sum(0)  # the second stage, in a fixed order: bitwise reproducible
 
 
@@ -101,7 +104,8 @@ def scaled_copies(mix_K: Tensor, g: Tensor) -> list[Tensor]:
         constants = {"K": len(ys[part]), "ACC": _accumulator(g), "BLOCK_M": BLOCK_M}
         if g.numel() > 0:
             grid = (triton.cdiv(g.numel(), BLOCK_M),)
-            scaled_copies_kernel[grid](mix_K[part], g, tuple(ys[part]), g.numel(), **constants)
+            with on_device_of(g):
+                scaled_copies_kernel[grid](mix_K[part], g, tuple(ys[part]), g.numel(), **constants)
     return ys
 
 

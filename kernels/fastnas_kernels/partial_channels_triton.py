@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from fastnas_kernels.backend import on_device_of
 from fastnas_kernels.layout import common_image_format, empty_images
 
 LOOKUP_BLOCK_M = 1024  # elements of a program of four warps that looks every channel up
@@ -126,7 +127,8 @@ def merge(mixed: Tensor, bypass: Tensor, k: int, order_C: Tensor | None) -> Tens
     memory_format = common_image_format(mixed, bypass)
     mixed, bypass = (x.contiguous(memory_format=memory_format) for x in (mixed, bypass))
     y = empty_images(mixed, mixed.shape[1] + bypass.shape[1], memory_format)
-    _launch(y, mixed, bypass, k, order_C, is_merge=True)
+    with on_device_of(y):
+        _launch(y, mixed, bypass, k, order_C, is_merge=True)
     return y
 
 
@@ -136,7 +138,8 @@ def split(y: Tensor, k: int, order_C: Tensor | None) -> tuple[Tensor, Tensor]:
     y = y.contiguous(memory_format=memory_format)
     width = y.shape[1] // k
     mixed, bypass = (empty_images(y, channels, memory_format) for channels in (width, y.shape[1] - width))
-    _launch(y, mixed, bypass, k, order_C, is_merge=False)
+    with on_device_of(y):
+        _launch(y, mixed, bypass, k, order_C, is_merge=False)
     return mixed, bypass
 
 

@@ -1,8 +1,20 @@
+import os
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 import torch
+from triton.runtime import JITFunction
+from triton.runtime.interpreter import InterpretedFunction
 
-from fastnas_kernels import backend
-from fastnas_kernels.backend import backend_for
+from fastnas_kernels import backend, gumbel_triton, mixture_triton, partial_channels_triton
+from fastnas_kernels.backend import backend_for, on_device_of
+from fastnas_kernels.gumbel import gumbel_softmax
+from fastnas_kernels.mixed_op import function
+from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
+from fastnas_kernels.mixture import mixed_sum
+from fastnas_kernels.partial_channels import merge_channels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -45,3 +57,72 @@ def test_what_cannot_serve_is_refused_with_a_remedy(monkeypatch, name, message):
     monkeypatch.setenv("FASTNAS_BACKEND", name)
     with pytest.raises(RuntimeError, match=message):
         backend_for(CPU)
+
+
+@contextmanager
+def recorded(log, device):
+    log.append(("enter", device))
+    yield
+    log.append(("leave", device))
+
+
+def test_the_gpu_of_a_tensor_is_the_current_one_while_kernels_are_launched(monkeypatch):
+    log = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: recorded(log, device))
+    second = torch.device("cuda", 1)
+    with on_device_of(SimpleNamespace(is_cuda=True, device=second)):
+        log.append("launch")
+    assert log == [("enter", second), "launch", ("leave", second)]
+
+
+def test_a_tensor_that_is_on_no_gpu_changes_no_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device", lambda device: pytest.fail("there is no GPU to choose"))
+    with on_device_of(torch.ones(1)):
+        pass
+
+
+def _cell(alpha):
+    plan = CellPlan(4, 1, 1, (EdgePlan(0, 1, (Candidate("skip"), Candidate("depthwise", 3))),))
+    weights = [torch.ones(shape) for shapes in plan.weight_shapes.values() for shape in shapes]
+    return mixed_cell([torch.ones(1, 4, 3, 3)], weights, alpha[0], None, plan)[0]
+
+
+USES = {
+    "cell": _cell,
+    "sum": lambda alpha: mixed_sum([torch.ones(5), torch.ones(5)], alpha[0]),
+    "copies": lambda alpha: mixed_sum([alpha[0], alpha[0]], torch.ones(2)),
+    "merge": lambda alpha: merge_channels(alpha.view(1, 2, 1, 1), torch.ones(1, 2, 1, 1), 2),
+    "ordered merge": lambda alpha: merge_channels(
+        alpha.view(1, 2, 1, 1), torch.ones(1, 2, 1, 1), 2, torch.arange(4).flip(0)
+    ),
+    "gumbel": lambda alpha: gumbel_softmax(alpha, 0).mix,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_every_kernel_is_launched_on_the_gpu_of_its_tensors(monkeypatch, use):
+    monkeypatch.setenv("FASTNAS_BACKEND", "triton")
+    depth, launches = [], []
+
+    @contextmanager
+    def watched(tensor):
+        depth.append(tensor)
+        yield
+        depth.pop()
+
+    for module in (function, mixture_triton, partial_channels_triton, gumbel_triton):
+        monkeypatch.setattr(module, "on_device_of", watched)
+    kind = InterpretedFunction if os.environ.get("TRITON_INTERPRET") == "1" else JITFunction
+    launch = kind.__getitem__
+
+    def counted(kernel, grid):
+        launches.append(len(depth))
+        return launch(kernel, grid)
+
+    monkeypatch.setattr(kind, "__getitem__", counted)
+    alpha = torch.ones(1, 2, requires_grad=True)
+    y = USES[use](alpha)
+    forward = len(launches)
+    torch.autograd.grad(y.sum(), alpha)
+    assert forward >= 1
+    assert launches == [1] * len(launches)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastnas_kernels.backend import on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
 from fastnas_kernels.mixed_op.reference import reference_cell
@@ -24,7 +25,8 @@ def _forward_op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     from fastnas_kernels.mixed_op import launch  # noqa: PLC0415  (Triton, which exists on Linux only)
 
-    return launch.run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
+    with on_device_of(inputs_INHWS):
+        return launch.run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
 
 
 @_forward_op.register_fake
@@ -54,9 +56,10 @@ def _backward_op(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from fastnas_kernels.mixed_op import launch_backward  # noqa: PLC0415
 
-    return launch_backward.run_backward(
-        dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
-    )
+    with on_device_of(inputs_INHWS):
+        return launch_backward.run_backward(
+            dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
+        )
 
 
 @_backward_op.register_fake
