@@ -285,6 +285,7 @@ def run_forward(
     exact = accumulator(launch.dtype)
     packed = pack(weights, launch.tables, exact)
     stats = launch.empty(launch.lowered.num_rows + 2, 3, launch.channels, exact=True)
+    stats[-1] = 0  # what normalisations of one part take for their second
     if statistics is not None:
         _given_rows(statistics, launch, stats)
     inputs_IMS = inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.mixed_op.reference import reference_cell
 
 
@@ -11,6 +12,17 @@ def test_equals_the_reference(case, plans):
     results = [cell(states, weights, mix, edge_mix, plan) for cell in (mixed_cell, reference_cell)]
     for mine, theirs in zip(*results, strict=True):
         assert (mine - theirs).abs().max() <= 1e-12 * theirs.abs().max()
+
+
+def test_the_kernels_leave_no_statistic_to_what_lay_in_memory(poison, monkeypatch):
+    plan = CellPlan(4, 1, 1, (EdgePlan(0, 1, (Candidate("max_pool"), Candidate("depthwise"))),))
+    states, weights = [torch.randn(1, 4, 3, 3)], [torch.randn(4, 1, 3, 3), torch.randn(4, 4, 1, 1)]
+    found = []
+    for backend in ("reference", "triton"):
+        monkeypatch.setenv("FASTNAS_BACKEND", backend)
+        found.append(mixed_cell(states, weights, torch.ones(2), None, plan)[1])
+    # Statistics of order one, in float32, of nine pixels
+    assert (found[0] - found[1]).abs().max() <= 1e-5
 
 
 def without(key, value):
