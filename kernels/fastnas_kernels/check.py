@@ -1,8 +1,10 @@
 """Argument checks that all speak with one voice."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:  # a process that only compiles kernels need not wait for PyTorch
+    from torch import Tensor
 
 
 def require(ok: bool, where: str, rule: str, got: object, remedy: str = "") -> None:
@@ -16,7 +18,7 @@ def complaint(where: str, rule: str, got: object, remedy: str = "") -> str:
     return f"{where}: {rule}, got {got}." + (f" {remedy}" if remedy else "")
 
 
-def require_shape(where: str, name: str, tensor: Tensor, expected: Sequence[int], because: str) -> None:
+def require_shape(where: str, name: str, tensor: "Tensor", expected: Sequence[int], because: str) -> None:
     """Raise unless ``tensor.shape == expected``; ``because`` says where the expectation comes from."""
     require(
         tuple(tensor.shape) == tuple(expected),

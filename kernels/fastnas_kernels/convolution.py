@@ -28,13 +28,17 @@ class Geometry(NamedTuple):
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+        return F.conv2d(x, weight, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+        x, weight, _, ctx.geometry = inputs  # type: ignore[attr-defined]
         x_needed, weight_needed, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
         ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None)  # type: ignore[arg-type]
-        ctx.geometry, ctx.shapes = geometry, (x.shape, weight.shape)  # type: ignore[attr-defined]
+        ctx.shapes = x.shape, weight.shape  # type: ignore[attr-defined]
         channels_last = x.is_contiguous(memory_format=torch.channels_last)
         ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format  # type: ignore[attr-defined]
-        return F.conv2d(x, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
@@ -62,6 +66,24 @@ class _Convolution(torch.autograd.Function):
         return dx, dweight, dbias, None
 
 
+class _DualConvolution(_Convolution):
+    """The same with forward mode: a convolution is linear in either argument. It stands apart because what forward
+    mode may need is kept beside what backward needs, and because ``torch.compile`` knows no forward mode."""
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple, output: Tensor) -> None:
+        _Convolution.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx: FunctionCtx, tx: Tensor | None, tweight: Tensor | None, tbias: Tensor | None, _: None) -> Tensor:  # type: ignore[override]
+        x, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        parts = [] if tx is None else [conv2d(tx, weight, None, ctx.geometry)]  # type: ignore[attr-defined]
+        parts += [] if tweight is None else [conv2d(x, tweight, None, ctx.geometry)]  # type: ignore[attr-defined]
+        parts += [] if tbias is None else [tbias[:, None, None]]
+        return sum(parts[1:], parts[0])
+
+
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Geometry = Geometry()) -> Tensor:  # noqa: B008
     """Two-dimensional convolution; differentiable to any order, saving only what those gradients need.
 
@@ -85,4 +107,5 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Geom
     if can_cast and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _Convolution.apply(x, weight, bias, geometry)  # type: ignore[return-value]
+    function = _Convolution if torch.compiler.is_compiling() else _DualConvolution
+    return function.apply(x, weight, bias, geometry)  # type: ignore[return-value]

@@ -1,0 +1,1 @@
+"""The mixed operation: a whole cell of weighted candidates as one differentiable function."""

@@ -1,0 +1,186 @@
+"""The kernels of a cell as one differentiable function.
+
+Two raw operators, which tracers see from the outside, and one autograd Function around them. The Function saves the
+states and the statistics of their normalisation, nothing else. Its backward runs the kernels where no graph of the
+backward is asked for; where one is (second order, ``torch.func``), it differentiates the plain PyTorch form of the
+same cell, which is exact to any order that PyTorch's normalisation knows.
+
+Shape suffixes: I input states, N H W images and pixels, S channels of a state, D channels of all nodes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fastnas_kernels.mixed_op.lowering import lower
+from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
+from fastnas_kernels.mixed_op.reference import reference_cell
+
+
+@torch.library.custom_op("fastnas::mixed_cell", mutates_args=())
+def _forward_op(
+    inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    from fastnas_kernels.mixed_op import launch  # noqa: PLC0415  (Triton, which exists on Linux only)
+
+    return launch.run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
+
+
+@_forward_op.register_fake
+def _(
+    inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    cell = plan_from_text(plan)
+    lowered, dtype = lower(cell), torch.promote_types(inputs_INHWS.dtype, torch.float32)
+    _, images, height, width, _ = inputs_INHWS.shape
+    shape = (images, *cell.size_after(height, width), cell.num_nodes * cell.channels)
+    stats = inputs_INHWS.new_empty(lowered.num_rows + 2, 3, cell.mixed_channels, dtype=dtype)
+    return inputs_INHWS.new_empty(shape), stats, inputs_INHWS.new_empty(lowered.packing.size, dtype=dtype)
+
+
+@torch.library.custom_op("fastnas::mixed_cell_backward", mutates_args=())
+def _backward_op(
+    dnodes_NHWD: Tensor,
+    inputs_INHWS: Tensor,
+    nodes_NHWD: Tensor,
+    packed: Tensor,
+    mix: Tensor,
+    edge_mix: Tensor,
+    stats: Tensor,
+    frozen: bool,
+    needs: list[bool],
+    plan: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from fastnas_kernels.mixed_op import launch_backward  # noqa: PLC0415
+
+    return launch_backward.run_backward(
+        dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
+    )
+
+
+@_backward_op.register_fake
+def _(
+    dnodes_NHWD: Tensor,
+    inputs_INHWS: Tensor,
+    nodes_NHWD: Tensor,
+    packed: Tensor,
+    mix: Tensor,
+    edge_mix: Tensor,
+    stats: Tensor,
+    frozen: bool,
+    needs: list[bool],
+    plan: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    weights = lower(plan_from_text(plan)).unpacking.size
+    like = (inputs_INHWS, packed.new_empty(weights), mix, edge_mix)
+    return tuple(torch.empty_like(x) if need else x.new_empty(0) for x, need in zip(like, needs, strict=True))  # type: ignore[return-value]
+
+
+def _reference(plan: CellPlan, statistics: Tensor | None, inputs_INHWS: Tensor, mix: Tensor, edge_mix: Tensor,
+               *weights: Tensor) -> Tensor:  # fmt: skip
+    """The nodes ``[N, H, W, D]`` in plain PyTorch, from the arguments that carry gradients."""
+    states = [state.permute(0, 3, 1, 2) for state in inputs_INHWS]
+    edges = edge_mix if plan.k > 1 else None
+    return reference_cell(states, weights, mix, edges, plan, statistics)[0].permute(0, 2, 3, 1)
+
+
+class _Cell(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        plan: str, statistics: Tensor | None, inputs: Tensor, mix: Tensor, edge_mix: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _forward_op(inputs, list(weights), mix, edge_mix, statistics, plan)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:  # noqa: ANN001
+        ctx.plan, statistics, *differentiable = inputs
+        nodes, stats, packed = output
+        ctx.mark_non_differentiable(stats, packed)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(statistics, nodes, stats, packed, *differentiable)
+
+    @staticmethod
+    def backward(ctx, dnodes: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+        statistics, nodes, stats, packed, inputs, mix, edge_mix, *weights = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
+        if dnodes is None:
+            return (None, None, *(None for _ in needed))
+        if torch.is_grad_enabled():
+            arguments = (inputs, mix, edge_mix, *weights)
+            return (None, None, *_reference_gradients(plan_from_text(ctx.plan), statistics, arguments, needed, dnodes))
+        needs = [needed[0], any(needed[3:]), needed[1], needed[2]]
+        dinputs, dweights, dmix, dedge_mix = _backward_op(
+            dnodes, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, needs, ctx.plan
+        )
+        gradients: list[Tensor | None] = [dinputs, dmix.to(mix.dtype), dedge_mix.to(edge_mix.dtype)]
+        if needs[1]:
+            parts = dweights.split([w.numel() for w in weights])
+            gradients += [part.view(w.shape).to(w.dtype) for part, w in zip(parts, weights, strict=True)]
+        else:
+            gradients += [None] * len(weights)
+        return (None, None, *(g if need else None for g, need in zip(gradients, needed, strict=True)))
+
+
+class _DualCell(_Cell):
+    """The same with forward mode, which ``torch.compile`` does not know."""
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:  # noqa: ANN001
+        _Cell.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[1:])
+
+    @staticmethod
+    def jvp(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None]:  # noqa: ANN001
+        statistics, *arguments = ctx.saved_tensors
+        plan = plan_from_text(ctx.plan)
+        filled = [torch.zeros_like(x) if t is None else t for x, t in zip(arguments, tangents[2:], strict=True)]
+        # Twice backward is once forward: the gradient is linear in what it is given, and the derivative of a linear
+        # function is the function. Dual numbers within dual numbers would need nested forward mode instead.
+        nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs), *arguments)
+        _, push = torch.func.vjp(pull, torch.zeros_like(nodes))
+        return push(tuple(filled))[0].contiguous(), None, None
+
+
+def _reference_gradients(
+    plan: CellPlan,
+    statistics: Tensor | None,
+    arguments: Sequence[Tensor],
+    needed: Sequence[bool],
+    dnodes: Tensor,
+) -> list[Tensor | None]:
+    """Gradients of the arguments that need one, themselves differentiable."""
+
+    def of_needed(*chosen: Tensor) -> Tensor:
+        remaining = iter(chosen)
+        return _reference(
+            plan, statistics, *(next(remaining) if n else x for x, n in zip(arguments, needed, strict=True))
+        )
+
+    _, pull = torch.func.vjp(of_needed, *(x for x, n in zip(arguments, needed, strict=True) if n))
+    gradients = iter(pull(dnodes))
+    return [next(gradients) if n else None for n in needed]
+
+
+def fused_cell(
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mix: Tensor,
+    edge_mix: Tensor | None,
+    plan: CellPlan,
+    statistics: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` by the kernels."""
+    inputs_INHWS = torch.stack([state.permute(0, 2, 3, 1) for state in states])
+    edges = mix.new_ones(len(plan.edges)) if edge_mix is None else edge_mix
+    function = _Cell if torch.compiler.is_compiling() else _DualCell
+    nodes, stats, _ = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
+    return nodes.permute(0, 3, 1, 2), _of_norms(stats, plan, statistics)
+
+
+def _of_norms(stats: Tensor, plan: CellPlan, statistics: Tensor | None) -> Tensor:
+    """Mean and variance of every normalisation of the plan from the rows that the kernels fill."""
+    if statistics is not None:
+        return statistics
+    rows = torch.as_tensor(lower(plan).norm_rows(shared=True), device=stats.device)
+    return stats[rows].sum(0)[:, ::2]

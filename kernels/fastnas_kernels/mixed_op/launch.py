@@ -1,0 +1,292 @@
+"""Runs a lowered cell, forward and backward, as a sequence of kernels.
+
+Shape suffixes: I input states, M pixels of an input state or of the output, S channels of a state, D channels of
+all nodes, R rows of statistics, C channels that the candidates see.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from fastnas_kernels.mixed_op import forward_kernels
+from fastnas_kernels.mixed_op.lowering import Lowered, lower
+from fastnas_kernels.mixed_op.plan import CellPlan
+from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
+from fastnas_kernels.mixed_op.tiles import Tiles, tiles_for
+
+
+class Size(NamedTuple):
+    """Images, height and width of the input states and height and width of the output, in pixels."""
+
+    images: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.height * self.width
+
+    @property
+    def out_pixels(self) -> int:
+        return self.images * self.out_height * self.out_width
+
+
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """What sums and statistics are kept in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+class State(NamedTuple):
+    """Where a state lies and how the edges that leave it read it."""
+
+    tensor: Tensor
+    height: int
+    width: int
+    pitch: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """A lowered cell at one size, ready to run.
+
+    Args:
+        lowered: The cell.
+        size: Of its states.
+        dtype: Of states and raw outputs in memory; sums are kept in at least float32.
+        tiles: How much work a program does.
+        frozen: Whether normalisation uses given statistics instead of the batch's.
+    """
+
+    lowered: Lowered
+    size: Size
+    dtype: torch.dtype
+    device: torch.device
+    tiles: Tiles
+    frozen: bool
+
+    @property
+    def tables(self) -> Tables:
+        return tables_of(self.lowered, self.device, not self.frozen, self.tiles.edges)
+
+    @property
+    def channels(self) -> int:
+        """Channels that the candidates see."""
+        return self.lowered.plan.mixed_channels
+
+    @property
+    def num_tiles(self) -> int:
+        return triton.cdiv(self.size.out_pixels, self.tiles.pixels)
+
+    @property
+    def splits(self) -> int:
+        """Programs that share the tiles of one filter's gradient."""
+        return min(self.tiles.splits, self.num_tiles)
+
+    @property
+    def channel_blocks(self) -> int:
+        return triton.cdiv(self.channels, self.tiles.channels)
+
+    def empty(self, *shape: int, exact: bool = False) -> Tensor:
+        """Uninitialised memory; ``exact`` for what is summed up in."""
+        return torch.empty(shape, dtype=accumulator(self.dtype) if exact else self.dtype, device=self.device)
+
+    @property
+    def block(self) -> dict:
+        """The constants that nearly all kernels share."""
+        accumulate = tl.float64 if self.dtype == torch.float64 else tl.float32
+        return {"C": self.channels, "B": self.tiles.channels, "P": self.tiles.pixels, "ACC": accumulate}
+
+    @property
+    def product(self) -> dict:
+        """The constants of kernels that multiply matrices."""
+        return {"CO": max(16, triton.next_power_of_2(self.channels)), "PRECISION": self.tiles.precision}
+
+    @property
+    def sizes(self) -> dict:
+        return {
+            "M": self.size.out_pixels,
+            "H": self.size.height,
+            "W": self.size.width,
+            "HO": self.size.out_height,
+            "WO": self.size.out_width,
+        }
+
+    def state(self, number: int, inputs_IMS: Tensor, nodes_MD: Tensor) -> State:
+        """Input state or node ``number``."""
+        plan, size = self.lowered.plan, self.size
+        if number < plan.num_inputs:
+            return State(inputs_IMS[number], size.height, size.width, plan.channels, plan.stride)
+        first = (number - plan.num_inputs) * plan.channels
+        return State(nodes_MD[:, first:], size.out_height, size.out_width, nodes_MD.shape[1], 1)
+
+    def stage(self, state: State | None, z: Tensor, packed: Tensor, stats: Tensor, span: Span, first: int,
+              partial: Tensor, dy: Tensor | None) -> None:  # fmt: skip
+        """Evaluate the groups of ``span``: of ``state``, or of other branches if that is ``None``."""
+        if not len(span):
+            return
+        normalised, stride = state is None, 1 if state is None else state.stride
+        height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
+        forward_kernels.stage_kernel[self.num_tiles, len(span)](
+            src_ptr=z if state is None else state.tensor,
+            z_ptr=z,
+            packed_ptr=packed,
+            stats_ptr=stats,
+            branches_ptr=self.tables.branches,
+            groups_ptr=self.tables.groups,
+            dy_ptr=z if dy is None else dy,
+            partial_ptr=partial,
+            **(self.sizes | {"H": height, "W": width}),
+            pitch=self.channels if state is None else state.pitch,
+            dy_pitch=0 if dy is None else dy.shape[1],
+            first=first,
+            first_group=span.first,
+            num_tiles=self.num_tiles,
+            K=self.lowered.plan.k,
+            EDGES=1 if normalised else self.tiles.edges,
+            STRIDE=stride,
+            NORMALISED=normalised,
+            BACKWARD=dy is not None,
+            **self.block,
+            **self.product,
+            num_warps=self.tiles.warps,
+        )
+
+    def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
+        """Merge the partial statistics of the rows of ``span``."""
+        forward_kernels.finalise_kernel[len(span), self.channel_blocks](
+            partial_ptr=partial,
+            rows_ptr=self.tables.rows,
+            stats_ptr=stats,
+            first_row=span.first,
+            M=self.size.out_pixels,
+            num_tiles=self.num_tiles,
+            eps=self.lowered.plan.eps,
+            TILES=64,
+            **self.block,
+        )
+
+    def forward(self, inputs_IMS: Tensor, packed: Tensor, mix: Tensor, edge_mix: Tensor, stats_R3C: Tensor) -> Tensor:
+        """All nodes ``[M, D]``; fills ``stats_R3C`` unless they are frozen."""
+        plan, tables = self.lowered.plan, self.tables
+        nodes_MD = self.empty(self.size.out_pixels, plan.num_nodes * plan.channels)
+        z = self.empty(self.lowered.num_slots, self.size.out_pixels, self.channels)
+        for source in range(plan.num_states):
+            if source >= plan.num_inputs:
+                self._node(source, inputs_IMS, nodes_MD, z, mix, edge_mix, stats_R3C)
+            if source < len(self.lowered.ranges) and len(tables.leaving_spans[source]):
+                self._expand(source, self.state(source, inputs_IMS, nodes_MD), z, packed, stats_R3C)
+        return nodes_MD
+
+    def _expand(self, source: int, state: State, z: Tensor, packed: Tensor, stats: Tensor) -> None:
+        first = self.lowered.ranges[source].first
+        for deeper, (groups, rows) in enumerate(
+            zip(self.tables.group_spans[source], self.tables.row_spans[source], strict=True)
+        ):
+            if not len(rows):
+                continue
+            partial = self.empty(len(rows), self.num_tiles, 2, self.channels, exact=True)
+            self.stage(None if deeper else state, z, packed, stats, groups, first, partial, None)
+            if self.frozen:
+                continue
+            if not deeper and self.lowered.pool_rows(source):
+                forward_kernels.pool_statistics_kernel[self.num_tiles, self.channel_blocks](
+                    state_ptr=state.tensor,
+                    partial_ptr=partial[-2:],
+                    **(self.sizes | {"H": state.height, "W": state.width}),
+                    pitch=state.pitch,
+                    num_tiles=self.num_tiles,
+                    STRIDE=state.stride,
+                    **self.block,
+                )
+            self.finalise(partial, stats, rows)
+
+    def _node(
+        self, target: int, inputs: Tensor, nodes: Tensor, z: Tensor, mix: Tensor, edge_mix: Tensor, stats: Tensor
+    ) -> None:
+        plan, tables = self.lowered.plan, self.tables
+        node, entering = target - plan.num_inputs, plan.entering(target)
+        span = tables.entering_spans[node]
+        common = {
+            "inputs_ptr": inputs,
+            "nodes_ptr": nodes,
+            "edges_ptr": tables.edges,
+            **self.sizes,
+            "M_IN": self.size.pixels,
+            "first_edge": entering[0],
+            "last_edge": entering[-1] + 1,
+            "node": node,
+            "K": plan.k,
+            "STRIDE": plan.stride,
+            "NUM_INPUTS": plan.num_inputs,
+            "NUM_NODES": plan.num_nodes,
+            **self.block,
+        }
+        forward_kernels.node_kernel[self.num_tiles, self.channel_blocks](
+            z_ptr=z,
+            stats_ptr=stats,
+            mix_ptr=mix,
+            branches_ptr=tables.branches,
+            entering_ptr=tables.entering,
+            first_entering=span.first,
+            last_entering=span.last,
+            **common,
+        )
+        if plan.k > 1:
+            blocks = triton.cdiv((plan.k - 1) * self.channels, self.tiles.channels)
+            forward_kernels.bypass_kernel[self.num_tiles, blocks](edge_mix_ptr=edge_mix, **common)
+
+
+def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
+    """The cell at the size of its input states."""
+    _, images, height, width, _ = inputs_INHWS.shape
+    size = Size(images, height, width, *plan.size_after(height, width))
+    dtype, device = inputs_INHWS.dtype, inputs_INHWS.device
+    return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype), frozen)
+
+
+def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:
+    """All filters in one vector, channels innermost, in the accumulator's precision."""
+    if not weights:
+        return torch.zeros(1, dtype=dtype, device=tables.packing.device)
+    constants = torch.arange(2, dtype=dtype, device=tables.packing.device)  # zero and one
+    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), constants])[tables.packing]
+
+
+def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
+    """Spread the statistics of the plan's normalisations over the rows that the kernels read."""
+    tables = launch.tables
+    mean, variance = statistics.to(stats.dtype).unbind(1)
+    for half in tables.norm_rows:
+        stats[half, 0], stats[half, 2] = mean, variance
+    stats[:, 1] = (stats[:, 2] + launch.lowered.plan.eps).rsqrt()
+    stats[:, 0].masked_fill_(~tables.live_channels, 0.0)
+
+
+def run_forward(
+    inputs_INHWS: Tensor,
+    weights: Sequence[Tensor],
+    mix: Tensor,
+    edge_mix: Tensor,
+    statistics: Tensor | None,
+    plan: CellPlan,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes ``[N, H', W', D]``, statistics ``[rows, 3, C]`` and packed weights."""
+    launch = launcher(inputs_INHWS, plan, statistics is not None)
+    exact = accumulator(launch.dtype)
+    packed = pack(weights, launch.tables, exact)
+    stats = launch.empty(launch.lowered.num_rows + 2, 3, launch.channels, exact=True)
+    stats[-1] = 0
+    if statistics is not None:
+        _given_rows(statistics, launch, stats)
+    inputs_IMS = inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels)
+    nodes = launch.forward(inputs_IMS, packed, mix.to(exact).contiguous(), edge_mix.to(exact).contiguous(), stats)
+    size = launch.size
+    return nodes.view(size.images, size.out_height, size.out_width, -1), stats, packed

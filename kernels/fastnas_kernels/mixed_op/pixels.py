@@ -1,0 +1,97 @@
+"""What all kernels of the mixed operation share: the columns of their tables, and how pixels are read.
+
+Images lie as ``[M, C]``: pixels in the order image, row, column, with all channels of a pixel side by side. So
+every shift of a convolution keeps the alignment of a pixel, and reductions over images are sums over rows.
+
+Shape suffixes: M output pixels (P of them in a tile), C channels (B of them in a block).
+"""
+
+import triton
+import triton.language as tl
+
+# Columns of the table of branches, in the order of `lowering.Branch`
+KERNEL = tl.constexpr(0)
+DILATION = tl.constexpr(1)
+ORIGIN = tl.constexpr(2)
+DEPTHWISE = tl.constexpr(3)
+POINTWISE = tl.constexpr(4)
+READS = tl.constexpr(5)
+COEFFICIENT = tl.constexpr(6)
+TARGET = tl.constexpr(7)
+SLOT = tl.constexpr(8)
+READ_BY = tl.constexpr(9)
+BRANCH_FIELDS = tl.constexpr(10)
+
+# Columns of the table of edges, see `lowering.Lowered.edge_table`
+SOURCE = tl.constexpr(0)
+SKIP = tl.constexpr(1)
+MAX_POOL = tl.constexpr(2)
+MAX_POOL_ROW = tl.constexpr(3)
+AVG_POOL = tl.constexpr(4)
+AVG_POOL_ROW = tl.constexpr(5)
+NODE = tl.constexpr(6)
+EDGE_FIELDS = tl.constexpr(7)
+
+# Statistics lie as [row, 3, C]
+MEAN = tl.constexpr(0)
+RSTD = tl.constexpr(1)
+VARIANCE = tl.constexpr(2)
+
+
+@triton.jit
+def locate(m, HO, WO):
+    """Image, row and column of pixel ``m``."""
+    return m // (HO * WO), (m // WO) % HO, m % WO
+
+
+@triton.jit
+def load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC: tl.constexpr):
+    """``[P, B]``: channels ``c`` of the pixels ``(n, y, x)``, zero where not ``inside``."""
+    # 64 bits: an ImageNet batch of states has more than 2^31 elements
+    pixel = (n.to(tl.int64) * H + y) * W + x
+    mask = inside[:, None] & channel[None, :]
+    return tl.load(ptr + pixel[:, None] * pitch + c[None, :], mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit
+def rectify(v):
+    """ReLU that keeps NaN, as PyTorch's does."""
+    return tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def pool(
+    ptr,
+    n,
+    h,
+    w,
+    H,
+    W,
+    pitch,
+    c,
+    live,
+    channel,
+    STRIDE: tl.constexpr,
+    P: tl.constexpr,
+    B: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Maximum, the position of the first one (0 to 8, row by row), and mean of a 3x3 window without its padding;
+    each ``[P, B]``, the number of pixels in the window ``[P]``."""
+    highest = tl.full((P, B), float("-inf"), ACC)
+    position = tl.zeros((P, B), tl.int32)
+    total = tl.zeros((P, B), ACC)
+    count = tl.zeros((P,), ACC)
+    for i in range(3):
+        y = h * STRIDE + i - 1
+        for j in range(3):
+            x = w * STRIDE + j - 1
+            inside = live & (y >= 0) & (y < H) & (x >= 0) & (x < W)
+            v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
+            higher = inside[:, None] & ((v > highest) | (v != v))
+            highest = tl.where(higher, v, highest)
+            position = tl.where(higher, i * 3 + j, position)
+            total += v
+            count += inside.to(ACC)
+    count = tl.maximum(count, 1.0)
+    return highest, position, total / count[:, None], count
