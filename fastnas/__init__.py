@@ -1,6 +1,6 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
-from fastnas.cost.expectation import expected_cost, sampled_cost
+from fastnas.cost.expectation import CostObjective, RelativeCost, expected_cost, sampled_cost
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
 from fastnas.cost.tables import (
@@ -32,6 +32,7 @@ __all__ = [
     "SHARPDARTS",
     "SHARPERDARTS",
     "CellSpace",
+    "CostObjective",
     "CostTable",
     "DeriveWithin",
     "Genotype",
@@ -40,6 +41,7 @@ __all__ = [
     "Method",
     "NetworkSize",
     "ProductPenalty",
+    "RelativeCost",
     "RetrainConfig",
     "RetrainResult",
     "SearchConfig",

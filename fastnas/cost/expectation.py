@@ -3,7 +3,8 @@
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -72,3 +73,43 @@ def even_edge_share(space: CellSpace) -> Mapping[str, Tensor]:
     kept = space.kept_edges
     share = [1.0 if kept is None else kept / target for _, target in space.edges]
     return dict.fromkeys(space.cell_types, torch.tensor(share, dtype=torch.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeCost:
+    """The expected cost in units of a target, a function of the coefficients alone: a term to add to a loss.
+
+    Times a strength it is the linear penalty of SNAS and ProxylessNAS but for a constant, see
+    :class:`fastnas.cost.penalties.LinearPenalty`.
+
+    Args:
+        table: The costs.
+        target: In the unit of the table; it makes the strength a number without unit.
+    """
+
+    table: CostTable
+    target: float
+
+    def __post_init__(self) -> None:
+        require(self.target > 0, "RelativeCost", "target must be positive", self.target)
+
+    def __call__(self, mix: Mapping[str, Tensor]) -> Tensor:
+        """From coefficients ``[E, K]`` of every cell type to a scalar."""
+        return expected_cost(mix, self.table) / self.target
+
+
+@dataclass(frozen=True, eq=False)
+class CostObjective:
+    """What alpha descends on: a loss and the expected cost, joined by a penalty.
+
+    Args:
+        table: The costs.
+        penalty: One of :mod:`fastnas.cost.penalties`, or any function of loss and cost.
+    """
+
+    table: CostTable
+    penalty: Callable[[Tensor, Tensor], Tensor]
+
+    def __call__(self, loss: Tensor, mix: Mapping[str, Tensor]) -> Tensor:
+        """From the loss of a network and its coefficients ``[E, K]`` of every cell type to a scalar."""
+        return self.penalty(loss, expected_cost(mix, self.table))

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 
-from fastnas.cost.expectation import even_edge_share, expected_cost, sampled_cost
+from fastnas.cost.expectation import CostObjective, RelativeCost, even_edge_share, expected_cost, sampled_cost
 from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
 from fastnas.cost.tables import derived_cost, multiply_add_table, parameter_table
 from fastnas.space.cell_space import DARTS, NASBENCH201, S1
@@ -151,3 +151,17 @@ def test_descending_on_a_penalty_alone_ends_in_the_cheapest_architecture(penalty
     free = [NASBENCH201.primitives.index(name) for name in ("none", "skip_connect", "avg_pool_3x3")]
     assert set(alpha.argmax(1).tolist()) <= set(free)
     assert costs[-1] - table.constant < 0.05 * (costs[0] - table.constant)
+
+
+def test_a_relative_cost_and_an_objective_are_the_linear_penalty_but_for_a_constant(size_of):
+    table, alpha = parameter_table(DARTS, size_of(DARTS)), logits(DARTS)
+    values = [a.clone().requires_grad_() for a in alpha.values()]
+    mix = {t: a.softmax(-1) for t, a in zip(alpha, values, strict=True)}
+    loss = mix["normal"].square().sum()
+    objective = CostObjective(table, LinearPenalty(strength=0.1, target=9000))(loss, mix)
+    added = loss + 0.1 * RelativeCost(table, 9000)(mix)
+    assert objective.item() == pytest.approx(added.item() - 0.1, rel=1e-12)
+    for one, two in zip(*(torch.autograd.grad(y, values, retain_graph=True) for y in (objective, added)), strict=True):
+        assert torch.allclose(one, two, rtol=1e-12)
+    with pytest.raises(ValueError, match="RelativeCost: target must be positive, got 0"):
+        RelativeCost(table, 0)
