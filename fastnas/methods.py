@@ -26,9 +26,9 @@ from fastnas.mechanisms.draw import (
     GumbelHard,
     GumbelSoftmax,
     Proximal,
+    ProximalEdges,
     TwoPaths,
     gumbel_selected,
-    proximal_one,
     proximal_value,
 )
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
@@ -37,6 +37,7 @@ from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero
 from fastnas.mechanisms.relaxation import MaxW, raw
 from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout
 from fastnas.method import Method, Term
+from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import require
 
 __all__ = ["METHODS", "Method", "Term"]
@@ -221,15 +222,21 @@ def asap(*, share: float = 0.4) -> Method:
     )
 
 
-def nasp(*, as_published_code: bool = False) -> Method:
+def nasp(*, published_for: CellSpace | None = None) -> Method:
     """Keep alpha continuous but evaluate and differentiate the discrete architecture nearest to it
-    (Yao et al., 2020, arXiv:1905.13577). The projection keeps the largest value; ``as_published_code`` sets it to 1."""
+    (Yao et al., 2020, arXiv:1905.13577). The projection keeps the largest value of an edge. As the published code
+    projects in the space ``published_for``, that value becomes 1, and only the best edges of each node stay."""
+    project = proximal_value
+    if published_for is not None:
+        space = published_for
+        rows = tuple(space.rows(space.num_inputs + node) for node in range(space.num_nodes))
+        project = ProximalEdges(rows, space.kept_edges or max(map(len, rows)))
     return replace(
         darts(),
         name="nasp",
         source="Yao et al., 2020, arXiv:1905.13577",
         relaxation=raw,
-        draw=Proximal(proximal_one if as_published_code else proximal_value),
+        draw=Proximal(project),
         settle=into_box,
         alpha_mean=0.5,
     )

@@ -201,8 +201,31 @@ def proximal_value(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
 
 
 def proximal_one(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
-    """One-hot of the largest magnitude in each row, as the published code of NASP discretises."""
+    """One-hot of the largest magnitude in each row."""
     return _one_hot(_masked(a_EK.abs(), alive_EK))
+
+
+@dataclass(frozen=True)
+class ProximalEdges:
+    """:func:`proximal_one` on the edges of each node whose largest value is greatest, zero on the others: how the
+    published code of NASP discretises.
+
+    Args:
+        rows: The rows of each node's incoming edges.
+        kept: Edges that stay at a node.
+    """
+
+    rows: tuple[range, ...]
+    kept: int
+
+    def __call__(self, a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
+        hard_EK = proximal_one(a_EK, alive_EK)
+        best_E = (a_EK * hard_EK).abs().sum(-1)
+        stays_E = torch.zeros_like(best_E)
+        for row in self.rows:
+            kept = best_E[row.start : row.stop].topk(min(self.kept, len(row))).indices + row.start
+            stays_E[kept] = 1
+        return hard_EK * stays_E[:, None]
 
 
 @dataclass(frozen=True)
@@ -213,8 +236,7 @@ class Proximal:
     runs every candidate, the weight step the one that is kept.
 
     Args:
-        project: :func:`proximal_value` (the paper) or :func:`proximal_one` (the published code, which also keeps two
-            edges a node alone).
+        project: :func:`proximal_value` (the paper) or a :class:`ProximalEdges` (the published code).
     """
 
     project: Callable[[Tensor, Tensor | None], Tensor] = proximal_value

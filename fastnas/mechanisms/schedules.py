@@ -50,10 +50,13 @@ def cosine_power(
         warmup_epochs: The rate rises in equal steps and reaches ``initial`` in epoch ``warmup_epochs``.
     """
     require(power >= 1, "cosine power schedule", "power must be at least 1", power)
-    if epoch < warmup_epochs:
+    rule = f"warmup_epochs must lie in [0, {epochs})"
+    require(0 <= warmup_epochs < epochs, "cosine power schedule", rule, warmup_epochs)
+    if epoch <= warmup_epochs:
         share = (epoch + 1) / (warmup_epochs + 1)
         return final + (initial - final) * share
-    listed = [(1 + math.cos(math.pi * (i - warmup_epochs) / epochs)) / 2 for i in range(1, epochs + 1)]
+    falling = epochs - warmup_epochs
+    listed = [(1 + math.cos(math.pi * (i - warmup_epochs) / falling)) / 2 for i in range(1, epochs + 1)]
     if power > 1:
         listed = [power ** (c + 1) for c in listed]
     low, high = min(listed), max(listed)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fastnas.mechanisms.relaxation import entropy
-from fastnas.search.coefficients import relax
+from fastnas.search.coefficients import Sampler, relax
 from fastnas.search.run import Run
+from fastnas.seeds import stream
 from fastnas.space.formats import genotype_to_text
 from fastnas.space.genotype import Genotype
 from fastnas.supernet.architecture import by_cell_type
@@ -36,6 +37,16 @@ def coefficients_at(run: Run, epoch: int) -> Mix:
         return relax(run.method, run.space, run.state.alpha, run.state.alive, tau)
 
 
+def evaluated_mix(run: Run, epoch: int) -> Mix:
+    """The coefficients to measure the supernet with: one draw of the weight step, where the method draws."""
+    if run.method.draw is None:
+        return coefficients_at(run, epoch)
+    tau, seed = run.method.tau(run.progress(epoch)), stream(run.config.seed, "evaluation draw", epoch)
+    sampler = Sampler(run.method, run.space, run.state.alive, tau, seed, for_weights=True)
+    with torch.no_grad():
+        return sampler(run.state.alpha).mix
+
+
 def derived(run: Run, mix: Mix) -> Genotype:
     """The architecture that the coefficients prefer."""
     candidates, edges = (
@@ -48,7 +59,7 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
     """The line of ``epoch`` in ``metrics.jsonl``; starts the sums of the next epoch."""
     state, config, method = run.state, run.config, run.method
     state.losses.check("search", state.step)
-    mix, at = coefficients_at(run, epoch), run.progress(epoch)
+    mix, at, measured = coefficients_at(run, epoch), run.progress(epoch), evaluated_mix(run, epoch)
     batches = evaluation_batches(
         run.data.train,
         run.data.eval_transform,
@@ -57,7 +68,7 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
         workers=config.workers,
     )
     with torch.no_grad():
-        outer = evaluate(lambda images: state.supernet(images, mix), batches, run.device, config.precision)
+        outer = evaluate(lambda images: state.supernet(images, measured), batches, run.device, config.precision)
     inner = state.losses.take_means()
 
     def plain(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

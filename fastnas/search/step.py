@@ -104,8 +104,7 @@ def _weight_step(run: Run, batch: Batch) -> None:
     sampler = run.sampler("weights")
 
     def loss_of(draw: int) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            mix = sampler(state.alpha, draw).mix
+        mix = sampler(detached(state.alpha), draw).mix
         mix = _perturbed(run, mix, loss_on)
         return loss_on(state.w, mix)
 
