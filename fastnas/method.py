@@ -104,7 +104,12 @@ class Method:
         require(len(self.stages) >= 1, "Method", "stages must not be empty", "none")
         require(self.prune_every >= 1, "Method", "prune_every must be at least 1", self.prune_every)
         require(self.eigenvalue_every >= 0, "Method", "eigenvalue_every must not be negative", self.eigenvalue_every)
-        require(self.weight_decay_factor >= 0, "Method", "weight_decay_factor must not be negative", "less")
+        require(
+            self.weight_decay_factor >= 0,
+            "Method",
+            "weight_decay_factor must not be negative",
+            self.weight_decay_factor,
+        )
         for meaningless, first, second, why in self._contradictions():
             if meaningless:
                 raise ValueError(

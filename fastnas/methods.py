@@ -40,7 +40,7 @@ from fastnas.method import Method, Term
 from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import require
 
-__all__ = ["METHODS", "Method", "Term"]
+__all__ = ["METHODS", "Method", "Term", "summary"]
 
 
 def darts(*, order: int = 1, exact: bool = False) -> Method:
@@ -319,3 +319,8 @@ _RECIPES: tuple[Callable[[], Method], ...] = (
 )
 METHODS: Mapping[str, Callable[[], Method]] = {recipe.__name__: recipe for recipe in _RECIPES}
 """The recipes by the names that the command line knows."""
+
+
+def summary(recipe: Callable[[], Method]) -> str:
+    """What a method does, in the words of its docstring before the source."""
+    return " ".join((recipe.__doc__ or "").replace("``", "").split()).split(" (")[0]

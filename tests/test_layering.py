@@ -23,7 +23,14 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.search": SPACE
     | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
     "fastnas.experiment": SPACE
-    | {"fastnas.methods", "fastnas.report", "fastnas.search", "fastnas.supernet", "fastnas.train"},
+    | {
+        "fastnas.method",
+        "fastnas.methods",
+        "fastnas.report",
+        "fastnas.search",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {"fastnas.experiment", "fastnas.methods", "fastnas.recipes", "fastnas.report", "fastnas.train"},

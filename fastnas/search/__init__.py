@@ -2,6 +2,6 @@
 
 from fastnas.search.coefficients import relax
 from fastnas.search.loop import SearchResult, search
-from fastnas.search.run import weight_learning_rate
+from fastnas.search.run import require_stages, stage_supernet, weight_learning_rate
 
-__all__ = ["SearchResult", "relax", "search", "weight_learning_rate"]
+__all__ = ["SearchResult", "relax", "require_stages", "search", "stage_supernet", "weight_learning_rate"]

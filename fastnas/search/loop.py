@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from fastnas.search.run import (
     copied,
     enter_stage,
     fresh_state,
+    require_stages,
     stage_borders,
     stage_supernet,
-    warmup_epochs,
     weight_learning_rate,
 )
 from fastnas.search.step import outer_eigenvalue, search_step
@@ -116,15 +115,6 @@ def search(
         genotype = parse_genotype(history[verdict.epoch]["genotype"])
     alpha = {name: a.detach().clone() for name, a in run.state.alpha.items()}
     return SearchResult(genotype, alpha, history, run.state.supernet, verdict.reason if stopped else "")  # type: ignore[union-attr]
-
-
-def require_stages(method: Method, config: SearchConfig) -> None:
-    """Raise unless every stage of the method has epochs in which alpha moves."""
-    borders = stage_borders(method, config)
-    shortest = min(end - start for start, end in pairwise(borders))
-    waits = warmup_epochs(method, config, shortest)
-    rule = f"warmup_epochs must be less than the {shortest} epochs of the shortest stage of {method.name}"
-    require(waits < shortest, "search", rule, waits, "A stage that is all warm-up never moves alpha.")
 
 
 def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -198,6 +199,15 @@ def stage_borders(method: Method, config: SearchConfig) -> list[int]:
 def warmup_epochs(method: Method, config: SearchConfig, epochs: int) -> int:
     """Leading epochs of a stage of ``epochs`` in which alpha waits."""
     return round(method.warmup_share * epochs) if config.warmup_epochs is None else config.warmup_epochs
+
+
+def require_stages(method: Method, config: SearchConfig) -> None:
+    """Raise unless every stage of the method has epochs in which alpha moves."""
+    borders = stage_borders(method, config)
+    shortest = min(end - start for start, end in pairwise(borders))
+    waits = warmup_epochs(method, config, shortest)
+    rule = f"warmup_epochs must be less than the {shortest} epochs of the shortest stage of {method.name}"
+    require(waits < shortest, "search", rule, waits, "A stage that is all warm-up never moves alpha.")
 
 
 def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:

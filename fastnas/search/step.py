@@ -174,7 +174,8 @@ def _loss_on(run: Run, batch: Batch) -> LossAndHits:
     def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
         with autocast(run.device, run.config.precision):
             logits = functional_call(run.state.supernet, dict(w), (images, mix))
-        return F.cross_entropy(logits.float(), labels), (logits.argmax(1) == labels).sum()
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(wide, labels), (logits.argmax(1) == labels).sum()
 
     return loss
 
