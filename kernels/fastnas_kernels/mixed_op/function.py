@@ -93,7 +93,7 @@ class _Cell(torch.autograd.Function):
         return _forward_op(inputs, list(weights), mix, edge_mix, statistics, plan)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:  # noqa: ANN001
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.plan, statistics, *differentiable = inputs
         nodes, stats, packed = output
         ctx.mark_non_differentiable(stats, packed)
@@ -101,7 +101,7 @@ class _Cell(torch.autograd.Function):
         ctx.save_for_backward(statistics, nodes, stats, packed, *differentiable)
 
     @staticmethod
-    def backward(ctx, dnodes: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # noqa: ANN001
+    def backward(ctx, dnodes: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         statistics, nodes, stats, packed, inputs, mix, edge_mix, *weights = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         if dnodes is None:
@@ -126,12 +126,12 @@ class _DualCell(_Cell):
     """The same with forward mode, which ``torch.compile`` does not know."""
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:  # noqa: ANN001
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
         _Cell.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    def jvp(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None]:  # noqa: ANN001
+    def jvp(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None]:
         statistics, *arguments = ctx.saved_tensors
         plan = plan_from_text(ctx.plan)
         filled = [torch.zeros_like(x) if t is None else t for x, t in zip(arguments, tangents[2:], strict=True)]
