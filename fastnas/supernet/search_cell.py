@@ -1,6 +1,6 @@
 """A cell in which every edge carries all candidates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,13 +43,13 @@ class SearchCell(nn.Module):
         super().__init__()
         require_partial("SearchCell", channels, k, even=stride == 2)
         self.space, self.stride, self.k, self.channels = space, stride, k, channels
-        self.names = [built_on(space, cell_type, row) for row in range(len(space.edges))]
+        self.names = [primitive for primitive in space.primitives if primitive != "none"]
         self.inputs = nn.ModuleList(inputs)
         shared = [nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1)]
         self.edges = nn.ModuleList()
-        for edge, names in zip(space.edges, self.names, strict=True):
+        for row, edge in enumerate(space.edges):
             own = nn.ModuleDict()
-            for name in names:
+            for name in built_on(space, cell_type, row):
                 operation = operations[name](channels // k, self._stride_from(edge.source), True)
                 is_own = isinstance(operation, Noise) or any(True for _ in operation.parameters())
                 (own if is_own else shared[edge.source])[name] = operation
@@ -60,7 +60,10 @@ class SearchCell(nn.Module):
         return self.stride if source < self.space.num_inputs else 1
 
     def forward(self, inputs: Sequence[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
-        """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``."""
+        """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``.
+
+        Candidates that a node does not name as alive are not evaluated.
+        """
         states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
         mixed, bypass, shared = [], [], []
         for position, node in enumerate(nodes):
@@ -68,15 +71,29 @@ class SearchCell(nn.Module):
                 taken, passed = self._split(states[source], self._stride_from(source))
                 mixed.append(taken)
                 bypass.append(passed)
-                shared.append(_evaluate(self.shared[source], taken, node.seed))
+                shared.append(_evaluate(self.shared[source], taken, self._leaving(source, nodes), node.seed))
             outputs = []
             for source, row in enumerate(self.space.rows(self.space.num_inputs + position)):
-                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source], node.seed)
-                outputs += [of_edge[name] for name in self.names[row]]
-            state = mixed_sum(outputs, node.candidates)
+                names = self.names if node.alive is None else node.alive[source]
+                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source], names, node.seed)
+                ordered = [of_edge[name] for name in names]
+                stride = self._stride_from(source)
+                outputs += ordered if node.noise is None else node.noise.drop(names, ordered, stride)
+            state = mixed_sum(outputs, node.candidates) if outputs else self._nothing(mixed[0])
+            state = state if node.offset is None else state + node.offset
             states.append(state if self.k == 1 else merge_channels(state, _weighted(bypass, node.edges), self.k))
         concat = self.space.concat
         return states[concat[0]] if len(concat) == 1 else torch.cat([states[i] for i in concat], dim=1)
+
+    def _leaving(self, source: int, nodes: Sequence[NodeMix]) -> Collection[str]:
+        """Candidates that run on some edge out of the state ``source``."""
+        readers = nodes[max(source + 1 - self.space.num_inputs, 0) :]
+        runs = [self.names if node.alive is None else node.alive[source] for node in readers]
+        return {name for names in runs for name in names}
+
+    def _nothing(self, state: Tensor) -> Tensor:
+        """The output of a node at which no candidate runs."""
+        return torch.zeros_like(state[:, :, :: self.stride, :: self.stride])
 
     def _split(self, state: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         if self.k == 1:
@@ -87,8 +104,8 @@ class SearchCell(nn.Module):
         return taken.contiguous(memory_format=torch.channels_last), passed
 
 
-def _evaluate(candidates: nn.Module, x: Tensor, seed: int) -> dict[str, Tensor]:
-    return {name: call(candidate, x, seed) for name, candidate in candidates.named_children()}
+def _evaluate(candidates: nn.Module, x: Tensor, names: Collection[str], seed: int) -> dict[str, Tensor]:
+    return {name: call(candidate, x, seed) for name, candidate in candidates.named_children() if name in names}
 
 
 def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:
