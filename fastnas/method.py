@@ -25,10 +25,13 @@ class Term(NamedTuple):
     Args:
         penalty: What is added to the loss.
         weight: Times how much, in units of the loss per unit of the penalty.
+        expected: Whether a penalty of coefficients is taken at the relaxation of alpha, and its gradient straight from
+            there, instead of at what the step drew.
     """
 
     penalty: Penalty
     weight: Schedule
+    expected: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ class Method:
         connection: J. Channels that are mixed and weights of the edges.
         drop_path: J. Probability of dropping an edge for an image.
         skip_dropout: J. Probability of dropping an element of a skip connection.
-        penalties: K. Terms of the coefficients, added to the loss that alpha sees.
+        penalties: K. Terms of the coefficients of every cell type, added to the loss that alpha sees.
         weight_penalties: K. Terms of the weights, added to the loss that the weights see.
         weight_decay_factor: K. Multiplies the configured weight decay.
         control: L. When the search stops or goes back.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted, unrolled
+from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, unrolled
 from fastnas.mechanisms.alpha_optimizer import sgd
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueStop, FirstOf, SkipCount
@@ -91,12 +91,13 @@ def test_methods_of_different_papers_combine():
 
 def test_options_name_the_published_alternatives():
     assert parsec(self_normalised=False).hypergradient.self_normalised is False
-    assert darts(order=2, exact=True).hypergradient is unrolled
+    assert darts(order=2).hypergradient is unrolled
+    assert darts(order=2, by_differences=True).hypergradient == UnrolledByDifferences(0.01)
     assert gdas(last_tau=0.1).tau.end == 0.1
     with pytest.raises(ValueError, match="darts: order must be 1 or 2, got 3"):
         darts(order=3)
-    with pytest.raises(ValueError, match="exact must stand beside order=2, got order=1"):
-        darts(exact=True)
+    with pytest.raises(ValueError, match="by_differences must stand beside order=2, got order=1"):
+        darts(by_differences=True)
 
 
 def test_every_method_has_its_own_name_a_source_and_a_sentence():

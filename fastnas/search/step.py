@@ -51,7 +51,7 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
 
     def outer_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
         mix = sampler(alpha, draw).mix
-        return outer(w, mix)[0] + _weighted(run, run.method.penalties, mix.candidates)
+        return outer(w, mix)[0] + _weighted(run, _of(run, expected=False), mix.candidates)
 
     def log_probability(alpha: Tensors, draw: int) -> Tensor:
         value = sampler(alpha, draw).log_probability
@@ -80,6 +80,9 @@ def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:
     problem = alpha_problem(run, weight_batch, search_batch)
     loss, gradients = run.method.hypergradient(problem, state.w, state.alpha)
     state.losses.add_outer(loss)
+    if _of(run, expected=True):
+        more = gradients_of(_expected_penalties(run, state.alpha), state.alpha)
+        gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
     _move_alpha(run, gradients, run.sampler("alpha"))
 
 
@@ -142,7 +145,9 @@ def _joint_step(run: Run, batch: Batch) -> None:
     sampler = run.sampler("alpha")
     mix = sampler(state.alpha).mix
     loss, hits = _loss_on(run, batch)(state.w, mix)
-    total = loss + _weighted(run, method.penalties, mix.candidates) + _weighted(run, method.weight_penalties, state.w)
+    sampled = _weighted(run, _of(run, expected=False), mix.candidates)
+    of_weights = _weighted(run, method.weight_penalties, state.w)
+    total = loss + sampled + _expected_penalties(run, state.alpha) + of_weights
     variables = {**state.w, **state.alpha}
     grads = torch.autograd.grad(total, list(variables.values()), allow_unused=True)
     gradients = dict(zip(variables, grads, strict=True))
@@ -178,6 +183,16 @@ def _loss_on(run: Run, batch: Batch) -> LossAndHits:
         return F.cross_entropy(wide, labels), (logits.argmax(1) == labels).sum()
 
     return loss
+
+
+def _of(run: Run, *, expected: bool) -> tuple[Term, ...]:
+    return tuple(term for term in run.method.penalties if term.expected == expected)
+
+
+def _expected_penalties(run: Run, alpha: Tensors) -> Tensor:
+    """The penalties that are taken at the relaxation of alpha, whatever was drawn."""
+    mix = relax(run.method, run.space, alpha, run.state.alive, run.tau)
+    return _weighted(run, _of(run, expected=True), mix.candidates)
 
 
 def _weighted(run: Run, terms: tuple[Term, ...], variables: Tensors) -> Tensor:
