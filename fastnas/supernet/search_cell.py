@@ -7,9 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastnas.space.cell_space import CellSpace
+from fastnas.supernet.cell_plan import Names, is_planned, plan_of, running
 from fastnas.supernet.mix import NodeMix, built_on
 from fastnas.supernet.noise_operation import Noise, call
-from fastnas.supernet.operations import BuildOperation
+from fastnas.supernet.operations import BuildOperation, Convolution
+from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels, require_partial
 
@@ -55,6 +58,8 @@ class SearchCell(nn.Module):
                 (own if is_own else shared[edge.source])[name] = operation
             self.edges.append(own)
         self.shared = nn.ModuleList(shared)
+        self.everything = tuple(built_on(space, cell_type, row) for row in range(len(space.edges)))
+        self.planned = all(is_planned(name, operations[name]) for names in self.everything for name in names)
 
     def _stride_from(self, source: int) -> int:
         return self.stride if source < self.space.num_inputs else 1
@@ -65,6 +70,37 @@ class SearchCell(nn.Module):
         Candidates that a node does not name as alive are not evaluated.
         """
         states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
+        names = running(nodes, self.everything) if self.planned else None
+        plan = None if names is None else plan_of(self.space, self.channels, self.stride, self.k, names)
+        if names is None or plan is None:
+            return self._node_by_node(states, nodes)
+        return self._selected(self._whole(states, nodes, names, plan))
+
+    def _whole(self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan) -> Tensor:
+        """All nodes side by side, by the function that knows whole cells."""
+        weights = [
+            module.weight
+            for edge, of_edge in zip(self.edges, names, strict=True)
+            for name in of_edge
+            if name in edge
+            for module in edge[name].modules()  # type: ignore[index]
+            if isinstance(module, Convolution)
+        ]
+        mix = torch.cat([node.candidates for node in nodes])
+        weighted = self.k > 1 and nodes[0].edges is not None
+        edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None
+        return mixed_cell(states, weights, mix, edge_mix, plan)[0]
+
+    def _selected(self, nodes: Tensor) -> Tensor:
+        """The nodes that form the output, from all of them side by side."""
+        computed = tuple(range(self.space.num_inputs, self.space.num_inputs + self.space.num_nodes))
+        if self.space.concat == computed:
+            return nodes
+        of_node = nodes.split(self.channels, dim=1)
+        return torch.cat([of_node[i - self.space.num_inputs] for i in self.space.concat], dim=1)
+
+    def _node_by_node(self, states: list[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
+        """The same for candidates of any kind."""
         mixed, bypass, shared = [], [], []
         for position, node in enumerate(nodes):
             for source in range(len(mixed), len(states)):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastnas.space.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.mix import Mix, node_mixes
@@ -46,15 +47,34 @@ def test_what_runs_equals_the_whole_cell_with_zeros_elsewhere(stride, k):
     torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)  # the same terms, summed in another order
 
 
+class Convolutions(TorchDispatchMode):
+    """Counts the filters that are applied, however many of them one call applies."""
+
+    def __init__(self):
+        super().__init__()
+        self.filters = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution.default:
+            self.filters += args[1].shape[0]
+        return function(*args, **kwargs or {})
+
+
 def test_one_candidate_an_edge_means_one_evaluation_an_edge():
     cell, inputs = make_cell(), make_inputs()
     sep = DARTS.primitives.index("sep_conv_3x3")
     alive = {"normal": ((sep,),) * 14}
-    ran = executed(cell)
     mix_EK = torch.zeros(14, 8, dtype=torch.float64)
     mix_EK[:, sep] = 1
-    run(cell, inputs, Mix({"normal": mix_EK}, {}, alive))
-    assert ran == ["sep_conv_3x3"] * 14
+    with Convolutions() as counted:
+        y = run(cell, inputs, Mix({"normal": mix_EK}, {}, alive))
+    # two depthwise convolutions an edge; those that share a state run as one and their 1x1 ones as a matrix product
+    assert counted.filters == 14 * 2 * CHANNELS + 2 * CHANNELS  # the last state has one edge, so its 1x1 count
+    named = dict(cell.named_parameters())
+    gradients = torch.autograd.grad(y.sum(), list(named.values()), allow_unused=True)
+    assert {name for name, g in zip(named, gradients, strict=True) if g is not None} == {
+        name for name in named if "sep_conv_3x3" in name
+    }
 
 
 def test_a_choice_of_none_runs_nothing_and_gives_zeros():
