@@ -78,14 +78,11 @@ class SearchCell(nn.Module):
 
     def _whole(self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan) -> Tensor:
         """All nodes side by side, by the function that knows whole cells."""
-        weights = [
-            module.weight
-            for edge, of_edge in zip(self.edges, names, strict=True)
-            for name in of_edge
-            if name in edge
-            for module in edge[name].modules()  # type: ignore[index]
-            if isinstance(module, Convolution)
-        ]
+        weights = []
+        for edge, of_edge in zip(self.edges, names, strict=True):
+            own = dict(edge.named_children())
+            running_here = [own[name] for name in of_edge if name in own]
+            weights += [m.weight for one in running_here for m in one.modules() if isinstance(m, Convolution)]
         mix = torch.cat([node.candidates for node in nodes])
         weighted = self.k > 1 and nodes[0].edges is not None
         edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None
