@@ -14,7 +14,25 @@ from fastnas.cost.tables import (
 from fastnas.dropin.accelerate import accelerate, restore
 from fastnas.dropin.mixed_op import MixedOp
 from fastnas.latency import load_table as load_latency_table
-from fastnas.methods import Method, darts, pc_darts
+from fastnas.method import Method
+from fastnas.methods import (
+    asap,
+    darts,
+    darts_2nd,
+    darts_plus,
+    dso_nas,
+    gdas,
+    nasp,
+    p_darts,
+    parsec,
+    pc_darts,
+    proxyless_nas,
+    robust_darts,
+    sharp_darts,
+    smooth_darts_adv,
+    smooth_darts_rs,
+    snas,
+)
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
 from fastnas.space.formats import read_genotype
@@ -51,18 +69,32 @@ __all__ = [
     "SearchResult",
     "accelerate",
     "activation_table",
+    "asap",
     "batch_norm",
     "darts",
+    "darts_2nd",
+    "darts_plus",
     "derived_cost",
+    "dso_nas",
     "expected_cost",
+    "gdas",
     "load_latency_table",
     "load_space",
     "multiply_add_table",
+    "nasp",
+    "p_darts",
     "parameter_table",
+    "parsec",
     "pc_darts",
+    "proxyless_nas",
     "read_genotype",
     "restore",
     "retrain",
+    "robust_darts",
     "sampled_cost",
     "search",
+    "sharp_darts",
+    "smooth_darts_adv",
+    "smooth_darts_rs",
+    "snas",
 ]

@@ -16,9 +16,9 @@ from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
 from fastnas.cost.tables import NetworkSize
-from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
+from fastnas.experiment import Experiment, Outcome, load_experiment, run_experiment
 from fastnas.latency import describe, measure
-from fastnas.methods import METHODS
+from fastnas.methods import METHODS, summary
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
 from fastnas.report.page import write_report
@@ -224,6 +224,8 @@ def _search(command: Search, console: Console) -> None:
 
 
 def _print_outcome(outcome: Outcome, console: Console) -> None:
+    if outcome.stopped:
+        console.print(f"the search stopped early: {outcome.stopped}", highlight=False, soft_wrap=True)
     console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
     console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
     if outcome.table is not None:
@@ -297,8 +299,7 @@ def _report(command: Report, console: Console) -> None:
 def _methods(command: Methods, console: Console) -> None:
     table = Table("method", "what it does", "source")
     for name, recipe in METHODS.items():
-        first_sentence = " ".join((recipe.__doc__ or "").replace("``", "").split()).split(" (")[0]
-        table.add_row(name, first_sentence, method_named(name).source)
+        table.add_row(name, summary(recipe), recipe().source)
     console.print(table)
 
 

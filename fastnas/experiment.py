@@ -13,9 +13,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from tyro.conf import arg
 
-from fastnas.methods import METHODS, Method
+from fastnas.method import Method
+from fastnas.methods import METHODS
 from fastnas.report.page import write_report
-from fastnas.search import SearchResult, search
+from fastnas.search import SearchResult, require_stages, search, stage_supernet
 from fastnas.space.benchmark import TableEntry, look_up
 from fastnas.space.cell_space import SPACES, CellSpace
 from fastnas.space.formats import genotype_to_json, space_to_json
@@ -24,7 +25,6 @@ from fastnas.space.sampling import random_genotype
 from fastnas.supernet.derived import build_network
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.own import load_space
-from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
 from fastnas.train.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.train.events import EventWriter
@@ -40,7 +40,7 @@ class Experiment:
     """Everything that decides a run.
 
     Args:
-        method: darts, pc_darts, pc_darts_imagenet, or module:function of your own that returns a Method.
+        method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
         space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
@@ -90,6 +90,7 @@ class Outcome:
         table: What a table knows of the genotype, if one was given.
         report: The page.
         space: That of the genotype.
+        stopped: Why the search ended before its last epoch, or nothing.
     """
 
     genotype: Genotype
@@ -98,6 +99,7 @@ class Outcome:
     table: TableEntry | None
     report: Path
     space: CellSpace
+    stopped: str
 
 
 def run_experiment(
@@ -129,7 +131,8 @@ def run_experiment(
             results.append(_retrain(experiment, space, genotype, data, folder / "retrain" / name, name, show_progress))
             write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
     report = write_report(folder)
-    return Outcome(result.genotype, results[0] if results else None, results[1:], entry, report, space)
+    searched = results[0] if results else None
+    return Outcome(result.genotype, searched, results[1:], entry, report, space, result.stopped)
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
@@ -179,9 +182,10 @@ _NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell
 
 def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data: ImageData) -> None:
     """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
-    config, training, k = experiment.config, experiment.retrain, method.connection.k
+    config, training = experiment.config, experiment.retrain
+    require_stages(method, config)
     with torch.device("meta"):
-        build_supernet(space, len(data.classes), config.channels, config.cells, k, data.channels, data.large)
+        stage_supernet(space, method, data, config, 0)
         if experiment.retrain_searched:
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
             steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")

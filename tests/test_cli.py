@@ -128,7 +128,7 @@ def run_main(capsys, *arguments):
     [
         (["search", "--data", "folder:nowhere"], "data: the folder of images must exist, got nowhere."),
         (["search", "--data", "mnist"], "data: source must be digits, "),
-        (["search", "--method", "magic"], "method: name must be one of darts, pc_darts"),
+        (["search", "--method", "magic"], "method: name must be one of darts, darts_2nd, "),
         (["search", "--method", "json:dumps"], "method: json:dumps must"),
         (["search", "--space", "cube"], "space: name must be one of darts, nasbench201, s1, "),
         (["search", "--channels", "10"], "SearchCell: channels / k must be a whole number (k = 4), got 10 channels."),

@@ -17,13 +17,21 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.supernet": SPACE,
     "fastnas.dropin": SPACE | {"fastnas.supernet"},
     "fastnas.mechanisms": SPACE | {"fastnas.bilevel"},
-    "fastnas.methods": SPACE | {"fastnas.bilevel", "fastnas.mechanisms"},
+    "fastnas.method": SPACE | {"fastnas.bilevel", "fastnas.mechanisms"},
+    "fastnas.methods": SPACE | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method"},
     "fastnas.train": SPACE | {"fastnas.cost", "fastnas.mechanisms", "fastnas.supernet"},
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
-    | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.methods", "fastnas.supernet", "fastnas.train"},
+    | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
     "fastnas.experiment": SPACE
-    | {"fastnas.methods", "fastnas.report", "fastnas.search", "fastnas.supernet", "fastnas.train"},
+    | {
+        "fastnas.method",
+        "fastnas.methods",
+        "fastnas.report",
+        "fastnas.search",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
     "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE

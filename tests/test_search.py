@@ -53,13 +53,13 @@ def test_alpha_and_beta_wait_through_the_warm_up_and_then_move(reference):
 
 
 def test_each_step_leaves_the_other_variables_and_all_gradients_alone(monkeypatch):
-    module = importlib.import_module("fastnas.search")  # the attribute of the package is the function
-    plain_step, plain_epochs = module._step, module._epochs
+    loop, step_module = (importlib.import_module(f"fastnas.search.{name}") for name in ("loop", "step"))
+    plain_step, plain_search_step = step_module.apply_gradients, loop.search_step
     everything, seen = [], {}
 
-    def epochs(run, folder, on_step):
-        everything.extend([*run.state.w.values(), *run.state.alpha.values()])
-        return plain_epochs(run, folder, on_step)
+    def search_step(run, *batches):
+        everything[:] = [*run.state.w.values(), *run.state.alpha.values()]
+        plain_search_step(run, *batches)
 
     def step(optimizer, variables, gradients, clip):
         before = [p.detach().clone() for p in everything]
@@ -70,9 +70,9 @@ def test_each_step_leaves_the_other_variables_and_all_gradients_alone(monkeypatc
         kind = "alpha" if "alpha.normal" in variables else "w"
         seen[kind] = (bool(changed), bool(others), all(p.grad is None for p in everything))
 
-    monkeypatch.setattr(module, "_step", step)
-    monkeypatch.setattr(module, "_epochs", epochs)
-    module.search(DARTS, darts(), DIGITS, replace(TINY, epochs=1, warmup_epochs=0))
+    monkeypatch.setattr(step_module, "apply_gradients", step)
+    monkeypatch.setattr(loop, "search_step", search_step)
+    search(DARTS, darts(), DIGITS, replace(TINY, epochs=1, warmup_epochs=0))
     assert seen == {"alpha": (True, False, True), "w": (True, False, True)}
 
 

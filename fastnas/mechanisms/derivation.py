@@ -1,6 +1,7 @@
 """From coefficients to a genotype (axis M)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -62,3 +63,42 @@ def _derive_cell(
         best = [columns[int(mix_EK[row, columns].argmax())] for row, columns in of_kept]
         nodes.append(tuple(Gene(space.primitives[k], source) for k, source in zip(best, kept, strict=True)))
     return CellGenotype(tuple(nodes), space.concat)
+
+
+@dataclass(frozen=True)
+class SkipCap:
+    """:func:`derive`, with at most ``limit`` skip connections in the normal cell: P-DARTS (Chen et al., 2019,
+    arXiv:1904.12760, section 3.4).
+
+    While there are more, the smallest coefficient of a derived skip connection is set to zero and the cell derived
+    anew. The reduction cell keeps what it has.
+
+    Args:
+        limit: Most skip connections (paper: 2).
+    """
+
+    limit: int = 2
+
+    def __post_init__(self) -> None:
+        require(self.limit >= 0, "SkipCap", "limit must not be negative", self.limit)
+
+    def __call__(
+        self,
+        space: CellSpace,
+        mix: Mapping[str, Sequence[Sequence[float]]],
+        edge_mix: Mapping[str, Sequence[float]] | None = None,
+    ) -> Genotype:
+        skip = space.primitives.index("skip_connect")
+        normal_EK = np.array(mix["normal"], float)
+        while True:
+            genotype = derive(space, {**mix, "normal": normal_EK.tolist()}, edge_mix)
+            rows = [
+                space.rows(space.num_inputs + node)[gene.source]
+                for node, genes in enumerate(genotype.normal.nodes)
+                for gene in genes
+                if gene.primitive == "skip_connect"
+                and normal_EK[space.rows(space.num_inputs + node)[gene.source], skip] > 0
+            ]
+            if len(rows) <= self.limit:
+                return genotype
+            normal_EK[min(rows, key=lambda row: normal_EK[row, skip]), skip] = 0

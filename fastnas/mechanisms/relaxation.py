@@ -1,17 +1,65 @@
 """From architecture logits to the coefficients that mix candidates (axis A) and edges (axis J).
 
+A relaxation is called with the logits, which candidates are still alive (``None`` for all) and a temperature, and
+gives exactly zero to candidates that are not alive.
+
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+Relaxation = Callable[[Tensor, Tensor | None, float], Tensor]
+"""From ``(alpha [E, K], alive [E, K] of bool or None, tau)`` to coefficients ``[E, K]``."""
 
-def softmax(alpha_EK: Tensor) -> Tensor:
-    """Softmax over the candidates of each edge (Liu et al., 2019, arXiv:1806.09055, eq. 2)."""
-    return alpha_EK.softmax(-1)
+
+def softmax(alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+    """Softmax over the living candidates of each edge (Liu et al., 2019, arXiv:1806.09055, eq. 2), tempered by
+    ``tau`` (Noy et al., 2019, arXiv:1904.04123). The only one alive has coefficient 1 and gradient 0."""
+    return _logits(alpha_EK, alive_EK, tau).softmax(-1)
+
+
+def sigmoid(alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+    """Independent gates, so that candidates cooperate instead of compete (Chu et al., 2020, arXiv:1911.12126)."""
+    return _logits(alpha_EK, alive_EK, tau).sigmoid()
+
+
+def raw(alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+    """The variables themselves: in a box for NASP (Yao et al., 2020, arXiv:1905.13577), free scalings for DSO-NAS
+    (Zhang et al., 2018, arXiv:1811.01567). Ignores ``tau``."""
+    return alpha_EK if alive_EK is None else alpha_EK * alive_EK
+
+
+@dataclass(frozen=True)
+class MaxW:
+    """``1 - max_j p_j + p_k``: the leading candidate has coefficient 1 whatever the others have (Hundt et al., 2019,
+    arXiv:1903.09900, section 3).
+
+    Args:
+        detach_max: Hold the maximum constant. The published code says that it does and does not, so that the
+            gradient of the leader is minus the sum of the others'; that is the default.
+    """
+
+    detach_max: bool = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+        p_EK = softmax(alpha_EK, alive_EK, tau)
+        largest_E1 = p_EK.amax(-1, keepdim=True) if self.detach_max else _largest(p_EK)
+        mix_EK = 1 - (largest_E1.detach() if self.detach_max else largest_E1) + p_EK
+        return mix_EK if alive_EK is None else mix_EK * alive_EK
+
+
+def _largest(p_EK: Tensor) -> Tensor:
+    """The maximum of each row, whose gradient goes to one entry also where several are equal."""
+    return p_EK.gather(-1, p_EK.argmax(-1, keepdim=True))
+
+
+def _logits(alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
+    logits_EK = alpha_EK if tau == 1 else alpha_EK / tau
+    return logits_EK if alive_EK is None else logits_EK.masked_fill(~alive_EK, -torch.inf)
 
 
 def edge_softmax(beta_E: Tensor, rows: Sequence[range]) -> Tensor:
@@ -28,5 +76,10 @@ def edge_softmax(beta_E: Tensor, rows: Sequence[range]) -> Tensor:
 
 
 def entropy(mix_EK: Tensor) -> Tensor:
-    """Mean over the edges of the entropy of their coefficients, in nats: ``log K`` at the start, 0 when decided."""
-    return torch.special.entr(mix_EK).sum(-1).mean()
+    """Mean over the edges of the entropy of their coefficients, in nats: ``log K`` at the start, 0 when decided.
+
+    Coefficients that do not sum to one are divided by their sum first, negative ones counting as zero.
+    """
+    share_EK = mix_EK.clamp(min=0)
+    total_E1 = share_EK.sum(-1, keepdim=True)
+    return torch.special.entr(share_EK / total_E1.clamp(min=torch.finfo(mix_EK.dtype).tiny)).sum(-1).mean()

@@ -11,14 +11,23 @@ from fastnas.space.cell_space import CellSpace
 INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations
 
 
-def initial_logits(space: CellSpace, with_beta: bool, seed: int, device: torch.device) -> dict[str, nn.Parameter]:
-    """Small normal logits: ``alpha.<cell type>`` of shape ``[E, K]`` and, if asked for, ``beta.<cell type>`` ``[E]``.
+def initial_logits(
+    space: CellSpace,
+    with_beta: bool,
+    seed: int,
+    device: torch.device,
+    mean: float = 0.0,
+    scale: float = INITIAL_SCALE,
+) -> dict[str, nn.Parameter]:
+    """Normal logits: ``alpha.<cell type>`` of shape ``[E, K]`` and, if asked for, ``beta.<cell type>`` ``[E]``.
 
     Args:
         space: Gives the edges, candidates and cell types.
         with_beta: Whether edges have logits too.
         seed: Decides the values; alpha's do not depend on whether there is a beta.
         device: Where to put them. They are float32 whatever the network's precision is.
+        mean: Mean of alpha; that of beta is zero.
+        scale: Standard deviation of both.
     """
     shapes = {f"alpha.{cell_type}": (len(space.edges), len(space.primitives)) for cell_type in space.cell_types}
     if with_beta:
@@ -26,7 +35,8 @@ def initial_logits(space: CellSpace, with_beta: bool, seed: int, device: torch.d
 
     def draw(name: str, shape: tuple[int, ...]) -> nn.Parameter:
         generator = torch.Generator().manual_seed(stream(seed, name))
-        return nn.Parameter(INITIAL_SCALE * torch.randn(shape, generator=generator).to(device))
+        centre = mean if name.startswith("alpha.") else 0.0
+        return nn.Parameter(centre + scale * torch.randn(shape, generator=generator).to(device))
 
     return {name: draw(name, shape) for name, shape in shapes.items()}
 

@@ -1,12 +1,18 @@
 """The coefficients that a supernet mixes with."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastnas.space.cell_space import CellSpace
+from fastnas.supernet.noise import EdgeNoise, NoiseSource
+
+Columns = tuple[tuple[int, ...], ...]
+"""For every edge of a cell type the candidates that run, as columns of its coefficients in ascending order."""
+NOTHING: Mapping = MappingProxyType({})
 
 
 class Mix(NamedTuple):
@@ -15,49 +21,90 @@ class Mix(NamedTuple):
     Args:
         candidates: Coefficients of the candidates of every edge, ``[E, K]``, dimensionless.
         edges: Coefficients of the edges, ``[E]``; empty where edges are added up as they are.
+        alive: Which candidates run, known on the host; a cell type that is missing runs all of them. The others are
+            not evaluated, whatever their coefficient is.
+        offsets: Numbers ``[E]`` that are added to every pixel of an edge's output; a cell type that is missing has
+            none.
+        noise: What is dropped at random, if anything.
         seed: What the primitive ``noise`` draws from in this evaluation; a search takes another one in every step.
     """
 
     candidates: Mapping[str, Tensor]
     edges: Mapping[str, Tensor]
+    alive: Mapping[str, Columns] = NOTHING
+    offsets: Mapping[str, Tensor] = NOTHING
+    noise: EdgeNoise | None = None
     seed: int = 0
 
 
 class NodeMix(NamedTuple):
-    """What one node needs of a :class:`Mix`: coefficients of all its candidates but ``none``, edge by edge; of its
-    edges, if they have any; and the seed."""
+    """What one node needs of a :class:`Mix`.
+
+    Args:
+        candidates: One coefficient for every candidate that runs, edge by edge.
+        edges: Coefficients of its edges, if they have any.
+        alive: The names of the candidates that run on each of its edges; ``None`` for all.
+        offset: A number to add to every pixel, if there is one.
+        noise: What drops outputs, the same object in all cells of a forward pass.
+        seed: That of the mix.
+    """
 
     candidates: Tensor
     edges: Tensor | None
+    alive: tuple[tuple[str, ...], ...] | None = None
+    offset: Tensor | None = None
+    noise: NoiseSource | None = None
     seed: int = 0
 
 
 def node_mixes(space: CellSpace, mix: Mix, cell_type: str) -> list[NodeMix]:
     """Cut the coefficients of a cell type into nodes; ``none``, whose output is zero, is left out."""
     mix_EK = mix.candidates[cell_type]
-    edge_mix_E = mix.edges.get(cell_type)
+    edge_mix_E, offset_E = mix.edges.get(cell_type), mix.offsets.get(cell_type)
     if edge_mix_E is not None:
         mix_EK = mix_EK * edge_mix_E[:, None]
+        offset_E = None if offset_E is None else offset_E * edge_mix_E
+    first = int(space.primitives[0] == "none")
+    noise = None if mix.noise is None else NoiseSource(mix.noise, cell_type, mix_EK.device)
+    alive = mix.alive.get(cell_type, _unlike_a_block(space, cell_type))
+    living = None if alive is None else _Living(space, alive, mix_EK)
     nodes = []
     for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
         rows = space.rows(target)
-        edges = None if edge_mix_E is None else edge_mix_E[rows.start : rows.stop]
-        nodes.append(NodeMix(_of_candidates(space, cell_type, mix_EK, rows), edges, mix.seed))
+        part = slice(rows.start, rows.stop)
+        coefficients, names = (mix_EK[part, first:].flatten(), None) if living is None else living.of_node(rows)
+        edges = None if edge_mix_E is None else edge_mix_E[part]
+        offset = None if offset_E is None else offset_E[part].sum()
+        nodes.append(NodeMix(coefficients, edges, names, offset, noise, mix.seed))
     return nodes
 
 
-def _of_candidates(space: CellSpace, cell_type: str, mix_EK: Tensor, rows: range) -> Tensor:
+def _unlike_a_block(space: CellSpace, cell_type: str) -> Columns | None:
+    """The candidates of every edge; ``None`` where they are the same block of columns on all of them."""
     if space.rectangular and "none" not in space.primitives[1:]:
-        first = int(space.primitives[0] == "none")
-        return mix_EK[rows.start : rows.stop, first:].flatten()
-    width = len(space.primitives)
-    flat = [row * width + space.primitives.index(name) for row in rows for name in built_on(space, cell_type, row)]
-    return mix_EK.flatten().index_select(0, torch.tensor(flat, device=mix_EK.device))
+        return None
+    return tuple(tuple(k for k, alive in enumerate(row) if alive) for row in space.alive(cell_type))
 
 
 def built_on(space: CellSpace, cell_type: str, row: int) -> tuple[str, ...]:
     """The candidates of an edge that a supernet builds: all but ``none``, whose output is zero."""
     return tuple(primitive for primitive in space.candidates(cell_type, row) if primitive != "none")
+
+
+class _Living:
+    """The coefficients of the candidates that run, gathered for all edges of a cell type at once."""
+
+    def __init__(self, space: CellSpace, alive: Columns, mix_EK: Tensor) -> None:
+        self.runs = [[k for k in row if space.primitives[k] != "none"] for row in alive]
+        self.names = [tuple(space.primitives[k] for k in row) for row in self.runs]
+        width = len(space.primitives)
+        positions = [row * width + k for row, run in enumerate(self.runs) for k in run]
+        self.coefficients = mix_EK.flatten()[torch.tensor(positions, dtype=torch.long).to(mix_EK.device)]
+
+    def of_node(self, rows: range) -> tuple[Tensor, tuple[tuple[str, ...], ...]]:
+        before = sum(len(run) for run in self.runs[: rows.start])
+        count = sum(len(self.runs[row]) for row in rows)
+        return self.coefficients[before : before + count], tuple(self.names[row] for row in rows)
 
 
 def uniform_mix(space: CellSpace, device: torch.device | None = None) -> Mix:

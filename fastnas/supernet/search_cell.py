@@ -1,15 +1,18 @@
 """A cell in which every edge carries all candidates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastnas.space.cell_space import CellSpace
+from fastnas.supernet.cell_plan import Names, is_planned, plan_of, running
 from fastnas.supernet.mix import NodeMix, built_on
 from fastnas.supernet.noise_operation import Noise, call
-from fastnas.supernet.operations import BuildOperation
+from fastnas.supernet.operations import BuildOperation, Convolution
+from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels, require_partial
 
@@ -43,40 +46,87 @@ class SearchCell(nn.Module):
         super().__init__()
         require_partial("SearchCell", channels, k, even=stride == 2)
         self.space, self.stride, self.k, self.channels = space, stride, k, channels
-        self.names = [built_on(space, cell_type, row) for row in range(len(space.edges))]
+        self.names = [primitive for primitive in space.primitives if primitive != "none"]
         self.inputs = nn.ModuleList(inputs)
         shared = [nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1)]
         self.edges = nn.ModuleList()
-        for edge, names in zip(space.edges, self.names, strict=True):
+        for row, edge in enumerate(space.edges):
             own = nn.ModuleDict()
-            for name in names:
+            for name in built_on(space, cell_type, row):
                 operation = operations[name](channels // k, self._stride_from(edge.source), True)
                 is_own = isinstance(operation, Noise) or any(True for _ in operation.parameters())
                 (own if is_own else shared[edge.source])[name] = operation
             self.edges.append(own)
         self.shared = nn.ModuleList(shared)
+        self.everything = tuple(built_on(space, cell_type, row) for row in range(len(space.edges)))
+        self.planned = all(is_planned(name, operations[name]) for names in self.everything for name in names)
 
     def _stride_from(self, source: int) -> int:
         return self.stride if source < self.space.num_inputs else 1
 
     def forward(self, inputs: Sequence[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
-        """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``."""
+        """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``.
+
+        Candidates that a node does not name as alive are not evaluated.
+        """
         states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
+        names = running(nodes, self.everything) if self.planned else None
+        plan = None if names is None else plan_of(self.space, self.channels, self.stride, self.k, names)
+        if names is None or plan is None:
+            return self._node_by_node(states, nodes)
+        return self._selected(self._whole(states, nodes, names, plan))
+
+    def _whole(self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan) -> Tensor:
+        """All nodes side by side, by the function that knows whole cells."""
+        weights = []
+        for edge, of_edge in zip(self.edges, names, strict=True):
+            own = dict(edge.named_children())
+            running_here = [own[name] for name in of_edge if name in own]
+            weights += [m.weight for one in running_here for m in one.modules() if isinstance(m, Convolution)]
+        mix = torch.cat([node.candidates for node in nodes])
+        weighted = self.k > 1 and nodes[0].edges is not None
+        edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None
+        return mixed_cell(states, weights, mix, edge_mix, plan)[0]
+
+    def _selected(self, nodes: Tensor) -> Tensor:
+        """The nodes that form the output, from all of them side by side."""
+        computed = tuple(range(self.space.num_inputs, self.space.num_inputs + self.space.num_nodes))
+        if self.space.concat == computed:
+            return nodes
+        of_node = nodes.split(self.channels, dim=1)
+        return torch.cat([of_node[i - self.space.num_inputs] for i in self.space.concat], dim=1)
+
+    def _node_by_node(self, states: list[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
+        """The same for candidates of any kind."""
         mixed, bypass, shared = [], [], []
         for position, node in enumerate(nodes):
             for source in range(len(mixed), len(states)):
                 taken, passed = self._split(states[source], self._stride_from(source))
                 mixed.append(taken)
                 bypass.append(passed)
-                shared.append(_evaluate(self.shared[source], taken, node.seed))
+                shared.append(_evaluate(self.shared[source], taken, self._leaving(source, nodes), node.seed))
             outputs = []
             for source, row in enumerate(self.space.rows(self.space.num_inputs + position)):
-                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source], node.seed)
-                outputs += [of_edge[name] for name in self.names[row]]
-            state = mixed_sum(outputs, node.candidates)
+                names = self.names if node.alive is None else node.alive[source]
+                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source], names, node.seed)
+                ordered = [of_edge[name] for name in names]
+                stride = self._stride_from(source)
+                outputs += ordered if node.noise is None else node.noise.drop(names, ordered, stride)
+            state = mixed_sum(outputs, node.candidates) if outputs else self._nothing(mixed[0])
+            state = state if node.offset is None else state + node.offset
             states.append(state if self.k == 1 else merge_channels(state, _weighted(bypass, node.edges), self.k))
         concat = self.space.concat
         return states[concat[0]] if len(concat) == 1 else torch.cat([states[i] for i in concat], dim=1)
+
+    def _leaving(self, source: int, nodes: Sequence[NodeMix]) -> Collection[str]:
+        """Candidates that run on some edge out of the state ``source``."""
+        readers = nodes[max(source + 1 - self.space.num_inputs, 0) :]
+        runs = [self.names if node.alive is None else node.alive[source] for node in readers]
+        return {name for names in runs for name in names}
+
+    def _nothing(self, state: Tensor) -> Tensor:
+        """The output of a node at which no candidate runs."""
+        return torch.zeros_like(state[:, :, :: self.stride, :: self.stride])
 
     def _split(self, state: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         if self.k == 1:
@@ -87,8 +137,8 @@ class SearchCell(nn.Module):
         return taken.contiguous(memory_format=torch.channels_last), passed
 
 
-def _evaluate(candidates: nn.Module, x: Tensor, seed: int) -> dict[str, Tensor]:
-    return {name: call(candidate, x, seed) for name, candidate in candidates.named_children()}
+def _evaluate(candidates: nn.Module, x: Tensor, names: Collection[str], seed: int) -> dict[str, Tensor]:
+    return {name: call(candidate, x, seed) for name, candidate in candidates.named_children() if name in names}
 
 
 def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:

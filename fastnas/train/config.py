@@ -73,15 +73,16 @@ class SearchConfig:
         batch_size: Images a step, of each half.
         train_fraction: Class-balanced share of the training images to use, in the search and in retraining.
         weight_share: Share of those on which weights are trained; alpha is trained on the others.
-        weight_lr: Initial learning rate of the weights (SGD, cosine).
-        weight_lr_final: Learning rate of the weights at the end of the cosine.
+        weight_lr: Initial learning rate of the weights (SGD).
+        weight_lr_final: Learning rate of the weights at the end, for schedules that have one.
         weight_lr_warmup_epochs: Epochs over which that learning rate rises to its initial value.
+        weight_schedule: How that learning rate changes; unset for the method's own way, mostly a cosine.
         momentum: Momentum of SGD.
         nesterov: Look ahead along the momentum.
         weight_decay: L2 penalty on the weights.
         grad_clip: Largest 2-norm of the weight gradient; 0 for no clipping.
         alpha_grad_clip: Largest 2-norm of the gradient of alpha and beta; 0 for no clipping.
-        alpha_lr: Learning rate of alpha and beta (Adam, constant).
+        alpha_lr: Learning rate of alpha and beta (constant).
         alpha_beta1: Decay of Adam's mean.
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.
@@ -104,6 +105,7 @@ class SearchConfig:
     weight_lr: float = 0.1
     weight_lr_final: float = 0.0
     weight_lr_warmup_epochs: int = 0
+    weight_schedule: Literal["cosine", "cosine_power", "linear", "exponential", "restarts", "bold_driver"] | None = None
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 3e-4

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastnas.mechanisms.derivation import derive
+from fastnas.mechanisms.derivation import SkipCap, derive
 from fastnas.space.cell_space import DARTS, NASBENCH201
 
 FLAT = np.full((14, 8), 1 / 8)
@@ -70,3 +70,22 @@ def test_coefficients_that_are_no_numbers_or_of_another_space_are_refused():
         derived(FLAT, np.ones(1))
     with pytest.raises(ValueError, match=r"mix must have shape \[14, 8\], got \[6, 5\]"):
         derived(np.zeros((6, 5)))
+
+
+def test_the_skip_cap_leaves_the_strongest_skips_and_the_reduction_cell_alone():
+    skip = DARTS.primitives.index("skip_connect")
+    mix = FLAT.copy()
+    strengths = [0.9, 0.8, 0.7, 0.6, 0.5]
+    rows = [0, 1, 2, 5, 9]  # two edges of the first node, one of every other
+    mix[rows, skip] = strengths
+    cells = {"normal": mix, "reduction": mix}
+    assert derive(DARTS, cells).normal.count("skip_connect") == 5
+    for limit in (0, 2, 4):
+        genotype = SkipCap(limit)(DARTS, cells)
+        assert genotype.normal.count("skip_connect") == limit
+        assert genotype.reduction == derive(DARTS, cells).reduction
+        kept = mix.copy()
+        kept[rows[limit:], skip] = 0
+        assert genotype.normal == derive(DARTS, {"normal": kept, "reduction": mix}).normal
+    assert SkipCap(5)(DARTS, cells) == derive(DARTS, cells)
+    assert mix[0, skip] == 0.9  # what was handed in is left alone

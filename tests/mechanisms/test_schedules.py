@@ -1,6 +1,22 @@
 import pytest
 
-from fastnas.mechanisms.schedules import cosine, exponential, linear, warmed_up
+from fastnas.mechanisms.schedules import (
+    LEARNING_RATES,
+    Annealing,
+    Constant,
+    CosinePower,
+    Progress,
+    Ramp,
+    Rate,
+    SkipDropout,
+    bold_driver,
+    cosine,
+    cosine_power,
+    exponential,
+    linear,
+    warmed_up,
+    with_restarts,
+)
 from fastnas.search import weight_learning_rate
 from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.retrain import learning_rate
@@ -36,3 +52,69 @@ def test_the_exponential_schedule_loses_three_percent_an_epoch():
 def test_a_linear_schedule_needs_more_than_five_epochs():
     with pytest.raises(ValueError, match="epochs must be more than 5 with the linear schedule, got 5"):
         RetrainConfig(schedule="linear", epochs=5)
+
+
+def powers(initial, final, epochs, power, warmup=0):
+    return [cosine_power(initial, e, epochs, final, power=power, warmup_epochs=warmup) for e in range(epochs)]
+
+
+def test_cosine_power_annealing_has_its_published_values():
+    assert powers(1, 0, 4, 2) == pytest.approx([1, 0.51331014, 0.13240036, 0], abs=5e-9)
+    assert powers(1, 0, 4, 1) == pytest.approx([1, 0.58578644, 0.17157288, 0], abs=5e-9)
+    expected = [0.1, 0.084816, 0.065599, 0.047412, 0.033024, 0.022944, 0.016467, 0.012619]
+    assert powers(0.1, 0.01, 10, 10)[:8] == pytest.approx(expected, abs=5e-7)
+    warmed = powers(0.025, 1e-4, 50, 2, warmup=5)
+    assert warmed[:6] == pytest.approx([0.00425, 0.0084, 0.01255, 0.0167, 0.02085, 0.025], abs=1e-9)
+    assert warmed[6:8] == pytest.approx([0.024832, 0.024624], abs=5e-7)
+    assert warmed[-1] == pytest.approx(1e-4, abs=1e-12)
+    with pytest.raises(ValueError, match=r"power must be at least 1, got 0\.5"):
+        cosine_power(1, 0, 4, power=0.5)
+
+
+def test_restarts_begin_anew_after_ten_thirty_and_seventy_epochs():
+    rates = [with_restarts(0.05, e, 630, 1e-4) for e in range(630)]
+    assert [e for e, rate in enumerate(rates) if rate == 0.05] == [0, 10, 30, 70, 150, 310]
+    assert rates[20] == pytest.approx((0.05 + 1e-4) / 2)
+
+
+def test_the_bold_driver_grows_with_progress_and_halves_without():
+    assert bold_driver(0.1, []) == bold_driver(0.1, [2.0]) == 0.1
+    assert bold_driver(0.1, [2.0, 1.0, 1.5]) == pytest.approx(0.1 * 1.05 * 0.5)
+
+
+def test_every_learning_rate_begins_at_its_largest_and_a_configuration_may_choose_it():
+    for name, rate in LEARNING_RATES.items():
+        assert rate(Rate(0.1, 0.0, Progress(0, 20))) == pytest.approx(0.1)
+        config = SearchConfig(weight_lr=0.1, epochs=20, weight_schedule=name)
+        assert weight_learning_rate(config, 7, losses=[2, 1]) == rate(Rate(0.1, 0.0, Progress(7, 20), [2, 1]))
+    sharp = CosinePower(warmup=5, horizon=50)
+    assert sharp(Rate(0.025, 1e-4, Progress(2, 50))) == pytest.approx(0.01255)
+    assert sharp(Rate(0.025, 1e-4, Progress(0, 10))) == pytest.approx(1e-4 + 0.0249 / 2)  # one epoch of ten
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "values"),
+    [
+        (Ramp(10.0, 0.1), 250, {0: 10.0, 249: 0.1}),  # GDAS
+        (Ramp(1.0, 0.03, before=1), 150, {0: 0.993533, 149: 0.03}),  # SNAS
+        (Ramp(0.03, 0.3, after=1), 50, {0: 0.03, 1: 0.0354, 25: 0.165, 49: 0.2946}),  # SmoothDARTS
+        (Ramp(0.0, 0.2), 50, {0: 0.0, 49: 0.2}),  # RobustDARTS
+        (Annealing(1.6, 0.95, 50), 50, {0: 1.6, 9: 1.0084, 10: 0.957979, 20: 0.5736, 30: 0.3434, 49: 0.1296}),  # ASAP
+        (Annealing(1.6, 0.95, 50), 10, {2: 0.957979}),
+        (Constant(0.3), 5, {0: 0.3, 4: 0.3}),
+        (Ramp(10.0, 0.1), 1, {0: 10.0}),
+    ],
+)
+def test_temperatures_radii_and_rates_have_their_published_values(schedule, epochs, values):
+    assert {e: schedule(Progress(e, epochs)) for e in values} == pytest.approx(values, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("initial", "values"),
+    [(0.4, {0: 0.384, 9: 0.24, 10: 0.4, 11: 0.32749, 24: 0.02432}), (0.7, {0: 0.672, 9: 0.42, 10: 0.7, 24: 0.04257})],
+)
+def test_p_darts_drops_skips_as_published_and_jumps_back_when_alpha_begins(initial, values):
+    schedule = SkipDropout((0.0, initial))
+    assert {e: schedule(Progress(e, 25, 10, 1)) for e in values} == pytest.approx(values, abs=5e-6)
+    assert schedule(Progress(3, 25, 10, 0)) == 0
+    assert schedule(Progress(0, 25, 10, 2)) == pytest.approx(initial * 0.96)  # a stage without a rate of its own

@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Gradients of the branches of one state: of their weights, and of what their filters read.
 
 The raw outputs of a state's branches are computed again first; nothing of them was saved.

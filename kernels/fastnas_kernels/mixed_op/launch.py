@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Runs a lowered cell, forward and backward, as a sequence of kernels.
 
 Shape suffixes: I input states, M pixels of an input state or of the output, S channels of a state, D channels of

@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Runs the gradient of a lowered cell: state by state from the last to the first, computing each state's branches
 again.
 

@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """What all kernels of the mixed operation share: the columns of their tables, and how pixels are read.
 
 Images lie as ``[M, C]``: pixels in the order image, row, column, with all channels of a pixel side by side. So

@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """The convolutions of all edges that leave a state, and their partial statistics."""
 
 import triton

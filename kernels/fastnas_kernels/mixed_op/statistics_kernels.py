@@ -1,3 +1,5 @@
+# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# (Triton's annotations do not describe what its compiler accepts)
 """Statistics of normalisation: partial ones of the pools, and the merge of all partial ones."""
 
 import triton

@@ -1,0 +1,72 @@
+"""What every hypergradient is asked about: two losses, how the inner one is descended on, and what may be random."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+Loss = Callable[[Tensors, Tensors, int], Tensor]
+"""From ``(w, alpha, draw)`` to a loss; the integer chooses one of independent samples, and the same one each time."""
+
+
+@dataclass(frozen=True)
+class SgdStep:
+    """The step that stochastic gradient descent would make, as a differentiable function of the gradient.
+
+    Args:
+        lr: Learning rate.
+        momentum: Momentum.
+        weight_decay: L2 penalty on every weight.
+        nesterov: Look ahead along the momentum.
+        buffers: The optimiser's momentum of each weight; a weight without one counts as zero.
+    """
+
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    buffers: Tensors = field(default_factory=dict)
+
+    def __call__(self, w: Tensors, gradients: Tensors) -> dict[str, Tensor]:
+        """The weights after one step of ``torch.optim.SGD`` without clipping, ``w`` itself left alone."""
+        return {name: p - self.lr * self._direction(name, p, gradients[name]) for name, p in w.items()}
+
+    def _direction(self, name: str, p: Tensor, gradient: Tensor) -> Tensor:
+        gradient = gradient + self.weight_decay * p
+        velocity = self.momentum * self.buffers[name] + gradient if name in self.buffers else gradient
+        return gradient + self.momentum * velocity if self.nesterov else velocity
+
+
+@dataclass(frozen=True)
+class Bilevel:
+    """min over ``alpha`` of ``outer(w*(alpha), alpha)``, where ``w*(alpha)`` minimises ``inner(w, alpha)``.
+
+    Args:
+        inner: Loss on the half that trains weights, from ``(w, alpha, draw)``.
+        outer: Loss on the half that trains alpha, from ``(w, alpha, draw)``.
+        inner_step: The step that the weights are about to make; what an unrolled hypergradient looks through.
+        log_probability: Of a draw, from ``(alpha, draw)``, a scalar; ``None`` where nothing discrete is drawn.
+        outer_size: Examples that the mean in ``outer`` is taken over.
+    """
+
+    inner: Loss
+    outer: Loss
+    inner_step: SgdStep = SgdStep(0.0)
+    log_probability: Callable[[Tensors, int], Tensor] | None = None
+    outer_size: int = 1
+
+
+def detached(tensors: Tensors) -> dict[str, Tensor]:
+    """The same values as constants."""
+    return {name: x.detach() for name, x in tensors.items()}
+
+
+def gradients_of(loss: Tensor, variables: Tensors, *, create_graph: bool = False) -> dict[str, Tensor]:
+    """The gradient of ``loss`` for each of ``variables``, zero for those that it does not depend on."""
+    if not loss.requires_grad:  # nothing that was asked about took part, for example where only ``none`` was drawn
+        return {name: torch.zeros_like(x) for name, x in variables.items()}
+    grads = torch.autograd.grad(loss, list(variables.values()), allow_unused=True, create_graph=create_graph)
+    pairs = zip(variables.items(), grads, strict=True)
+    return {name: torch.zeros_like(x) if grad is None else grad for (name, x), grad in pairs}

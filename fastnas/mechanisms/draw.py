@@ -1,0 +1,248 @@
+"""How a choice is drawn, and by what path alpha gets its gradient from it (axes B, C and D).
+
+A draw is called with the logits, which candidates are alive (``None`` for all), a temperature and a seed, and
+returns a :class:`Sample` whose coefficients are exactly zero for what is off. All edges of a cell type are drawn in
+one call; the noise is generated on the CPU, so that every device draws the same.
+
+Shape suffixes: E edges of a cell, K candidates of an edge.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+
+class Sample(NamedTuple):
+    """What a draw gives one cell type.
+
+    Args:
+        mix: Coefficients ``[E, K]``, exactly zero for candidates that are off.
+        on: Which are not zero, ``[E, K]`` of bool; ``None`` where all that are alive are on.
+        reached: Which alpha's gradient needs the output of; ``None`` for all that are alive.
+        log_probability: Of the whole choice, a scalar that alpha is differentiated through, where there is one.
+        offset: Numbers ``[E]``, all zero, that are added to every pixel of an edge's output: a path for gradients.
+    """
+
+    mix: Tensor
+    on: Tensor | None = None
+    reached: Tensor | None = None
+    log_probability: Tensor | None = None
+    offset: Tensor | None = None
+
+
+class Draw(Protocol):
+    """From ``(alpha [E, K], alive, tau, seed)`` to a sample."""
+
+    turns_off: ClassVar[bool]
+    """Whether candidates that are alive may be off."""
+    has_probability: ClassVar[bool]
+    """Whether the samples carry a log-probability."""
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample: ...
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, hard: Tensor, soft: Tensor) -> Tensor:
+        return hard.view_as(hard)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, d: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, d
+
+
+def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
+    """The value of ``hard``, bit for bit, and the gradient of ``soft`` (Bengio et al., 2013, arXiv:1308.3432)."""
+    return _StraightThrough.apply(hard, soft)  # type: ignore[return-value]
+
+
+def _masked(alpha_EK: Tensor, alive_EK: Tensor | None) -> Tensor:
+    return alpha_EK if alive_EK is None else alpha_EK.masked_fill(~alive_EK, -torch.inf)
+
+
+def _gumbel(like: Tensor, seed: int) -> Tensor:
+    """Standard Gumbel noise, ``-log E`` with ``E`` exponential, never infinite."""
+    generator = torch.Generator().manual_seed(seed)
+    exponential = torch.empty(like.shape, dtype=torch.float64).exponential_(generator=generator)
+    return -exponential.clamp(min=torch.finfo(torch.float64).tiny).log().to(like)
+
+
+def _one_hot(scores_EK: Tensor) -> Tensor:
+    return torch.zeros_like(scores_EK).scatter_(-1, scores_EK.argmax(-1, keepdim=True), 1.0)
+
+
+def concrete(alpha_EK: Tensor, noise_EK: Tensor, tau: float, alive_EK: Tensor | None = None) -> Tensor:
+    """``softmax((log p + G) / tau)`` (Maddison et al., 2017, arXiv:1611.00712, eq. 10), for given noise ``G``.
+
+    The normaliser of ``log p`` cancels in the softmax, so the logits may stand in for it.
+    """
+    return ((_masked(alpha_EK, alive_EK) + noise_EK) / tau).softmax(-1)
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax:
+    """A soft sample of all candidates, differentiated pathwise: SNAS (Xie et al., 2019, arXiv:1812.09926, eq. 6)."""
+
+    turns_off: ClassVar[bool] = False
+    has_probability: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        return Sample(concrete(alpha_EK, _gumbel(alpha_EK, seed), tau, alive_EK))
+
+
+def _all(hard_EK: Tensor, soft_EK: Tensor) -> Sample:
+    return Sample(straight_through(hard_EK, soft_EK), hard_EK > 0)
+
+
+def _selected(hard_EK: Tensor, soft_EK: Tensor) -> Sample:
+    return Sample(straight_through(hard_EK, soft_EK) * hard_EK, hard_EK > 0, hard_EK > 0)
+
+
+def _selected_with_scalars(hard_EK: Tensor, soft_EK: Tensor) -> Sample:
+    mix_EK = straight_through(hard_EK, soft_EK)
+    return Sample(mix_EK * hard_EK, hard_EK > 0, hard_EK > 0, offset=(mix_EK * (1 - hard_EK)).sum(-1))
+
+
+@dataclass(frozen=True)
+class GumbelHard:
+    """One candidate an edge by the Gumbel-max trick; alpha is differentiated through the soft sample: GDAS (Dong and
+    Yang, 2019, arXiv:1910.04465, eq. 7). Use one of :data:`gumbel_all`, :data:`gumbel_selected` and
+    :data:`gumbel_selected_with_scalars`: the same forward pass, three gradients.
+
+    Args:
+        route: From the one-hot and the soft sample to what the gradient passes through.
+    """
+
+    route: Callable[[Tensor, Tensor], Sample]
+    turns_off: ClassVar[bool] = True
+    has_probability: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        soft_EK = concrete(alpha_EK, _gumbel(alpha_EK, seed), tau, alive_EK)
+        return self.route(_one_hot(soft_EK.detach()), soft_EK)
+
+
+gumbel_all = GumbelHard(_all)
+"""Alpha's gradient needs every candidate's output: that of SNAS at the discrete point."""
+gumbel_selected = GumbelHard(_selected)
+"""Only the coefficient of the selected candidate carries a gradient, so only that candidate runs."""
+gumbel_selected_with_scalars = GumbelHard(_selected_with_scalars)
+"""As :data:`gumbel_selected`, and the others count as if their output were one everywhere (the published code in
+NAS-Bench-201)."""
+
+
+def _choose(logits_EK: Tensor, seed: int) -> Tensor:
+    """A one-hot choice in every row with the probabilities of a softmax."""
+    return _one_hot(logits_EK.detach() + _gumbel(logits_EK, seed))
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """One candidate an edge with the probabilities ``softmax(alpha / tau)``, its coefficient a constant; alpha's
+    gradient goes through the log-probability alone."""
+
+    turns_off: ClassVar[bool] = True
+    has_probability: ClassVar[bool] = True
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        logits_EK = _masked(alpha_EK, alive_EK) / tau
+        hard_EK = _choose(logits_EK, seed)
+        chosen = hard_EK.argmax(-1, keepdim=True)
+        return Sample(hard_EK, hard_EK > 0, hard_EK > 0, logits_EK.log_softmax(-1).gather(-1, chosen).sum())
+
+
+@dataclass(frozen=True)
+class BinaryGate:
+    """One path runs, and alpha gets ``J(p) b`` with ``b_k`` the gradient of gate ``k``: ProxylessNAS (Cai et al., 2019,
+    arXiv:1812.00332, eq. 4). ``b`` needs the output of every candidate in the alpha step."""
+
+    turns_off: ClassVar[bool] = True
+    has_probability: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        logits_EK = _masked(alpha_EK, alive_EK) / tau
+        return _all(_choose(logits_EK, seed), logits_EK.softmax(-1))
+
+
+@dataclass(frozen=True)
+class TwoPaths:
+    """Two candidates an edge are drawn without replacement, and their gates share the probability of both:
+    ProxylessNAS in the memory of two paths (Cai et al., 2019, arXiv:1812.00332, section 3.2.1).
+
+    One of the two is active, the other has coefficient zero and is there for its gate's gradient. The two logits
+    move by the softmax over the pair; see :func:`fastnas.mechanisms.alpha_optimizer.keep_pair_probability`.
+    """
+
+    turns_off: ClassVar[bool] = True
+    has_probability: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        logits_EK = _masked(alpha_EK, alive_EK) / tau
+        keys_EK = logits_EK.detach() + _gumbel(logits_EK, seed)
+        # the two largest perturbed logits are a draw without replacement (Efraimidis and Spirakis, 2006)
+        pair_E2 = keys_EK.topk(2, -1).indices
+        q_E2 = logits_EK.gather(-1, pair_E2).softmax(-1)
+        active_E2 = _choose(q_E2.log(), seed + 1)
+        mix_EK = torch.zeros_like(alpha_EK).scatter(-1, pair_E2, straight_through(active_E2, q_E2))
+        hard_EK = mix_EK.detach() > 0
+        # an edge on which one candidate is left has a partner of probability zero, which must not run
+        reached_EK = torch.zeros_like(hard_EK).scatter_(-1, pair_E2, q_E2 > 0)
+        return Sample(mix_EK, hard_EK, reached_EK)
+
+
+def proximal_value(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
+    """The nearest point with one non-zero entry a row: the largest keeps its value (Yao et al., 2020,
+    arXiv:1905.13577, proposition 1)."""
+    return a_EK * proximal_one(a_EK, alive_EK)
+
+
+def proximal_one(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
+    """One-hot of the largest magnitude in each row."""
+    return _one_hot(_masked(a_EK.abs(), alive_EK))
+
+
+@dataclass(frozen=True)
+class ProximalEdges:
+    """:func:`proximal_one` on the edges of each node whose largest value is greatest, zero on the others: how the
+    published code of NASP discretises.
+
+    Args:
+        rows: The rows of each node's incoming edges.
+        kept: Edges that stay at a node.
+    """
+
+    rows: tuple[range, ...]
+    kept: int
+
+    def __call__(self, a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
+        hard_EK = proximal_one(a_EK, alive_EK)
+        best_E = (a_EK * hard_EK).abs().sum(-1)
+        stays_E = torch.zeros_like(best_E)
+        for row in self.rows:
+            kept = best_E[row.start : row.stop].topk(min(self.kept, len(row))).indices + row.start
+            stays_E[kept] = 1
+        return hard_EK * stays_E[:, None]
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """Evaluate and differentiate at the discretised point: NASP (Yao et al., 2020, arXiv:1905.13577, algorithm 2).
+
+    ``d loss / d alpha`` is taken at the projection and applied to the continuous variables, densely: the alpha step
+    runs every candidate, the weight step the one that is kept.
+
+    Args:
+        project: :func:`proximal_value` (the paper) or a :class:`ProximalEdges` (the published code).
+    """
+
+    project: Callable[[Tensor, Tensor | None], Tensor] = proximal_value
+    turns_off: ClassVar[bool] = True
+    has_probability: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        hard_EK = self.project(alpha_EK.detach(), alive_EK)
+        return _all(hard_EK, alpha_EK)

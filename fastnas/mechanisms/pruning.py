@@ -1,0 +1,85 @@
+"""Which candidates stay alive as a search goes on (axis I): plain tuples on the host, one row an edge."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastnas_kernels.check import require
+
+Alive = tuple[tuple[bool, ...], ...]
+"""Whether each candidate of each edge of a cell type is alive, ``[E][K]``."""
+Prune = Callable[[Sequence[Sequence[float]], Alive], Alive]
+"""From coefficients ``[E][K]`` and what is alive to what stays alive: never more than before."""
+
+
+def all_alive(num_edges: int, num_candidates: int) -> Alive:
+    """Where every search begins."""
+    return ((True,) * num_candidates,) * num_edges
+
+
+def keep_everything(mix: Sequence[Sequence[float]], alive: Alive) -> Alive:
+    """Prune nothing."""
+    return alive
+
+
+def keep_best(mix: Sequence[Sequence[float]], alive: Alive, number: int) -> Alive:
+    """The ``number`` largest living candidates of every edge, ties going to the lower candidate: between the stages of
+    P-DARTS (Chen et al., 2019, arXiv:1904.12760, section 3.2)."""
+
+    def row(values: Sequence[float], living: Sequence[bool]) -> tuple[bool, ...]:
+        candidates = [k for k, lives in enumerate(living) if lives]
+        best = set(sorted(candidates, key=lambda k: -values[k])[:number])
+        return tuple(k in best for k in range(len(values)))
+
+    return tuple(row(values, living) for values, living in zip(mix, alive, strict=True))
+
+
+@dataclass(frozen=True)
+class BelowThreshold:
+    """Remove candidates whose coefficient fell below ``share / K``, always sparing the largest of an edge: ASAP (Noy et
+    al., 2019, arXiv:1904.04123, section 3.2).
+
+    ``K`` counts the candidates that the edge began with. The coefficients are those of the living candidates, which
+    sum to one.
+
+    Args:
+        share: Threshold in units of the coefficient at the start (paper: 0.4).
+    """
+
+    share: float = 0.4
+
+    def __post_init__(self) -> None:
+        require(0 <= self.share < 1, "BelowThreshold", "share must lie in [0, 1)", self.share)
+
+    def __call__(self, mix: Sequence[Sequence[float]], alive: Alive) -> Alive:
+        def row(values: Sequence[float], living: Sequence[bool]) -> tuple[bool, ...]:
+            best = max((k for k, lives in enumerate(living) if lives), key=lambda k: values[k])
+            limit = self.share / len(values)
+            return tuple(lives and (k == best or values[k] >= limit) for k, lives in enumerate(living))
+
+        return tuple(row(values, living) for values, living in zip(mix, alive, strict=True))
+
+
+def at_zero(mix: Sequence[Sequence[float]], alive: Alive) -> Alive:
+    """Remove what is exactly zero, whole edges included: DSO-NAS (Zhang et al., 2018, arXiv:1811.01567)."""
+    return tuple(
+        tuple(lives and value != 0 for value, lives in zip(values, living, strict=True))
+        for values, living in zip(mix, alive, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a search that begins with fresh weights and logits.
+
+    Args:
+        added_cells: Cells beyond the configured depth.
+        candidates: How many candidates each edge begins with; ``None`` for all.
+    """
+
+    added_cells: int = 0
+    candidates: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.added_cells >= 0, "Stage", "added_cells must not be negative", self.added_cells)
+        enough = self.candidates is None or self.candidates >= 1
+        require(enough, "Stage", "candidates must be at least 1", self.candidates)

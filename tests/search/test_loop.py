@@ -1,0 +1,240 @@
+"""Searches that change on the way: stages, pruning, stops and returns."""
+
+import copy
+import importlib
+import json
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, EigenvalueStop, SkipCount, Stop
+from fastnas.mechanisms.pruning import BelowThreshold
+from fastnas.mechanisms.schedules import Constant
+from fastnas.methods import asap, darts, dso_nas, p_darts, robust_darts_ada, snas
+from fastnas.search import relax, search
+from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.supernet.supernets import DartsSupernet
+from fastnas.train.config import SearchConfig
+from fastnas.train.data import load_data
+
+DIGITS = load_data("digits")
+TINY = SearchConfig(channels=4, cells=1, epochs=4, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
+loop = importlib.import_module("fastnas.search.loop")  # the attribute of the package is the function
+
+
+class Killed(BaseException):
+    pass
+
+
+def without_seconds(history):
+    return json.dumps([{key: value for key, value in record.items() if key != "seconds"} for record in history])
+
+
+# ---- stages -----------------------------------------------------------------------------------------------------
+def test_p_darts_grows_deeper_and_chooses_among_fewer(monkeypatch):
+    seen = []
+    plain = loop.search_step
+
+    def watch(run, *batches):
+        state = run.state
+        counts = {sum(row) for rows in state.alive.values() for row in rows}
+        mix = run.sampler("weights")(state.alpha).mix
+        seen.append((state.stage, len(state.supernet.cells), counts, mix.noise))
+        plain(run, *batches)
+
+    monkeypatch.setattr(loop, "search_step", watch)
+    config = replace(TINY, cells=5, channels=2, epochs=3, train_fraction=0.03)
+    result = search(DARTS, p_darts(skip_dropout=(0.0, 0.4, 0.7)), DIGITS, config)
+    stages = {stage: (cells, counts, noise) for stage, cells, counts, noise in seen}
+    assert {stage: (cells, counts) for stage, (cells, counts, _) in stages.items()} == {
+        0: (5, {8}),
+        1: (11, {5}),
+        2: (17, {3}),
+    }
+    rates = [None if noise is None else noise.skip_dropout for _, _, noise in stages.values()]
+    assert rates == [None, 0.4, 0.7]
+    assert [set(record["alive"]["normal"]) for record in result.history] == [{8}, {5}, {3}]
+    DARTS.check(result.genotype)
+    assert result.genotype.normal.count("skip_connect") <= 2
+
+
+def test_every_stage_begins_anew_and_keeps_the_best_of_the_one_before():
+    config = replace(TINY, epochs=6, channels=2)
+    history = search(NASBENCH201, replace(p_darts(), derivation=darts().derivation), DIGITS, config).history
+    assert [record["stage"] for record in history] == [0, 0, 1, 1, 2, 2]
+    assert history[2]["weight_lr"] == history[0]["weight_lr"] > history[1]["weight_lr"]
+    last, first = history[3]["mix"]["normal"], history[4]["mix"]["normal"]
+    for before, after in zip(last, first, strict=True):
+        best = sorted(range(5), key=lambda k, row=before: -row[k])[:3]
+        assert {k for k in range(5) if after[k] > 0} == set(best)
+    assert max(abs(x) for row in history[4]["alpha"]["normal"] for x in row) < 0.05  # steps of 0.01 from near zero
+
+
+def test_a_search_shorter_than_its_stages_or_their_warm_up_is_refused():
+    with pytest.raises(ValueError, match="epochs must be at least the 3 stages of p_darts, got 2"):
+        search(NASBENCH201, p_darts(), DIGITS, replace(TINY, epochs=2))
+    with pytest.raises(ValueError, match="warmup_epochs must be less than the 1 epochs of the shortest stage"):
+        search(NASBENCH201, p_darts(), DIGITS, replace(TINY, epochs=4, warmup_epochs=1))
+    own = DartsSupernet(10, channels=4, cells=3, image_channels=1)
+    with pytest.raises(ValueError, match="a supernet of your own must stand beside a method of one stage: p_darts"):
+        search(own, p_darts(), DIGITS, replace(TINY, epochs=3))
+
+
+# ---- pruning ----------------------------------------------------------------------------------------------------
+def test_asap_removes_candidates_until_every_edge_is_decided_and_stops():
+    eager = replace(asap(), tau=Constant(0.02))
+    result = search(NASBENCH201, eager, DIGITS, replace(TINY, epochs=12, alpha_lr=0.05))
+    counts = [record["alive"]["normal"] for record in result.history]
+    changes = [pair for early, late in pairwise(counts) for pair in zip(early, late, strict=True)]
+    assert all(1 <= after <= before for before, after in changes)
+    assert counts[-1] == [1] * 6
+    assert len(result.history) < 12
+    assert result.stopped == "every edge is decided"
+    assert all(sorted(row) == [0, 0, 0, 0, 1] for row in result.history[-1]["mix"]["normal"])
+
+
+def test_nothing_is_removed_while_alpha_waits():
+    patient = replace(asap(), tau=Constant(0.001), warmup_share=0.5)
+    result = search(NASBENCH201, patient, DIGITS, replace(TINY, warmup_epochs=None))
+    assert [min(record["alive"]["normal"]) for record in result.history[:2]] == [5, 5]
+    assert min(result.history[-1]["alive"]["normal"]) < 5
+
+
+def test_the_dead_keep_their_logits():
+    method = replace(darts(), tau=Constant(0.001), prune=BelowThreshold(0.9))
+    result = search(NASBENCH201, method, DIGITS, TINY)
+    first, last = result.history[1], result.history[-1]
+    dead = [(e, k) for e, row in enumerate(first["mix"]["normal"]) for k, value in enumerate(row) if value == 0]
+    assert dead
+    assert all(first["alpha"]["normal"][e][k] == last["alpha"]["normal"][e][k] for e, k in dead)
+
+
+def test_dso_nas_drives_scalings_to_exact_zeros_and_drops_them():
+    result = search(NASBENCH201, replace(dso_nas(gamma=30.0), prune_every=1), DIGITS, TINY)
+    zeros = sum(value == 0 for row in result.history[-1]["mix"]["normal"] for value in row)
+    alive = sum(result.history[-1]["alive"]["normal"])
+    assert zeros > 0
+    assert alive < 30
+    assert all(value >= 0 for row in result.history[-1]["mix"]["normal"] for value in row)
+
+
+# ---- control ----------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class StopAfter:
+    epochs: int
+    returned: int
+
+    def __call__(self, space, records):
+        return Stop(self.returned, "enough") if len(records) >= self.epochs else None
+
+
+def test_a_stop_returns_the_architecture_that_it_names_and_a_resume_stays_stopped(tmp_path):
+    method = replace(darts(), control=StopAfter(3, 1))
+    result = search(NASBENCH201, method, DIGITS, replace(TINY, alpha_lr=0.3), folder=tmp_path)
+    assert (len(result.history), result.stopped) == (3, "enough")
+    whole = search(NASBENCH201, darts(), DIGITS, replace(TINY, alpha_lr=0.3, epochs=4))
+    texts = [record["genotype"] for record in whole.history]
+    assert [record["genotype"] for record in result.history] == texts[:3]
+    again = search(NASBENCH201, method, DIGITS, replace(TINY, alpha_lr=0.3), folder=tmp_path)
+    assert again.genotype == result.genotype
+    assert without_seconds(again.history) == without_seconds(result.history)
+
+
+def test_darts_plus_may_return_the_epoch_before():
+    records = [{"genotype": "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "alpha_moves": True}] * 2
+    records.append({**records[0], "genotype": "|skip_connect~0|+|skip_connect~0|none~1|+|none~0|none~1|none~2|"})
+    assert SkipCount()(NASBENCH201, records).epoch == 2
+    assert SkipCount(previous=True)(NASBENCH201, records).epoch == 1
+
+
+RULE = EigenvalueRule(growth=1.1, window=1, lag=2, lookback=2)
+
+
+def sharpening(run, batch, epoch):
+    """Eigenvalues that grow until the weight decay has been raised once."""
+    raised = run.state.weight_optimizer.param_groups[0]["weight_decay"] > 1e-3
+    return 1.0 if raised else 2.0**epoch
+
+
+def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
+    method = replace(robust_darts_ada(), control=EigenvalueRollBack(RULE), eigenvalue_every=1)
+    order = []
+    result = search(
+        NASBENCH201, method, DIGITS, TINY, folder=tmp_path, on_epoch=lambda record: order.append(record["epoch"])
+    )
+    assert order == [0, 1, 2, 1, 2, 3]
+    assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
+    assert [record["weight_decay"] for record in result.history] == pytest.approx([3e-4, 3e-3, 3e-3, 3e-3])
+    assert [back["to"] for back in result.history[-1]["roll_backs"]] == [0]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert without_seconds(lines) == without_seconds(result.history)
+    decayed = replace(method, control=lambda space, records: None)
+    plain = search(NASBENCH201, decayed, DIGITS, TINY)
+    assert plain.history[0]["alpha"] == result.history[0]["alpha"]
+    assert plain.history[1]["alpha"] != result.history[1]["alpha"]
+
+
+@pytest.mark.parametrize("kill_at", ["_go_back", "_save"])
+def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path, kill_at):
+    monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
+    method = replace(robust_darts_ada(), control=EigenvalueRollBack(RULE), eigenvalue_every=1)
+    whole = search(NASBENCH201, method, DIGITS, TINY)
+    plain_back, plain_keep = loop._go_back, loop.keep_json_lines
+
+    def before(*arguments):
+        raise Killed
+
+    def between(path, keep):
+        if keep.__qualname__.startswith("_go_back"):
+            raise Killed
+        return plain_keep(path, keep)
+
+    monkeypatch.setattr(*((loop, "_go_back", before) if kill_at == "_go_back" else (loop, "keep_json_lines", between)))
+    with pytest.raises(Killed):
+        search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
+    monkeypatch.setattr(loop, "_go_back", plain_back)
+    monkeypatch.setattr(loop, "keep_json_lines", plain_keep)
+    resumed = search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
+    assert without_seconds(resumed.history) == without_seconds(whole.history)
+    assert all(torch.equal(resumed.alpha[name], a) for name, a in whole.alpha.items())
+
+
+def test_the_eigenvalue_of_a_search_is_that_of_its_full_hessian(monkeypatch):
+    seen = []
+    plain = loop.outer_eigenvalue
+
+    def watch(run, batch, epoch):
+        value = plain(run, batch, epoch)
+        net = copy.deepcopy(run.state.supernet)
+
+        def loss(flat):
+            mix = relax(run.method, run.space, {"alpha.normal": flat.view(6, 5)})
+            return F.cross_entropy(net(batch.images, mix), batch.labels)
+
+        full = torch.autograd.functional.hessian(loss, run.state.alpha["alpha.normal"].detach().flatten())
+        seen.append((value, torch.linalg.eigvalsh(full)[-1].item()))
+        return value
+
+    monkeypatch.setattr(loop, "outer_eigenvalue", watch)
+    method = replace(darts(), control=EigenvalueStop(), eigenvalue_every=2)
+    history = search(NASBENCH201, method, DIGITS, TINY).history
+    assert [("eigenvalue" in record) for record in history] == [True, False, True, True]
+    for ours, exact in seen:
+        assert ours == pytest.approx(exact, rel=1e-2)  # ten products with a Hessian of thirty variables
+
+
+# ---- protocol ---------------------------------------------------------------------------------------------------
+def test_a_joint_search_trains_on_all_images():
+    joint = search(NASBENCH201, snas(), DIGITS, replace(TINY, epochs=1)).history[0]["step"]
+    apart = search(NASBENCH201, darts(), DIGITS, replace(TINY, epochs=1)).history[0]["step"]
+    assert joint == 2 * apart
+
+
+def test_a_search_with_the_first_order_gradient_is_the_second_order_one_with_a_rate_of_zero():
+    slow = replace(TINY, weight_lr=1e-30, momentum=0.0, weight_decay=0.0, epochs=1)
+    first, second = (search(NASBENCH201, darts(order=order), DIGITS, slow) for order in (1, 2))
+    torch.testing.assert_close(first.alpha["alpha.normal"], second.alpha["alpha.normal"], rtol=0, atol=1e-6)
