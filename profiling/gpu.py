@@ -1,7 +1,8 @@
 """Are the kernels right on this GPU, and what do they gain? One command for the day when a GPU is there.
 
-Checks every kernel first and stops if one is wrong. Then measures the device's own ceilings, cells and whole supernets
-in every way to evaluate them, and memory against its prediction, and writes a page and the raw numbers.
+Compiles all kernels side by side, checks every one and stops if one is wrong. Then measures the device's own ceilings,
+cells and whole supernets in every way to evaluate them, and memory against its prediction, and writes a page and the
+raw numbers.
 
     python profiling/gpu.py --minutes 8
     python profiling/gpu.py --sections correctness,cells
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import tyro
 
 from fastnas_kernels.check import require
-from measuring import ceilings, correctness, memory, timing
+from measuring import ceilings, correctness, memory, timing, warming
 from measuring.cells import Scale
 from measuring.device import Device, device_named, interpreter
 from measuring.writing import Section, provenance, write
@@ -51,17 +52,20 @@ class Gpu:
     Args:
         device: cuda, cuda:<n>, or cpu, which tries the script in Triton's interpreter and measures nothing.
         size: full, or tiny: a smoke test of everything.
-        sections: Which of correctness, ceilings, cells, supernets, memory, compile; with commas between them.
+        sections: Which of warmup, correctness, ceilings, cells, supernets, memory, compile; with
+            commas between them. Without warmup, kernels are compiled one after another where they are first needed.
         minutes: After these, nothing new is begun; what was skipped is said.
         runs: Timed runs of each contender.
+        workers: Processes that compile kernels side by side before anything is measured.
         out: Folder of the page and the raw numbers.
     """
 
     device: str = "cuda"
     size: Scale = "full"
-    sections: str = "correctness,ceilings,cells,supernets,memory,compile"
+    sections: str = "warmup,correctness,ceilings,cells,supernets,memory,compile"
     minutes: float = 8.0
     runs: int = 20
+    workers: int = 8
     out: Path = Path(__file__).parent / "results"
 
 
@@ -73,6 +77,7 @@ class Part(NamedTuple):
 
 
 PARTS: Mapping[str, Part] = {
+    "warmup": Part(lambda d, s, budget: warming.warm(d, s.size, s.workers, budget.left() / 2), 60),
     "correctness": Part(lambda device, settings, _: correctness.check(device, settings.size), 0),
     "ceilings": Part(lambda device, settings, _: ceilings.measure(device, settings.size, settings.runs), 5),
     "cells": Part(lambda d, s, budget: timing.measure_cells(d, s.size, s.runs, budget.has), 15),
@@ -89,6 +94,7 @@ def main(settings: Gpu) -> int:
     unknown = [name for name in names if name not in PARTS]
     require(not unknown, "gpu", f"sections must be among {', '.join(PARTS)}", ", ".join(unknown))
     require(settings.runs > 0, "gpu", "runs must be positive", settings.runs)
+    require(settings.workers > 0, "gpu", "workers must be positive", settings.workers)
     device, budget = device_named(settings.device, "gpu"), Budget(monotonic() + 60 * settings.minutes)
     origin = provenance(device.properties())
     print("\n".join(f"{key}: {value}" for key, value in origin.items()), flush=True)

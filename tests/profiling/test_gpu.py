@@ -1,6 +1,7 @@
 """The plumbing of the command for a GPU, on a machine that has none."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import gpu
@@ -9,7 +10,7 @@ import torch
 import triton
 
 from fastnas_kernels import mixture
-from measuring import cells, correctness, device, memory, supernets, timing
+from measuring import cells, correctness, device, memory, supernets, timing, warming
 from measuring.counting import kept_bytes, moved_bytes
 from measuring.device import HostDevice, Memory, device_named, exact_float32, forced, medians
 
@@ -34,7 +35,7 @@ def small(monkeypatch):
     chosen = [s for s in correctness.subjects("tiny") if s.name.startswith(("mixed_sum", "gumbel_softmax, soft"))]
     monkeypatch.setattr(correctness, "subjects", lambda scale: chosen)
     monkeypatch.setattr(correctness, "small_subjects", lambda scale: [])
-    for module in (timing, supernets):
+    for module in (timing, supernets, warming):
         monkeypatch.setattr(module, "PHASES", {"alpha step": (False, True)})
     monkeypatch.setattr(timing, "DTYPES", (torch.float32,))
 
@@ -244,7 +245,11 @@ def test_refuses_a_device_on_which_the_numbers_would_mean_nothing(monkeypatch, n
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"sections": "cells,speed"}, "sections must be among correctness, .*, got speed"), ({"runs": 0}, "runs must be")],
+    [
+        ({"sections": "cells,speed"}, "sections must be among warmup, .*, got speed"),
+        ({"runs": 0}, "runs must be"),
+        ({"workers": 0}, "workers must be"),
+    ],
 )
 def test_refuses_what_it_cannot_do(options, message):
     with pytest.raises(ValueError, match=message):
@@ -254,7 +259,33 @@ def test_refuses_what_it_cannot_do(options, message):
 @interpreted
 @pytest.mark.slow
 def test_everything_but_torch_compile_runs_at_its_smallest(tmp_path):
+    assert len(warming.warm(HostDevice(), "tiny", 2, 600, warming.processes).notes) == 1
     code, page, raw = run(tmp_path, "correctness,ceilings,cells,supernets,memory", minutes=30)
     assert code == 0
     assert "Skipped" not in page
     assert all(raw[name] for name in ("correctness", "ceilings", "cells", "supernets", "memory"))
+
+
+@interpreted
+def test_warming_up_runs_every_piece_of_work_and_says_what_went_wrong(monkeypatch):
+    ran = []
+
+    def broken(device):
+        raise RuntimeError("ptxas is missing")
+
+    work = [warming.Task("one", ran.append), warming.Task("two", broken)]
+    monkeypatch.setattr(warming, "tasks", lambda scale: work)
+    section = warming.warm(HostDevice(), "tiny", 1, 60, ThreadPoolExecutor)
+    assert ran == [torch.device("cpu")]
+    assert "2 of 2 pieces of work ran" in section.notes[0]
+    assert section.notes[1:] == ("two: RuntimeError: ptxas is missing",)
+
+
+@interpreted
+def test_warming_up_knows_all_that_is_checked_and_timed(small):
+    names = [task.name for task in warming.tasks("tiny")]
+    assert len(names) == 2 * 2 + 0 + 2 + 1  # functions by dtypes; none for slopes; a cell by dtypes; a supernet
+    assert warming.run_task("cpu", "tiny", names.index("mixed_sum of 3 torch.float32")) == ""
+    assert warming.warm(HostDevice(), "tiny", 8, 60).notes == (
+        "Nothing to compile: Triton's interpreter runs the kernels.",
+    )
