@@ -10,19 +10,19 @@ from measuring.ceilings import copy_rate
 from measuring.cells import (
     CONTENDERS,
     PHASES,
-    Arguments,
     Cell,
     Contender,
     Phase,
     Scale,
     arguments_of,
     cells,
+    edge_by_edge,
     step,
     whole,
 )
 from measuring.correctness import first_line, relative_errors
 from measuring.counting import moved_bytes
-from measuring.device import FAULTS, Device, forced, medians
+from measuring.device import FAULTS, Device, medians
 from measuring.supernets import build, passes, trainings
 from measuring.writing import Section
 
@@ -148,7 +148,7 @@ def _step(
 
 
 def measure_compiled(device: Device, scale: Scale, repeats: int, has_time: Callable[[], bool]) -> Section:
-    """The eager cell by state as ``torch.compile`` compiles it: last, since a cell may take it a minute."""
+    """The cell edge by edge as ``torch.compile`` compiles it: last, since a cell may take it a minute."""
     records: list[dict[str, Any]] = []
     skipped = []
     for cell in cells(scale):
@@ -158,24 +158,14 @@ def measure_compiled(device: Device, scale: Scale, repeats: int, has_time: Calla
         torch._dynamo.reset()
         arguments = arguments_of(cell, torch.float32, device.torch_device)
         contenders = {
-            **{name: CONTENDERS[name] for name in (BASE, "by state", "fused")},
-            "by state, compiled": Contender(_compiled(CONTENDERS["by state"].evaluate)),
+            **{name: CONTENDERS[name] for name in (BASE, "fused")},
+            f"{BASE}, compiled": Contender(torch.compile(edge_by_edge, dynamic=False, fullgraph=True)),
         }
         runs = {name: whole(*step(c, arguments, cell.plan, "both")) for name, c in contenders.items()}
         where = {"what": cell.name, "dtype": "float32"}
         records += [where | record for record in compared(device, runs, BASE, repeats)]
     notes = (f"float32, forward and backward; ratios are to {BASE!r}.", *_skipped(skipped))
     return Section("What does torch.compile make of it?", *_table(records, ("dtype",)), notes, records)
-
-
-def _compiled(evaluate: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    compiled = torch.compile(evaluate, dynamic=False)
-
-    def call(arguments: Arguments, plan: Any) -> Tensor:
-        with forced("reference"):
-            return compiled(arguments, plan)
-
-    return call
 
 
 def _table(

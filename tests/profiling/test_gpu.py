@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import gpu
@@ -257,9 +258,24 @@ def test_refuses_what_it_cannot_do(options, message):
 
 
 @interpreted
+def test_the_compiled_cell_is_one_graph_and_gives_the_same(monkeypatch):
+    monkeypatch.setattr(timing, "CONTENDERS", cells.CONTENDERS | {"fused": cells.CONTENDERS["batched"]})
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    records = {
+        record["how"]: record for record in timing.measure_compiled(HostDevice(), "tiny", 1, lambda: True).records
+    }
+    assert set(records) == {"edge by edge", "fused", "edge by edge, compiled"}
+    assert records["edge by edge, compiled"]["difference"] == 0
+
+
+@interpreted
 @pytest.mark.slow
-def test_everything_but_torch_compile_runs_at_its_smallest(tmp_path):
-    assert len(warming.warm(HostDevice(), "tiny", 2, 600, warming.processes).notes) == 1
+def test_everything_but_torch_compile_runs_at_its_smallest(tmp_path, monkeypatch):
+    for module in (timing, supernets):
+        monkeypatch.setattr(module, "PHASES", {"both": (True, True)})
+    names = [task.name for task in warming.tasks("tiny")]
+    with warming.processes(1) as executor:
+        assert executor.submit(warming.run_task, "cpu", "tiny", names.index("mixed_sum of 3 slopes")).result() == ""
     code, page, raw = run(tmp_path, "correctness,ceilings,cells,supernets,memory", minutes=30)
     assert code == 0
     assert "Skipped" not in page
