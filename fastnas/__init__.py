@@ -1,5 +1,6 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
+from fastnas.check import check
 from fastnas.method import Method
 from fastnas.methods import (
     asap,
@@ -36,6 +37,7 @@ __all__ = [
     "SearchConfig",
     "SearchResult",
     "asap",
+    "check",
     "darts",
     "darts_2nd",
     "darts_plus",

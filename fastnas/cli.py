@@ -14,13 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
-from fastnas.experiment import Experiment, Outcome, load_experiment, run_experiment
+from fastnas.check import check
+from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
 from fastnas.methods import METHODS, summary
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
 from fastnas.report.page import write_report
 from fastnas.report.progress import Display
 from fastnas.report.text import genotype_text
+from fastnas.space.cell_space import space_named
 from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
 from fastnas.train.config import RetrainConfig
 from fastnas.train.data import load_data
@@ -101,6 +103,21 @@ class Methods:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare what a method does on a tiny problem with what it claims: gradients, phases, randomness.
+
+    Args:
+        method: One that `fastnas methods` lists, all of them, or module:function of your own that returns a Method.
+        space: darts or nasbench201.
+        seed: Decides images, logits and draws.
+    """
+
+    method: str = "all"
+    space: str = "nasbench201"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Show:
     """Print the cells of a genotype, and draw them.
 
@@ -151,6 +168,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
+        | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
     )
     return tyro.cli(commands, args=arguments, prog="fastnas", description=DESCRIPTION)  # type: ignore[arg-type]
@@ -265,6 +283,20 @@ def _methods(command: Methods, console: Console) -> None:
     console.print(table)
 
 
+def _check(command: Check, console: Console) -> None:
+    space, broken = space_named(command.space), 0
+    names = list(METHODS) if command.method == "all" else [command.method]
+    for name in names:
+        findings = check(space, method_named(name), seed=command.seed)
+        wrong = [finding for finding in findings if not finding.holds]
+        broken += len(wrong)
+        console.print(f"{name}: {len(findings) - len(wrong)} of {len(findings)} claims hold", highlight=False)
+        for finding in wrong:
+            console.print(f"  not so: {finding.claim} ({finding.detail})", highlight=False, soft_wrap=True)
+    rule, remedy = "every claim must hold", "The lines above name what does not."
+    require(broken == 0, "check", rule, f"{broken} that do not", remedy)
+
+
 def _show(command: Show, console: Console) -> None:
     genotype = read_genotype(command.genotype)
     console.print(genotype_text(genotype), markup=False, highlight=False)
@@ -288,6 +320,7 @@ _RUN: dict[type, Callable[[Any, Console], None]] = {
     Retrain: _retrain,
     Report: _report,
     Methods: _methods,
+    Check: _check,
     Show: _show,
 }
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
     | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
+    "fastnas.check": SPACE | {"fastnas.bilevel", "fastnas.method", "fastnas.search", "fastnas.train"},
     "fastnas.experiment": SPACE
     | {
         "fastnas.method",
@@ -33,7 +34,14 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     },
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
-    | {"fastnas.experiment", "fastnas.methods", "fastnas.recipes", "fastnas.report", "fastnas.train"},
+    | {
+        "fastnas.check",
+        "fastnas.experiment",
+        "fastnas.methods",
+        "fastnas.recipes",
+        "fastnas.report",
+        "fastnas.train",
+    },
 }
 FILES = sorted([*(ROOT / "fastnas").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
