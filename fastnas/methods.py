@@ -50,7 +50,8 @@ def darts(*, order: int = 1, by_differences: bool = False) -> Method:
     Args:
         order: 2 differentiates through the next step of the weights.
         by_differences: That derivative by the paper's central difference (its eq. 8, and the published code) instead
-            of exactly (its eq. 7). The step of 0.01 crosses kinks of the network, and it is no faster here.
+            of exactly (its eq. 7). Early in a search its step of 0.01 crosses many kinks of the network, and it is no
+            faster (profiling/second_order.py).
     """
     require(order in (1, 2), "darts", "order must be 1 or 2", order)
     require(order == 2 or not by_differences, "darts", "by_differences must stand beside order=2", f"order={order}")

@@ -274,3 +274,8 @@ def test_edge_weights_that_are_cut_off_are_found_and_a_right_supernet_is_not_acc
     before = {name: p.detach().clone() for name, p in right.named_parameters()}
     assert failures(right, gdas()) == []
     assert all(torch.equal(p, before[name]) and p.dtype == torch.float32 for name, p in right.named_parameters())
+
+
+def test_a_module_that_is_no_supernet_is_refused():
+    with pytest.raises(ValueError, match="check: supernet must have a space, got Linear"):
+        check(nn.Linear(2, 2), darts())

@@ -14,6 +14,7 @@ from fastnas.check.claims import outcomes
 from fastnas.method import Method
 from fastnas.seeds import torch_seed
 from fastnas.space.cell_space import CellSpace
+from fastnas_kernels.check import require
 
 __all__ = ["Finding", "check"]
 
@@ -45,7 +46,7 @@ def check(
 
     Args:
         supernet_or_space: A space, for which a small supernet is built, or a supernet of your own, which is copied and
-            left as it is; keep it small, since finite differences evaluate it twice for every logit.
+            left as it is; keep it small, since finite differences evaluate it some dozens of times.
         method: What to check.
         image_shape: ``(channels, height, width)`` that the supernet takes.
         num_classes: Classes that it tells apart.
@@ -53,7 +54,13 @@ def check(
 
     Returns:
         A finding for every claim that makes sense for the method.
+
+    Raises:
+        ValueError: If the supernet has no space.
     """
+    space = supernet_or_space if isinstance(supernet_or_space, CellSpace) else getattr(supernet_or_space, "space", None)
+    rule, remedy = "supernet must have a space", "Give it an attribute `space`, a CellSpace."
+    require(isinstance(space, CellSpace), "check", rule, type(supernet_or_space).__name__, remedy)
     method = replace(method, protocol=replace(method.protocol, alpha_every=1))
     if isinstance(supernet_or_space, CellSpace):
         image_shape, num_classes = (1, 8, 8), 10
