@@ -24,7 +24,7 @@ def failures(supernet, method, **changes):
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_no_method_of_the_library_is_accused(name, seed):
     findings = check(NASBENCH201, METHODS[name](), seed=seed)
     assert [finding for finding in findings if not finding.holds] == []
