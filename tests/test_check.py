@@ -23,8 +23,10 @@ def failures(supernet, method, **changes):
     return [finding.claim for finding in check(supernet, method, **changes) if not finding.holds]
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+OTHER_SEEDS = [(name, 1) for name in ("darts_2nd", "gdas", "nasp", "pc_darts", "proxyless_nas", "snas")]
+
+
+@pytest.mark.parametrize(("name", "seed"), [*((name, 0) for name in METHODS), *OTHER_SEEDS])
 def test_no_method_of_the_library_is_accused(name, seed):
     findings = check(NASBENCH201, METHODS[name](), seed=seed)
     assert [finding for finding in findings if not finding.holds] == []
