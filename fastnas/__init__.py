@@ -1,5 +1,6 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
+from fastnas.check import check
 from fastnas.cost.expectation import CostObjective, RelativeCost, expected_cost, sampled_cost
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
@@ -71,6 +72,7 @@ __all__ = [
     "activation_table",
     "asap",
     "batch_norm",
+    "check",
     "darts",
     "darts_2nd",
     "darts_plus",

@@ -15,8 +15,9 @@ from rich.status import Status
 from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
+from fastnas.check import check
 from fastnas.cost.tables import NetworkSize
-from fastnas.experiment import Experiment, Outcome, load_experiment, run_experiment
+from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
 from fastnas.recipes import RECIPES
@@ -24,6 +25,7 @@ from fastnas.report.draw import save_drawing
 from fastnas.report.page import write_report
 from fastnas.report.progress import Display
 from fastnas.report.text import genotype_text
+from fastnas.space.cell_space import space_named
 from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
 from fastnas.supernet.own import load_space
 from fastnas.train.config import RetrainConfig, torch_device
@@ -107,6 +109,21 @@ class Methods:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare what a method does on a tiny problem with what it claims: gradients, phases, randomness.
+
+    Args:
+        method: One that `fastnas methods` lists, all of them, or module:function of your own that returns a Method.
+        space: darts or nasbench201.
+        seed: Decides images, logits and draws.
+    """
+
+    method: str = "all"
+    space: str = "nasbench201"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Show:
     """Print the cells of a genotype, and draw them.
 
@@ -186,6 +203,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
+        | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
         | Annotated[Latency, subcommand("latency")]
     )
@@ -303,6 +321,20 @@ def _methods(command: Methods, console: Console) -> None:
     console.print(table)
 
 
+def _check(command: Check, console: Console) -> None:
+    space, broken = space_named(command.space), 0
+    names = list(METHODS) if command.method == "all" else [command.method]
+    for name in names:
+        findings = check(space, method_named(name), seed=command.seed)
+        wrong = [finding for finding in findings if not finding.holds]
+        broken += len(wrong)
+        console.print(f"{name}: {len(findings) - len(wrong)} of {len(findings)} claims hold", highlight=False)
+        for finding in wrong:
+            console.print(f"  not so: {finding.claim} ({finding.detail})", highlight=False, soft_wrap=True)
+    rule, remedy = "every claim must hold", "The lines above name what does not."
+    require(broken == 0, "check", rule, f"{broken} that do not", remedy)
+
+
 def _show(command: Show, console: Console) -> None:
     own = None if command.space is None else load_space(command.space)
     genotype = read_genotype(command.genotype, own)
@@ -350,6 +382,7 @@ _RUN: dict[type, Callable[[Any, Console], None]] = {
     Retrain: _retrain,
     Report: _report,
     Methods: _methods,
+    Check: _check,
     Show: _show,
     Latency: _latency,
 }

@@ -50,7 +50,8 @@ def darts(*, order: int = 1, by_differences: bool = False) -> Method:
     Args:
         order: 2 differentiates through the next step of the weights.
         by_differences: That derivative by the paper's central difference (its eq. 8, and the published code) instead
-            of exactly (its eq. 7). The step of 0.01 crosses kinks of the network, and it is no faster here.
+            of exactly (its eq. 7). Early in a search its step of 0.01 crosses many kinks of the network, and it saves
+            little time (profiling/second_order.py).
     """
     require(order in (1, 2), "darts", "order must be 1 or 2", order)
     require(order == 2 or not by_differences, "darts", "by_differences must stand beside order=2", f"order={order}")
@@ -164,7 +165,8 @@ def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
 def snas(*, cost: tuple[Term, ...] = ()) -> Method:
     """Train weights and alpha together on one loss under soft samples that harden
     (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. In the DARTS space
-    two edges are kept at a node, where the paper keeps every edge that is not ``none``."""
+    two edges are kept at a node, where the paper keeps every edge that is not ``none``. Alpha has no half of its own:
+    the outer loss of the records is of images that were trained on."""
     return replace(
         darts(),
         name="snas",

@@ -18,6 +18,29 @@ _CIFAR_RETRAINING = RetrainConfig(
     evaluate_every=10,
 )
 
+_NASBENCH201_SEARCH = SearchConfig(
+    channels=16,
+    cells=5,
+    epochs=50,
+    batch_size=64,
+    weight_lr=0.025,
+    weight_lr_final=0.001,
+    nesterov=True,
+    weight_decay=5e-4,
+    alpha_lr=3e-4,
+)
+_NASBENCH201_RETRAINING = RetrainConfig(
+    channels=16,
+    cells=5,
+    epochs=200,
+    batch_size=256,
+    lr=0.1,
+    nesterov=True,
+    weight_decay=5e-4,
+    grad_clip=0.0,
+    evaluate_every=10,
+)
+
 RECIPES: Mapping[str, Experiment] = {
     # fits in five minutes on two CPU cores
     "digits": Experiment(),
@@ -68,32 +91,60 @@ RECIPES: Mapping[str, Experiment] = {
             evaluate_every=5,
         ),
     ),
+    # Chen et al., 2019, arXiv:1904.12760: three stages of 25 epochs
+    "p_darts_cifar10": Experiment(
+        method="p_darts",
+        data="cifar10:data",
+        config=SearchConfig(
+            channels=16,
+            cells=5,
+            epochs=75,
+            batch_size=96,
+            weight_lr=0.025,
+            alpha_lr=6e-4,
+            alpha_grad_clip=5.0,
+        ),
+        retrain=replace(_CIFAR_RETRAINING, batch_size=128, drop_path=0.3),
+    ),
+    # Xie et al., 2019, arXiv:1812.09926
+    "snas_cifar10": Experiment(
+        method="snas",
+        data="cifar10:data",
+        config=SearchConfig(
+            channels=16,
+            cells=8,
+            epochs=150,
+            batch_size=64,
+            weight_lr=0.025,
+            weight_lr_final=0.001,
+            alpha_lr=3e-4,
+            alpha_grad_clip=10.0,
+        ),
+        retrain=_CIFAR_RETRAINING,
+    ),
+    # Hundt et al., 2019, arXiv:1903.09900
+    "sharp_darts_cifar10": Experiment(
+        method="sharp_darts",
+        data="cifar10:data",
+        config=SearchConfig(
+            channels=16, cells=8, epochs=120, batch_size=48, weight_lr=0.025, weight_lr_final=1e-4, alpha_lr=3e-4
+        ),
+        retrain=_CIFAR_RETRAINING,
+    ),
+    # Dong and Yang, 2019, arXiv:1910.04465, in the space of arXiv:2001.00326
+    "gdas_nasbench201": Experiment(
+        method="gdas",
+        space="nasbench201",
+        data="cifar10:data",
+        config=replace(_NASBENCH201_SEARCH, epochs=250),
+        retrain=_NASBENCH201_RETRAINING,
+    ),
     # Dong and Yang, 2020, arXiv:2001.00326
     "darts_nasbench201": Experiment(
         method="darts",
         space="nasbench201",
         data="cifar10:data",
-        config=SearchConfig(
-            channels=16,
-            cells=5,
-            epochs=50,
-            batch_size=64,
-            weight_lr=0.025,
-            weight_lr_final=0.001,
-            nesterov=True,
-            weight_decay=5e-4,
-            alpha_lr=3e-4,
-        ),
-        retrain=RetrainConfig(
-            channels=16,
-            cells=5,
-            epochs=200,
-            batch_size=256,
-            lr=0.1,
-            nesterov=True,
-            weight_decay=5e-4,
-            grad_clip=0.0,
-            evaluate_every=10,
-        ),
+        config=_NASBENCH201_SEARCH,
+        retrain=_NASBENCH201_RETRAINING,
     ),
 }

@@ -23,6 +23,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
     | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
+    "fastnas.check": SPACE | {"fastnas.bilevel", "fastnas.method", "fastnas.search", "fastnas.train"},
     "fastnas.experiment": SPACE
     | {
         "fastnas.method",
@@ -36,6 +37,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {
+        "fastnas.check",
         "fastnas.cost",
         "fastnas.experiment",
         "fastnas.latency",

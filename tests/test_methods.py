@@ -238,3 +238,27 @@ def test_all_draws_of_an_architecture_depend_on_the_step_and_the_phase():
     run.state.step += 1
     later = run.sampler("alpha")(run.state.alpha).mix.alive
     assert len({str(x) for x in (for_alpha, for_weights, later)}) == 3
+
+
+def saved_bytes(run):
+    """Bytes that the weight step keeps for its backward pass, each tensor counted once, without the weights."""
+    weights = {p.untyped_storage().data_ptr() for p in run.state.w.values()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, so that no address is used twice
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        search_step(run, make_batches()[0], None)
+    return sum(num_bytes for num_bytes, _ in kept.values())
+
+
+@pytest.mark.parametrize("name", ["gdas", "nasp", "proxyless_nas"])
+def test_one_path_holds_the_bytes_of_one_candidate_an_edge(name):
+    config = config_of("darts", cells=3)
+    whole = saved_bytes(make_run(method_of("darts"), config, DARTS))
+    path = saved_bytes(make_run(method_of(name), config, DARTS))
+    assert path < whole / 3  # seven candidates an edge, next to a stem and the inputs of cells that all methods hold

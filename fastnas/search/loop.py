@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastnas.mechanisms.control import EigenvalueRollBack, RollBack, Stop
+from fastnas.mechanisms.control import EigenvalueRollBack, RollBack, Stop, never
 from fastnas.mechanisms.pruning import keep_best, keep_everything
 from fastnas.method import Method
 from fastnas.search.coefficients import relax
@@ -149,7 +149,12 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
             enter_stage(run, saved["stage"])
         run.state.load_state_dict(saved)
     epochs_done = run.state.step // run.steps
-    return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
+    history = keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
+    whole = run.method.control is never or len(history) == epochs_done
+    rule = f"{metrics} must hold the {epochs_done} epochs of the checkpoint beside it, which decide when to stop"
+    remedy = f"Delete {checkpoint} to start this part of the run again."
+    require(whole, "search", rule, f"{len(history)} of them", remedy)
+    return history
 
 
 def _save(run: Run, folder: Path | None) -> None:

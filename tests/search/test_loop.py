@@ -143,6 +143,15 @@ def test_a_stop_returns_the_architecture_that_it_names_and_a_resume_stays_stoppe
     assert without_seconds(again.history) == without_seconds(result.history)
 
 
+def test_records_that_a_stop_needs_and_that_are_gone_are_missed(tmp_path):
+    method = replace(darts(), control=StopAfter(4, 1))
+    search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
+    (tmp_path / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"metrics\.jsonl must hold the 4 epochs of the checkpoint .* got 0 of them"):
+        search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
+    assert len(search(NASBENCH201, darts(), DIGITS, TINY, folder=tmp_path).history) == 0  # nothing to decide
+
+
 def test_darts_plus_may_return_the_epoch_before():
     records = [{"genotype": "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|", "alpha_moves": True}] * 2
     records.append({**records[0], "genotype": "|skip_connect~0|+|skip_connect~0|none~1|+|none~0|none~1|none~2|"})
