@@ -17,7 +17,7 @@ from fastnas_kernels.mixed_op import node_kernels, stage_kernels, statistics_ker
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
-from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for
+from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for, vendor
 
 
 class Size(NamedTuple):
@@ -251,7 +251,7 @@ def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
     _, images, height, width, _ = inputs_INHWS.shape
     size = Size(images, height, width, *plan.size_after(height, width))
     dtype, device = inputs_INHWS.dtype, inputs_INHWS.device
-    return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype), frozen)
+    return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype, vendor()), frozen)
 
 
 def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:

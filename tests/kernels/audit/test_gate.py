@@ -32,10 +32,10 @@ def add_kernel(x_ptr, o_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def gram_kernel(a_ptr, o_ptr, M: tl.constexpr, K: tl.constexpr):
-    row, inner = tl.arange(0, M), tl.arange(0, K)
-    a = tl.load(a_ptr + row[:, None] * K + inner[None, :])
-    tl.store(o_ptr + row[:, None] * M + row[None, :], tl.dot(a, tl.trans(a)))
+def centre_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i)
+    tl.store(o_ptr + i, x - tl.sum(x, 0))  # all of x at once
 
 
 SIGNATURE = {"x_ptr": "*bf16", "o_ptr": "*bf16", "n": "i32"}
@@ -44,7 +44,7 @@ CASES = [
     Case("scalar", add_kernel, SIGNATURE, {"BLOCK": 2048}),
     Case("wrong", add_kernel, SIGNATURE, {"BLOCK": 2000}),
 ]
-SPILLING = Case("spilling", gram_kernel, {"a_ptr": "*bf16", "o_ptr": "*fp32"}, {"M": 256, "K": 64})
+SPILLING = Case("spilling", centre_kernel, {"x_ptr": "*fp32", "o_ptr": "*fp32"}, {"BLOCK": 8192}, num_warps=1)
 
 
 @pytest.fixture(scope="module")
