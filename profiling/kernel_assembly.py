@@ -22,6 +22,7 @@ from fastnas_kernels.audit.record import Record, record, summary
 from fastnas_kernels.cases import cases_for
 
 RESULTS = Path(__file__).parent / "results"
+CHUNK = 64
 
 
 def main() -> None:
@@ -31,14 +32,18 @@ def main() -> None:
     for target in arguments.targets:
         begin = time.perf_counter()
         cases = [case for case in cases_for(target) if arguments.only in case.name]
-        verdicts = judge(cases, [target], arguments.processes)
+        verdicts = []
+        for first in range(0, len(cases), CHUNK):  # what is done is kept if the rest is cut off
+            verdicts += judge(cases[first : first + CHUNK], [target], arguments.processes)
+            print(f"{target}: {len(verdicts)} of {len(cases)}", file=sys.stderr, flush=True)
+            if arguments.write:
+                remember(record(verdicts[first:]))
         spent = f"{time.perf_counter() - begin:.0f} s with {arguments.processes} processes"
         text = page(target, verdicts, spent)
         print(text, flush=True)
         broken += sum(bool(verdict.violations) for verdict in verdicts)
         if arguments.write:
             (RESULTS / f"kernel-assembly-{target}.md").write_text(text)
-            remember(record(verdicts))
     sys.exit(bool(broken))
 
 

@@ -12,23 +12,21 @@ from fastnas_kernels.cases import cases_for, small_cases
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 
 RECORD = json.loads((Path(__file__).parents[2] / "profiling" / "results" / "kernel-assembly.json").read_text())
+# A target without a record is held to its budgets alone
+RECORDED = sorted({target for targets in RECORD.values() for target in targets})
 BY_KERNEL = {  # one of each kind that is quick to compile: a small kernel, a reduction, a matrix product, a shuffle
     "weighted_sum K=8 fp32",
-    "finalise c=16 float32",
+    "pool_statistics c=16 stride=1 float32",
     "stage c=16 stride=1 normalised=1 backward=0 edges=1 float32",
     "bypass c=16 k=4 stride=1 float32",
 }
-
-
-def argument_names(case):
-    return list(case.kernel.arg_names)
 
 
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_a_case_gives_every_argument_a_type_or_a_value_and_a_name_of_its_own(target):
     cases = cases_for(target)
     for case in cases:
-        assert sorted([*case.signature, *case.constants]) == sorted(argument_names(case))
+        assert sorted([*case.signature, *case.constants]) == sorted(case.kernel.arg_names)
         assert set(case.divisible_by_16) <= set(case.signature)
     assert len({case.name for case in cases}) == len(cases)
 
@@ -40,7 +38,7 @@ def test_pointers_of_the_small_kernels_are_aligned():
         assert pointers <= set(case.divisible_by_16)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", RECORDED)
 def test_every_case_is_recorded(target):
     missing = [case.name for case in cases_for(target) if target not in RECORD.get(case.name, {})]
     assert missing == [], "run profiling/kernel_assembly.py --write"
@@ -55,7 +53,7 @@ def test_a_few_cases_keep_to_their_budgets_and_are_no_worse_than_recorded(target
     verdicts = verdicts_on(target, BY_KERNEL)
     assert len(verdicts) == len(BY_KERNEL)
     assert [(verdict.case.name, verdict.violations) for verdict in verdicts if verdict.violations] == []
-    assert regressions(verdicts, RECORD) == []
+    assert target not in RECORDED or regressions(verdicts, RECORD) == []
 
 
 @pytest.mark.slow
@@ -63,4 +61,4 @@ def test_a_few_cases_keep_to_their_budgets_and_are_no_worse_than_recorded(target
 def test_all_cases_keep_to_their_budgets_and_are_no_worse_than_recorded(target):
     verdicts = verdicts_on(target)
     assert [(verdict.case.name, verdict.violations) for verdict in verdicts if verdict.violations] == []
-    assert regressions(verdicts, RECORD) == []
+    assert target not in RECORDED or regressions(verdicts, RECORD) == []

@@ -1,3 +1,5 @@
+# pyright: reportArgumentType=false
+# (Triton's annotations do not describe what a launch accepts)
 """Runs a lowered cell, forward and backward, as a sequence of kernels.
 
 Shape suffixes: I input states, M pixels of an input state or of the output, S channels of a state, D channels of

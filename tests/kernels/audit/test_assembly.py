@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 import triton
 import triton.language as tl
@@ -69,7 +67,7 @@ def compiled():
         "good": jobs(TARGETS, good_kernel, GOOD, {"BLOCK": 1024}, ["x_ptr", "y_ptr", "o_ptr", "n"]),
         "scalar": jobs(FEW, good_kernel, GOOD, {"BLOCK": 1024}, []),
         "small": jobs(TARGETS, gram_kernel, gram, {"M": 32, "K": 32}),
-        "large": [replace(job, num_warps=1) for job in jobs(["sm_90"], good_kernel, GOOD, {"BLOCK": 8192})],
+        "large": jobs(["sm_90"], gram_kernel, gram, {"M": 256, "K": 16}),
         "bytes": jobs(FEW, count_kernel, {"x_ptr": "*i8", "o_ptr": "*i32"}, {"BLOCK": 128}, []),
         "tuple": jobs(FEW, sum_kernel, PAIR, {"BLOCK": 512}, ["xs", "o_ptr", "n"]),
         "loose tuple": jobs(["gfx942"], sum_kernel, PAIR, {"BLOCK": 512}, ["o_ptr", "n"]),
