@@ -1,81 +1,67 @@
-"""The launches of the small kernels that an ahead-of-time compiler is asked to build for GPUs that are not here."""
+"""The launches that an ahead-of-time compiler is asked to build for GPUs that are not here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import triton.language as tl
 
 from fastnas_kernels import gumbel_triton, mixture_triton, partial_channels_triton
-
-
-@dataclass(frozen=True)
-class Case:
-    """One way in which a kernel is compiled.
-
-    Args:
-        name: What to call it in a table.
-        kernel: What ``triton.jit`` returned.
-        signature: The type of every argument that is known only at run time; a tuple of types for a tuple of pointers.
-        constants: The value of every other argument.
-        num_warps: Warps of one program.
-        divisible_by_16: The integer arguments that are multiples of 16 in this case; pointers always are.
-        vector_share: The least share of 128-bit accesses among those to global memory.
-        reason: Why that share is smaller than 0.7, if it is.
-    """
-
-    name: str
-    kernel: Any
-    signature: Mapping[str, str | tuple[str, ...]]
-    constants: Mapping[str, Any] = field(default_factory=dict)
-    num_warps: int = 4
-    divisible_by_16: tuple[str, ...] = ()
-    vector_share: float = 0.7
-    reason: str = ""
-
+from fastnas_kernels.audit.assembly import TARGETS, Type, pointers
+from fastnas_kernels.audit.gate import Budget, Case
+from fastnas_kernels.mixed_op import cases as mixed_op
 
 _WIDTHS = {"fp32": 4, "bf16": 2}
 
 
-def cases() -> tuple[Case, ...]:
+def cases_for(target: str) -> tuple[Case, ...]:
+    """Every kernel of the library as it is launched on ``target``, a key of ``TARGETS``.
+
+    Raises:
+        RuntimeError: if Triton does not interpret, which recording launches needs.
+    """
+    return (*small_cases(), *mixed_op.cases(TARGETS[target].gpu.backend))
+
+
+def small_cases() -> tuple[Case, ...]:
     """Every kernel of this folder's small families, in float32 and bfloat16."""
     mixtures = [case for dtype in _WIDTHS for K in (8, 35) for case in _mixture(dtype, K)]
     return (*mixtures, *(case for dtype in _WIDTHS for case in _partial_channels(dtype)), _gumbel())
+
+
+def _case(
+    name: str,
+    kernel: Any,
+    signature: Mapping[str, Type],
+    constants: Mapping[str, Any],
+    aligned: tuple[str, ...] = (),
+    num_warps: int = 4,
+    narrow: tuple[float, str] | None = None,
+) -> Case:
+    """A case whose pointers are multiples of 16, and the integers ``aligned``; ``narrow`` is the least share of
+    128-bit accesses and the reason, where that is below the default."""
+    budget = Budget() if narrow is None else Budget(vector_share=narrow[0], reasons={"vector_share": narrow[1]})
+    multiples = (*pointers(signature), *aligned)
+    return Case(name, kernel, signature, constants, num_warps, divisible_by_16=multiples, budget=budget)
 
 
 def _mixture(dtype: str, K: int) -> list[Case]:
     x, many = f"*{dtype}", (f"*{dtype}",) * K
     constants = {"K": K, "ACC": tl.float32, "BLOCK_M": mixture_triton.BLOCK_M}
     dot_constants = constants | {"BLOCK_M": mixture_triton.DOT_BLOCK_M}
+    weighted_sum = {"xs": many, "mix_ptr": "*fp32", "y_ptr": x, "M": "i32"}
+    row_dot = {"xs": many, "g_ptr": x, "partial_ptr": "*fp32", "M": "i32", "row": "i32"}
+    copies = {"mix_ptr": "*fp32", "g_ptr": x, "ys": many, "M": "i32"}
     name = f"K={K} {dtype}"
-    share: dict[str, Any] = {}
-    if dtype == "bf16":
-        share = {"vector_share": 0.65, "reason": "a 32-bit coefficient for every two 128-bit accesses to its tensor"}
     return [
-        Case(
+        _case(
             f"weighted_sum {name}",
             mixture_triton.weighted_sum_kernel,
-            {"xs": many, "mix_ptr": "*fp32", "y_ptr": x, "M": "i32"},
+            weighted_sum,
             constants | {"start_ptr": None},
-            divisible_by_16=("M",),
-            **share,
+            ("M",),
         ),
-        Case(
-            f"row_dot {name}",
-            mixture_triton.row_dot_kernel,
-            {"xs": many, "g_ptr": x, "partial_ptr": "*fp32", "M": "i32", "row": "i32"},
-            dot_constants,
-            num_warps=1,
-            divisible_by_16=("M",),
-        ),
-        Case(
-            f"scaled_copies {name}",
-            mixture_triton.scaled_copies_kernel,
-            {"mix_ptr": "*fp32", "g_ptr": x, "ys": many, "M": "i32"},
-            constants,
-            divisible_by_16=("M",),
-            **share,
-        ),
+        _case(f"row_dot {name}", mixture_triton.row_dot_kernel, row_dot, dot_constants, ("M",), num_warps=1),
+        _case(f"scaled_copies {name}", mixture_triton.scaled_copies_kernel, copies, constants, ("M",)),
     ]
 
 
@@ -88,39 +74,25 @@ def _partial_channels(dtype: str) -> list[Case]:
         constants = {"WIDTH": 16, "GROUPS": k, "BLOCK_Q": block // k}
         for kernel in (module.interleave_kernel, module.deinterleave_kernel):
             name = f"{kernel.fn.__name__.removesuffix('_kernel')} k={k} {dtype}"
-            found.append(Case(name, kernel, images | {"Q": "i32"}, constants, divisible_by_16=("Q",)))
+            found.append(_case(name, kernel, images | {"Q": "i32"}, constants, ("Q",)))
     constants = {"C_MIXED": 16, "C": 64, "GROUPS": 4, "BLOCK_M": module.LOOKUP_BLOCK_M}
+    anywhere = (0.0, "neighbours in the result lie anywhere in the arguments")
     for kernel in (module.merge_kernel, module.split_kernel):
         name = kernel.fn.__name__.removesuffix("_kernel")
-        planes = images | {"M": "i32", "INNER": "i32"}
+        planes, ordered = images | {"M": "i32", "INNER": "i32"}, images | {"order_ptr": "*i64", "M": "i32"}
         found += [
-            Case(
-                f"{name} planes {dtype}",
-                kernel,
-                planes,
-                constants | {"order_ptr": None},
-                divisible_by_16=("M", "INNER"),
-            ),
-            Case(
-                f"{name} ordered {dtype}",
-                kernel,
-                images | {"order_ptr": "*i64", "M": "i32"},
-                constants | {"INNER": 1},
-                divisible_by_16=("M",),
-                vector_share=0.0,
-                reason="neighbours in the result lie anywhere in the arguments",
-            ),
+            _case(f"{name} planes {dtype}", kernel, planes, constants | {"order_ptr": None}, ("M", "INNER")),
+            _case(f"{name} ordered {dtype}", kernel, ordered, constants | {"INNER": 1}, ("M",), narrow=anywhere),
         ]
     return found
 
 
 def _gumbel() -> Case:
-    pointers = dict.fromkeys(("alpha_ptr", "soft_ptr", "hard_ptr"), "*fp32")
-    return Case(
+    pointers_to = dict.fromkeys(("alpha_ptr", "soft_ptr", "hard_ptr"), "*fp32")
+    return _case(
         "gumbel_softmax fp32",
         gumbel_triton.gumbel_softmax_kernel,
-        {**pointers, "alive_ptr": "*u8", "tau_ptr": "*fp64", "index_ptr": "*i64", "seed": "i64", "E": "i32"},
+        {**pointers_to, "alive_ptr": "*u8", "tau_ptr": "*fp64", "index_ptr": "*i64", "seed": "i64", "E": "i32"},
         {"K": 8, "BLOCK_E": gumbel_triton.BLOCK_E, "BLOCK_K": 8},
-        vector_share=0.0,
-        reason="fewer numbers than threads",
+        narrow=(0.0, "fewer numbers than threads"),
     )

@@ -9,7 +9,7 @@ import re
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from fastnas_kernels.check import complaint, require
+
+Type = str | tuple[str, ...]
+"""The type of an argument in Triton's words, such as ``*fp32`` or ``i32``; for a tuple, of each element."""
 
 
 @dataclass(frozen=True)
@@ -94,24 +97,26 @@ class Assembly:
 
 def compile_for(
     kernel: JITFunction,
-    signature: Mapping[str, str],
+    signature: Mapping[str, Type],
     constants: Mapping[str, Any],
     target: str,
     num_warps: int = 4,
-    num_stages: int = 2,
+    num_stages: int | None = None,
     divisible_by_16: Sequence[str] | None = None,
 ) -> CompiledKernel:
     """Compile a kernel ahead of time; needs neither a GPU nor its driver.
 
     Args:
         kernel: The kernel, as ``triton.jit`` returns it.
-        signature: Type of each argument that is known only at run time: ``{"x_ptr": "*fp32", "n": "i32"}``.
+        signature: Type of each argument that is known only at run time, for a tuple those of its elements:
+            ``{"x_ptr": "*fp32", "n": "i32", "ys": ("*fp32", "*fp32")}``.
         constants: Value of every ``constexpr`` argument.
         target: A key of ``TARGETS``.
         num_warps: Warps in a program.
-        num_stages: Stages of software pipelining.
-        divisible_by_16: Arguments that are multiples of 16, as a launch finds out for itself; all pointers if ``None``,
-            since PyTorch aligns its tensors.
+        num_stages: Stages of software pipelining; if ``None``, what Triton takes on that target where a launch does
+            not say.
+        divisible_by_16: Arguments, pointers and integers alike, that are multiples of 16, as a launch finds out for
+            itself; a tuple if all its elements are. All pointers if ``None``, since PyTorch aligns its tensors.
 
     Returns:
         What ``triton.compile`` returns, for :func:`audit`.
@@ -128,8 +133,7 @@ def compile_for(
     given = sorted([*signature, *constants])
     rule = f"signature and constants together must name each of {names} once"
     require(given == sorted(names), where, rule, given)
-    aligned = [name for name, kind in signature.items() if kind.startswith("*")]
-    aligned = aligned if divisible_by_16 is None else divisible_by_16
+    aligned = pointers(signature) if divisible_by_16 is None else divisible_by_16
     require(set(aligned) <= set(signature), where, f"divisible_by_16 must be among {list(signature)}", list(aligned))
     if not isinstance(kernel, JITFunction):
         rule = "kernel must be what triton.jit returns where it compiles"
@@ -139,10 +143,25 @@ def compile_for(
         fn=kernel,
         signature={name: signature.get(name, "constexpr") for name in names},
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+        attrs={path: [["tt.divisibility", 16]] for name in aligned for path in _paths(names, name, signature[name])},
     )
-    options = {"num_warps": num_warps, "num_stages": num_stages}
+    options = {"num_warps": num_warps} | ({} if num_stages is None else {"num_stages": num_stages})
     return triton.compile(source, target=TARGETS[target].gpu, options=options)
+
+
+def pointers(signature: Mapping[str, Type]) -> tuple[str, ...]:
+    """The arguments of ``signature`` that are pointers or tuples of nothing else."""
+    kinds = {name: (kind,) if isinstance(kind, str) else kind for name, kind in signature.items()}
+    return tuple(name for name, parts in kinds.items() if all(part.startswith("*") for part in parts))
+
+
+def _paths(names: Sequence[str], name: str, kind: Type) -> Iterator[tuple[int, ...]]:
+    """Where Triton finds the parts of the argument ``name``: by its place, in a tuple by the place in that as well."""
+    place = names.index(name)
+    if isinstance(kind, str):
+        yield (place,)
+    else:
+        yield from ((place, i) for i in range(len(kind)))
 
 
 def audit(compiled: CompiledKernel) -> Assembly:

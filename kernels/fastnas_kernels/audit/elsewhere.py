@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
-from fastnas_kernels.audit.assembly import Assembly
+from fastnas_kernels.audit.assembly import Assembly, Type
 from fastnas_kernels.check import complaint, require
 
 
@@ -34,11 +34,11 @@ class Job:
     """One kernel to compile for one target; the fields are the arguments of ``compile_for``."""
 
     kernel: Reference
-    signature: Mapping[str, str]
+    signature: Mapping[str, Type]
     target: str
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
-    num_stages: int = 2
+    num_stages: int | None = None
     divisible_by_16: Sequence[str] | None = None
 
 

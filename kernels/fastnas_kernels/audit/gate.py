@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastnas_kernels.audit.assembly import TARGETS, Assembly
+from fastnas_kernels.audit.assembly import TARGETS, Assembly, Type
 from fastnas_kernels.audit.elsewhere import Failure, Job, assemblies, reference
 from fastnas_kernels.check import require
 
@@ -47,21 +47,22 @@ class Case:
     Attributes:
         name: What to call the case in reports.
         kernel: What ``triton.jit`` returned, at the top of a module; interpreted or not.
-        signature: Type of each argument known only at run time.
+        signature: Type of each argument known only at run time, for a tuple those of its elements.
         constants: Value of every ``constexpr`` argument.
         num_warps: Warps in a program.
-        num_stages: Stages of software pipelining.
-        divisible_by_16: Arguments that are multiples of 16; all pointers if ``None``.
+        num_stages: Stages of software pipelining; if ``None``, what Triton takes on the target.
+        divisible_by_16: Arguments, pointers and integers alike, that are multiples of 16, a tuple if all its elements
+            are; all pointers if ``None``.
         budget: What the kernel may use.
         exceptions: The budgets of targets that need another one.
     """
 
     name: str
     kernel: Any
-    signature: Mapping[str, str]
+    signature: Mapping[str, Type]
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
-    num_stages: int = 2
+    num_stages: int | None = None
     divisible_by_16: Sequence[str] | None = None
     budget: Budget = field(default_factory=Budget)
     exceptions: Mapping[str, Budget] = field(default_factory=dict)

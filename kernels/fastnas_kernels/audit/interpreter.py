@@ -8,6 +8,7 @@ may round after every step.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ QUIET_NAN = np.uint16(0x7FC0)
 
 
 @contextmanager
-def replaced(owner: type, **attributes: Any) -> Iterator[None]:
+def replaced(owner: type | ModuleType, **attributes: Any) -> Iterator[None]:
     """Give ``owner`` the ``attributes``; at the end, its former ones return and those that it did not have go."""
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():

@@ -30,6 +30,7 @@ from fastnas_kernels.mixed_op.pixels import (
     READ_BY,
     READS,
     RSTD,
+    RUN_TIME,
     SKIP,
     TARGET,
     aligned,
@@ -41,7 +42,7 @@ from fastnas_kernels.mixed_op.pixels import (
 from fastnas_kernels.mixed_op.stage_kernels import depthwise_taps, filter_at
 
 
-@triton.jit
+@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
 def shared_sums_kernel(
     state_ptr,
     dy_ptr,
@@ -58,8 +59,8 @@ def shared_sums_kernel(
     dy_pitch,
     first_leaving,
     num_tiles,
+    K,
     C: tl.constexpr,
-    K: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -76,12 +77,13 @@ def shared_sums_kernel(
     channel = c < C
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
+    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
+    # After the window, which needs most of the registers
     at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (K * C) + c[None, :]
     dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
     out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile) * 2 * C + c
     second = out + num_tiles * 2 * C
     tl.store(out, tl.sum(dy, 0), mask=channel)
-    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
     for kind in tl.static_range(2):
         row = stats_ptr + tl.load(edge + (MAX_POOL_ROW if kind == 0 else AVG_POOL_ROW)) * 3 * C + c
         present = channel & (tl.load(edge + (MAX_POOL if kind == 0 else AVG_POOL)) >= 0)
@@ -94,7 +96,7 @@ def shared_sums_kernel(
     tl.store(second + C, tl.sum(dy * x, 0), mask=channel)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
 def pointwise_backward_kernel(
     src_ptr,
     z_ptr,
@@ -120,8 +122,8 @@ def pointwise_backward_kernel(
     num_tiles,
     packed_length,
     per_pixel,
+    K,
     C: tl.constexpr,
-    K: tl.constexpr,
     CO: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
@@ -202,11 +204,11 @@ def pointwise_backward_kernel(
             )  # fmt: skip
             dweight += tl.dot(tl.trans(t[0]), dz, input_precision=PRECISION)
     if WEIGHTS:
-        at = dpacked_ptr + split * packed_length + products + c[:, None] * C + o[None, :]
+        at = dpacked_ptr + split * aligned(packed_length, 4) + products + c[:, None] * C + o[None, :]
         tl.store(at, dweight, mask=both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_weights_kernel(
     src_ptr,
     dt_ptr,
@@ -276,7 +278,7 @@ def depthwise_weights_kernel(
             total += rectify(v) * dt[None, :, :]
         out = (
             dpacked_ptr
-            + split * packed_length
+            + split * aligned(packed_length, 4)
             + tl.load(table + DEPTHWISE)
             + (i * kernel + j)[:, None] * C
             + c[None, :]

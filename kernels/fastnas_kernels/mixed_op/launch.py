@@ -1,5 +1,5 @@
-# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# (Triton's annotations do not describe what its compiler accepts)
+# pyright: reportArgumentType=false
+# (Triton's annotations do not describe what a launch accepts)
 """Runs a lowered cell, forward and backward, as a sequence of kernels.
 
 Shape suffixes: I input states, M pixels of an input state or of the output, S channels of a state, D channels of
@@ -19,7 +19,7 @@ from fastnas_kernels.mixed_op import node_kernels, stage_kernels, statistics_ker
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
-from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for
+from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for, vendor
 
 
 class Size(NamedTuple):
@@ -253,7 +253,7 @@ def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
     _, images, height, width, _ = inputs_INHWS.shape
     size = Size(images, height, width, *plan.size_after(height, width))
     dtype, device = inputs_INHWS.dtype, inputs_INHWS.device
-    return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype), frozen)
+    return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype, vendor()), frozen)
 
 
 def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:

@@ -1,5 +1,5 @@
-# pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# (Triton's annotations do not describe what its compiler accepts)
+# pyright: reportArgumentType=false
+# (Triton's annotations do not describe what a launch accepts)
 """Runs the gradient of a lowered cell: state by state from the last to the first, computing each state's branches
 again.
 

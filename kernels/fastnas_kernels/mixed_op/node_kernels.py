@@ -15,6 +15,7 @@ from fastnas_kernels.mixed_op.pixels import (
     MAX_POOL_ROW,
     MEAN,
     RSTD,
+    RUN_TIME,
     SKIP,
     SLOT,
     SOURCE,
@@ -25,7 +26,7 @@ from fastnas_kernels.mixed_op.pixels import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def node_kernel(
     inputs_ptr,
     nodes_ptr,
@@ -128,7 +129,7 @@ def window_maximum(ptr, n, h, w, H, W, pitch, c, live, channel, P: tl.constexpr,
     return highest, position
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def bypass_kernel(
     inputs_ptr,
     nodes_ptr,

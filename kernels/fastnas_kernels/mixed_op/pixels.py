@@ -39,6 +39,14 @@ MEAN = tl.constexpr(0)
 RSTD = tl.constexpr(1)
 VARIANCE = tl.constexpr(2)
 
+# Integers that differ from launch to launch. Triton would compile a kernel again for each that happens to be 1 or a
+# multiple of 16; here the number of channels is what decides over alignment, and that is a constant.
+RUN_TIME = (
+    "M", "M_IN", "M_STATE", "H", "W", "HO", "WO", "pitch", "dy_pitch", "out_pitch", "column", "node", "first",
+    "middle", "launched", "inner_first", "first_group", "first_row", "first_edge", "last_edge", "first_entering",
+    "last_entering", "first_leaving", "last_leaving", "num_tiles", "packed_length",
+)  # fmt: skip
+
 
 @triton.jit
 def locate(m, HO, WO):
@@ -49,9 +57,8 @@ def locate(m, HO, WO):
 @triton.jit
 def aligned(pitch, C: tl.constexpr):
     """A state's pitch, which is a multiple of ``C``, as the compiler can make use of it for 128-bit accesses."""
-    if C % 4 == 0:
-        pitch = tl.multiple_of(pitch, 4)
-    return pitch
+    # It forgets `tl.multiple_of` on the argument of a function, but follows arithmetic
+    return pitch // C * C
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from fastnas_kernels.mixed_op.pixels import (
     POINTWISE,
     READS,
     RSTD,
+    RUN_TIME,
     SLOT,
     TARGET,
     aligned,
@@ -83,8 +84,8 @@ def filter_at(packed_ptr, table, FIELD: tl.constexpr):
 
 @triton.jit
 def finish_branch(
-    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
-    C: tl.constexpr, K: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, ACC: tl.constexpr,
+    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K,
+    C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Store a tile ``[P, CO]`` of raw output and its partial reductions; see :func:`stage_kernel`."""
     o = tl.arange(0, CO)
@@ -112,7 +113,7 @@ def finish_branch(
         tl.store(partial + C, tl.sum(deviation * deviation, 0), mask=out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
 def stage_kernel(
     src_ptr,
     z_ptr,
@@ -132,8 +133,8 @@ def stage_kernel(
     first,
     first_group,
     num_tiles,
+    K,
     C: tl.constexpr,
-    K: tl.constexpr,
     CO: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
@@ -203,10 +204,10 @@ def stage_kernel(
                 else:  # finished one by one, or all would be alive at once
                     finish_branch(
                         tl.dot(t[e], weight, input_precision=PRECISION), own, start + e, place + e, z_ptr, stats_ptr,
-                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, C, K, CO, P, BACKWARD, ACC,
+                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K, C, CO, P, BACKWARD, ACC,
                     )  # fmt: skip
     if EDGES == 1:
         finish_branch(
             z, table, start, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
-            C, K, CO, P, BACKWARD, ACC,
+            K, C, CO, P, BACKWARD, ACC,
         )  # fmt: skip

@@ -21,6 +21,7 @@ from fastnas_kernels.mixed_op.pixels import (
     ORIGIN,
     READS,
     RSTD,
+    RUN_TIME,
     SKIP,
     aligned,
     load_pixels,
@@ -52,7 +53,7 @@ def _transposed_taps(
     return dx
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_backward_kernel(
     z_ptr,
     dt_ptr,
@@ -100,7 +101,7 @@ def depthwise_backward_kernel(
     tl.store(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), mask=channel)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
 def pool_backward_kernel(
     state_ptr,
     dy_ptr,
@@ -122,8 +123,8 @@ def pool_backward_kernel(
     first_leaving,
     last_leaving,
     per_pixel,
+    K,
     C: tl.constexpr,
-    K: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -177,7 +178,7 @@ def _add_to_state(out_ptr, v, p, q, mask, pitch, column, ACC: tl.constexpr, ACCU
     tl.store(at, v.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def gather_kernel(
     state_ptr,
     dt_ptr,
@@ -260,7 +261,7 @@ def gather_kernel(
     _add_to_state(out_ptr, dx, p, unshuffled, inside, out_pitch, column, ACC, NODE_STATE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def bypass_backward_kernel(
     state_ptr,
     dy_ptr,
@@ -314,7 +315,8 @@ def bypass_backward_kernel(
     for number in range(first_leaving, last_leaving):
         e = tl.load(leaving_ptr + number)
         at = pixel[:, None] * dy_pitch + tl.load(edges_ptr + e * EDGE_FIELDS + NODE) * (K * C) + q[None, :]
-        dy = tl.load(dy_ptr + at, mask=passes, other=0.0).to(ACC)
+        # Masked like a pixel, not like the choice of each channel: that would be one access for each of them
+        dy = tl.where(passes, tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC), 0.0)
         dx += tl.load(edge_mix_ptr + e).to(ACC) * dy
         out = partial_ptr + ((number - first_leaving) * num_tiles + tile) * ((K - 1) * C) + q - C
         tl.store(out, tl.sum(dy * v, 0), mask=channel)

@@ -8,6 +8,7 @@ import triton.language as tl
 from fastnas_kernels.mixed_op.pixels import (
     MEAN,
     RSTD,
+    RUN_TIME,
     VARIANCE,
     aligned,
     locate,
@@ -15,7 +16,7 @@ from fastnas_kernels.mixed_op.pixels import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def pool_statistics_kernel(
     state_ptr,
     partial_ptr,
@@ -51,7 +52,7 @@ def pool_statistics_kernel(
         tl.store(partial + C, tl.sum(deviation * deviation, 0), mask=channel)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME)
 def finalise_kernel(
     partial_ptr,
     rows_ptr,

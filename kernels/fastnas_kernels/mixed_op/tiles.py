@@ -6,13 +6,16 @@ GPU and writes a new table; nothing is ever tuned while a search runs.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from importlib.resources import files
 
 import torch
 
 from fastnas_kernels.check import require
+
+KERNELS = ("stage", "pointwise", "filters", "elementwise")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Tiles:
         elementwise: Of everything else.
         edges: Edges that share what they read of a state; more than one only if a tile has all channels.
         splits: Programs among which the sums of a filter's gradient are divided.
-        precision: Of float32 matrix products: ``ieee``, or ``tf32x3``, which does them on matrix units in three
-            parts and keeps float32's accuracy but for the last bit or two.
+        precision: Of float32 matrix products: ``ieee``, or ``tf32x3``, which does them on NVIDIA's matrix units in
+            three parts.
     """
 
     stage: Tile
@@ -47,22 +50,44 @@ class Tiles:
     splits: int = 32
     precision: str = "ieee"
 
+    @property
+    def kernels(self) -> Mapping[str, Tile]:
+        """All tiles by their names."""
+        return {name: getattr(self, name) for name in KERNELS}
+
+
+# Why `tf32x3` keeps float32's accuracy. It splits a = a1 + a2 + r into two numbers of 11 bits and a rest, so that
+# |a - a1| <= 2^-11 |a| and |r| <= 2^-22 |a|, and computes a1 b1 + a1 b2 + a2 b1 of each product a b. What is left out,
+# a2 b2 + r b + a r', is at most 3 * 2^-22 |a b|, twelve units of float32's rounding (2^-24); with errors spread evenly
+# within their bounds, its root mean square is near one unit. Eager float32 rounds once an addition, C times for C
+# channels: at most C units, near sqrt(C / 3) of them in the mean. For C >= 32 the former is smaller than the latter,
+# so the two together stay below twice the latter; for C <= 16 it need not be, and there the table says `ieee`.
+
 
 def tiles_from_json(entry: dict) -> Tiles:
     """One entry of the table: tiles as lists ``[pixels, channels, warps]``."""
-    kernels = {name: Tile(*entry[name]) for name in ("stage", "pointwise", "filters", "elementwise")}
+    kernels = {name: Tile(*entry[name]) for name in KERNELS}
     return Tiles(**kernels, edges=entry["edges"], splits=entry["splits"], precision=entry["precision"])
 
 
 @cache
 def shipped_table() -> list[dict]:
-    """The entries of ``tiles.json``, by rising ``channels``: the most that each is for."""
+    """The entries of ``tiles.json``, by rising ``channels``: the most that each is for. An entry with a ``dtype`` is
+    for that one only."""
     return json.loads(files("fastnas_kernels.mixed_op").joinpath("tiles.json").read_text())
 
 
+def vendor() -> str:
+    """Whose GPUs this build of PyTorch is for: ``cuda`` or ``hip``."""
+    return "hip" if torch.version.hip else "cuda"
+
+
 @lru_cache(maxsize=64)
-def tiles_for(channels: int, dtype: torch.dtype) -> Tiles:
-    """The tiles for candidates that see ``channels`` channels.
+def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles:
+    """The tiles for candidates that see ``channels`` channels, on GPUs of ``backend``, see :func:`vendor`.
+
+    The table is for NVIDIA's. A wavefront of AMD's has the threads of two warps, and its matrix units take float32 as
+    it is; ``tf32x3`` does not exist there.
 
     Raises:
         ValueError: If no entry of the table is wide enough.
@@ -71,8 +96,9 @@ def tiles_for(channels: int, dtype: torch.dtype) -> Tiles:
     widest = table[-1]["channels"]
     remedy = "Use fewer channels, or set FASTNAS_BACKEND=reference."
     require(channels <= widest, "mixed_cell", f"candidates must see at most {widest} channels", channels, remedy)
-    entry = next(entry for entry in table if channels <= entry["channels"])
-    tiles = tiles_from_json(entry)
-    if dtype == torch.float64:  # has no other precision
-        return Tiles(tiles.stage, tiles.pointwise, tiles.filters, tiles.elementwise, tiles.edges, tiles.splits, "ieee")
-    return tiles
+    of_type = (entry for entry in table if entry.get("dtype") in (None, str(dtype).removeprefix("torch.")))
+    tiles = tiles_from_json(next(entry for entry in of_type if channels <= entry["channels"]))
+    if backend == "hip":
+        halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
+        return replace(tiles, **halves, precision="ieee")
+    return replace(tiles, precision="ieee") if dtype == torch.float64 else tiles  # which has no other precision

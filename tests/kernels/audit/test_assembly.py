@@ -37,6 +37,12 @@ def count_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def sum_kernel(xs, o_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(o_ptr + i, tl.load(xs[0] + i, mask=i < n) + tl.load(xs[1] + i, mask=i < n), mask=i < n)
+
+
+@triton.jit
 def refused_kernel(x_ptr, N: tl.constexpr):
     tl.static_assert(N > 3, "too few of them")
     tl.store(x_ptr, N)
@@ -48,6 +54,7 @@ def jobs(targets, kernel, signature, constants, divisible_by_16=None):
 
 GOOD = {"x_ptr": "*fp32", "y_ptr": "*fp32", "o_ptr": "*fp32", "n": "i32"}
 
+PAIR = {"xs": ("*fp32", "*bf16"), "o_ptr": "*fp32", "n": "i32"}
 
 FEW = ["sm_90", "gfx942"]  # one of each make, where the others would tell nothing new
 
@@ -59,9 +66,11 @@ def compiled():
     wanted = {
         "good": jobs(TARGETS, good_kernel, GOOD, {"BLOCK": 1024}, ["x_ptr", "y_ptr", "o_ptr", "n"]),
         "scalar": jobs(FEW, good_kernel, GOOD, {"BLOCK": 1024}, []),
-        "small": jobs(TARGETS, gram_kernel, gram, {"M": 64, "K": 32}),
-        "large": jobs(["sm_90"], gram_kernel, gram, {"M": 256, "K": 64}),
+        "small": jobs(TARGETS, gram_kernel, gram, {"M": 32, "K": 32}),
+        "large": jobs(["sm_90"], gram_kernel, gram, {"M": 256, "K": 16}),
         "bytes": jobs(FEW, count_kernel, {"x_ptr": "*i8", "o_ptr": "*i32"}, {"BLOCK": 128}, []),
+        "tuple": jobs(FEW, sum_kernel, PAIR, {"BLOCK": 512}, ["xs", "o_ptr", "n"]),
+        "loose tuple": jobs(["gfx942"], sum_kernel, PAIR, {"BLOCK": 512}, ["o_ptr", "n"]),
         "refused": jobs(["sm_90"], refused_kernel, {"x_ptr": "*i32"}, {"N": 3}),
     }
     results = iter(assemblies([job for part in wanted.values() for job in part]))
@@ -109,6 +118,14 @@ def test_bytes_and_atomics_are_counted(compiled, target):
     code = compiled["bytes"][target]
     assert code.loads == {8: 1}
     assert code.atomics == 1
+
+
+@pytest.mark.parametrize("target", FEW)
+def test_the_elements_of_a_tuple_have_types_and_alignment(compiled, target):
+    code = compiled["tuple"][target]
+    accesses = {64: 1, 128: 1} if target == "sm_90" else {32: 1, 64: 1}  # four elements a thread there, two here
+    assert code.loads == accesses
+    assert sum(compiled["loose tuple"]["gfx942"].loads.values()) > 2
 
 
 def test_what_the_compiler_refuses_is_a_failure_in_its_words(compiled):

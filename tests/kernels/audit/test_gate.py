@@ -16,6 +16,7 @@ GOOD = Assembly(
     shared_bytes=227 * 1024,
     loads={32: 3, 128: 5},
     stores={128: 2},
+    scalars=0,
     barriers=1,
     ffma=64,
     matrix=0,
@@ -32,10 +33,10 @@ def add_kernel(x_ptr, o_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def gram_kernel(a_ptr, o_ptr, M: tl.constexpr, K: tl.constexpr):
-    row, inner = tl.arange(0, M), tl.arange(0, K)
-    a = tl.load(a_ptr + row[:, None] * K + inner[None, :])
-    tl.store(o_ptr + row[:, None] * M + row[None, :], tl.dot(a, tl.trans(a)))
+def centre_kernel(x_ptr, o_ptr, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i)
+    tl.store(o_ptr + i, x - tl.sum(x, 0))  # all of x at once
 
 
 SIGNATURE = {"x_ptr": "*bf16", "o_ptr": "*bf16", "n": "i32"}
@@ -44,12 +45,14 @@ CASES = [
     Case("scalar", add_kernel, SIGNATURE, {"BLOCK": 2048}),
     Case("wrong", add_kernel, SIGNATURE, {"BLOCK": 2000}),
 ]
-SPILLING = Case("spilling", gram_kernel, {"a_ptr": "*bf16", "o_ptr": "*fp32"}, {"M": 256, "K": 64})
+FEW = ["sm_90", "gfx942"]  # one of each make, where the others would tell nothing new
+SPILLING = Case("spilling", centre_kernel, {"x_ptr": "*fp32", "o_ptr": "*fp32"}, {"BLOCK": 8192}, num_warps=1)
 
 
 @pytest.fixture(scope="module")
 def verdicts():
-    return {(verdict.case.name, verdict.target): verdict for verdict in judge(CASES)}
+    found = [*judge(CASES[:1]), *judge(CASES[1:], FEW)]
+    return {(verdict.case.name, verdict.target): verdict for verdict in found}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -57,8 +60,8 @@ def test_a_good_kernel_passes_everywhere(verdicts, target):
     assert verdicts["good", target].violations == ()
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_scalar_accesses_fail_everywhere(verdicts, target):
+@pytest.mark.parametrize("target", FEW)
+def test_scalar_accesses_fail(verdicts, target):
     # `n` may be odd, so that each element has a mask of its own
     assert verdicts["scalar", target].violations == ("0% of accesses 128 bits wide of at least 70%",)
 
@@ -68,7 +71,7 @@ def test_a_spilling_kernel_fails():
     assert any(" spills (" in words for words in verdict.violations)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", FEW)
 def test_a_kernel_that_does_not_compile_fails(verdicts, target):
     verdict = verdicts["wrong", target]
     assert verdict.assembly is None

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import pytest
+import triton
+
+from fastnas_kernels.audit.assembly import Assembly
+from fastnas_kernels.audit.gate import Budget, Case, Verdict
+from fastnas_kernels.audit.record import record, regressions, summary
+
+CODE = Assembly(
+    kernel="k",
+    target="sm_90",
+    registers=100,
+    spills=2,
+    spill_bytes=8,
+    shared_bytes=1024,
+    loads={32: 1, 128: 9},
+    stores={},
+    scalars=0,
+    barriers=0,
+    ffma=0,
+    matrix=0,
+    atomics=0,
+    instructions=500,
+    num_bytes=9000,
+)
+LOOSE = Budget(spills=4, reasons={"spills": "an address"})
+
+
+@triton.jit
+def nothing_kernel():
+    pass
+
+
+def verdict(name="copy wide", violations=(), **change):
+    code = replace(CODE, **change)
+    return Verdict(Case(name, nothing_kernel, {}, budget=LOOSE), code.target, code, violations)
+
+
+def test_what_is_recorded_is_no_regression():
+    verdicts = [verdict(), verdict(target="sm_80"), verdict("other")]
+    known = record(verdicts)
+    assert set(known) == {"copy wide", "other"}
+    assert set(known["copy wide"]) == {"sm_80", "sm_90"}
+    assert regressions(verdicts, known) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"registers": 108}, []),  # within the grain of the register file
+        ({"registers": 109}, ["copy wide on sm_90: registers 100 became 109"]),
+        ({"registers": 60, "spills": 0}, []),
+        ({"spills": 3}, ["copy wide on sm_90: spills 2 became 3"]),
+        ({"shared_bytes": 1025}, ["copy wide on sm_90: shared_bytes 1024 became 1025"]),
+        ({"loads": {32: 2, 128: 9}}, ["copy wide on sm_90: vector_share 0.9 became 0.818"]),
+        ({"target": "sm_80"}, ["copy wide on sm_80: is not recorded"]),
+    ],
+)
+def test_each_number_that_gets_worse_is_named(change, words):
+    assert regressions([verdict(**change)], record([verdict()])) == words
+
+
+def test_a_case_that_no_longer_compiles_is_a_regression():
+    gone = Verdict(verdict().case, "sm_90", None, ("does not compile: why",))
+    assert regressions([gone], record([verdict()])) == ["copy wide on sm_90: does not compile"]
+
+
+def test_the_summary_shows_the_worst_of_each_kernel_what_is_broken_and_why_a_budget_is_loose():
+    broken = verdict("move it", registers=200, spills=0, spill_bytes=0, violations=("200 registers",))
+    lines = summary([verdict(), verdict("copy narrow", registers=90, loads={32: 1}), broken]).splitlines()
+    assert lines[2:4] == [
+        "| copy | sm_90 | 2 | 100 | 2 | 1024 | 0% | 500 | 0 |",
+        "| move | sm_90 | 1 | 200 | 0 | 1024 | 90% | 500 | 1 |",
+    ]
+    assert "- move it on sm_90: 200 registers" in lines
+    assert lines[-1] == "- copy, move: spills 4, because an address"

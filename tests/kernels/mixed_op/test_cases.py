@@ -1,0 +1,39 @@
+import pytest
+import torch
+import triton
+
+from fastnas_kernels.mixed_op.cases import DARTS, cases, launches, plan_of
+
+pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
+
+
+def test_a_recorded_cell_launches_every_kernel():
+    found = launches(plan_of(DARTS, 2, 16, 2), torch.float32)
+    assert {launch.name.removesuffix("_kernel") for launch in found} == {
+        "stage", "finalise", "pool_statistics", "node", "bypass", "shared_sums", "pointwise_backward",
+        "depthwise_weights", "depthwise_backward", "pool_backward", "gather", "bypass_backward",
+    }  # fmt: skip
+
+
+def test_the_alpha_step_computes_no_gradient_of_a_filter():
+    found = launches(plan_of(DARTS, 1, 16, 1), torch.float32)
+    steps = [launch.arguments["WEIGHTS"] for launch in found if launch.name == "pointwise_backward_kernel"]
+    assert steps[: len(steps) // 2] == [True] * (len(steps) // 2)
+    assert steps[len(steps) // 2 :] == [False] * (len(steps) // 2)
+
+
+def test_sizes_do_not_decide_over_code():
+    integers = {name for case in cases() for name, kind in case.signature.items() if kind in ("i32", "i64")}
+    assert integers  # or the next line says nothing
+    assert not [case.name for case in cases() if integers & set(case.divisible_by_16)]
+    assert not [case.name for case in cases() if integers & set(case.constants) - {"K"}]
+
+
+def test_products_are_of_a_kind_that_the_vendor_has():
+    precisions = {backend: {case.constants.get("PRECISION") for case in cases(backend)} for backend in ("cuda", "hip")}
+    assert precisions == {"cuda": {None, "ieee", "tf32x3"}, "hip": {None, "ieee"}}
+
+
+def test_programs_have_as_many_threads_on_both():
+    threads = {case.name: 32 * case.num_warps for case in cases("cuda")}
+    assert threads == {case.name: 64 * case.num_warps for case in cases("hip")}
