@@ -287,7 +287,8 @@ def bypass_backward_kernel(
     NODE_STATE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``."""
+    """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``;
+    only the latter if ``out_ptr`` is ``None``."""
     tile = tl.program_id(0)
     p = tile * P + tl.arange(0, P)
     live = p < M_STATE
@@ -297,8 +298,6 @@ def bypass_backward_kernel(
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
-    out_pitch = aligned(out_pitch, C)
-    column = aligned(column, C)
     v = load_pixels(state_ptr, n, y, x, H, W, pitch, q, live, channel, ACC)
     h = y // STRIDE
     w = x // STRIDE
@@ -316,5 +315,6 @@ def bypass_backward_kernel(
         dx += tl.load(edge_mix_ptr + e).to(ACC) * dy
         out = partial_ptr + ((number - first_leaving) * num_tiles + tile) * ((K - 1) * C) + q - C
         tl.store(out, tl.sum(dy * v, 0), mask=channel)
-    unshuffled = (q % K) * C + q // K if NODE_STATE else q
-    _add_to_state(out_ptr, dx, p, unshuffled, inside, out_pitch, column, ACC, NODE_STATE)
+    if out_ptr is not None:
+        unshuffled = (q % K) * C + q // K if NODE_STATE else q
+        _add_to_state(out_ptr, dx, p, unshuffled, inside, aligned(out_pitch, C), aligned(column, C), ACC, NODE_STATE)
