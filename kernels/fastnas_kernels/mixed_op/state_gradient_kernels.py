@@ -93,7 +93,7 @@ def depthwise_backward_kernel(
     normalised = (z - mean[None, :]) * rstd[None, :]
     du = tl.where(inside & (normalised > 0), du, 0.0)
     tl.store(z_ptr + (b - first) * plane + at, du.to(z_ptr.dtype.element_ty), mask=inside)
-    out = partial_ptr + (tl.program_id(1) * num_tiles + tile) * 2 * C + c
+    out = partial_ptr + (tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C + c
     tl.store(out, tl.sum(du, 0), mask=channel)
     tl.store(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), mask=channel)
 
@@ -313,7 +313,7 @@ def bypass_backward_kernel(
         at = pixel[:, None] * dy_pitch + tl.load(edges_ptr + e * EDGE_FIELDS + NODE) * (K * C) + q[None, :]
         dy = tl.load(dy_ptr + at, mask=passes, other=0.0).to(ACC)
         dx += tl.load(edge_mix_ptr + e).to(ACC) * dy
-        out = partial_ptr + ((number - first_leaving) * num_tiles + tile) * ((K - 1) * C) + q - C
+        out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((K - 1) * C) + q - C
         tl.store(out, tl.sum(dy * v, 0), mask=channel)
     if out_ptr is not None:
         unshuffled = (q % K) * C + q // K if NODE_STATE else q
