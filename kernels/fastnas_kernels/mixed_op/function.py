@@ -181,7 +181,10 @@ def fused_cell(
 ) -> tuple[Tensor, Tensor]:
     """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` by the kernels, which calculate in at least float32."""
     inputs_INHWS = torch.stack([state.permute(0, 2, 3, 1) for state in states])
-    edges = mix.new_ones(len(plan.edges)) if edge_mix is None else edge_mix
+    if edge_mix is None:  # nothing reads it without partial channels
+        edges = mix.new_ones(len(plan.edges)) if plan.k > 1 else mix.new_empty(len(plan.edges))
+    else:
+        edges = edge_mix
     function = _Cell if torch.compiler.is_compiling() else _DualCell
     nodes, _, _, noted = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
     return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics

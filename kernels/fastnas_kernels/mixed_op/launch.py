@@ -258,8 +258,7 @@ def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tenso
     """All filters in one vector, channels innermost, in the accumulator's precision."""
     if not weights:
         return torch.zeros(1, dtype=dtype, device=tables.packing.device)
-    constants = torch.arange(2, dtype=dtype, device=tables.packing.device)  # zero and one
-    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), constants])[tables.packing]
+    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), tables.constants.to(dtype)])[tables.packing]
 
 
 def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
@@ -274,9 +273,9 @@ def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
 
 def _of_norms(launch: Launcher, stats: Tensor) -> Tensor:
     """Mean and variance of the plan's normalisations, ``[norms, 2, C]``, from the rows that the kernels filled."""
-    plan, (rows, others) = launch.lowered.plan, launch.tables.norm_rows
+    rows, others = launch.tables.norm_rows
     found = stats[rows, ::2]
-    if any(plan.factorised(edge, candidate) for edge, _, candidate in plan.each()):
+    if launch.lowered.has_halves:
         found += stats[others, ::2]
     return found
 

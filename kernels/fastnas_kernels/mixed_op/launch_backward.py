@@ -67,11 +67,14 @@ class Backward:
         """From the gradient of all nodes to those of everything else."""
         run, plan = self.run, self.run.lowered.plan
         # Before a shuffle, a node's mixed channels lie side by side; for k = 1 this is a plain copy
-        dy = dnodes_MD.view(-1, plan.num_nodes, run.channels, plan.k).transpose(2, 3).contiguous()
-        dy = (dy.clone() if plan.k == 1 else dy).view(dnodes_MD.shape)
-        dinputs = torch.zeros_like(self.inputs_IMS) if self.needs.states else None
+        dy = dnodes_MD.view(-1, plan.num_nodes, run.channels, plan.k).transpose(2, 3)
+        dy = dy.clone(memory_format=torch.contiguous_format).view(dnodes_MD.shape)
+        dinputs = torch.empty_like(self.inputs_IMS) if self.needs.states else None
+        if dinputs is not None:
+            for source in range(plan.num_inputs):
+                if not plan.leaving(source):
+                    dinputs[source] = 0
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, run.channels, exact=True)
-        sums[-1] = 0
         passed = run.empty(len(plan.edges), exact=True)
         dpacked = run.empty(run.splits, self.packed.numel(), exact=True) if self.needs.weights else None
         for source in reversed(range(len(run.lowered.ranges))):
@@ -79,9 +82,16 @@ class Backward:
         return Gradients(
             dinputs,
             None if dpacked is None else dpacked.sum(0),
-            sums.sum(-1).flatten()[run.tables.mix_rows].sum(0) if self.needs.mix else None,
+            self._of_mix(sums) if self.needs.mix else None,
             passed[run.tables.edge_ranks] if self.needs.edge_mix else None,
         )
+
+    def _of_mix(self, sums: Tensor) -> Tensor:
+        rows, others = self.run.tables.mix_rows
+        if self.run.lowered.has_halves:
+            sums[-1] = 0  # stands for the second half of what has none
+        totals = sums.sum(-1).flatten()
+        return totals[rows] + totals[others] if self.run.lowered.has_halves else totals[rows]
 
     def _source(
         self,
@@ -291,7 +301,7 @@ class Backward:
             state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
                 edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where
             )
-            passed[leaving.first : leaving.last] = partial.sum((1, 2))
+            torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])
 
     def _gather(
         self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span, where: dict

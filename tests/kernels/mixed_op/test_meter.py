@@ -80,7 +80,6 @@ def endless(monkeypatch):
         torch, "empty_like", lambda x, dtype=None: torch.zeros(1, dtype=dtype or x.dtype).expand(x.shape)
     )
     monkeypatch.setattr(torch, "sum", lambda *_, **__: None)
-    monkeypatch.setattr(torch.Tensor, "sum", lambda self, _: torch.zeros(len(self)))
     # Its last program would walk over all partial results, which takes the interpreter minutes
     monkeypatch.setattr(launch.Launcher, "finalise", lambda *_: None)
     tile = Tile(16, 64)
@@ -119,3 +118,33 @@ def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elem
             backward._source(source, nodes, inputs, sums, torch.zeros(len(edges)), sums)
     assert {reach.kernel for reach in reaches} >= KERNELS - {"finalise_kernel"}
     assert max(reach.largest_offset for reach in reaches) > 2**31
+
+
+def bytes_of(cell, use_tiles, arguments, *, num_tiles, splits, pixels=16):
+    """Bytes of each kernel for images of 4x4 pixels."""
+    use_tiles(pixels=pixels, splits=splits)
+    plan = one_node(Candidate("max_pool"), Candidate("depthwise", 3, 1, 2))
+    meter = forward_backward(cell, plan, arguments(plan, 4, batch=num_tiles))
+    return {kernel: meter.of(kernel).dram_bytes for kernel in meter.kernels}
+
+
+def test_bytes_grow_along_a_straight_line_with_pixels_and_with_splits(fused, use_tiles, arguments):
+    """What profiling/kernel_bytes.py relies on when it measures few pixels."""
+
+    def measure(num_tiles, splits):
+        return bytes_of(fused, use_tiles, arguments, num_tiles=num_tiles, splits=splits)
+
+    base, larger, wider = measure(1, 1), measure(2, 1), measure(2, 2)
+    for kernel, found in measure(4, 3).items():
+        predicted = base[kernel] + 2 * (wider[kernel] - larger[kernel]) + 3 * (larger[kernel] - base[kernel])
+        assert found == predicted, kernel
+
+
+def test_the_size_of_a_program_changes_the_bytes_of_partial_sums_alone(fused, use_tiles, arguments):
+    small = bytes_of(fused, use_tiles, arguments, num_tiles=4, splits=1, pixels=16)
+    large = bytes_of(fused, use_tiles, arguments, num_tiles=4, splits=1, pixels=64)
+    without_sums = {"node_kernel", "pointwise_backward_kernel", "depthwise_weights_kernel", "pool_backward_kernel"}
+    assert {kernel for kernel in small if small[kernel] == large[kernel]} == without_sums | {"gather_kernel"}
+    rows = {"stage_kernel": 2 + 1, "pool_statistics_kernel": 2, "shared_sums_kernel": 2, "depthwise_backward_kernel": 1}
+    for kernel, number in rows.items():  # two float64 sums of four channels, of four programs and of one
+        assert small[kernel] - large[kernel] == number * 3 * 2 * 4 * 8, kernel
