@@ -81,7 +81,7 @@ def shared_sums_kernel(
     # After the window, which needs most of the registers
     at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (K * C) + c[None, :]
     dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
-    out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile) * 2 * C + c
+    out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C + c
     second = out + num_tiles * 2 * C
     tl.store(out, tl.sum(dy, 0), mask=channel)
     for kind in tl.static_range(2):
@@ -204,7 +204,7 @@ def pointwise_backward_kernel(
             )  # fmt: skip
             dweight += tl.dot(tl.trans(t[0]), dz, input_precision=PRECISION)
     if WEIGHTS:
-        at = dpacked_ptr + split * aligned(packed_length, 4) + products + c[:, None] * C + o[None, :]
+        at = dpacked_ptr + split.to(tl.int64) * aligned(packed_length, 4) + products + c[:, None] * C + o[None, :]
         tl.store(at, dweight, mask=both)
 
 
@@ -278,7 +278,7 @@ def depthwise_weights_kernel(
             total += rectify(v) * dt[None, :, :]
         out = (
             dpacked_ptr
-            + split * aligned(packed_length, 4)
+            + split.to(tl.int64) * aligned(packed_length, 4)
             + tl.load(table + DEPTHWISE)
             + (i * kernel + j)[:, None] * C
             + c[None, :]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import backend_for
@@ -25,6 +26,9 @@ def mixed_cell(
     the candidates see ``1 / k`` of the channels, the others are added up with weights ``edge_mix``, and a shuffle
     interleaves both.
 
+    Under autocast the states are cast to its dtype, which the nodes then have, too; everything else keeps its own.
+    The kernels hold states in their dtype and calculate in float32, or in float64 for float64.
+
     Args:
         states: The input states, each ``[N, C, H, W]``, kept in channels-last memory inside.
         weights: Filters of all candidates in the order of ``plan.weight_shapes``.
@@ -41,12 +45,42 @@ def mixed_cell(
         these carry no gradient.
 
     Raises:
-        ValueError: If a shape does not fit the plan.
+        ValueError: If a shape, dtype or device does not fit the plan or the other arguments, or a coefficient is NaN
+            (looked for on a CPU only: a GPU would have to be waited for).
+        RuntimeError: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
     """
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
+    states = _cast(states)
+    _require_numbers(states, weights, mix, edge_mix, statistics)
     if backend_for(states[0].device) == "triton":
-        return fused_cell(states, weights, mix, edge_mix, plan, statistics)
+        return _without_autocast(states, weights, mix, edge_mix, plan, statistics)
     return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]))
+
+
+def _autocast_is_on(state: Tensor) -> bool:
+    return not state.is_meta and torch.is_autocast_enabled(state.device.type)  # autocast knows no device "meta"
+
+
+def _cast(states: Sequence[Tensor]) -> Sequence[Tensor]:
+    """As PyTorch's own convolutions cast their inputs: under autocast, all but float64."""
+    if not _autocast_is_on(states[0]):
+        return states
+    dtype = torch.get_autocast_dtype(states[0].device.type)
+    return [state if state.dtype == torch.float64 else state.to(dtype) for state in states]
+
+
+def _without_autocast(
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mix: Tensor,
+    edge_mix: Tensor | None,
+    plan: CellPlan,
+    statistics: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if not _autocast_is_on(states[0]):
+        return fused_cell(states, weights, mix, edge_mix, plan, statistics)
+    with torch.autocast(states[0].device.type, enabled=False):
+        return fused_cell(states, weights, mix, edge_mix, plan, statistics)
 
 
 def _batched(state: Tensor) -> bool:
@@ -82,3 +116,40 @@ def _require_fit(
     if statistics is not None:
         rows = [len(plan.norms), 2, plan.mixed_channels]
         require_shape(where, "statistics", statistics, rows, "mean and variance of each normalisation")
+
+
+def _require_numbers(
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mix: Tensor,
+    edge_mix: Tensor | None,
+    statistics: Tensor | None,
+) -> None:
+    where, first = "mixed_cell", states[0]
+    others = {"mix": mix, "edge_mix": edge_mix, "statistics": statistics}
+    named = [("states", state) for state in states] + [(f"weights[{i}]", weight) for i, weight in enumerate(weights)]
+    named += [(name, tensor) for name, tensor in others.items() if tensor is not None]
+    for name, tensor in named:
+        if tensor.device != first.device:
+            require(False, where, f"{name} must be on the device of the states, {first.device}", tensor.device)
+    for name, tensor in named:
+        require(tensor.is_floating_point(), where, f"{name} must have a floating dtype", tensor.dtype)
+    exact = torch.promote_types(first.dtype, torch.float32)
+    for name, tensor in named:
+        if tensor.dtype == first.dtype or name in ("mix", "edge_mix"):  # coefficients are few, and cast
+            continue
+        same = name == "states" or (name.startswith("weights") and not _autocast_is_on(first))
+        rule = f"{name} must have the dtype of the states, {first.dtype}"
+        rule = rule if same or exact == first.dtype else f"{rule}, or {exact}"
+        require(not same and tensor.dtype == exact, where, rule, tensor.dtype)
+    for name, tensor in (("mix", mix), ("edge_mix", edge_mix)):
+        if tensor is not None and _can_be_read(tensor):
+            require(not bool(tensor.isnan().any()), where, f"{name} must not hold NaN", tensor.tolist())
+
+
+def _can_be_read(tensor: Tensor) -> bool:
+    """Whether values lie in this process's memory and nothing is traced: nobody has to wait for them."""
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    return plain and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

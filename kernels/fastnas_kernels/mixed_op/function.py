@@ -22,7 +22,7 @@ from fastnas_kernels.mixed_op.reference import reference_cell
 @torch.library.custom_op("fastnas::mixed_cell", mutates_args=())
 def _forward_op(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     from fastnas_kernels.mixed_op import launch  # noqa: PLC0415  (Triton, which exists on Linux only)
 
     with on_device_of(inputs_INHWS):
@@ -32,13 +32,15 @@ def _forward_op(
 @_forward_op.register_fake
 def _(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cell = plan_from_text(plan)
     lowered, dtype = lower(cell), torch.promote_types(inputs_INHWS.dtype, torch.float32)
     _, images, height, width, _ = inputs_INHWS.shape
     shape = (images, *cell.size_after(height, width), cell.num_nodes * cell.channels)
     stats = inputs_INHWS.new_empty(lowered.num_rows + 2, 3, cell.mixed_channels, dtype=dtype)
-    return inputs_INHWS.new_empty(shape), stats, inputs_INHWS.new_empty(lowered.packing.size, dtype=dtype)
+    packed = inputs_INHWS.new_empty(lowered.packing.size, dtype=dtype)
+    norms = len(cell.norms) if statistics is None else 0
+    return inputs_INHWS.new_empty(shape), stats, packed, stats.new_empty(norms, 2, cell.mixed_channels)
 
 
 @torch.library.custom_op("fastnas::mixed_cell_backward", mutates_args=())
@@ -76,30 +78,37 @@ def _(
     plan: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weights = lower(plan_from_text(plan)).unpacking.size
-    like = (inputs_INHWS, packed.new_empty(weights), mix, edge_mix)
-    return tuple(torch.empty_like(x) if need else x.new_empty(0) for x, need in zip(like, needs, strict=True))  # type: ignore[return-value]
+    like = (
+        inputs_INHWS.new_empty(inputs_INHWS.shape),
+        *(packed.new_empty(n) for n in (weights, *mix.shape, *edge_mix.shape)),
+    )
+    return tuple(x if need else inputs_INHWS.new_empty(0) for x, need in zip(like, needs, strict=True))  # type: ignore[return-value]
 
 
 def _reference(plan: CellPlan, statistics: Tensor | None, inputs_INHWS: Tensor, mix: Tensor, edge_mix: Tensor,
                *weights: Tensor) -> Tensor:  # fmt: skip
-    """The nodes ``[N, H, W, D]`` in plain PyTorch, from the arguments that carry gradients."""
-    states = [state.permute(0, 3, 1, 2) for state in inputs_INHWS]
+    """The nodes ``[N, H, W, D]`` in plain PyTorch, from the arguments that carry gradients; in the precision in which
+    the kernels calculate."""
+    exact = torch.promote_types(inputs_INHWS.dtype, torch.float32)
+    states = [state.permute(0, 3, 1, 2).to(exact) for state in inputs_INHWS]
+    filters = [weight.to(exact) for weight in weights]
     edges = edge_mix if plan.k > 1 else None
-    return reference_cell(states, weights, mix, edges, plan, statistics)[0].permute(0, 2, 3, 1)
+    nodes, _ = reference_cell(states, filters, mix, edges, plan, statistics)
+    return nodes.permute(0, 2, 3, 1).to(inputs_INHWS.dtype)
 
 
 class _Cell(torch.autograd.Function):
     @staticmethod
     def forward(
         plan: str, statistics: Tensor | None, inputs: Tensor, mix: Tensor, edge_mix: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return _forward_op(inputs, list(weights), mix, edge_mix, statistics, plan)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         ctx.plan, statistics, *differentiable = inputs
-        nodes, stats, packed = output
-        ctx.mark_non_differentiable(stats, packed)
+        nodes, stats, packed, noted = output
+        ctx.mark_non_differentiable(stats, packed, noted)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(statistics, nodes, stats, packed, *differentiable)
 
@@ -129,12 +138,12 @@ class _DualCell(_Cell):
     """The same with forward mode, which ``torch.compile`` does not know."""
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         _Cell.setup_context(ctx, inputs, output)
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    def jvp(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None]:
+    def jvp(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None, None]:
         statistics, *arguments = ctx.saved_tensors
         plan = plan_from_text(ctx.plan)
         filled = [torch.zeros_like(x) if t is None else t for x, t in zip(arguments, tangents[2:], strict=True)]
@@ -142,7 +151,7 @@ class _DualCell(_Cell):
         # function is the function. Dual numbers within dual numbers would need nested forward mode instead.
         nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs), *arguments)
         _, push = torch.func.vjp(pull, torch.zeros_like(nodes))
-        return push(tuple(filled))[0].contiguous(), None, None
+        return push(tuple(filled))[0].contiguous(), None, None, None
 
 
 def _reference_gradients(
@@ -173,17 +182,12 @@ def fused_cell(
     plan: CellPlan,
     statistics: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` by the kernels."""
+    """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` by the kernels, which calculate in at least float32."""
     inputs_INHWS = torch.stack([state.permute(0, 2, 3, 1) for state in states])
-    edges = mix.new_ones(len(plan.edges)) if edge_mix is None else edge_mix
+    if edge_mix is None:  # nothing reads it without partial channels
+        edges = mix.new_ones(len(plan.edges)) if plan.k > 1 else mix.new_empty(len(plan.edges))
+    else:
+        edges = edge_mix
     function = _Cell if torch.compiler.is_compiling() else _DualCell
-    nodes, stats, _ = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
-    return nodes.permute(0, 3, 1, 2), _of_norms(stats, plan, statistics)
-
-
-def _of_norms(stats: Tensor, plan: CellPlan, statistics: Tensor | None) -> Tensor:
-    """Mean and variance of every normalisation of the plan from the rows that the kernels fill."""
-    if statistics is not None:
-        return statistics
-    rows = torch.as_tensor(lower(plan).norm_rows(shared=True), device=stats.device)
-    return stats[rows].sum(0)[:, ::2]
+    nodes, _, _, noted = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
+    return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics

@@ -260,8 +260,7 @@ def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tenso
     """All filters in one vector, channels innermost, in the accumulator's precision."""
     if not weights:
         return torch.zeros(1, dtype=dtype, device=tables.packing.device)
-    constants = torch.arange(2, dtype=dtype, device=tables.packing.device)  # zero and one
-    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), constants])[tables.packing]
+    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), tables.constants.to(dtype)])[tables.packing]
 
 
 def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
@@ -274,6 +273,15 @@ def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
     stats[:, 0].masked_fill_(~tables.live_channels, 0.0)
 
 
+def _of_norms(launch: Launcher, stats: Tensor) -> Tensor:
+    """Mean and variance of the plan's normalisations, ``[norms, 2, C]``, from the rows that the kernels filled."""
+    rows, others = launch.tables.norm_rows
+    found = stats[rows, ::2]
+    if launch.lowered.has_halves:
+        found += stats[others, ::2]
+    return found
+
+
 def run_forward(
     inputs_INHWS: Tensor,
     weights: Sequence[Tensor],
@@ -281,16 +289,18 @@ def run_forward(
     edge_mix: Tensor,
     statistics: Tensor | None,
     plan: CellPlan,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Nodes ``[N, H', W', D]``, statistics ``[rows, 3, C]`` and packed weights."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Nodes ``[N, H', W', D]``, statistics ``[rows, 3, C]``, packed weights, and the statistics of the plan's
+    normalisations, ``[norms, 2, C]``, empty if they were given."""
     launch = launcher(inputs_INHWS, plan, statistics is not None)
     exact = accumulator(launch.dtype)
     packed = pack(weights, launch.tables, exact)
-    stats = launch.empty(launch.lowered.num_rows + 2, 3, launch.channels, exact=True)
-    stats[-1] = 0  # what normalisations of one part take for their second
+    # Rows that nothing fills, the last one among them, are zero
+    stats = torch.zeros(launch.lowered.num_rows + 2, 3, launch.channels, dtype=exact, device=launch.device)
     if statistics is not None:
         _given_rows(statistics, launch, stats)
     inputs_IMS = inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels)
     nodes = launch.forward(inputs_IMS, packed, mix.to(exact).contiguous(), edge_mix.to(exact).contiguous(), stats)
     size = launch.size
-    return nodes.view(size.images, size.out_height, size.out_width, -1), stats, packed
+    noted = stats.new_empty(0, 2, launch.channels) if launch.frozen else _of_norms(launch, stats)
+    return nodes.view(size.images, size.out_height, size.out_width, -1), stats, packed, noted

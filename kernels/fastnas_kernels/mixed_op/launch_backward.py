@@ -69,23 +69,31 @@ class Backward:
         """From the gradient of all nodes to those of everything else."""
         run, plan = self.run, self.run.lowered.plan
         # Before a shuffle, a node's mixed channels lie side by side; for k = 1 this is a plain copy
-        dy = dnodes_MD.view(-1, plan.num_nodes, run.channels, plan.k).transpose(2, 3).contiguous()
-        dy = (dy.clone() if plan.k == 1 else dy).view(dnodes_MD.shape)
-        dinputs = torch.zeros_like(self.inputs_IMS) if self.needs.states else None
+        dy = dnodes_MD.view(-1, plan.num_nodes, run.channels, plan.k).transpose(2, 3)
+        dy = dy.clone(memory_format=torch.contiguous_format).view(dnodes_MD.shape)
+        dinputs = torch.empty_like(self.inputs_IMS) if self.needs.states else None
+        if dinputs is not None:
+            for source in range(plan.num_inputs):
+                if not plan.leaving(source):
+                    dinputs[source] = 0
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, run.channels, exact=True)
-        sums[-1] = 0
         passed = run.empty(len(plan.edges), exact=True)
         dpacked = run.empty(run.splits, self.packed.numel(), exact=True) if self.needs.weights else None
         for source in reversed(range(len(run.lowered.ranges))):
-            if source < plan.num_inputs and not (self.needs.states or self.needs.weights or self.needs.mix):
-                continue
             self._source(source, dy, dinputs, sums, passed, dpacked)
         return Gradients(
             dinputs,
             None if dpacked is None else dpacked.sum(0),
-            sums.sum(-1).flatten()[run.tables.mix_rows].sum(0) if self.needs.mix else None,
+            self._of_mix(sums) if self.needs.mix else None,
             passed[run.tables.edge_ranks] if self.needs.edge_mix else None,
         )
+
+    def _of_mix(self, sums: Tensor) -> Tensor:
+        rows, others = self.run.tables.mix_rows
+        if self.run.lowered.has_halves:
+            sums[-1] = 0  # stands for the second half of what has none
+        totals = sums.sum(-1).flatten()
+        return totals[rows] + totals[others] if self.run.lowered.has_halves else totals[rows]
 
     def _source(
         self,
@@ -133,8 +141,7 @@ class Backward:
         if middle > first:
             self._pointwise(state, z, dt, dy, sums, inner, bounds, Span(first, middle), dpacked)
             self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
-        if source >= run.lowered.plan.num_inputs or dinputs is not None:
-            self._gather(source, state, dt, dy, edge_sums, leaving, dinputs, passed)
+        self._state(source, state, dt, dy, edge_sums, leaving, dinputs, passed)
 
     def _recompute(self, source: int, state: State, z: Tensor, dy: Tensor, sums: Tensor) -> None:
         """Every branch's raw output once more, and all sums over pixels that the gradient needs."""
@@ -245,7 +252,7 @@ class Backward:
             **run.block(tile),
         )
 
-    def _gather(
+    def _state(
         self,
         source: int,
         state: State,
@@ -255,6 +262,51 @@ class Backward:
         leaving: Span,
         dinputs: Tensor | None,
         passed: Tensor,
+    ) -> None:
+        """Gradients of a state, unless it is an input and nobody asked, and of the weights of its edges."""
+        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.elementwise
+        is_node = source >= plan.num_inputs
+        wanted = is_node or dinputs is not None
+        if is_node:
+            out, column = dy, (source - plan.num_inputs) * plan.channels
+        else:
+            out, column = None if dinputs is None else dinputs[source], 0
+        pixels = run.size.images * state.height * state.width
+        num_tiles = triton.cdiv(pixels, tile.pixels)
+        where = {
+            "state_ptr": state.tensor,
+            "dy_ptr": dy,
+            "edges_ptr": tables.edges,
+            "leaving_ptr": tables.leaving,
+            "out_ptr": out,
+            "M_STATE": pixels,
+            "H": state.height,
+            "W": state.width,
+            "HO": run.size.out_height,
+            "WO": run.size.out_width,
+            "pitch": state.pitch,
+            "dy_pitch": dy.shape[1],
+            "out_pitch": 0 if out is None else out.shape[1],
+            "column": column,
+            "first_leaving": leaving.first,
+            "last_leaving": leaving.last,
+            "K": plan.k,
+            "STRIDE": state.stride,
+            "NODE_STATE": is_node,
+            **run.block(tile),
+        }
+        if wanted:
+            self._gather(source, state, dt, dy, edge_sums, leaving, where)
+        if plan.k > 1 and (wanted or self.needs.edge_mix):
+            others = (plan.k - 1) * run.channels
+            partial = run.empty(len(leaving), num_tiles, others, exact=True)
+            state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
+                edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where
+            )
+            torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])
+
+    def _gather(
+        self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span, where: dict
     ) -> None:
         run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.elementwise
         first, middle, _ = run.lowered.ranges[source]
@@ -284,65 +336,21 @@ class Backward:
                 STRIDE=state.stride,
                 **run.block(tile),
             )
-        is_node = source >= plan.num_inputs
-        pixels = run.size.images * state.height * state.width
-        if is_node:
-            out, column = dy, (source - plan.num_inputs) * plan.channels
-        else:
-            assert dinputs is not None
-            out, column = dinputs[source], 0
-        num_tiles = triton.cdiv(pixels, tile.pixels)
-        where = {
-            "M_STATE": pixels,
-            "H": state.height,
-            "W": state.width,
-            "HO": run.size.out_height,
-            "WO": run.size.out_width,
-            "pitch": state.pitch,
-            "dy_pitch": dy.shape[1],
-            "out_pitch": out.shape[1],
-            "column": column,
-            "first_leaving": leaving.first,
-            "last_leaving": leaving.last,
-            "K": plan.k,
-            "STRIDE": state.stride,
-            "NODE_STATE": is_node,
-            **run.block(tile),
-        }
+        num_tiles = triton.cdiv(where["M_STATE"], tile.pixels)
         state_gradient_kernels.gather_kernel[num_tiles, run.channel_blocks(tile)](
-            state_ptr=state.tensor,
             dt_ptr=dt,
-            dy_ptr=dy,
             dmax_ptr=dmax,
             position_ptr=position,
             daverage_ptr=daverage,
             packed_ptr=self.packed,
             mix_ptr=self.mix,
             branches_ptr=tables.branches,
-            edges_ptr=tables.edges,
-            leaving_ptr=tables.leaving,
-            out_ptr=out,
             M=run.size.out_pixels,
             first=first,
             middle=middle,
             POOLS=pools,
             **where,
         )
-        if plan.k > 1:
-            others = (plan.k - 1) * run.channels
-            partial = run.empty(len(leaving), num_tiles, others, exact=True)
-            state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
-                state_ptr=state.tensor,
-                dy_ptr=dy,
-                edge_mix_ptr=self.edge_mix,
-                edges_ptr=tables.edges,
-                leaving_ptr=tables.leaving,
-                out_ptr=out,
-                partial_ptr=partial,
-                num_tiles=num_tiles,
-                **where,
-            )
-            passed[leaving.first : leaving.last] = partial.sum((1, 2))
 
 
 def run_backward(

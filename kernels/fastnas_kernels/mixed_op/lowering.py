@@ -89,6 +89,11 @@ class Lowered:
         return len(self.branches) + 2 * len(self.plan.edges)
 
     @cached_property
+    def has_halves(self) -> bool:
+        """Whether there is a factorised reduction, whose results are sums of two branches'."""
+        return any(self.plan.factorised(edge, candidate) for edge, _, candidate in self.plan.each())
+
+    @cached_property
     def unpacking(self) -> np.ndarray:
         """Where each weight lies in the packed vector, ``[number of weights]``."""
         total = sum(prod(shape) for shapes in self.plan.weight_shapes.values() for shape in shapes)

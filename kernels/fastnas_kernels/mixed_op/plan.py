@@ -86,6 +86,8 @@ class CellPlan:
         require(targets == sorted(targets), "CellPlan", "edges must be ordered by target", targets)
         missing = set(range(self.num_inputs, self.num_states)) - {e.target for e in self.edges if e.candidates}
         require(not missing, "CellPlan", "every node must have a live candidate", f"none into {sorted(missing)}")
+        # Fills their caches: torch.compile cannot enter the lock that they have in Python 3.11
+        _ = self.text, self.first_coefficient, self.weight_shapes
 
     @cached_property
     def text(self) -> str:

@@ -49,6 +49,7 @@ class _Normaliser:
 
     plan: CellPlan
     given: Tensor | None
+    like: Tensor
     noted: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, z: Tensor, norms: Sequence[Norm]) -> Tensor:
@@ -68,7 +69,7 @@ class _Normaliser:
             return self.given
         rows = [self.plan.row(norm, shared=True) for norm in self.plan.norms]
         if not rows:
-            return torch.empty(0, 2, self.plan.mixed_channels)
+            return self.like.new_empty(0, 2, self.plan.mixed_channels)
         return torch.stack([torch.stack(self.noted[row]) for row in rows])
 
 
@@ -156,7 +157,7 @@ def reference_cell(
     """See :func:`fastnas_kernels.mixed_op.cell.mixed_cell`; ``batched`` joins the convolutions of a state's edges."""
     remaining = iter(weights)
     of_candidate = {place: [next(remaining) for _ in shapes] for place, shapes in plan.weight_shapes.items()}
-    norm = _Normaliser(plan, statistics)
+    norm = _Normaliser(plan, statistics, states[0])
     outputs: dict[tuple[int, int], Tensor] = {}
     bypass: list[Tensor] = []
     states = list(states)

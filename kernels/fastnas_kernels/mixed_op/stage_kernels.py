@@ -95,7 +95,7 @@ def finish_branch(
     slot = branch - first if BACKWARD else tl.load(table + SLOT)
     at = z_ptr + slot * (tl.cast(M, tl.int64) * C) + pixel * C + o[None, :]
     tl.store(at, z.to(z_ptr.dtype.element_ty), mask=inside)
-    partial = partial_ptr + (place * num_tiles + tile) * 2 * C + o
+    partial = partial_ptr + (place * num_tiles + tile.to(tl.int64)) * 2 * C + o
     if BACKWARD:
         if tl.load(table + COEFFICIENT) >= 0:
             at = dy_ptr + tl.load(table + TARGET) * (K * C) + pixel * dy_pitch + o[None, :]

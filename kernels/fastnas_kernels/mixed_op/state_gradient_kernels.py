@@ -96,7 +96,7 @@ def depthwise_backward_kernel(
     normalised = (z - mean[None, :]) * rstd[None, :]
     du = tl.where(inside & (normalised > 0), du, 0.0)
     tl.store(z_ptr + (b - first) * plane + at, du.to(z_ptr.dtype.element_ty), mask=inside)
-    out = partial_ptr + (tl.program_id(1) * num_tiles + tile) * 2 * C + c
+    out = partial_ptr + (tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C + c
     tl.store(out, tl.sum(du, 0), mask=channel)
     tl.store(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), mask=channel)
 
@@ -290,7 +290,8 @@ def bypass_backward_kernel(
     NODE_STATE: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``."""
+    """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``;
+    only the latter if ``out_ptr`` is ``None``."""
     tile = tl.program_id(0)
     p = tile * P + tl.arange(0, P)
     live = p < M_STATE
@@ -300,8 +301,6 @@ def bypass_backward_kernel(
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
-    out_pitch = aligned(out_pitch, C)
-    column = aligned(column, C)
     v = load_pixels(state_ptr, n, y, x, H, W, pitch, q, live, channel, ACC)
     h = y // STRIDE
     w = x // STRIDE
@@ -318,7 +317,8 @@ def bypass_backward_kernel(
         # Masked like a pixel, not like the choice of each channel: that would be one access for each of them
         dy = tl.where(passes, tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC), 0.0)
         dx += tl.load(edge_mix_ptr + e).to(ACC) * dy
-        out = partial_ptr + ((number - first_leaving) * num_tiles + tile) * ((K - 1) * C) + q - C
+        out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((K - 1) * C) + q - C
         tl.store(out, tl.sum(dy * v, 0), mask=channel)
-    unshuffled = (q % K) * C + q // K if NODE_STATE else q
-    _add_to_state(out_ptr, dx, p, unshuffled, inside, out_pitch, column, ACC, NODE_STATE)
+    if out_ptr is not None:
+        unshuffled = (q % K) * C + q // K if NODE_STATE else q
+        _add_to_state(out_ptr, dx, p, unshuffled, inside, aligned(out_pitch, C), aligned(column, C), ACC, NODE_STATE)

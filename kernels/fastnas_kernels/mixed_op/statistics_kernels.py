@@ -71,7 +71,7 @@ def finalise_kernel(
     row = tl.load(rows_ptr + first_row + tl.program_id(0))
     c = tl.program_id(1) * B + tl.arange(0, B)
     channel = c < C
-    partial = partial_ptr + tl.program_id(0) * num_tiles * 2 * C
+    partial = partial_ptr + tl.program_id(0).to(tl.int64) * num_tiles * 2 * C
     total = tl.zeros((B,), ACC)
     for t0 in range(0, num_tiles, TILES):
         t = t0 + tl.arange(0, TILES)

@@ -46,6 +46,8 @@ class Tables:
     branches that read other branches; source by source."""
     row_spans: tuple[tuple[Span, Span], ...]
     packing: Tensor
+    constants: Tensor
+    """Zero and one, float32, which the packing takes beside the weights."""
     unpacking: Tensor
     norm_rows: Tensor
     """``[2, R]``: the two rows whose sum is each normalisation of the plan; the last row is zero."""
@@ -107,6 +109,7 @@ def tables_of(lowered: Lowered, device: torch.device, shared: bool, edges_a_prog
         rows=put(rows.items),
         row_spans=tuple(row_spans),
         packing=put(lowered.packing, torch.int64),
+        constants=put([0, 1], torch.float32),
         unpacking=put(lowered.unpacking, torch.int64),
         norm_rows=put(lowered.norm_rows(shared), torch.int64),
         mix_rows=put(lowered.mix_rows(), torch.int64),

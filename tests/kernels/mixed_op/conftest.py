@@ -1,11 +1,16 @@
 """A cell of torch's own modules, written out edge by edge: what the engine is compared with."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastnas_kernels.mixed_op import launch
+from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
+from fastnas_kernels.mixed_op.tiles import Tile, Tiles
 
 SEPARABLE, DILATED = Candidate("depthwise", 3, 1, 2), Candidate("depthwise", 5, 2, 1)
 ALL = (Candidate("max_pool"), Candidate("avg_pool"), Candidate("skip"), SEPARABLE, DILATED)
@@ -134,3 +139,60 @@ def _pair(size):
 def plans():
     """How plans are made: ``complete`` and ``pruned``."""
     return {"complete": complete, "pruned": pruned}
+
+
+class Arguments(NamedTuple):
+    """What a cell is a function of, besides its plan."""
+
+    states: list[Tensor]
+    weights: list[Tensor]
+    mix: Tensor
+    edge_mix: Tensor | None
+
+    @property
+    def leaves(self):
+        return [*self.states, *self.weights, self.mix, *([] if self.edge_mix is None else [self.edge_mix])]
+
+    def to(self, dtype):
+        def cast(x):
+            return x.detach().to(dtype).requires_grad_()
+
+        edges = None if self.edge_mix is None else cast(self.edge_mix)
+        return Arguments([*map(cast, self.states)], [*map(cast, self.weights)], cast(self.mix), edges)
+
+
+@pytest.fixture
+def arguments():
+    """Random arguments of any plan: float64 leaves that want gradients."""
+
+    def make(plan, size=5, batch=2):
+        def leaf(*shape, scale=1.0):
+            return (scale * torch.randn(shape, dtype=torch.float64)).requires_grad_()
+
+        states = [leaf(batch, plan.channels, *_pair(size)) for _ in range(plan.num_inputs)]
+        shapes = [shape for shapes in plan.weight_shapes.values() for shape in shapes]
+        weights = [leaf(*shape, scale=(shape[1] * shape[2] * shape[3]) ** -0.5) for shape in shapes]
+        edge_mix = leaf(len(plan.edges)) if plan.k > 1 else None
+        return Arguments(states, weights, leaf(plan.num_coefficients), edge_mix)
+
+    return make
+
+
+@pytest.fixture
+def use_tiles(monkeypatch):
+    """Sets the work of a program: ``pixels`` times ``channels`` for all kernels."""
+
+    def use(pixels=256, channels=16, edges=4, splits=2):
+        tile = Tile(pixels, channels)
+        tiles = Tiles(tile, tile, tile, tile, edges, splits)
+        monkeypatch.setattr(launch, "tiles_for", lambda *_: tiles)
+
+    return use
+
+
+@pytest.fixture
+def fused(monkeypatch, poison, use_tiles):
+    """The cell by its kernels, one program for each branch, whatever they leave out NaN."""
+    monkeypatch.setenv("FASTNAS_BACKEND", "triton")
+    use_tiles()
+    return mixed_cell

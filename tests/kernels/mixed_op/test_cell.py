@@ -47,6 +47,27 @@ def without(key, value):
             without("statistics", lambda _: torch.zeros(3, 2, 4)),
             r"statistics must have shape \[25, 2, 4\] .*got \[3, 2, 4\]",
         ),
+        (
+            without("states", lambda s: [s[0], s[1].float()]),
+            r"states must have the dtype of the states, torch.float64, got",
+        ),
+        (without("states", lambda s: [x.long() for x in s]), r"states must have a floating dtype, got torch.int64\."),
+        (
+            without("weights", lambda w: [w[0].float(), *w[1:]]),
+            r"weights\[0\] must have the dtype of the states, torch.f.*",
+        ),
+        (
+            without("statistics", lambda _: torch.zeros(25, 2, 4)),
+            r"statistics must have the dtype of the .*float64, got",
+        ),
+        (without("mix", lambda m: m.long()), r"mix must have a floating dtype, got torch.int64\."),
+        (without("mix", lambda m: m.to("meta")), r"mix must be on the device of the states, cpu, got meta\."),
+        (
+            without("weights", lambda w: [*w[:-1], w[-1].to("meta")]),
+            r"weights\[29\] must be on the device .*got meta\.",
+        ),
+        (without("mix", lambda m: m.detach() * float("nan")), r"mix must not hold NaN, got \[nan"),
+        (without("edge_mix", lambda e: e.detach() * float("nan")), r"edge_mix must not hold NaN, got \[nan"),
     ],
 )
 def test_names_the_argument_the_rule_and_the_value(case, plans, spoil, message):
@@ -62,3 +83,28 @@ def test_edge_coefficients_without_partial_channels_are_refused(case, plans):
     _, states, weights, mix, edge_mix = case(plan, with_edges=True)
     with pytest.raises(ValueError, match=r"mixed_cell: edge_mix must be None without partial channels, got \[5\]"):
         mixed_cell(states, weights, mix, edge_mix, plan)
+
+
+def test_beside_bfloat16_statistics_may_be_float32_and_coefficients_anything(case, plans):
+    plan = plans["complete"]()
+    _, states, weights, mix, _ = case(plan)
+    low = [[x.bfloat16() for x in xs] for xs in (states, weights)]
+    nodes, _ = mixed_cell(*low, mix, None, plan, torch.ones(len(plan.norms), 2, 8))
+    assert nodes.dtype == torch.bfloat16
+    with pytest.raises(
+        ValueError, match=r"the dtype of the states, torch.bfloat16, or torch.float32, got torch.float64"
+    ):
+        mixed_cell(*low, mix, None, plan, torch.ones(len(plan.norms), 2, 8).double())
+
+
+def test_channels_that_do_not_divide_are_refused(plans):
+    with pytest.raises(ValueError, match=r"CellPlan: .*got"):
+        plans["complete"](channels=6, k=4)
+
+
+def test_a_backend_that_is_not_there_is_refused(monkeypatch, case, plans):
+    plan = plans["complete"]()
+    _, states, weights, mix, _ = case(plan)
+    monkeypatch.setenv("FASTNAS_BACKEND", "nowhere")
+    with pytest.raises(RuntimeError, match="FASTNAS_BACKEND must be triton, cpu or reference, got 'nowhere'"):
+        mixed_cell(states, weights, mix, None, plan)
