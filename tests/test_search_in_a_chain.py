@@ -21,7 +21,7 @@ from fastnas.method import Term
 from fastnas.methods import METHODS, darts, gdas, pc_darts, proxyless_nas
 from fastnas.recipes import RECIPES
 from fastnas.report.page import write_report
-from fastnas.search import search
+from fastnas.search import search, stage_supernet
 from fastnas.space.cell_space import PROXYLESS, S2, proxyless
 from fastnas.space.formats import genotype_from_json
 from fastnas.supernet.chain import ChainNetwork, ChainSupernet
@@ -54,17 +54,19 @@ def method_of(name):
     return method
 
 
-EACH_TIME = {"darts", "snas", "gdas", "parsec", "asap", "nasp", "dso_nas", "proxyless_nas"}  # what is drawn differs
+KINDS = (
+    "darts",
+    "snas",
+    "gdas",
+    "parsec",
+    "asap",
+    "nasp",
+    "dso_nas",
+    "proxyless_nas",
+)  # differ in draws and pruning
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[] if name in EACH_TIME else [pytest.mark.slow])
-        for name in METHODS
-        if name not in REFUSED
-    ],
-)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_search_in_the_chain_is_finite_and_derives_a_network_that_runs(name):
     result = search(PROXYLESS, method_of(name), DIGITS, TINY)
     assert result.alpha["alpha.normal"].shape == (6, 7)  # the depth is that of the configuration
@@ -73,6 +75,12 @@ def test_a_search_in_the_chain_is_finite_and_derives_a_network_that_runs(name):
     network = build_network(result.genotype, 10, 2, 1, 1, 8, False, False)
     assert network(torch.rand(2, 1, 8, 8))[0].shape == (2, 10)
     assert result.history[0]["alpha"] != result.history[-1]["alpha"] or result.stopped
+
+
+def test_every_other_method_has_a_meaning_in_the_chain():
+    for name in METHODS.keys() - REFUSED.keys():
+        with torch.device("meta"):
+            assert stage_supernet(PROXYLESS, METHODS[name](), DIGITS, TINY, 0).space == CHAIN
 
 
 @pytest.mark.parametrize(("name", "message"), REFUSED.items())

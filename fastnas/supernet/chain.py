@@ -22,6 +22,9 @@ from fastnas_kernels.mixture import mixed_sum
 class SearchBlock(nn.Module):
     """All candidates of one block, their weighted sum, and the shortcut around them.
 
+    Where ``none`` is the active one of two paths, the other runs for the gradient of its gate, as in the paper; the
+    published code leaves the whole block out and drops its gradient of alpha.
+
     Args:
         names: The candidates other than ``none``, whose block adds nothing to the shortcut.
         place: Where the block stands.
