@@ -1,5 +1,6 @@
 """What changed over the epochs, as figures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
     axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
     for row, axis in zip(range(len(space.edges)), axes, strict=False):
         for k, primitive in enumerate(space.primitives):
-            values = [record["mix"][cell_type][row][k] for record in records]
+            has = primitive in space.candidates(cell_type, row)  # a gap, not a line at zero, and the legend whole
+            values = [record["mix"][cell_type][row][k] if has else math.nan for record in records]
             axis.plot(
                 _epochs(records),
                 values,

@@ -1,14 +1,17 @@
 import itertools
 
+import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from fastnas.report.curves import mix_figure
 from fastnas.report.draw import save_drawing
 from fastnas.report.draw_chain import chain_figure
 from fastnas.report.text import block_places, genotype_text
 from fastnas.space.cell_space import PROXYLESS, proxyless
 from fastnas.space.formats import read_genotype
 from fastnas.space.sampling import random_genotype
+from fastnas.supernet.mix import uniform_mix
 
 
 @pytest.mark.parametrize("blocks", [1, 4, 7])
@@ -57,3 +60,14 @@ def test_blocks_are_numbered_within_their_stages():
     places = block_places(PROXYLESS)
     assert places[:5] == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1)]
     assert places[-1] == (6, 1)
+
+
+def test_a_block_has_no_curve_for_a_candidate_that_it_does_not_have_and_the_legend_names_all():
+    space = proxyless(2)
+    mix = uniform_mix(space).candidates["normal"].tolist()
+    figure = mix_figure([{"epoch": epoch, "mix": {"normal": mix}} for epoch in range(2)], space, "normal")
+    for row, axis in enumerate(figure.axes[:11]):
+        drawn = [line.get_label() for line in axis.lines if not np.isnan(line.get_ydata()).any()]
+        assert drawn == list(space.candidates("normal", row))
+        assert axis.get_title() == f"stage {row // 2 + 1}, block {row % 2 + 1}"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(space.primitives)
