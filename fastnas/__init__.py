@@ -35,7 +35,19 @@ from fastnas.methods import (
     snas,
 )
 from fastnas.search import SearchResult, search
-from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
+from fastnas.space.cell_space import (
+    DARTS,
+    NASBENCH201,
+    PROXYLESS,
+    S1,
+    S2,
+    S3,
+    S4,
+    SHARPDARTS,
+    SHARPERDARTS,
+    CellSpace,
+    proxyless,
+)
 from fastnas.space.formats import read_genotype
 from fastnas.space.genotype import Genotype
 from fastnas.supernet.operations import batch_norm
@@ -46,6 +58,7 @@ from fastnas.train.retrain import RetrainResult, retrain
 __all__ = [
     "DARTS",
     "NASBENCH201",
+    "PROXYLESS",
     "S1",
     "S2",
     "S3",
@@ -88,6 +101,7 @@ __all__ = [
     "parameter_table",
     "parsec",
     "pc_darts",
+    "proxyless",
     "proxyless_nas",
     "read_genotype",
     "restore",

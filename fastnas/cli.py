@@ -25,7 +25,7 @@ from fastnas.report.draw import save_drawing
 from fastnas.report.page import write_report
 from fastnas.report.progress import Display
 from fastnas.report.text import genotype_text
-from fastnas.space.cell_space import space_named
+from fastnas.space.cell_space import space_named, with_depth
 from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
 from fastnas.supernet.own import load_space
 from fastnas.train.config import RetrainConfig, torch_device
@@ -143,7 +143,7 @@ class Latency:
     """Measure what every candidate takes on this device, and how well the sum predicts whole networks.
 
     Args:
-        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
+        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
         out: The table's file, JSON. An older one is replaced.
         check: A table of this space and size to test again, instead of measuring a new one.
         repeats: Interleaved samples behind each median.
@@ -345,7 +345,7 @@ def _show(command: Show, console: Console) -> None:
 
 
 def _latency(command: Latency, console: Console) -> None:
-    space, out = load_space(command.space), command.check or command.out
+    space, out = with_depth(load_space(command.space), command.size.cells), command.check or command.out
     with Status("measuring", console=console) as status:
 
         def on_round(title: str, done: int, total: int) -> None:

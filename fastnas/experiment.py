@@ -18,7 +18,7 @@ from fastnas.methods import METHODS
 from fastnas.report.page import write_report
 from fastnas.search import SearchResult, require_stages, search, stage_supernet
 from fastnas.space.benchmark import TableEntry, look_up
-from fastnas.space.cell_space import SPACES, CellSpace
+from fastnas.space.cell_space import SPACES, CellSpace, with_depth
 from fastnas.space.formats import genotype_to_json, space_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.space.sampling import random_genotype
@@ -41,7 +41,7 @@ class Experiment:
 
     Args:
         method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
-        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
+        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
@@ -113,7 +113,8 @@ def run_experiment(
         show_progress: Makes the displays.
         table: A table of accuracies in which to look the architecture up.
     """
-    method, space = method_named(experiment.method), load_space(experiment.space)
+    method = method_named(experiment.method)
+    space = with_depth(load_space(experiment.space), experiment.config.cells)
     require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
     data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
     _check_sizes(experiment, method, space, data)
@@ -183,6 +184,9 @@ _NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell
 def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data: ImageData) -> None:
     """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
     config, training = experiment.config, experiment.retrain
+    same_depth = space.stages is None or not experiment.retrain_searched or training.cells == config.cells
+    rule = f"retrain.cells must be {config.cells}, as cells, in a chain, whose blocks are searched one by one"
+    require(same_depth, "Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
     require_stages(method, config)
     with torch.device("meta"):
         stage_supernet(space, method, data, config, 0)

@@ -41,6 +41,11 @@ class Entry:
     stride: int
     side: int
     seconds: float
+    outputs: int | None = None
+
+    @property
+    def candidate(self) -> Candidate:
+        return Candidate(self.primitive, self.channels, self.stride, self.side, self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,7 @@ class LatencyTable:
 
     def costs(self, space: CellSpace) -> CostTable:
         """The seconds as a cost with a slope; ``space`` is that of the table."""
-        seconds = {Candidate(e.primitive, e.channels, e.stride, e.side): e.seconds for e in self.entries}
+        seconds = {entry.candidate: entry.seconds for entry in self.entries}
         return tabulate(space, self.size, "seconds", lambda candidate: seconds[candidate], self.constant)
 
 
@@ -284,7 +289,7 @@ def load_table(path: Path, space: CellSpace, size: NetworkSize | None = None) ->
         rule = f"{path} must be a table of a network with " + ", ".join(f"{n} {getattr(size, n)}" for n in names)
         got = ", ".join(f"{n} {getattr(table.size, n)}" for n in names)
         raise ValueError(complaint(WHERE, rule, got, "Measure one at this size."))
-    timed = {Candidate(e.primitive, e.channels, e.stride, e.side) for e in table.entries}
+    timed = {entry.candidate for entry in table.entries}
     missing = [candidate for candidate in distinct_candidates(space, table.size) if candidate not in timed]
     require(not missing, WHERE, f"{path} must have an entry for every candidate", f"none for {missing[:1]}")
     return table

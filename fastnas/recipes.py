@@ -139,6 +139,41 @@ RECIPES: Mapping[str, Experiment] = {
         config=replace(_NASBENCH201_SEARCH, epochs=250),
         retrain=_NASBENCH201_RETRAINING,
     ),
+    # Cai et al., 2019, arXiv:1812.00332, with the numbers of the published code but for three: it warms up by a cosine
+    # of its own from 0.05, smooths the labels of the search by 0.1, and retrains without weight decay on normalisation
+    "proxyless_imagenet": Experiment(
+        method="proxyless_nas",
+        space="proxyless",
+        data="imagenet:data",
+        random_genotypes=0,
+        config=SearchConfig(
+            channels=16,
+            cells=4,
+            epochs=160,
+            batch_size=256,
+            weight_share=1 - 50_000 / 1_281_167,
+            weight_lr=0.025,
+            nesterov=True,
+            weight_decay=4e-5,
+            grad_clip=0.0,
+            alpha_lr=1e-3,
+            alpha_beta1=0.0,
+            alpha_weight_decay=0.0,
+            workers=8,
+        ),
+        retrain=RetrainConfig(
+            channels=16,
+            cells=4,
+            epochs=300,
+            batch_size=256,
+            lr=0.05,
+            nesterov=True,
+            weight_decay=4e-5,
+            grad_clip=0.0,
+            label_smoothing=0.1,
+            evaluate_every=5,
+        ),
+    ),
     # Dong and Yang, 2020, arXiv:2001.00326
     "darts_nasbench201": Experiment(
         method="darts",

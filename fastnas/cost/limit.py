@@ -99,7 +99,7 @@ def _edges(table: CostTable, mix: Coefficients, edge_mix: EdgeCoefficients) -> l
         share_E = np.asarray(edge_mix[cell_type], float) if cell_type in edge_mix else np.ones(len(space.edges))
         for row, (source, target) in enumerate(space.edges):
             columns = np.array([space.primitives.index(p) for p in space.derivable_on(cell_type, row)])
-            keep, scores = space.kept_edges or target, mix_EK[row, columns] * share_E[row]
+            keep, scores = space.kept_edges or len(space.sources(target)), mix_EK[row, columns] * share_E[row]
             last = source == target - 1
             edges.append(_Edge(cell_type, target, source, keep, last, columns, costs_EK[row, columns], scores))
     return edges

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.cost.counts import activation_bytes, multiply_adds, num_parameters
-from fastnas.space.cell_space import CellSpace
+from fastnas.space.cell_space import CellSpace, Edge, require_depth
 from fastnas.space.genotype import Genotype
 from fastnas.space.sampling import random_genotype
 from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.chain import DerivedBlock
+from fastnas.supernet.chain_layout import chain_layout, proxyless_shape
 from fastnas.supernet.derived import DerivedCell, build_network
 from fastnas.supernet.layout import darts_layout, has_reductions
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS
+from fastnas.supernet.mix import built_on
 from fastnas_kernels.check import require
 
 
@@ -27,8 +31,8 @@ class NetworkSize:
     """The size of the derived network whose cost is meant: usually not that of the supernet.
 
     Args:
-        channels: Channels of the first cells.
-        cells: Depth, or cells in a stage where reductions are fixed (nasbench201).
+        channels: Channels of the first cells, or of the first block of a chain.
+        cells: Depth, or cells in a stage where reductions are fixed (nasbench201), or blocks in a stage of a chain.
         resolution: Side of the images in pixels.
         image_channels: 3 for colour, 1 for grey images.
         num_classes: Size of the logits.
@@ -69,23 +73,27 @@ class NetworkSize:
 
 
 class Candidate(NamedTuple):
-    """A primitive at a place; two of the same values cost the same. ``side`` is that of its input in pixels."""
+    """A primitive at a place; two of the same values cost the same. ``side`` is that of its input in pixels, and
+    ``outputs`` its output channels where they are not bound to be those that it reads."""
 
     primitive: str
     channels: int
     stride: int
     side: int
+    outputs: int | None = None
 
     def build(self, space: CellSpace) -> nn.Module:
         """As it stands in a derived network."""
+        if self.outputs is not None:
+            return MBCONV_OPERATIONS[self.primitive](self.channels, self.outputs, self.stride, False)
         return operations_of(space)[self.primitive](self.channels, self.stride, False)
 
 
 class _Cell(NamedTuple):
+    """A cell of the network, or all blocks of a chain."""
+
     cell_type: str
-    channels: int
-    stride: int
-    side: int  # of the input states, once they are brought to the cell's channels
+    candidates: Sequence[tuple[int, int, Candidate]]  # with the row and column in alpha
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +144,7 @@ def activation_table(space: CellSpace, size: NetworkSize) -> CostTable:
 
     with torch.device("meta"):
         network = size.build(random_genotype(space, 0), space)
-        in_edges = [op for cell in network.modules() if isinstance(cell, DerivedCell) for op in _operations(cell)]
+        in_edges = [operation for module in network.modules() for operation in _operations(module)]
         constant = activation_bytes(network, torch.empty(size.batch_size, *size.image_shape), in_edges)
     return tabulate(space, size, "bytes", cost_of, constant)
 
@@ -171,7 +179,7 @@ def tabulate(
     cells = []
     for cell in _cells(space, size):
         costs = torch.zeros(len(space.edges), len(space.primitives), dtype=torch.float64)
-        for row, column, candidate in _of_cell(space, cell):
+        for row, column, candidate in cell.candidates:
             costs[row, column] = known[candidate]
         cells.append((cell.cell_type, costs))
     return CostTable(space, unit, cells, constant)
@@ -179,32 +187,56 @@ def tabulate(
 
 def distinct_candidates(space: CellSpace, size: NetworkSize) -> list[Candidate]:
     """The candidates of the network that differ in anything that decides their cost, in the order of the network.
-    ``none`` is left out where derivation cannot keep it."""
-    return list(dict.fromkeys(c for cell in _cells(space, size) for _, _, c in _of_cell(space, cell)))
+    ``none`` is left out where derivation cannot keep it, and where its block is then left out."""
+    return list(dict.fromkeys(candidate for cell in _cells(space, size) for _, _, candidate in cell.candidates))
 
 
 def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
     side = size.resolution
+    if space.stages is not None:
+        return [_Cell("normal", list(_of_chain(space, size)))]
     if not has_reductions(space):
         return [
-            _Cell("normal", size.channels << stage, 1, -(-side // (1 << stage)))
+            _Cell("normal", list(_of_cell(space, "normal", size.channels << stage, 1, -(-side // (1 << stage)))))
             for stage in range(3)
             for _ in range(size.cells)
         ]
     side, cells = -(-side // 8) if size.large else side, []
     for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
-        cells.append(_Cell(place.cell_type, place.channels, place.stride, side))
+        candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
+        cells.append(_Cell(place.cell_type, list(candidates)))
         side = -(-side // place.stride)
     return cells
 
 
-def _of_cell(space: CellSpace, cell: _Cell) -> Iterator[tuple[int, int, Candidate]]:
-    """The row and column in alpha of every candidate that a genotype may hold, and where it stands."""
+def _of_cell(
+    space: CellSpace, cell_type: str, channels: int, cell_stride: int, cell_side: int
+) -> Iterator[tuple[int, int, Candidate]]:
+    """The row and column in alpha of every candidate that a genotype may hold, and where it stands.
+
+    Args:
+        space: The graph.
+        cell_type: Whose candidates.
+        channels: Of every state inside the cell.
+        cell_stride: 2 in a cell that halves the resolution, otherwise 1.
+        cell_side: Of the input states in pixels, once they are brought to the cell's channels.
+    """
     for row, edge in enumerate(space.edges):
         strided = edge.source < space.num_inputs
-        stride, side = (cell.stride, cell.side) if strided else (1, -(-cell.side // cell.stride))
-        for primitive in space.derivable_on(cell.cell_type, row):
-            yield row, space.primitives.index(primitive), Candidate(primitive, cell.channels, stride, side)
+        stride, side = (cell_stride, cell_side) if strided else (1, -(-cell_side // cell_stride))
+        for primitive in space.derivable_on(cell_type, row):
+            yield row, space.primitives.index(primitive), Candidate(primitive, channels, stride, side)
+
+
+def _of_chain(space: CellSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
+    """The same for the blocks of a chain."""
+    require_depth(space, size.cells)
+    side = -(-size.resolution // 2) if size.large else size.resolution
+    for row, place in enumerate(chain_layout(space, proxyless_shape(size.channels))):
+        for primitive in built_on(space, "normal", row):
+            candidate = Candidate(primitive, place.inputs, place.stride, side, place.outputs)
+            yield row, space.primitives.index(primitive), candidate
+        side = -(-side // place.stride)
 
 
 def _by_difference(
@@ -234,8 +266,11 @@ class Logits(nn.Module):
         return self.network(images)[0]
 
 
-def _operations(cell: DerivedCell) -> list[nn.Module]:
-    return [operation for node in cell.nodes for operation in node.children()]
+def _operations(module: nn.Module) -> list[nn.Module]:
+    """The primitives of a cell or block of a derived network; nothing of other modules."""
+    if isinstance(module, DerivedBlock):
+        return [] if module.operation is None else [module.operation]
+    return [op for node in module.nodes for op in node.children()] if isinstance(module, DerivedCell) else []
 
 
 def derived_cost(genotype: Genotype, table: CostTable) -> float:
@@ -249,7 +284,7 @@ def derived_cost(genotype: Genotype, table: CostTable) -> float:
     total = table.constant  # added up in the order of alpha's rows, as the search for a genotype within a limit does
     for cell_type, cell in genotype.cells.items():
         costs = table.candidates[cell_type].tolist()
-        for target, genes in enumerate(cell.nodes, start=space.num_inputs):
+        for target, genes in zip(space.targets, cell.nodes, strict=True):
             for primitive, source in sorted(genes, key=lambda gene: gene.source):
-                total += costs[space.rows(target)[source]][space.primitives.index(primitive)]
+                total += costs[space.row(Edge(source, target))][space.primitives.index(primitive)]
     return total

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.space.cell_space import CellSpace, Edge
 from fastnas.space.genotype import CellGenotype, Gene, Genotype
 from fastnas_kernels.check import require
 
@@ -52,14 +52,14 @@ def _derive_cell(
         for row in range(len(space.edges))
     ]
     nodes = []
-    for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
-        rows = space.rows(target)
-        kept = range(target)
+    for target in space.targets:
+        row_from = {source: space.row(Edge(source, target)) for source in space.sources(target)}
+        kept = list(row_from)
         if space.kept_edges is not None:
-            best_score = {source: score_EK[rows[source], allowed[rows[source]]].max() for source in range(target)}
+            best_score = {source: score_EK[row, allowed[row]].max() for source, row in row_from.items()}
             # sorted() is stable, so equal scores keep the order of the edges
-            kept = sorted(range(target), key=lambda source: -best_score[source])[: space.kept_edges]
-        of_kept = [(rows[source], allowed[rows[source]]) for source in kept]
+            kept = sorted(kept, key=lambda source, scores=best_score: -scores[source])[: space.kept_edges]
+        of_kept = [(row_from[source], allowed[row_from[source]]) for source in kept]
         best = [columns[int(mix_EK[row, columns].argmax())] for row, columns in of_kept]
         nodes.append(tuple(Gene(space.primitives[k], source) for k, source in zip(best, kept, strict=True)))
     return CellGenotype(tuple(nodes), space.concat)

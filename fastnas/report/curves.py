@@ -1,12 +1,13 @@
 """What changed over the epochs, as figures."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastnas.report.text import state_name
+from fastnas.report.text import block_places, state_name
 from fastnas.space.cell_space import CellSpace
 
 # Okabe and Ito's colours; the pattern of the line tells the primitives apart where colour does not
@@ -30,9 +31,10 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
     rows = -(-len(space.edges) // columns)
     figure = Figure(figsize=(WIDTH, 1.45 * rows + 0.8), layout="constrained")
     axes: list[Axes] = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    for row, (edge, axis) in enumerate(zip(space.edges, axes, strict=False)):
+    for row, axis in zip(range(len(space.edges)), axes, strict=False):
         for k, primitive in enumerate(space.primitives):
-            values = [record["mix"][cell_type][row][k] for record in records]
+            has = primitive in space.candidates(cell_type, row)  # a gap, not a line at zero, and the legend whole
+            values = [record["mix"][cell_type][row][k] if has else math.nan for record in records]
             axis.plot(
                 _epochs(records),
                 values,
@@ -41,7 +43,7 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
                 linewidth=1.3,
                 label=primitive,
             )
-        axis.set_title(" → ".join(_label(space, state) for state in edge), fontsize=9)
+        axis.set_title(_edge_title(space, row), fontsize=9)
         _calm(axis)
     for column, axis in enumerate(axes[-columns:]):  # the lowest panel of every column bears the epochs
         if (rows - 1) * columns + column >= len(space.edges):
@@ -90,7 +92,8 @@ def search_figure(records: Records) -> Figure:
     for i, cell_type in enumerate(records[0]["entropy"]):
         values = [record["entropy"][cell_type] for record in records]
         pattern = _point_or(("-", "--")[i % 2], records)
-        entropy.plot(epochs, values, pattern, color=COLOURS[(3, 6)[i % 2]], label=f"{cell_type} cell")
+        label = f"{cell_type} cell" if len(records[0]["entropy"]) > 1 else "all edges"
+        entropy.plot(epochs, values, pattern, color=COLOURS[(3, 6)[i % 2]], label=label)
     warm_up = warm_up_epochs(records)
     for axis, title in zip(axes, ("loss (nats)", "accuracy (%)", "entropy of the mix (nats)"), strict=True):
         if warm_up:
@@ -145,6 +148,12 @@ def _epochs(records: Records) -> list[int]:
 def _point_or(pattern: str, records: Records) -> str:
     """A line through one epoch would be invisible."""
     return "." if len(records) == 1 else pattern
+
+
+def _edge_title(space: CellSpace, row: int) -> str:
+    if space.stages is not None:
+        return "stage {}, block {}".format(*block_places(space)[row])
+    return " → ".join(_label(space, state) for state in space.edges[row])
 
 
 def _label(space: CellSpace, state: int) -> str:

@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from fastnas.report.draw_chain import chain_figure
 from fastnas.report.svg import svg
-from fastnas.report.text import state_name
+from fastnas.report.text import cell_title, state_name
 from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.train.files import write_atomically
@@ -36,7 +37,7 @@ def kind_of(primitive: str) -> str:
 
 
 def cell_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
-    """Draw one cell.
+    """Draw one cell, or the blocks of a chain.
 
     Args:
         cell: The kept edges.
@@ -59,8 +60,8 @@ def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -
     """
     known = path.suffix in (".png", ".svg")
     require(known, "drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
-    cells = {f"{cell_type} cell": cell for cell_type, cell in genotype.cells.items()}
-    figure = _figure(cells, space_named(genotype.space, own))
+    space = space_named(genotype.space, own)
+    figure = _figure({cell_title(space, cell_type): cell for cell_type, cell in genotype.cells.items()}, space)
     if path.suffix == ".svg":
         text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'
         write_atomically(path, lambda file: file.write(text.encode()))
@@ -69,6 +70,9 @@ def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -
 
 
 def _figure(cells: Mapping[str, CellGenotype], space: CellSpace) -> Figure:
+    if space.stages is not None:
+        ((title, chain),) = cells.items()
+        return chain_figure(chain, space, title)
     heights = [_num_rows(cell) + 1.8 for cell in cells.values()]
     width = _columns(space)[-1] + HALF_BOX + MARGIN
     figure = Figure(figsize=(width, ROW * sum(heights)))

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from fastnas.report.curves import edge_mix_figure, mix_figure, retrain_figure, search_figure, warm_up_epochs
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
+from fastnas.report.text import cell_title
 from fastnas.space.cell_space import CellSpace, space_named
 from fastnas.space.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
 from fastnas.space.genotype import Genotype
@@ -136,7 +137,7 @@ def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: CellSpace | 
 def _cells(genotype: Genotype | None, space: CellSpace) -> Iterator[Markup]:
     if genotype is not None:
         for cell_type, cell in genotype.cells.items():
-            yield _inline(cell_figure(cell, space, f"{cell_type} cell"))
+            yield _inline(cell_figure(cell, space, cell_title(space, cell_type)))
 
 
 def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[tuple[str, Markup, Markup | None]]:
@@ -144,7 +145,7 @@ def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[t
         for cell_type in space.cell_types:
             has_edges = cell_type in records[0]["edge_mix"]
             edges = _inline(edge_mix_figure(records, space, cell_type)) if has_edges else None
-            yield cell_type, _inline(mix_figure(records, space, cell_type)), edges
+            yield cell_title(space, cell_type), _inline(mix_figure(records, space, cell_type)), edges
 
 
 def _retraining(run: Path) -> Markup | None:

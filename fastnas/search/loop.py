@@ -13,6 +13,7 @@ from fastnas.mechanisms.control import EigenvalueRollBack, RollBack, Stop, never
 from fastnas.mechanisms.pruning import keep_best, keep_everything
 from fastnas.method import Method
 from fastnas.search.coefficients import relax
+from fastnas.search.fit import require_fit
 from fastnas.search.record import Stopwatch, coefficients_at, derived, record_of
 from fastnas.search.run import (
     Run,
@@ -135,6 +136,7 @@ def _first_supernet(
     require(has_space, "search", rule, type(space_or_supernet).__name__, remedy)
     rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
     require(len(method.stages) == 1, "search", rule, f"{len(method.stages)} stages", "Search the space instead.")
+    require_fit(method, space_or_supernet.space)  # type: ignore[arg-type]
     return space_or_supernet
 
 

@@ -17,6 +17,7 @@ from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.schedules import LEARNING_RATES, LearningRate, Progress, Rate, by_cosine, warmed_up
 from fastnas.method import Method
 from fastnas.search.coefficients import Sampler
+from fastnas.search.fit import require_fit
 from fastnas.seeds import stream, torch_seed
 from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.architecture import initial_logits
@@ -212,6 +213,7 @@ def require_stages(method: Method, config: SearchConfig) -> None:
 
 def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:
     """The supernet that ``stage`` begins with."""
+    require_fit(method, space)
     position = (stage,) if stage else ()
     with torch_seed(stream(config.seed, "weights", *position)):
         return build_supernet(

@@ -1,5 +1,6 @@
 """Cell spaces: the primitives and the graph that a search chooses from."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CellSpace:
-    """A complete directed acyclic graph with one primitive to choose on every edge.
+    """A directed acyclic graph with one primitive to choose on every edge.
+
+    It is that of a cell, whose nodes read all states before them, or a whole network that is one chain of blocks, whose
+    nodes read the one state before them.
 
     Alpha is a rectangle, ``[E, K]`` for every cell type, also where edges have lists of their own: then
     :meth:`alive` says which of its entries stand for a candidate. The others are never built, mixed or derived.
@@ -26,7 +30,7 @@ class CellSpace:
         name: What genotypes of this space call it.
         primitives: Candidates; their order is the order of alpha's columns and breaks ties.
         num_inputs: States that enter a cell.
-        num_nodes: States that a cell computes; each reads all earlier states.
+        num_nodes: States that a cell computes; each reads all earlier states, or the last one in a chain.
         cell_types: Searched cells, each with its own alpha.
         kept_edges: Edges that derivation keeps at every node, or ``None`` for all of them. Where edges are
             dropped, ``none`` is never kept.
@@ -35,6 +39,8 @@ class CellSpace:
             edge; ``None`` where every edge has all primitives.
         operations: How each primitive is built, ``(channels, stride, searching) -> module``, in a space of your
             own; ``None`` for the spaces whose primitives the library builds. Equality does not look at it.
+        stages: The blocks in each stage of a chain, whose first block changes channels or resolution; ``None`` for
+            cells. A chain has one input, and a block for every node.
     """
 
     name: str
@@ -46,6 +52,7 @@ class CellSpace:
     concat: tuple[int, ...]
     edge_primitives: tuple[tuple[tuple[str, ...], ...], ...] | None = None
     operations: Mapping[str, Callable[[int, int, bool], Any]] | None = field(default=None, compare=False, repr=False)
+    stages: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         where, states = f"space {self.name!r}", self.num_inputs + self.num_nodes
@@ -60,6 +67,8 @@ class CellSpace:
         fits = self.kept_edges is None or 1 <= self.kept_edges <= self.num_inputs
         rule = f"kept_edges must be None or in [1, {self.num_inputs}], the edges of the first node"
         require(fits, where, rule, self.kept_edges)
+        if self.stages is not None:
+            self._check_chain(where)
         if self.edge_primitives is not None:
             shape = [len(cell) for cell in self.edge_primitives]
             expected = [len(self.edges)] * len(self.cell_types)
@@ -72,11 +81,31 @@ class CellSpace:
                 rule = f"the {cell_type} edge {edge.source}->{edge.target} must have a primitive that can be derived"
                 require(len(self.derivable_on(cell_type, row)) > 0, where, rule, self.candidates(cell_type, row))
 
+    def _check_chain(self, where: str) -> None:
+        assert self.stages is not None
+        filled = len(self.stages) > 0 and min(self.stages) >= 1
+        require(filled, where, "stages must be numbers of blocks, each at least 1", self.stages)
+        shape = (self.num_inputs, self.num_nodes, self.cell_types, self.kept_edges, self.concat)
+        blocks = sum(self.stages)
+        rule = f"a chain of {blocks} blocks must have num_inputs, num_nodes, cell_types, kept_edges and concat of"
+        expected = (1, blocks, ("normal",), None, (blocks,))
+        require(shape == expected, where, f"{rule} {expected}", shape)
+        remedy = "The operations of your own keep their channels, and those of a chain do not."
+        require(self.operations is None, where, "a chain must not have operations of its own", "some", remedy)
+
+    @property
+    def targets(self) -> range:
+        """The states that are nodes."""
+        return range(self.num_inputs, self.num_inputs + self.num_nodes)
+
     @property
     def edges(self) -> tuple[Edge, ...]:
         """All edges, node by node and by source within a node: the order of alpha's rows."""
-        targets = range(self.num_inputs, self.num_inputs + self.num_nodes)
-        return tuple(Edge(source, target) for target in targets for source in range(target))
+        return tuple(Edge(source, target) for target in self.targets for source in self.sources(target))
+
+    def sources(self, target: int) -> range:
+        """The states that the node ``target`` reads before any edge is dropped."""
+        return range(0 if self.stages is None else target - 1, target)
 
     @property
     def derivable(self) -> tuple[str, ...]:
@@ -106,8 +135,12 @@ class CellSpace:
 
     def rows(self, target: int) -> range:
         """Rows of alpha that belong to the edges into state ``target``."""
-        first = sum(range(self.num_inputs, target))
-        return range(first, first + target)
+        first = sum(len(self.sources(earlier)) for earlier in range(self.num_inputs, target))
+        return range(first, first + len(self.sources(target)))
+
+    def row(self, edge: Edge) -> int:
+        """The row of alpha that belongs to ``edge``."""
+        return self.rows(edge.target)[edge.source - self.sources(edge.target).start]
 
     def check(self, genotype: Genotype) -> None:
         """Raise ``ValueError`` naming the first thing in ``genotype`` that this space does not allow."""
@@ -130,17 +163,18 @@ class CellSpace:
         for position, genes in enumerate(cell.nodes):
             target = self.num_inputs + position
             node = f"{cell_type} node {target}"
-            expected = target if self.kept_edges is None else self.kept_edges
+            readable = self.sources(target)
+            expected = len(readable) if self.kept_edges is None else self.kept_edges
             require(len(genes) == expected, where, f"{node} must have {expected} edges", len(genes))
             for primitive, source in genes:
                 require(
-                    0 <= source < target,
+                    source in readable,
                     where,
-                    f"{node} must read an earlier state, in [0, {target})",
+                    f"{node} must read an earlier state, in [{readable.start}, {target})",
                     source,
                     "An edge from the node itself or a later one would make a cycle." if source >= target else "",
                 )
-                allowed = self.derivable_on(cell_type, self.rows(target)[source])
+                allowed = self.derivable_on(cell_type, self.row(Edge(source, target)))
                 of_edge = "" if self.rectangular else f" on its edge from {source}"
                 rule = f"{node} must use one of the primitives {', '.join(allowed)}{of_edge}"
                 require(primitive in allowed, where, rule, repr(primitive))
@@ -239,18 +273,75 @@ SHARPERDARTS = replace(
 """Hundt et al., 2019, arXiv:1903.09900: SharpSepConv of 3x3 pixels alone, with as many channels in its middle, four
 times as many (flood), or 32 (choke); the list stands in ``genotypes.py`` of the authors' code."""
 
-SPACES = {space.name: space for space in (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS)}
+_MBCONVS = tuple(f"mbconv_{kernel}x{kernel}_e{expansion}" for kernel in (3, 5, 7) for expansion in (3, 6))
+
+
+def proxyless(blocks: int = 4) -> CellSpace:
+    """The chain of mobile inverted bottlenecks of ProxylessNAS (Cai et al., 2019, arXiv:1812.00332).
+
+    Six stages, the last of one block. Every block chooses one of kernels of 3, 5 and 7 pixels and expansions of 3 and
+    6; blocks that keep channels and resolution add their input to the output, and may choose ``none``: the block is
+    then left out. Genotypes of the published depth belong to the space ``proxyless``, others to ``proxyless_<blocks>``.
+
+    Args:
+        blocks: In each of the first five stages (paper: 4, 21 blocks in all and 141 candidates).
+    """
+    require(blocks >= 1, "proxyless", "blocks must be at least 1 in a stage", blocks)
+    stages = (blocks,) * 5 + (1,)
+    first_and_others = [(_MBCONVS,) + ((*_MBCONVS, "none"),) * (stage - 1) for stage in stages]
+    return CellSpace(
+        name="proxyless" if blocks == 4 else f"proxyless_{blocks}",
+        primitives=(*_MBCONVS, "none"),
+        num_inputs=1,
+        num_nodes=sum(stages),
+        cell_types=("normal",),
+        kept_edges=None,
+        concat=(sum(stages),),
+        edge_primitives=(sum(first_and_others, ()),),
+        stages=stages,
+    )
+
+
+PROXYLESS = proxyless()
+"""Cai et al., 2019, arXiv:1812.00332: 21 blocks, 6 or 7 primitives, 2e17 architectures."""
+
+SPACES = {space.name: space for space in (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, PROXYLESS)}
+
+
+def with_depth(space: CellSpace, cells: int) -> CellSpace:
+    """The space of a network with ``cells`` cells: a chain has a row of alpha for every block, so its space depends on
+    that. ``proxyless`` stands for a chain of any depth, and becomes that of ``cells`` blocks in a stage; all other
+    spaces are returned as they are.
+
+    Raises:
+        ValueError: For a chain that is named by its depth, if it has another one.
+    """
+    if space == PROXYLESS:
+        return proxyless(cells)
+    if space.stages is not None:
+        require_depth(space, cells)
+    return space
+
+
+def require_depth(space: CellSpace, cells: int) -> None:
+    """Raise unless ``cells`` is the number of blocks in a stage of the chain ``space``."""
+    assert space.stages is not None
+    rule = f"cells must be {space.stages[0]}, the blocks in a stage of {space.name} that have a primitive each"
+    require(cells == space.stages[0], f"space {space.name!r}", rule, cells)
 
 
 def space_named(name: str, own: CellSpace | None = None) -> CellSpace:
     """The space that genotypes and the command line call ``name``.
 
     Args:
-        name: A name of :data:`SPACES`, or that of ``own``.
+        name: A name of :data:`SPACES` or ``proxyless_<blocks in a stage>``, or that of ``own``.
         own: A space that the library does not know.
     """
     if own is not None and own.name == name:
         return own
+    chain = re.fullmatch(r"proxyless_([1-9]\d?)", name)
+    if chain is not None:
+        return proxyless(int(chain[1]))
     names = [*SPACES] if own is None else [own.name, *SPACES]
     remedy = "" if own is not None else "A space of your own is named with --space FILE.py:NAME."
     require(name in SPACES, "space", f"name must be one of {', '.join(names)}", repr(name), remedy)

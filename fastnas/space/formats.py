@@ -89,6 +89,7 @@ def space_to_json(space: CellSpace) -> dict[str, Any]:
         "kept_edges": space.kept_edges,
         "concat": list(space.concat),
         "edge_primitives": space.edge_primitives,
+        "stages": space.stages,
     }
 
 
@@ -96,6 +97,7 @@ def space_from_json(data: object) -> CellSpace:
     """The space of :func:`space_to_json`."""
     try:
         edges = data["edge_primitives"]  # type: ignore[index]
+        stages = data.get("stages")  # type: ignore[attr-defined]
         return CellSpace(
             name=str(data["name"]),  # type: ignore[index]
             primitives=tuple(map(str, data["primitives"])),  # type: ignore[index]
@@ -105,8 +107,9 @@ def space_from_json(data: object) -> CellSpace:
             kept_edges=None if data["kept_edges"] is None else _integer(data["kept_edges"]),  # type: ignore[index]
             concat=tuple(map(_integer, data["concat"])),  # type: ignore[index]
             edge_primitives=None if edges is None else tuple(tuple(map(tuple, cell)) for cell in edges),
+            stages=None if stages is None else tuple(map(_integer, stages)),
         )
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError):
         raise ValueError(complaint("space", "JSON must have the fields of a CellSpace", _excerpt(data))) from None
 
 
@@ -211,7 +214,7 @@ def _literal_cell(space: CellSpace, name: str, genes: object, concat: object) ->
     except (TypeError, ValueError):
         rule = f"{name} must be a list of (primitive, source) and {name}_concat a list of states"
         raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
-    counts = [space.kept_edges or space.num_inputs + node for node in range(space.num_nodes)]
+    counts = [space.kept_edges or len(space.sources(target)) for target in space.targets]
     each = f", {space.kept_edges} for each of {space.num_nodes} nodes" if space.kept_edges else ""
     require(len(flat) == sum(counts), WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
     starts = [sum(counts[:node]) for node in range(space.num_nodes)]

@@ -38,8 +38,8 @@ class Genotype:
     """A discrete architecture: one cell, or a normal and a reduction cell.
 
     Args:
-        space: Name of the space that it belongs to, ``"darts"`` or ``"nasbench201"``.
-        normal: The cell that keeps the resolution.
+        space: Name of the space that it belongs to, as ``"darts"`` or ``"nasbench201"``.
+        normal: The cell that keeps the resolution, or the whole network where the space is a chain of blocks.
         reduction: The cell that halves it, in spaces that search one.
     """
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastnas.seeds import stream
-from fastnas.space.cell_space import CellSpace
+from fastnas.space.cell_space import CellSpace, Edge
 from fastnas.space.genotype import CellGenotype, Gene, Genotype
 
 
@@ -17,14 +17,15 @@ def random_genotype(space: CellSpace, seed: int) -> Genotype:
     rng = np.random.default_rng(stream(seed, "random genotype"))
 
     def gene(cell_type: str, source: int, target: int) -> Gene:
-        allowed = space.derivable_on(cell_type, space.rows(target)[source])
+        allowed = space.derivable_on(cell_type, space.row(Edge(source, target)))
         return Gene(allowed[rng.integers(len(allowed))], source)
 
     def cell(cell_type: str) -> CellGenotype:
         nodes = []
-        for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
-            kept = target if space.kept_edges is None else space.kept_edges
-            sources = sorted(rng.choice(target, size=kept, replace=False).tolist())
+        for target in space.targets:
+            readable = space.sources(target)
+            kept = len(readable) if space.kept_edges is None else space.kept_edges
+            sources = sorted(readable[i] for i in rng.choice(len(readable), size=kept, replace=False))
             nodes.append(tuple(gene(cell_type, source, target) for source in sources))
         return CellGenotype(tuple(nodes), space.concat)
 

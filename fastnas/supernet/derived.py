@@ -10,31 +10,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named
+from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, require_depth, space_named
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.chain import ChainNetwork
+from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.noise_operation import call, number_noise
 from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm
 from fastnas_kernels.check import require
-
-
-class DropPath:
-    """Drops whole paths of single images, from a seed (Larsson et al., 2017, arXiv:1605.07648).
-
-    Args:
-        probability: Of a path to be dropped; the kept ones are divided by what is left.
-        seed: Decides which; paths draw from it in the order in which they are asked.
-        device: Where the images are.
-    """
-
-    def __init__(self, probability: float, seed: int, device: torch.device) -> None:
-        self.keep = 1 - probability
-        self.generator = torch.Generator(device).manual_seed(seed)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        mask = torch.empty(len(x), 1, 1, 1, dtype=x.dtype, device=x.device)
-        return x * mask.bernoulli_(self.keep, generator=self.generator) / self.keep
 
 
 class DerivedCell(nn.Module):
@@ -251,6 +235,8 @@ def build_network(
 ) -> nn.Module:
     """The derived network of ``genotype`` at a given size; see the classes for the arguments.
 
+    ``cells`` of a chain are the blocks in a stage, as many as the genotype has.
+
     Args:
         own: The space of the genotype, if the library does not know it.
     """
@@ -261,4 +247,7 @@ def build_network(
         )
     rule, remedy = f"auxiliary must be off for {space.name} genotypes", "Their network has no auxiliary head."
     require(not auxiliary, "retrain", rule, auxiliary, remedy)
+    if space.stages is not None:
+        require_depth(space, cells)
+        return ChainNetwork(genotype, num_classes, channels, image_channels, large, space)
     return NasBench201Network(genotype, num_classes, channels, cells, image_channels, space)

@@ -69,7 +69,7 @@ def node_mixes(space: CellSpace, mix: Mix, cell_type: str) -> list[NodeMix]:
     alive = mix.alive.get(cell_type, _unlike_a_block(space, cell_type))
     living = None if alive is None else _Living(space, alive, mix_EK)
     nodes = []
-    for target in range(space.num_inputs, space.num_inputs + space.num_nodes):
+    for target in space.targets:
         rows = space.rows(target)
         part = slice(rows.start, rows.stop)
         coefficients, names = (mix_EK[part, first:].flatten(), None) if living is None else living.of_node(rows)

@@ -10,8 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace
+from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, with_depth
 from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.mix import Mix, NodeMix, node_mixes
 from fastnas.supernet.noise_operation import number_noise
@@ -142,9 +143,17 @@ def _run(stage: nn.Module, state: Tensor, nodes: Sequence[NodeMix]) -> Tensor:
 def build_supernet(
     space: CellSpace, num_classes: int, channels: int, cells: int, k: int, image_channels: int, large: bool
 ) -> nn.Module:
-    """The supernet of ``space`` at a given size; see the classes for the arguments."""
+    """The supernet of ``space`` at a given size; see the classes for the arguments.
+
+    ``cells`` of a chain are the blocks in a stage, and decide the space of the supernet, see
+    :func:`fastnas.space.cell_space.with_depth`.
+    """
     if has_reductions(space):
         return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space)
+    if space.stages is not None:
+        remedy = "A part of the channels could not pass by: its blocks change their number and the resolution."
+        require(k == 1, "search", f"partial channels must be off (k=1) in the chain {space.name}", f"k={k}", remedy)
+        return ChainSupernet(num_classes, channels, image_channels, large, with_depth(space, cells))
     require(
         not large,
         "search",

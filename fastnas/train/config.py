@@ -16,8 +16,10 @@ class RetrainConfig:
     """Training of a derived network from scratch.
 
     Args:
-        channels: Channels of the first cells (papers: 36 on CIFAR, 48 on ImageNet).
-        cells: Depth of the network, or cells in a stage for nasbench201 (papers: 20, 14, 5).
+        channels: Channels of the first cells (papers: 36 on CIFAR, 48 on ImageNet); for proxyless those of the first
+            block, to which all others are in proportion (paper: 16).
+        cells: Depth of the network, or cells in a stage for nasbench201 (papers: 20, 14, 5); for proxyless the blocks
+            in a stage, as many as were searched.
         epochs: Passes over the training set (papers: 600, 250, 200).
         batch_size: Images a step.
         lr: Initial learning rate of SGD.
@@ -66,8 +68,10 @@ class SearchConfig:
     """Size, budget and optimisers of one search.
 
     Args:
-        channels: Channels of the supernet's first cells (papers: 16).
-        cells: Depth of the supernet, or cells in a stage for nasbench201 (papers: 8 and 5).
+        channels: Channels of the supernet's first cells (papers: 16); for proxyless those of the first block, to which
+            all others are in proportion (paper: 16).
+        cells: Depth of the supernet, or cells in a stage for nasbench201 (papers: 8 and 5); for proxyless the blocks in
+            each of the first five stages (paper: 4).
         epochs: Passes over the half of the training images that trains weights (papers: 50).
         warmup_epochs: Leading epochs in which alpha keeps its value; unset for the method's own share of them.
         batch_size: Images a step, of each half.

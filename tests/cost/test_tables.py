@@ -12,11 +12,11 @@ from fastnas.cost.tables import (
     parameter_table,
     weighted_sum,
 )
-from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S4, SHARPERDARTS
+from fastnas.space.cell_space import DARTS, NASBENCH201, PROXYLESS, S1, S4, SHARPERDARTS, proxyless
 from fastnas.space.formats import read_genotype
 from fastnas.space.sampling import random_genotype
 
-SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS]
+SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS, proxyless(3)]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)
@@ -26,7 +26,7 @@ def test_the_entries_of_a_genotype_add_up_to_the_cost_of_its_network(space, size
     activations = activation_table(space, size)
     for seed in range(1, 4):
         genotype = random_genotype(space, seed)
-        network = Logits(size.build(genotype)).train()
+        network = Logits(size.build(genotype, space)).train()
         assert derived_cost(genotype, parameters) == num_parameters(network)
         assert derived_cost(genotype, operations) == multiply_adds(network, size.image_shape)
         measured = activation_bytes(network, torch.randn(2, *size.image_shape))
@@ -62,7 +62,7 @@ def test_a_cell_type_is_the_sum_of_its_cells_and_impossible_entries_are_zero(siz
 def test_a_place_is_measured_at_its_own_channels_stride_and_side(size_of):
     candidates = distinct_candidates(DARTS, size_of(DARTS))
     assert len(candidates) == len(set(candidates))
-    shapes = {candidate[1:] for candidate in candidates}
+    shapes = {candidate[1:4] for candidate in candidates}
     # normal at 9 pixels, two reductions (strided into 9 and 5, plain behind), normal at 3
     assert shapes == {(4, 1, 9), (8, 2, 9), (8, 1, 5), (16, 2, 5), (16, 1, 3)}
     assert not [candidate for candidate in candidates if candidate.primitive == "none"]
@@ -103,3 +103,17 @@ def test_sizes_and_genotypes_that_do_not_fit_are_refused(size_of):
         NetworkSize(channels=0)
     with pytest.raises(ValueError, match="space must be 'darts', got 'nasbench201'"):
         derived_cost(random_genotype(NASBENCH201, 0), parameter_table(DARTS, size_of(DARTS)))
+
+
+def test_a_table_of_a_chain_counts_every_block_at_its_own_place():
+    size = NetworkSize(channels=16, cells=4, resolution=224, num_classes=1000, large=True)
+    parameters, operations = parameter_table(PROXYLESS, size), multiply_add_table(PROXYLESS, size)
+    assert parameters.candidates["normal"].shape == (21, 7)
+    assert (parameters.candidates["normal"][:, 6] == 0).all()  # a block that is left out
+    # the head of stage 3: 40 channels, three times as many in the middle, 80 out, and a 3x3 kernel with stride 2
+    middle = 3 * 40
+    assert parameters.candidates["normal"][8, 0] == 40 * middle + 9 * middle + middle * 80 + 2 * (2 * middle + 80)
+    expected = 28 * 28 * 40 * middle + 14 * 14 * (9 * middle + middle * 80)  # it reads 28x28 pixels
+    assert operations.candidates["normal"][8, 0] == expected
+    with pytest.raises(ValueError, match=r"space 'proxyless': cells must be 4, the blocks in a stage .*, got 8"):
+        parameter_table(PROXYLESS, NetworkSize(cells=8))

@@ -15,10 +15,11 @@ def test_darts_has_fourteen_edges_in_node_major_order():
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
 def test_the_rows_of_all_nodes_are_the_edges_in_their_order(space):
-    targets = range(space.num_inputs, space.num_inputs + space.num_nodes)
-    assert [row for target in targets for row in space.rows(target)] == list(range(len(space.edges)))
-    for target in targets:
-        assert [space.edges[row] for row in space.rows(target)] == [(source, target) for source in range(target)]
+    assert [row for target in space.targets for row in space.rows(target)] == list(range(len(space.edges)))
+    assert [space.row(edge) for edge in space.edges] == list(range(len(space.edges)))
+    for target in space.targets:
+        read = range(target) if space.stages is None else [target - 1]
+        assert [space.edges[row] for row in space.rows(target)] == [(source, target) for source in read]
 
 
 def test_candidates_stand_in_the_order_that_breaks_ties():

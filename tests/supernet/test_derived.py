@@ -6,7 +6,8 @@ from fastnas.space.cell_space import DARTS, SPACES
 from fastnas.space.formats import read_genotype
 from fastnas.space.genotype import CellGenotype, Gene
 from fastnas.space.sampling import random_genotype
-from fastnas.supernet.derived import DartsNetwork, DerivedCell, DropPath, build_network
+from fastnas.supernet.derived import DartsNetwork, DerivedCell, build_network
+from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.operations import DARTS_OPERATIONS, Pool
 
 
@@ -85,12 +86,14 @@ def test_a_network_is_a_function_of_its_seed_alone():
     assert torch.equal(torch.rand(2), expected)
 
 
+def cells_of(space):
+    return 3 if space.num_inputs == 2 else 1 if space.stages is None else space.stages[0]
+
+
 @pytest.mark.parametrize("size", [9, 11, 15])
-def test_odd_images_go_through_both_networks(size):
+def test_odd_images_go_through_all_networks(size):
     for space in SPACES.values():
-        net = build_network(
-            random_genotype(space, size), 10, 4, 3 if space.num_inputs == 2 else 1, 1, size, False, False
-        )
+        net = build_network(random_genotype(space, size), 10, 4, cells_of(space), 1, size, False, False)
         assert net(torch.randn(2, 1, size, size))[0].shape == (2, 10)
 
 
@@ -127,7 +130,7 @@ def test_a_nasbench201_network_has_no_auxiliary_head():
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
 def test_every_random_genotype_can_be_built_and_trained(space):
     for seed in range(3):
-        net = build_network(random_genotype(space, seed), 10, 4, 3 if space.num_inputs == 2 else 1, 1, 8, False, False)
+        net = build_network(random_genotype(space, seed), 10, 4, cells_of(space), 1, 8, False, False)
         logits, _ = net(torch.randn(4, 1, 8, 8), 0.2, seed)
         logits.sum().backward()
         assert logits.isfinite().all()

@@ -16,7 +16,8 @@ def build(space, k=1):
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
 def test_a_supernet_is_a_pure_function_without_any_state(space):
-    net, images, mix = build(space).train(), torch.randn(4, 3, 16, 16), uniform_mix(space)
+    net, images = build(space).train(), torch.randn(4, 3, 16, 16)
+    mix = uniform_mix(net.space)
     assert not list(net.buffers())
     first = net(images, mix)
     assert first.shape == (4, 10)

@@ -1,0 +1,45 @@
+"""Which methods have a meaning in which spaces."""
+
+from fastnas.mechanisms.connection import Connection
+from fastnas.mechanisms.control import Control, FirstOf, SkipCount
+from fastnas.mechanisms.derivation import SkipCap
+from fastnas.method import Method
+from fastnas.space.cell_space import CellSpace
+from fastnas_kernels.check import complaint
+
+
+def require_fit(method: Method, space: CellSpace) -> None:
+    """Raise where an axis of ``method`` has no meaning in ``space``, naming both and why.
+
+    Raises:
+        ValueError: For partial channels, edge weights or stages of growing depth in a chain, and for rules that count
+            skip connections in a space that has none.
+    """
+    chain, skips = space.stages is not None, "skip_connect" in space.primitives
+    refusals = [
+        (
+            chain and method.connection != Connection(),
+            f"connection={method.connection}",
+            "Its blocks change their channels, so that none can pass by, and a node has one edge: nothing to weigh.",
+        ),
+        (
+            chain and any(stage.added_cells for stage in method.stages),
+            "stages with added_cells",
+            "Every block has a row of alpha, which a deeper network would not have.",
+        ),
+        (not skips and _counts_skips(method.control), f"control={method.control}", _NO_SKIPS),
+        (not skips and isinstance(method.derivation, SkipCap), f"derivation={method.derivation}", _NO_SKIPS),
+    ]
+    for meaningless, choice, why in refusals:
+        if meaningless:
+            rule = f"{choice} must not stand beside the space {space.name}"
+            raise ValueError(complaint(f"method {method.name}", rule, "both", why))
+
+
+_NO_SKIPS = "It counts skip connections, of which the space has none."
+
+
+def _counts_skips(control: Control) -> bool:
+    if isinstance(control, FirstOf):
+        return any(map(_counts_skips, control.controls))
+    return isinstance(control, SkipCount)

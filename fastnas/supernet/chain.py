@@ -1,0 +1,173 @@
+"""Networks that are a chain of blocks, each with a primitive of its own: supernets and derived ones
+(ProxylessNAS, Cai et al., 2019, arXiv:1812.00332).
+
+A stem, a first block that is not searched, the searched blocks, and a head. Images of hundreds of pixels are halved
+by the stem; smaller ones are not, since the blocks alone divide their side by 16.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.space.cell_space import PROXYLESS, CellSpace
+from fastnas.space.genotype import Genotype
+from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
+from fastnas.supernet.drop_path import DropPath
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, mbconv
+from fastnas.supernet.mix import Mix, NodeMix, built_on, node_mixes
+from fastnas_kernels.check import require
+from fastnas_kernels.convolution import Geometry
+from fastnas_kernels.mixture import mixed_sum
+
+
+class SearchBlock(nn.Module):
+    """All candidates of one block, their weighted sum, and the shortcut around them.
+
+    Where ``none`` is the active one of two paths, the other runs for the gradient of its gate, as in the paper; the
+    published code leaves the whole block out and drops its gradient of alpha.
+
+    Args:
+        names: The candidates other than ``none``, whose block adds nothing to the shortcut.
+        place: Where the block stands.
+    """
+
+    def __init__(self, names: tuple[str, ...], place: BlockPlace) -> None:
+        super().__init__()
+        self.place = place
+        inputs, outputs, stride, _ = place
+        self.candidates = nn.ModuleDict(
+            {name: MBCONV_OPERATIONS[name](inputs, outputs, stride, True) for name in names}
+        )
+
+    def forward(self, x: Tensor, node: NodeMix) -> Tensor:
+        """From ``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``; only what is alive runs."""
+        assert node.alive is not None, "the blocks of a chain differ in their candidates"
+        (names,) = node.alive
+        outputs = [self.candidates[name](x) for name in names]
+        if node.noise is not None and self.place.shortcut:  # elsewhere nothing would be left of the image
+            outputs = node.noise.drop(names, outputs, self.place.stride)
+        mixed = mixed_sum(outputs, node.candidates) if outputs else None
+        if mixed is None and not self.place.shortcut:
+            strided = x[:, :1, :: self.place.stride, :: self.place.stride]
+            mixed = torch.zeros_like(strided).expand(-1, self.place.outputs, -1, -1)
+        if node.offset is not None:
+            mixed = node.offset if mixed is None else mixed + node.offset
+        if not self.place.shortcut:
+            assert mixed is not None
+            return mixed
+        return x if mixed is None else x + mixed
+
+
+class ChainSupernet(nn.Module):
+    """The supernet of a chain: one row of alpha for each of its blocks.
+
+    Args:
+        num_classes: Size of the logits.
+        channels: Channels of the first block, 16 in the paper; see
+            :func:`fastnas.supernet.chain_layout.proxyless_shape`.
+        image_channels: 3 for colour, 1 for grey images.
+        large: Halve the resolution in the stem, for images of hundreds of pixels.
+        space: The chain.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int = 16,
+        image_channels: int = 3,
+        large: bool = False,
+        space: CellSpace = PROXYLESS,
+    ) -> None:
+        super().__init__()
+        self.space = space
+        shape = proxyless_shape(channels)
+        self.stem = _stem(shape, image_channels, large, searching=True)
+        self.blocks = nn.ModuleList(
+            SearchBlock(built_on(space, "normal", row), place) for row, place in enumerate(chain_layout(space, shape))
+        )
+        self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=True)
+        self.classifier = nn.Linear(shape.head, num_classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, mix: Mix) -> Tensor:
+        """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
+        state = self.stem(images.contiguous(memory_format=torch.channels_last))
+        for block, node in zip(self.blocks, node_mixes(self.space, mix, "normal"), strict=True):
+            state = block(state, node)
+        return self.classifier(self.head(state).mean((2, 3)))
+
+
+class DerivedBlock(nn.Module):
+    """One block of a genotype.
+
+    Args:
+        primitive: What it does; ``none`` leaves the block out.
+        place: Where it stands.
+    """
+
+    def __init__(self, primitive: str, place: BlockPlace) -> None:
+        super().__init__()
+        self.shortcut = place.shortcut
+        require(primitive != "none" or place.shortcut, "DerivedBlock", "none must stand where a shortcut is", place)
+        self.operation = (
+            None
+            if primitive == "none"
+            else MBCONV_OPERATIONS[primitive](place.inputs, place.outputs, place.stride, False)
+        )
+
+    def forward(self, x: Tensor, drop_path: DropPath | None = None) -> Tensor:
+        """From ``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``."""
+        if self.operation is None:
+            return x
+        y = self.operation(x)
+        if not self.shortcut:
+            return y
+        return x + (y if drop_path is None else drop_path(y))
+
+
+class ChainNetwork(nn.Module):
+    """The network of a chain's genotype.
+
+    Args:
+        genotype: A genotype of ``space``.
+        num_classes: Size of the logits.
+        channels: Channels of the first block, 16 in the paper.
+        image_channels: 3 for colour, 1 for grey images.
+        large: Halve the resolution in the stem, for images of hundreds of pixels.
+        space: The chain.
+        shape: Channels and strides, where they are not those of the search space at ``channels``; the networks that
+            the authors published have widths of their own.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        num_classes: int,
+        channels: int = 16,
+        image_channels: int = 3,
+        large: bool = False,
+        space: CellSpace = PROXYLESS,
+        shape: ChainShape | None = None,
+    ) -> None:
+        super().__init__()
+        space.check(genotype)
+        shape = proxyless_shape(channels) if shape is None else shape
+        self.stem = _stem(shape, image_channels, large, searching=False)
+        primitives = [primitive for ((primitive, _),) in genotype.normal.nodes]
+        self.blocks = nn.ModuleList(map(DerivedBlock, primitives, chain_layout(space, shape)))
+        self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=False)
+        self.classifier = nn.Linear(shape.head, num_classes)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor, drop_path: float = 0.0, seed: int = 0) -> tuple[Tensor, None]:
+        """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``; there is no auxiliary head."""
+        drop = DropPath(drop_path, seed, images.device) if self.training and drop_path > 0 else None
+        state = self.stem(images.contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            state = block(state, drop)
+        return self.classifier(self.head(state).mean((2, 3))), None
+
+
+def _stem(shape: ChainShape, image_channels: int, large: bool, searching: bool) -> nn.Sequential:
+    """The first convolution and the first block, of expansion 1 and without a shortcut."""
+    first = conv_norm_relu6(image_channels, shape.stem, 3, Geometry(2 if large else 1, 1), searching)
+    return nn.Sequential(first, mbconv(shape.stem, shape.first, 1, searching, kernel=3, expansion=1))
