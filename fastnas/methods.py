@@ -120,7 +120,8 @@ def robust_darts_dp(*, largest: float = 0.2) -> Method:
 
 def sharp_darts(*, detach_max: bool = False) -> Method:
     """Keep the leading candidate at full strength, and anneal the learning rate by a power of a cosine
-    (Hundt et al., 2019, arXiv:1903.09900). On the primitives of DARTS."""
+    (Hundt et al., 2019, arXiv:1903.09900). In the space ``sharpdarts`` with the convolutions of the paper, in any other
+    with that space's own."""
     return replace(
         darts(),
         name="sharp_darts",

@@ -11,6 +11,7 @@ SPACE = BASE | {"fastnas.space"}
 MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas_kernels": set(),
     "fastnas.seeds": set(),
+    "fastnas.fingerprint": set(),
     "fastnas.space": BASE,
     "fastnas.bilevel": BASE,
     "fastnas.cost": SPACE | {"fastnas.mechanisms", "fastnas.supernet"},
@@ -22,7 +23,14 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.train": SPACE | {"fastnas.cost", "fastnas.mechanisms", "fastnas.supernet"},
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
-    | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
+    | {
+        "fastnas.bilevel",
+        "fastnas.fingerprint",
+        "fastnas.mechanisms",
+        "fastnas.method",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
     "fastnas.check": SPACE | {"fastnas.bilevel", "fastnas.method", "fastnas.search", "fastnas.train"},
     "fastnas.experiment": SPACE
     | {
