@@ -246,6 +246,8 @@ def _print_outcome(outcome: Outcome, console: Console) -> None:
         console.print(f"the search stopped early: {outcome.stopped}", highlight=False, soft_wrap=True)
     console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
     console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
+    if outcome.cost is not None:
+        console.print(f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}", highlight=False, soft_wrap=True)
     if outcome.table is not None:
         console.print(f"known of this architecture: {outcome.table}", highlight=False, soft_wrap=True)
     if outcome.searched is not None:

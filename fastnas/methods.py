@@ -40,7 +40,7 @@ from fastnas.method import Method, Term
 from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import require
 
-__all__ = ["METHODS", "Method", "Term", "summary"]
+__all__ = ["METHODS", "REGULARISED", "Method", "Term", "summary"]
 
 
 def darts(*, order: int = 1, by_differences: bool = False) -> Method:
@@ -323,6 +323,14 @@ _RECIPES: tuple[Callable[[], Method], ...] = (
 )
 METHODS: Mapping[str, Callable[[], Method]] = {recipe.__name__: recipe for recipe in _RECIPES}
 """The recipes by the names that the command line knows."""
+
+REGULARISED: Mapping[str, Callable[[float], Method]] = {
+    "robust_darts_l2": lambda strength: robust_darts_l2(factor=strength),
+    "robust_darts_dp": lambda strength: robust_darts_dp(largest=strength),
+    "dso_nas": lambda strength: dso_nas(gamma=strength),
+}
+"""The recipes that regularise, as functions of how much; R-DARTS is the best of four runs of one of the first two
+(Zela et al., 2020, arXiv:1909.09656, section 5.4)."""
 
 
 def summary(recipe: Callable[[], Method]) -> str:

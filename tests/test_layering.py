@@ -31,9 +31,14 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.supernet",
         "fastnas.train",
     },
-    "fastnas.check": SPACE | {"fastnas.bilevel", "fastnas.method", "fastnas.search", "fastnas.train"},
+    "fastnas.check": SPACE
+    | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.search", "fastnas.train"},
+    "fastnas.budget": SPACE
+    | {"fastnas.cost", "fastnas.latency", "fastnas.mechanisms", "fastnas.method", "fastnas.train"},
     "fastnas.experiment": SPACE
     | {
+        "fastnas.budget",
+        "fastnas.cost",
         "fastnas.method",
         "fastnas.methods",
         "fastnas.report",
