@@ -153,15 +153,20 @@ class Parts:
     costs: CostTable | None
 
 
-def prepare(experiment: Experiment) -> Parts:
+def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     """Load what ``experiment`` names.
+
+    Args:
+        experiment: What to do.
+        data: Its images, if they are loaded already.
 
     Raises:
         ValueError: For names, sizes or settings that do not fit together, before anything runs.
     """
     method, space = method_named(experiment.method, experiment.strength), load_space(experiment.space)
     require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
-    data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
+    if data is None:
+        data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
     size = NetworkSize(
         channels=experiment.retrain.channels,
         cells=experiment.retrain.cells,

@@ -47,6 +47,8 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.train",
     },
     "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
+    "fastnas.series": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.train"},
+    "fastnas.printing": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.series", "fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {
@@ -55,8 +57,10 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.experiment",
         "fastnas.latency",
         "fastnas.methods",
+        "fastnas.printing",
         "fastnas.recipes",
         "fastnas.report",
+        "fastnas.series",
         "fastnas.supernet",
         "fastnas.train",
     },

@@ -3,6 +3,7 @@
 from fastnas.train.data.division import class_balanced_fraction, split_halves, steps_per_epoch
 from fastnas.train.data.images import ImageData, ImageSet
 from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
+from fastnas.train.data.sharing import held_out, shared
 from fastnas.train.data.sources import SOURCES, load_data
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     "ImageSet",
     "class_balanced_fraction",
     "evaluation_batches",
+    "held_out",
     "load_data",
     "paired_batches",
+    "shared",
     "split_halves",
     "steps_per_epoch",
     "training_batches",
