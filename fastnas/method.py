@@ -62,6 +62,7 @@ class Method:
         prune_every: I. Epochs between two such questions.
         connection: J. Channels that are mixed and weights of the edges.
         drop_path: J. Probability of dropping an edge for an image.
+        cutout: J. Probability of blanking a square of half its side in an image of a step.
         skip_dropout: J. Probability of dropping an element of a skip connection.
         objective: K. Joins the loss that alpha sees with a cost, which is taken at the relaxation of alpha.
         penalties: K. Terms of the coefficients of every cell type, added to the loss that alpha sees.
@@ -94,6 +95,7 @@ class Method:
     prune_every: int = 1
     connection: Connection = Connection()  # noqa: RUF009  (frozen)
     drop_path: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     objective: Objective = loss_alone
     penalties: tuple[Term, ...] = ()

@@ -107,14 +107,15 @@ def robust_darts_l2(*, factor: float = 27.0) -> Method:
 
 
 def robust_darts_dp(*, largest: float = 0.2) -> Method:
-    """Second-order DARTS that drops edges at random, more and more of them
-    (Zela et al., 2020, arXiv:1909.09656, section 5.1). ``largest`` is the last probability: 0, 0.2, 0.4 or 0.6 there,
-    where a cutout grows with it."""
+    """Second-order DARTS that drops edges and blanks squares of images at random, more and more of them
+    (Zela et al., 2020, arXiv:1909.09656, section 5.1). ``largest`` is the last probability of an edge: 0, 0.2, 0.4 or
+    0.6 there. That of a cutout grows to 1 beside it, and is 0 where ``largest`` is, as in the published code."""
     return replace(
         darts(order=2),
         name="robust_darts_dp",
         source="Zela et al., 2020, arXiv:1909.09656",
         drop_path=Ramp(0.0, largest),
+        cutout=Ramp(0.0, 1.0 if largest > 0 else 0.0),
     )
 
 

@@ -157,7 +157,7 @@ def run_series(
     failures = _side_by_side(series, folders, left, data)
     if failures:
         number, message = min(failures.items())
-        remedy = f"The others are done. To try again: fastnas search --resume {folder}."
+        remedy = f"What the others found is kept. To try again: fastnas search --resume {folder}."
         raise ValueError(complaint(WHERE, f"run {number} must end", message.rstrip("."), remedy))
     judged = [_JUDGED.validate_python(read_json(of_member / "judged.json")) for of_member in folders]
     best = max(range(len(judged)), key=lambda number: judged[number].accuracy)  # the first of equals

@@ -5,6 +5,7 @@ from fastnas.train.data.images import ImageData, ImageSet
 from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
 from fastnas.train.data.sharing import held_out, shared
 from fastnas.train.data.sources import SOURCES, load_data
+from fastnas.train.data.transforms import cut_out
 
 __all__ = [
     "SOURCES",
@@ -12,6 +13,7 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "class_balanced_fraction",
+    "cut_out",
     "evaluation_batches",
     "held_out",
     "load_data",
