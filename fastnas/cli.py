@@ -17,21 +17,23 @@ from tyro.conf import Positional, arg, subcommand
 
 from fastnas.check import check
 from fastnas.cost.tables import NetworkSize
-from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
+from fastnas.experiment import Experiment, load_experiment, method_named, run_experiment
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
+from fastnas.printing import comparison_table, print_outcome, series_table
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
 from fastnas.report.page import write_report
 from fastnas.report.progress import Display
 from fastnas.report.text import genotype_text
+from fastnas.series import Series, load_series, run_series
 from fastnas.space.cell_space import space_named, with_depth
-from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
+from fastnas.space.formats import genotype_to_json, read_genotype
 from fastnas.supernet.own import load_space
 from fastnas.train.config import RetrainConfig, torch_device
 from fastnas.train.data import load_data
 from fastnas.train.files import save_tensors, write_json
-from fastnas.train.retrain import RetrainResult, retrain
+from fastnas.train.retrain import retrain
 from fastnas_kernels.check import complaint, require
 
 DESCRIPTION = "Differentiable architecture search: the DARTS family in one engine. `fastnas search` alone does it all."
@@ -47,6 +49,10 @@ class Search:
         run: The run folder, a new one; by default runs/ and the time.
         resume: A run folder to go on with. It knows its settings: give no others.
         table: A CSV table of accuracies (NAS-Bench-201's) in which to look up what was found.
+        runs: Searches side by side, with seeds that follow each other; the best goes on, judged by a short
+            retraining on images held out of it.
+        strengths: Instead of seeds, how much each search regularises: R-DARTS is the best of four.
+        short_epochs: Epochs of that retraining; unset for a quarter of the whole one.
         experiment: What to do.
     """
 
@@ -54,6 +60,9 @@ class Search:
     run: Path | None = None
     resume: Path | None = None
     table: Path | None = None
+    runs: int = 1
+    strengths: tuple[float, ...] = ()
+    short_epochs: int | None = None
     experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
 
 
@@ -229,57 +238,33 @@ def _recipe(name: str | None) -> Experiment:
 
 def _search(command: Search, console: Console) -> None:
     experiment, folder = command.experiment, command.run or _new_folder(command.experiment.method)
+    series = None
+    if command.runs != 1 or command.strengths:
+        series = Series(
+            experiment=experiment, runs=command.runs, strengths=command.strengths, short_epochs=command.short_epochs
+        )
     if command.resume is not None:
         folder = command.resume
         remedy = "Name the folder of a run."
-        require((folder / "config.json").is_file(), "search", "--resume must name a run folder", str(folder), remedy)
-        experiment = load_experiment(folder / "config.json")
+        known = [name for name in ("series.json", "config.json") if (folder / name).is_file()]
+        require(bool(known), "search", "--resume must name a run folder", str(folder), remedy)
+        if known[0] == "series.json":
+            series = load_series(folder)
+        else:
+            experiment = load_experiment(folder / "config.json")
     else:
         _require_new(folder)
     console.print(f"run folder: {folder}   (to go on after a stop: fastnas search --resume {folder})", soft_wrap=True)
-    outcome = run_experiment(experiment, folder, lambda title: Display(title, console), command.table)
-    _print_outcome(outcome, console)
 
+    def show(title: str) -> Display:
+        return Display(title, console)
 
-def _print_outcome(outcome: Outcome, console: Console) -> None:
-    if outcome.stopped:
-        console.print(f"the search stopped early: {outcome.stopped}", highlight=False, soft_wrap=True)
-    console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
-    console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
-    if outcome.table is not None:
-        console.print(f"known of this architecture: {outcome.table}", highlight=False, soft_wrap=True)
-    if outcome.searched is not None:
-        console.print(_comparison_table(outcome.searched, outcome.random))
-        console.print(_verdict(outcome.searched, outcome.random), highlight=False, soft_wrap=True)
-    console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
-
-
-def _comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -> Table:
-    table = Table("network", title="retrained with the same budget")
-    for heading in ("parameters", "multiply-adds", "test accuracy", "seconds"):
-        table.add_column(heading, justify="right")
-    for i, result in enumerate([searched, *random]):
-        table.add_row(
-            f"random {i}" if i else "searched",
-            f"{result.num_params:,}",
-            f"{result.multiply_adds:,}",
-            f"{100 * result.test_accuracy:.2f} %",
-            f"{result.seconds:.1f}",
-        )
-    return table
-
-
-def _verdict(searched: RetrainResult, random: Sequence[RetrainResult]) -> str:
-    found = f"searched: {100 * searched.test_accuracy:.2f} %"
-    if not random:
-        return found
-    accuracies = [result.test_accuracy for result in random]
-    mean, best = sum(accuracies) / len(accuracies), max(accuracies)
-    beaten = sum(searched.test_accuracy > accuracy for accuracy in accuracies)
-    return (
-        f"{found}   random: mean {100 * mean:.2f} %, best {100 * best:.2f} % of {len(random)}   "
-        f"(the search beats {beaten} of them)"
-    )
+    if series is None:
+        outcome = run_experiment(experiment, folder, show, command.table)
+    else:
+        judged, best, outcome = run_series(series, folder, show, command.table)
+        console.print(series_table(judged, best))
+    print_outcome(outcome, console)
 
 
 def _retrain(command: Retrain, console: Console) -> None:
@@ -307,7 +292,7 @@ def _retrain(command: Retrain, console: Console) -> None:
             on_epoch=display.epoch,
         )
     save_tensors(folder / "network.pt", result.network.state_dict())
-    console.print(_comparison_table(result, []))
+    console.print(comparison_table(result, []))
 
 
 def _report(command: Report, console: Console) -> None:

@@ -4,7 +4,7 @@ import importlib
 import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -13,8 +13,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from tyro.conf import arg
 
+from fastnas.budget import CostConfig, cost_table, within_budget
+from fastnas.cost.tables import CostTable, NetworkSize, derived_cost
 from fastnas.method import Method
-from fastnas.methods import METHODS
+from fastnas.methods import METHODS, REGULARISED
 from fastnas.report.page import write_report
 from fastnas.search import SearchResult, require_stages, search, stage_supernet
 from fastnas.space.benchmark import TableEntry, look_up
@@ -32,6 +34,7 @@ from fastnas.train.files import read_json, save_tensors, write_json
 from fastnas.train.retrain import RetrainResult, retrain
 from fastnas_kernels.check import complaint, require
 
+MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
 PACKAGES = ("fastnas", "torch", "torchvision", "numpy")
 
 
@@ -41,6 +44,7 @@ class Experiment:
 
     Args:
         method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
+        strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
         space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
@@ -49,11 +53,13 @@ class Experiment:
         retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
         config: The search.
         retrain: The training of the derived network, and of the random ones.
+        cost: What the derived network may cost, and the random ones.
     """
 
     __pydantic_config__ = STRICT
 
     method: str = "pc_darts"
+    strength: float | None = None
     space: str = "darts"
     data: str = "digits"
     download: bool = False
@@ -62,6 +68,7 @@ class Experiment:
     retrain_searched: bool = True
     config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
     retrain: RetrainConfig = RetrainConfig()  # noqa: RUF009  (frozen)
+    cost: CostConfig = CostConfig()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         rule = "random_genotypes must not be negative"
@@ -91,6 +98,7 @@ class Outcome:
         report: The page.
         space: That of the genotype.
         stopped: Why the search ended before its last epoch, or nothing.
+        cost: What the derived network costs and in which unit, if the experiment speaks of a cost.
     """
 
     genotype: Genotype
@@ -100,6 +108,7 @@ class Outcome:
     report: Path
     space: CellSpace
     stopped: str
+    cost: tuple[float, str] | None = None
 
 
 def run_experiment(
@@ -113,27 +122,88 @@ def run_experiment(
         show_progress: Makes the displays.
         table: A table of accuracies in which to look the architecture up.
     """
-    method = method_named(experiment.method)
-    space = with_depth(load_space(experiment.space), experiment.config.cells)
-    require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
-    data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
-    _check_sizes(experiment, method, space, data)
-    if not (folder / "config.json").exists():
-        write_json(folder / "config.json", experiment_to_json(experiment))
-    if space.name not in SPACES:
-        write_json(folder / "space.json", space_to_json(space))
-    result = _search(experiment, method, space, data, folder, show_progress)
-    write_json(folder / "genotype.json", genotype_to_json(result.genotype))
-    save_tensors(folder / "alpha.pt", result.alpha)
+    parts = prepare(experiment)
+    result = find(experiment, parts, folder, show_progress)
     entry = look_up(table, result.genotype) if table else None
     results = []
     if experiment.retrain_searched:
-        for name, genotype in _contestants(experiment, space, result.genotype).items():
-            results.append(_retrain(experiment, space, genotype, data, folder / "retrain" / name, name, show_progress))
+        for name, genotype in _contestants(experiment, parts, result.genotype).items():
+            results.append(_retrain(experiment, parts, genotype, folder / "retrain" / name, name, show_progress))
             write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
     report = write_report(folder)
     searched = results[0] if results else None
-    return Outcome(result.genotype, searched, results[1:], entry, report, space, result.stopped)
+    cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
+    return Outcome(result.genotype, searched, results[1:], entry, report, parts.space, result.stopped, cost)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the names in an experiment stand for.
+
+    Args:
+        method: What to do, within the budget.
+        space: Where.
+        data: The images.
+        costs: The costs that the budget speaks of, if it speaks of any.
+    """
+
+    method: Method
+    space: CellSpace
+    data: ImageData
+    costs: CostTable | None
+
+
+def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
+    """Load what ``experiment`` names.
+
+    Args:
+        experiment: What to do.
+        data: Its images, if they are loaded already.
+
+    Raises:
+        ValueError: For names, sizes or settings that do not fit together, before anything runs.
+    """
+    method = method_named(experiment.method, experiment.strength)
+    space = with_depth(load_space(experiment.space), experiment.config.cells)
+    require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
+    if data is None:
+        data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
+    size = NetworkSize(
+        channels=experiment.retrain.channels,
+        cells=experiment.retrain.cells,
+        resolution=data.resolution,
+        image_channels=data.channels,
+        num_classes=len(data.classes),
+        large=data.large,
+        batch_size=experiment.retrain.batch_size,
+    )
+    costs = cost_table(experiment.cost, space, size)
+    parts = Parts(within_budget(method, experiment.cost, costs), space, data, costs)
+    _check_sizes(experiment, parts)
+    return parts
+
+
+def find(
+    experiment: Experiment, parts: Parts, folder: Path, show_progress: ShowProgress, device: str | None = None
+) -> SearchResult:
+    """Search, the first part of an experiment, and leave in ``folder`` what it found.
+
+    Args:
+        experiment: What to do.
+        parts: What it names.
+        folder: The run folder; a search that is in there goes on.
+        show_progress: Makes the display.
+        device: Where, if not where ``experiment`` says.
+    """
+    if not (folder / "config.json").exists():
+        write_json(folder / "config.json", experiment_to_json(experiment))
+    if parts.space.name not in SPACES:
+        write_json(folder / "space.json", space_to_json(parts.space))
+    config = experiment.config if device is None else replace(experiment.config, device=device)
+    result = _search(parts, config, folder, show_progress)
+    write_json(folder / "genotype.json", genotype_to_json(result.genotype))
+    save_tensors(folder / "alpha.pt", result.alpha)
+    return result
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
@@ -160,8 +230,17 @@ def load_experiment(path: Path) -> Experiment:
         raise ValueError(complaint("run", rule, f"{place}: {first['msg']}")) from None
 
 
-def method_named(name: str) -> Method:
-    """A method of the library, or ``module:function`` that returns one."""
+def method_named(name: str, strength: float | None = None) -> Method:
+    """A method of the library, or ``module:function`` that returns one.
+
+    Args:
+        name: Of the method.
+        strength: How much it regularises; ``None`` for its own.
+    """
+    if strength is not None:
+        rule = f"strength must stand beside one of {', '.join(REGULARISED)}, which regularise"
+        require(name in REGULARISED, "method", rule, f"{strength} beside {name}")
+        return REGULARISED[name](strength)
     if name in METHODS:
         return METHODS[name]()
     module, separator, function = name.partition(":")
@@ -181,20 +260,20 @@ _AS_JSON = TypeAdapter(Experiment)
 _NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell, whose network has no auxiliary head",)
 
 
-def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data: ImageData) -> None:
+def _check_sizes(experiment: Experiment, parts: Parts) -> None:
     """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
-    config, training = experiment.config, experiment.retrain
+    config, training, data, space = experiment.config, experiment.retrain, parts.data, parts.space
     same_depth = space.stages is None or not experiment.retrain_searched or training.cells == config.cells
     rule = f"retrain.cells must be {config.cells}, as cells, in a chain, whose blocks are searched one by one"
     require(same_depth, "Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
-    require_stages(method, config)
+    require_stages(parts.method, config)
     with torch.device("meta"):
-        stage_supernet(space, method, data, config, 0)
+        stage_supernet(parts.space, parts.method, data, config, 0)
         if experiment.retrain_searched:
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
             steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")
             build_network(
-                random_genotype(space, 0),
+                random_genotype(parts.space, 0),
                 len(data.classes),
                 training.channels,
                 training.cells,
@@ -202,50 +281,44 @@ def _check_sizes(experiment: Experiment, method: Method, space: CellSpace, data:
                 data.resolution,
                 data.large,
                 training.auxiliary > 0,
-                space,
+                parts.space,
             )
 
 
-def _search(
-    experiment: Experiment,
-    method: Method,
-    space: CellSpace,
-    data: ImageData,
-    folder: Path,
-    show_progress: ShowProgress,
-) -> SearchResult:
-    title = f"search: {method.name} in {space.name} on {data.name}"
+def _search(parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress) -> SearchResult:
+    title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
     with show_progress(title) as display, EventWriter(folder / "events") as events:
 
         def on_epoch(record: Mapping[str, Any]) -> None:
             display.epoch(record)
             events.write("search", record)
 
-        return search(space, method, data, experiment.config, folder=folder, on_step=display.step, on_epoch=on_epoch)
+        return search(
+            parts.space, parts.method, parts.data, config, folder=folder, on_step=display.step, on_epoch=on_epoch
+        )
 
 
-def _contestants(experiment: Experiment, space: CellSpace, found: Genotype) -> dict[str, Genotype]:
-    """The found architecture, then random ones that differ from it and from each other."""
+def _contestants(experiment: Experiment, parts: Parts, found: Genotype) -> dict[str, Genotype]:
+    """The found architecture, then random ones that differ from it and from each other, and meet the same limit;
+    fewer of them where hardly any does."""
     contestants = {"searched": found}
     seed, taken = experiment.config.seed, {found.canonical()}
-    draw = 0
-    while len(contestants) <= experiment.random_genotypes:
-        genotype = random_genotype(space, seed * 1_000_003 + draw)
-        draw += 1
-        if genotype.canonical() not in taken:
+    for draw in range(MOST_DRAWS):
+        if len(contestants) > experiment.random_genotypes:
+            break
+        genotype = random_genotype(parts.space, seed * 1_000_003 + draw)
+        if genotype.canonical() not in taken and _within(genotype, experiment.cost.limit, parts.costs):
             taken.add(genotype.canonical())
             contestants[f"random_{len(contestants)}"] = genotype
     return contestants
 
 
+def _within(genotype: Genotype, limit: float | None, costs: CostTable | None) -> bool:
+    return limit is None or costs is None or derived_cost(genotype, costs) <= limit
+
+
 def _retrain(
-    experiment: Experiment,
-    space: CellSpace,
-    genotype: Genotype,
-    data: ImageData,
-    folder: Path,
-    name: str,
-    show_progress: ShowProgress,
+    experiment: Experiment, parts: Parts, genotype: Genotype, folder: Path, name: str, show_progress: ShowProgress
 ) -> RetrainResult:
     config = experiment.config
     with show_progress(f"retrain: {name}") as display, EventWriter(folder / "events") as events:
@@ -256,7 +329,7 @@ def _retrain(
 
         return retrain(
             genotype,
-            data,
+            parts.data,
             experiment.retrain,
             seed=config.seed,
             train_fraction=config.train_fraction,
@@ -264,7 +337,7 @@ def _retrain(
             device=config.device,
             workers=config.workers,
             folder=folder,
-            own=space,
+            own=parts.space,
             on_step=display.step,
             on_epoch=on_epoch,
         )

@@ -10,7 +10,7 @@ from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import Control, EigenvalueRollBack, EigenvalueStop, FirstOf, never
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
-from fastnas.mechanisms.penalty import Penalty
+from fastnas.mechanisms.penalty import Objective, Penalty, loss_alone
 from fastnas.mechanisms.perturbation import Perturbation, unperturbed
 from fastnas.mechanisms.protocol import Protocol
 from fastnas.mechanisms.pruning import Prune, Stage, keep_everything
@@ -62,7 +62,9 @@ class Method:
         prune_every: I. Epochs between two such questions.
         connection: J. Channels that are mixed and weights of the edges.
         drop_path: J. Probability of dropping an edge for an image.
+        cutout: J. Probability of blanking a square of half its side in an image of a step.
         skip_dropout: J. Probability of dropping an element of a skip connection.
+        objective: K. Joins the loss that alpha sees with a cost, which is taken at the relaxation of alpha.
         penalties: K. Terms of the coefficients of every cell type, added to the loss that alpha sees.
         weight_penalties: K. Terms of the weights, added to the loss that the weights see.
         weight_decay_factor: K. Multiplies the configured weight decay.
@@ -93,7 +95,9 @@ class Method:
     prune_every: int = 1
     connection: Connection = Connection()  # noqa: RUF009  (frozen)
     drop_path: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    objective: Objective = loss_alone
     penalties: tuple[Term, ...] = ()
     weight_penalties: tuple[Term, ...] = ()
     weight_decay_factor: float = 1.0
@@ -139,6 +143,12 @@ class Method:
                 f"draw={self.draw}",
                 "a hypergradient by differentiation",
                 "The coefficients of this draw are constants, so alpha would never move: use ImportanceWeighted().",
+            ),
+            (
+                scored and self.objective is not loss_alone,
+                "objective",
+                "hypergradient=ImportanceWeighted",
+                "It sees losses of draws and no slope of a cost: add that as a penalty with expected=True.",
             ),
             (
                 self.weight_average is not None and of_weights is None,

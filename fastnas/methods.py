@@ -40,7 +40,7 @@ from fastnas.method import Method, Term
 from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import require
 
-__all__ = ["METHODS", "Method", "Term", "summary"]
+__all__ = ["METHODS", "REGULARISED", "Method", "Term", "summary"]
 
 
 def darts(*, order: int = 1, by_differences: bool = False) -> Method:
@@ -107,20 +107,22 @@ def robust_darts_l2(*, factor: float = 27.0) -> Method:
 
 
 def robust_darts_dp(*, largest: float = 0.2) -> Method:
-    """Second-order DARTS that drops edges at random, more and more of them
-    (Zela et al., 2020, arXiv:1909.09656, section 5.1). ``largest`` is the last probability: 0, 0.2, 0.4 or 0.6 there,
-    where a cutout grows with it."""
+    """Second-order DARTS that drops edges and blanks squares of images at random, more and more of them
+    (Zela et al., 2020, arXiv:1909.09656, section 5.1). ``largest`` is the last probability of an edge: 0, 0.2, 0.4 or
+    0.6 there. That of a cutout grows to 1 beside it, and is 0 where ``largest`` is, as in the published code."""
     return replace(
         darts(order=2),
         name="robust_darts_dp",
         source="Zela et al., 2020, arXiv:1909.09656",
         drop_path=Ramp(0.0, largest),
+        cutout=Ramp(0.0, 1.0 if largest > 0 else 0.0),
     )
 
 
 def sharp_darts(*, detach_max: bool = False) -> Method:
     """Keep the leading candidate at full strength, and anneal the learning rate by a power of a cosine
-    (Hundt et al., 2019, arXiv:1903.09900). On the primitives of DARTS."""
+    (Hundt et al., 2019, arXiv:1903.09900). In the space ``sharpdarts`` with the convolutions of the paper, in any other
+    with that space's own."""
     return replace(
         darts(),
         name="sharp_darts",
@@ -322,6 +324,14 @@ _RECIPES: tuple[Callable[[], Method], ...] = (
 )
 METHODS: Mapping[str, Callable[[], Method]] = {recipe.__name__: recipe for recipe in _RECIPES}
 """The recipes by the names that the command line knows."""
+
+REGULARISED: Mapping[str, Callable[[float], Method]] = {
+    "robust_darts_l2": lambda strength: robust_darts_l2(factor=strength),
+    "robust_darts_dp": lambda strength: robust_darts_dp(largest=strength),
+    "dso_nas": lambda strength: dso_nas(gamma=strength),
+}
+"""The recipes that regularise, as functions of how much; R-DARTS is the best of four runs of one of the first two
+(Zela et al., 2020, arXiv:1909.09656, section 5.4)."""
 
 
 def summary(recipe: Callable[[], Method]) -> str:

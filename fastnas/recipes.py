@@ -125,6 +125,7 @@ RECIPES: Mapping[str, Experiment] = {
     # Hundt et al., 2019, arXiv:1903.09900
     "sharp_darts_cifar10": Experiment(
         method="sharp_darts",
+        space="sharpdarts",
         data="cifar10:data",
         config=SearchConfig(
             channels=16, cells=8, epochs=120, batch_size=48, weight_lr=0.025, weight_lr_final=1e-4, alpha_lr=3e-4

@@ -1,5 +1,6 @@
 """The oracle finds what published code got wrong, and cries wolf on no method."""
 
+import importlib
 from dataclasses import dataclass, replace
 
 import pytest
@@ -9,11 +10,14 @@ from torch import nn
 from fastnas.bilevel.hypergradient import ImportanceWeighted
 from fastnas.bilevel.problem import SgdStep, detached, gradients_of
 from fastnas.check import check
+from fastnas.cost.expectation import CostObjective, RelativeCost
+from fastnas.cost.penalties import ProductPenalty
+from fastnas.cost.tables import NetworkSize, parameter_table
 from fastnas.mechanisms.draw import Categorical, Sample
 from fastnas.mechanisms.relaxation import softmax
 from fastnas.mechanisms.schedules import Constant
 from fastnas.method import Term
-from fastnas.methods import METHODS, darts, gdas, parsec, pc_darts
+from fastnas.methods import METHODS, darts, gdas, parsec, pc_darts, snas
 from fastnas.space.cell_space import NASBENCH201
 from fastnas.supernet.mix import Mix
 from fastnas.supernet.supernets import NasBench201Supernet
@@ -281,3 +285,36 @@ def test_edge_weights_that_are_cut_off_are_found_and_a_right_supernet_is_not_acc
 def test_a_module_that_is_no_supernet_is_refused():
     with pytest.raises(ValueError, match="check: supernet must have a space, got Linear"):
         check(nn.Linear(2, 2), darts())
+
+
+# ---- costs ------------------------------------------------------------------------------------------------------
+COSTS = parameter_table(NASBENCH201, NetworkSize(channels=4, cells=1, resolution=8, image_channels=1))
+PRICED = Term(RelativeCost(COSTS, 2000.0), Constant(0.1), expected=True)
+PRODUCT = CostObjective(COSTS, ProductPenalty(target=2000.0))
+REACHES = "the slope of the penalties reaches alpha"
+
+
+@pytest.mark.parametrize("changes", [{"penalties": (PRICED,)}, {"objective": PRODUCT}], ids=["term", "objective"])
+@pytest.mark.parametrize("recipe", [gdas, snas])
+def test_costs_hold_their_claims_under_draws(recipe, changes):
+    assert failures(NASBENCH201, replace(recipe(), **changes)) == []
+
+
+def test_an_objective_without_slope_is_found():
+    def flat(loss, mix):
+        return PRODUCT(loss, {name: rows.detach() for name, rows in mix.items()}) + 0 * sum(
+            map(torch.sum, mix.values())
+        )
+
+    assert "penalties have the slope that they show" in failures(NASBENCH201, replace(darts(), objective=flat))
+
+
+@pytest.mark.parametrize("name", ["_joined", "_expected_penalties"])
+def test_a_loop_that_forgets_the_costs_is_found(monkeypatch, name):
+    forget = {
+        "_joined": lambda run, loss, alpha: loss,
+        "_expected_penalties": lambda run, alpha: 0 * sum(map(torch.sum, alpha.values())),
+    }
+    monkeypatch.setattr(importlib.import_module("fastnas.search.step"), name, forget[name])
+    changes = {"objective": PRODUCT} if name == "_joined" else {"penalties": (PRICED,)}
+    assert REACHES in failures(NASBENCH201, replace(darts(), **changes))

@@ -11,6 +11,7 @@ SPACE = BASE | {"fastnas.space"}
 MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas_kernels": set(),
     "fastnas.seeds": set(),
+    "fastnas.fingerprint": set(),
     "fastnas.space": BASE,
     "fastnas.bilevel": BASE,
     "fastnas.cost": SPACE | {"fastnas.mechanisms", "fastnas.supernet"},
@@ -22,10 +23,22 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.train": SPACE | {"fastnas.cost", "fastnas.mechanisms", "fastnas.supernet"},
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
-    | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
-    "fastnas.check": SPACE | {"fastnas.bilevel", "fastnas.method", "fastnas.search", "fastnas.train"},
+    | {
+        "fastnas.bilevel",
+        "fastnas.fingerprint",
+        "fastnas.mechanisms",
+        "fastnas.method",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
+    "fastnas.check": SPACE
+    | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.search", "fastnas.train"},
+    "fastnas.budget": SPACE
+    | {"fastnas.cost", "fastnas.latency", "fastnas.mechanisms", "fastnas.method", "fastnas.train"},
     "fastnas.experiment": SPACE
     | {
+        "fastnas.budget",
+        "fastnas.cost",
         "fastnas.method",
         "fastnas.methods",
         "fastnas.report",
@@ -34,6 +47,8 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.train",
     },
     "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
+    "fastnas.series": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.train"},
+    "fastnas.printing": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.series", "fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {
@@ -42,8 +57,10 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.experiment",
         "fastnas.latency",
         "fastnas.methods",
+        "fastnas.printing",
         "fastnas.recipes",
         "fastnas.report",
+        "fastnas.series",
         "fastnas.supernet",
         "fastnas.train",
     },

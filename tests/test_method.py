@@ -29,6 +29,10 @@ WEIGHTED = ImportanceWeighted(4)
             r"hypergradient=ImportanceWeighted must not stand beside draw=None, got both\. It",
         ),
         ({"draw": Categorical()}, r"draw=Categorical\(\) must not stand beside a hypergradient by differentiation"),
+        (
+            {"hypergradient": WEIGHTED, "draw": Categorical(), "objective": lambda loss, mix: 2 * loss},
+            "objective must not stand beside hypergradient=ImportanceWeighted.*expected=True",
+        ),
         ({"weight_average": WEIGHTED}, "weight_average must not stand beside a weight step without a draw"),
         (
             {"perturbation": random_smoothing, "draw": gumbel_selected},

@@ -113,6 +113,17 @@ def test_a_checkpoint_of_another_search_is_refused(tmp_path):
         search(NASBENCH201, darts(), DIGITS, replace(config, weight_lr=0.01), folder=tmp_path)
 
 
+def test_a_checkpoint_of_another_variant_of_the_same_recipe_is_refused(tmp_path):
+    config = replace(TINY, epochs=1, warmup_epochs=0)
+    search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path)
+    variant = replace(darts(), alpha_scale=1e-2)
+    assert variant.name == "darts"
+    with pytest.raises(ValueError, match="got a checkpoint of another configuration"):
+        search(NASBENCH201, variant, DIGITS, config, folder=tmp_path)
+    again = search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path)  # and it is still there
+    assert len(again.history) == 1
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(tmp_path):
     search(NASBENCH201, darts(), DIGITS, replace(TINY, epochs=3), folder=tmp_path, on_epoch=None)
     good = (tmp_path / "checkpoint.pt").read_bytes()

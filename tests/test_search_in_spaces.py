@@ -7,7 +7,8 @@ import torch
 
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.tables import NetworkSize, derived_cost, parameter_table
-from fastnas.methods import darts, pc_darts
+from fastnas.mechanisms.pruning import Stage
+from fastnas.methods import darts, p_darts, pc_darts
 from fastnas.search import search
 from fastnas.space.cell_space import S1, S3, S4
 from fastnas.supernet.supernets import DartsSupernet
@@ -25,6 +26,13 @@ def test_a_search_ends_in_an_architecture_of_its_space_and_repeats_bit_for_bit(s
     assert first.genotype == second.genotype
     assert all(torch.equal(first.alpha[name], second.alpha[name]) for name in first.alpha)
     assert all(torch.isfinite(alpha).all() for alpha in first.alpha.values())
+
+
+def test_p_darts_searches_a_space_without_skip_connections():
+    shallow = replace(p_darts(), stages=(Stage(), Stage(1, 1)))
+    result = search(S4, shallow, DIGITS, replace(TINY, channels=2, epochs=2))
+    S4.check(result.genotype)
+    assert [record["stage"] for record in result.history] == [0, 1]
 
 
 def test_candidates_that_an_edge_does_not_have_are_never_mixed():

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.bilevel.problem import Bilevel, Tensors
+from fastnas.mechanisms.penalty import loss_alone
 from fastnas.method import Method
-from fastnas.search import Run, alpha_problem, fresh_state, stage_supernet
+from fastnas.search import Run, alpha_gradients, alpha_problem, fresh_state, stage_supernet
 from fastnas.space.cell_space import CellSpace
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import Batch, load_data
@@ -66,8 +67,13 @@ class Bench:
 
     def gradients(self, run: Run) -> dict[str, Tensor]:
         """Alpha's gradient, without taking a step."""
-        hypergradient = self.method.hypergradient
-        return hypergradient(self.problem(run), run.state.w, run.state.alpha)[1]
+        return alpha_gradients(run, *self.batches)[1]
+
+    def without_penalties(self) -> "Bench":
+        """The same searches of the method without its costs."""
+        bare = copy.copy(self)
+        bare.method = replace(self.method, penalties=(), objective=loss_alone)
+        return bare
 
 
 def copies(tensors: Tensors) -> dict[str, Tensor]:

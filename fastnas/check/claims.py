@@ -9,8 +9,9 @@ from torch.nn import functional as F
 from fastnas.bilevel.hypergradient import ImportanceWeighted, first_order
 from fastnas.bilevel.problem import Bilevel, SgdStep, Tensors, gradients_of
 from fastnas.check.bench import Bench, Outcome, agree, agree_along, changed, copies, slopes
+from fastnas.mechanisms.penalty import loss_alone
 from fastnas.method import Method
-from fastnas.search import Run, search_step
+from fastnas.search import Run, alpha_gradients, relax, search_step
 from fastnas.space.sampling import random_genotype
 
 DRAWS = 32  # steps over which a random method must have reached every logit
@@ -23,15 +24,16 @@ def outcomes(bench: Bench) -> Iterator[tuple[str, Outcome]]:
     yield "alpha is no parameter of the supernet", _alpha_is_apart(bench)
     yield "the same loss twice is the same number, and no buffer moves", _loss_is_pure(bench)
     yield "a step repeated from the same state is the same step", _step_repeats(bench)
-    yield "every edge and candidate gets a gradient", _everything_is_reached(bench)
+    yield "every edge and candidate gets a gradient", _everything_is_reached(bench.without_penalties())
     if isinstance(method.hypergradient, ImportanceWeighted):
         yield "alpha's gradient is the weighted score of the draws", _score_is_right(bench, method.hypergradient)
     else:
         yield "the hypergradient is the slope of its objective", _hypergradient_is_exact(method, bench.seed)
-        yield "coefficients get the slope of the loss", _mix_has_slope(bench)
+        yield "coefficients get the slope of the loss", _mix_has_slope(bench.without_penalties())
     yield "weights get the slope of the loss", _weights_have_slope(bench)
-    if method.penalties:
+    if method.penalties or method.objective is not loss_alone:
         yield "penalties have the slope that they show", _penalties_have_slope(bench)
+        yield "the slope of the penalties reaches alpha", _penalties_reach_alpha(bench)
     if not method.protocol.joint:
         yield "the alpha step leaves weights alone", _alpha_step_is_clean(bench)
         yield "the weight step leaves alpha alone", _weight_step_is_clean(bench)
@@ -170,7 +172,7 @@ def _score_is_right(bench: Bench, estimator: ImportanceWeighted) -> Outcome:
         for name, mix_EK in sampler(alpha, draw).mix.candidates.items():
             score_EK = mix_EK.detach() - alpha[f"alpha.{name}"].detach().softmax(-1)
             expected[f"alpha.{name}"] -= weights[draw] * score_EK
-    return agree(bench.gradients(run), expected)
+    return agree(estimator(problem, run.state.w, alpha)[1], expected)
 
 
 def _weights_have_slope(bench: Bench) -> Outcome:
@@ -188,12 +190,49 @@ def _penalties_have_slope(bench: Bench) -> Outcome:
         name.removeprefix("alpha."): a.detach().softmax(-1) for name, a in run.state.alpha.items() if "alpha" in name
     }
     flat = []
-    for term in bench.method.penalties:
+    shown = [term.penalty for term in bench.method.penalties]
+    if bench.method.objective is not loss_alone:
+        shown.append(lambda mix: bench.method.objective(torch.ones((), dtype=torch.float64), mix))
+    for penalty in shown:
         at = {name: x.clone().requires_grad_() for name, x in mix.items()}
-        holds, detail = agree(gradients_of(term.penalty(at), at), slopes(term.penalty, mix))
+        holds, detail = agree(gradients_of(penalty(at), at), slopes(penalty, mix))
         if not holds:
             flat.append(detail)
     return not flat, "; ".join(flat)
+
+
+def _penalties_reach_alpha(bench: Bench) -> Outcome:
+    """What the costs add to the gradient of a step, against differences of the costs themselves."""
+    method, run, bare = bench.method, bench.run(), bench.without_penalties()
+    loss, without = alpha_gradients(bare.run(), *bench.batches)
+    alpha, space, at = run.state.alpha, run.space, run.at
+
+    def relaxed(alpha: Tensors) -> Tensors:
+        return relax(method, space, alpha, run.state.alive, run.tau).candidates
+
+    def at_relaxation(alpha: Tensors) -> Tensor:
+        mix = relaxed(alpha)
+        expected = sum(term.weight(at) * term.penalty(mix) for term in method.penalties if term.expected)
+        return method.objective(loss, mix) + expected
+
+    def at_draw(mix: Tensors) -> Tensor:
+        sampled = sum(term.weight(at) * term.penalty(mix) for term in method.penalties if not term.expected)
+        return sampled + 0 * loss
+
+    total = slopes(at_relaxation, alpha)
+    of_loss = slopes(lambda point: method.objective(point["loss"], relaxed(alpha)).detach(), {"loss": loss})["loss"]
+    total = {name: total[name] + of_loss * gradient for name, gradient in without.items()}
+    if not isinstance(method.hypergradient, ImportanceWeighted):  # there they are part of the losses that weigh draws
+        drawn = run.sampler("alpha")(alpha).mix.candidates
+        of_mix = slopes(at_draw, {name: x.detach() for name, x in drawn.items()})
+        inner = torch.stack([(drawn[name] * slope).sum() for name, slope in of_mix.items()]).sum()
+        total = {name: total[name] + g for name, g in gradients_of(inner, alpha).items()}
+    elif any(not term.expected for term in method.penalties):
+        return True, "costs of draws count as losses"
+    _, with_penalties = alpha_gradients(run, *bench.batches)
+    added = {name: g - without[name] for name, g in with_penalties.items()}
+    expected = {name: g - without[name] for name, g in total.items()}
+    return agree(added, expected)
 
 
 def _alpha_step_is_clean(bench: Bench) -> Outcome:

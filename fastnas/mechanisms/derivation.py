@@ -71,7 +71,7 @@ class SkipCap:
     arXiv:1904.12760, section 3.4).
 
     While there are more, the smallest coefficient of a derived skip connection is set to zero and the cell derived
-    anew. The reduction cell keeps what it has.
+    anew. The reduction cell keeps what it has. A space without skip connections has nothing to cap.
 
     Args:
         limit: Most skip connections (paper: 2).
@@ -88,6 +88,8 @@ class SkipCap:
         mix: Mapping[str, Sequence[Sequence[float]]],
         edge_mix: Mapping[str, Sequence[float]] | None = None,
     ) -> Genotype:
+        if "skip_connect" not in space.primitives:
+            return derive(space, mix, edge_mix)
         skip = space.primitives.index("skip_connect")
         normal_EK = np.array(mix["normal"], float)
         while True:

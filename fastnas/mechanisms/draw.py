@@ -2,7 +2,7 @@
 
 A draw is called with the logits, which candidates are alive (``None`` for all), a temperature and a seed, and
 returns a :class:`Sample` whose coefficients are exactly zero for what is off. All edges of a cell type are drawn in
-one call; the noise is generated on the CPU, so that every device draws the same.
+one call of :func:`fastnas_kernels.gumbel.gumbel_softmax`, which draws the same on every device.
 
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """
@@ -14,6 +14,9 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
+
+from fastnas.seeds import stream
+from fastnas_kernels.gumbel import gumbel_softmax
 
 
 class Sample(NamedTuple):
@@ -64,23 +67,8 @@ def _masked(alpha_EK: Tensor, alive_EK: Tensor | None) -> Tensor:
     return alpha_EK if alive_EK is None else alpha_EK.masked_fill(~alive_EK, -torch.inf)
 
 
-def _gumbel(like: Tensor, seed: int) -> Tensor:
-    """Standard Gumbel noise, ``-log E`` with ``E`` exponential, never infinite."""
-    generator = torch.Generator().manual_seed(seed)
-    exponential = torch.empty(like.shape, dtype=torch.float64).exponential_(generator=generator)
-    return -exponential.clamp(min=torch.finfo(torch.float64).tiny).log().to(like)
-
-
 def _one_hot(scores_EK: Tensor) -> Tensor:
     return torch.zeros_like(scores_EK).scatter_(-1, scores_EK.argmax(-1, keepdim=True), 1.0)
-
-
-def concrete(alpha_EK: Tensor, noise_EK: Tensor, tau: float, alive_EK: Tensor | None = None) -> Tensor:
-    """``softmax((log p + G) / tau)`` (Maddison et al., 2017, arXiv:1611.00712, eq. 10), for given noise ``G``.
-
-    The normaliser of ``log p`` cancels in the softmax, so the logits may stand in for it.
-    """
-    return ((_masked(alpha_EK, alive_EK) + noise_EK) / tau).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -91,20 +79,20 @@ class GumbelSoftmax:
     has_probability: ClassVar[bool] = False
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
-        return Sample(concrete(alpha_EK, _gumbel(alpha_EK, seed), tau, alive_EK))
+        return Sample(gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix)
 
 
-def _all(hard_EK: Tensor, soft_EK: Tensor) -> Sample:
-    return Sample(straight_through(hard_EK, soft_EK), hard_EK > 0)
+def _all(mix_EK: Tensor) -> Sample:
+    return Sample(mix_EK, mix_EK.detach() > 0)
 
 
-def _selected(hard_EK: Tensor, soft_EK: Tensor) -> Sample:
-    return Sample(straight_through(hard_EK, soft_EK) * hard_EK, hard_EK > 0, hard_EK > 0)
+def _selected(mix_EK: Tensor) -> Sample:
+    hard_EK = mix_EK.detach()
+    return Sample(mix_EK * hard_EK, hard_EK > 0, hard_EK > 0)
 
 
-def _selected_with_scalars(hard_EK: Tensor, soft_EK: Tensor) -> Sample:
-    mix_EK = straight_through(hard_EK, soft_EK)
-    return Sample(mix_EK * hard_EK, hard_EK > 0, hard_EK > 0, offset=(mix_EK * (1 - hard_EK)).sum(-1))
+def _selected_with_scalars(mix_EK: Tensor) -> Sample:
+    return _selected(mix_EK)._replace(offset=(mix_EK * (1 - mix_EK.detach())).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -114,16 +102,16 @@ class GumbelHard:
     :data:`gumbel_selected_with_scalars`: the same forward pass, three gradients.
 
     Args:
-        route: From the one-hot and the soft sample to what the gradient passes through.
+        route: From the one-hot sample ``[E, K]``, whose derivative is that of the soft one, to what the gradient
+            passes through.
     """
 
-    route: Callable[[Tensor, Tensor], Sample]
+    route: Callable[[Tensor], Sample]
     turns_off: ClassVar[bool] = True
     has_probability: ClassVar[bool] = False
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
-        soft_EK = concrete(alpha_EK, _gumbel(alpha_EK, seed), tau, alive_EK)
-        return self.route(_one_hot(soft_EK.detach()), soft_EK)
+        return self.route(gumbel_softmax(alpha_EK, seed, tau, "straight_through", alive_EK).mix)
 
 
 gumbel_all = GumbelHard(_all)
@@ -133,11 +121,6 @@ gumbel_selected = GumbelHard(_selected)
 gumbel_selected_with_scalars = GumbelHard(_selected_with_scalars)
 """As :data:`gumbel_selected`, and the others count as if their output were one everywhere (the published code in
 NAS-Bench-201)."""
-
-
-def _choose(logits_EK: Tensor, seed: int) -> Tensor:
-    """A one-hot choice in every row with the probabilities of a softmax."""
-    return _one_hot(logits_EK.detach() + _gumbel(logits_EK, seed))
 
 
 @dataclass(frozen=True)
@@ -150,9 +133,9 @@ class Categorical:
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
-        hard_EK = _choose(logits_EK, seed)
-        chosen = hard_EK.argmax(-1, keepdim=True)
-        return Sample(hard_EK, hard_EK > 0, hard_EK > 0, logits_EK.log_softmax(-1).gather(-1, chosen).sum())
+        hard_EK, chosen_E = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK)
+        log_p_E = logits_EK.log_softmax(-1).gather(-1, chosen_E[:, None])
+        return Sample(hard_EK, hard_EK > 0, hard_EK > 0, log_p_E.sum())
 
 
 @dataclass(frozen=True)
@@ -165,7 +148,8 @@ class BinaryGate:
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
-        return _all(_choose(logits_EK, seed), logits_EK.softmax(-1))
+        hard_EK = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK).mix
+        return _all(straight_through(hard_EK, logits_EK.softmax(-1)))
 
 
 @dataclass(frozen=True)
@@ -182,11 +166,11 @@ class TwoPaths:
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
-        keys_EK = logits_EK.detach() + _gumbel(logits_EK, seed)
-        # the two largest perturbed logits are a draw without replacement (Efraimidis and Spirakis, 2006)
-        pair_E2 = keys_EK.topk(2, -1).indices
+        # the two largest perturbed logits are a draw without replacement (Efraimidis and Spirakis, 2006), and the
+        # soft sample is as large as they are
+        pair_E2 = gumbel_softmax(logits_EK.detach(), seed, alive=alive_EK).mix.topk(2, -1).indices
         q_E2 = logits_EK.gather(-1, pair_E2).softmax(-1)
-        active_E2 = _choose(q_E2.log(), seed + 1)
+        active_E2 = gumbel_softmax(q_E2.detach().log(), stream(seed, "active"), form="argmax").mix
         mix_EK = torch.zeros_like(alpha_EK).scatter(-1, pair_E2, straight_through(active_E2, q_E2))
         hard_EK = mix_EK.detach() > 0
         # an edge on which one candidate is left has a partner of probability zero, which must not run
@@ -245,4 +229,4 @@ class Proximal:
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         hard_EK = self.project(alpha_EK.detach(), alive_EK)
-        return _all(hard_EK, alpha_EK)
+        return _all(straight_through(hard_EK, alpha_EK))

@@ -7,6 +7,13 @@ import torch
 from torch import Tensor
 
 Penalty = Callable[[Mapping[str, Tensor]], Tensor]
+Objective = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""From the loss that alpha sees and the coefficients ``[E, K]`` of every cell type to what alpha descends on."""
+
+
+def loss_alone(loss: Tensor, mix: Mapping[str, Tensor]) -> Tensor:
+    """Descend on the loss, whatever an architecture costs."""
+    return loss
 
 
 def undecided(mix: Mapping[str, Tensor]) -> Tensor:

@@ -47,6 +47,11 @@ def time_left(seconds: float, first: int, done: int, total: int) -> str:
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{left % 60:02} left"
 
 
+def plain_console() -> Console:
+    """A console for one of several processes: lines alone, since two bars would fight over the last line."""
+    return Console(force_terminal=False)
+
+
 class Display:
     """Shows a run: in a terminal a bar below the lines of the epochs, elsewhere one plain line an epoch.
 

@@ -26,6 +26,7 @@ from fastnas.search.run import (
     weight_learning_rate,
 )
 from fastnas.search.step import outer_eigenvalue, search_step
+from fastnas.seeds import stream
 from fastnas.space.cell_space import CellSpace
 from fastnas.space.formats import parse_genotype
 from fastnas.space.genotype import Genotype
@@ -35,6 +36,7 @@ from fastnas.train.data import (
     Batch,
     ImageData,
     class_balanced_fraction,
+    cut_out,
     load_data,
     paired_batches,
     split_halves,
@@ -46,6 +48,7 @@ from fastnas_kernels.check import require
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[Mapping[str, Any]], None]
+PHASES = ("weights", "alpha")
 Batches = Iterator[tuple[Batch, Batch | None]]
 
 
@@ -202,7 +205,7 @@ def _rest_of_epoch(run: Run, batches: Batches, folder: Path | None, on_step: OnS
     """Step to the end of the epoch; returns the last batch for alpha."""
     state, every = run.state, run.config.checkpoint_steps
     while True:
-        weight_batch, search_batch = next(batches)
+        weight_batch, search_batch = (_cut(run, name, batch) for name, batch in zip(PHASES, next(batches), strict=True))
         search_step(run, weight_batch, search_batch)
         if state.step % run.steps == 0:
             return search_batch
@@ -210,6 +213,15 @@ def _rest_of_epoch(run: Run, batches: Batches, folder: Path | None, on_step: OnS
             _save(run, folder)
         if on_step is not None:
             on_step(state.step, run.total_steps)
+
+
+def _cut(run: Run, phase: str, batch: Batch | None) -> Batch | None:
+    """A batch of the next step with the squares that the method blanks in it."""
+    probability = run.method.cutout(run.at)
+    if batch is None or probability == 0:
+        return batch
+    seed = stream(run.config.seed, f"cutout of {phase}", run.state.step)
+    return batch._replace(images=cut_out(batch.images, run.data.resolution // 2, probability, seed))
 
 
 def _batches(run: Run) -> Batches:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.bilevel.problem import SgdStep
+from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.alpha_optimizer import AlphaSettings
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.schedules import LEARNING_RATES, LearningRate, Progress, Rate, by_cosine, warmed_up
@@ -186,7 +187,8 @@ class Run:
     def identity(self) -> str:
         """What must be equal for a checkpoint to fit: all but where and how fast it runs."""
         numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0))
-        return json.dumps([self.method.name, self.space.name, self.data.name, self.data.resolution, numbers])
+        variant = fingerprint((self.method, self.space))
+        return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
 
 
 def stage_borders(method: Method, config: SearchConfig) -> list[int]:

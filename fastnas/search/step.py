@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
 from fastnas.bilevel.spectrum import dominant_eigenvalue
+from fastnas.mechanisms.penalty import loss_alone
 from fastnas.mechanisms.perturbation import unperturbed
 from fastnas.method import Term
 from fastnas.search.coefficients import Drawn, masks, relax
@@ -51,7 +52,7 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
 
     def outer_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
         mix = sampler(alpha, draw).mix
-        return outer(w, mix)[0] + _weighted(run, _of(run, expected=False), mix.candidates)
+        return _joined(run, outer(w, mix)[0], alpha) + _weighted(run, _of(run, expected=False), mix.candidates)
 
     def log_probability(alpha: Tensors, draw: int) -> Tensor:
         value = sampler(alpha, draw).log_probability
@@ -59,6 +60,17 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         return value
 
     return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, len(search_batch.labels))
+
+
+def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The outer loss of the next step and what alpha descends along: the method's hypergradient, and the slope of the
+    penalties that are taken at the relaxation."""
+    problem = alpha_problem(run, weight_batch, search_batch)
+    loss, gradients = run.method.hypergradient(problem, run.state.w, run.state.alpha)
+    if _of(run, expected=True):
+        more = gradients_of(_expected_penalties(run, run.state.alpha), run.state.alpha)
+        gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
+    return loss, gradients
 
 
 def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
@@ -76,13 +88,8 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
 
 
 def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:
-    state = run.state
-    problem = alpha_problem(run, weight_batch, search_batch)
-    loss, gradients = run.method.hypergradient(problem, state.w, state.alpha)
-    state.losses.add_outer(loss)
-    if _of(run, expected=True):
-        more = gradients_of(_expected_penalties(run, state.alpha), state.alpha)
-        gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
+    loss, gradients = alpha_gradients(run, weight_batch, search_batch)
+    run.state.losses.add_outer(loss)
     _move_alpha(run, gradients, run.sampler("alpha"))
 
 
@@ -147,7 +154,7 @@ def _joint_step(run: Run, batch: Batch) -> None:
     loss, hits = _loss_on(run, batch)(state.w, mix)
     sampled = _weighted(run, _of(run, expected=False), mix.candidates)
     of_weights = _weighted(run, method.weight_penalties, state.w)
-    total = loss + sampled + _expected_penalties(run, state.alpha) + of_weights
+    total = _joined(run, loss, state.alpha) + sampled + _expected_penalties(run, state.alpha) + of_weights
     variables = {**state.w, **state.alpha}
     grads = torch.autograd.grad(total, list(variables.values()), allow_unused=True)
     gradients = dict(zip(variables, grads, strict=True))
@@ -183,6 +190,14 @@ def _loss_on(run: Run, batch: Batch) -> LossAndHits:
         return F.cross_entropy(wide, labels), (logits.argmax(1) == labels).sum()
 
     return loss
+
+
+def _joined(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:
+    """The loss and the cost of the architecture, as the method joins them."""
+    objective = run.method.objective
+    if objective is loss_alone:
+        return loss
+    return objective(loss, relax(run.method, run.space, alpha, run.state.alive, run.tau).candidates)
 
 
 def _of(run: Run, *, expected: bool) -> tuple[Term, ...]:

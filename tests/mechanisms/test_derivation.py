@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fastnas.mechanisms.derivation import SkipCap, derive
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.space.cell_space import DARTS, NASBENCH201, S4
 
 FLAT = np.full((14, 8), 1 / 8)
 NONE = DARTS.primitives.index("none")
@@ -89,3 +89,9 @@ def test_the_skip_cap_leaves_the_strongest_skips_and_the_reduction_cell_alone():
         assert genotype.normal == derive(DARTS, {"normal": kept, "reduction": mix}).normal
     assert SkipCap(5)(DARTS, cells) == derive(DARTS, cells)
     assert mix[0, skip] == 0.9  # what was handed in is left alone
+
+
+def test_the_skip_cap_is_met_by_every_architecture_of_a_space_without_skips():
+    mix = np.random.default_rng(0).random((14, 2))
+    cells = {"normal": mix, "reduction": mix}
+    assert SkipCap(0)(S4, cells) == derive(S4, cells)

@@ -13,7 +13,6 @@ from fastnas.mechanisms.draw import (
     Proximal,
     ProximalEdges,
     TwoPaths,
-    concrete,
     gumbel_all,
     gumbel_selected,
     gumbel_selected_with_scalars,
@@ -22,6 +21,7 @@ from fastnas.mechanisms.draw import (
     straight_through,
 )
 from fastnas.space.cell_space import DARTS
+from fastnas_kernels import philox
 
 LOGITS = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64)
 NOISE = torch.tensor([[0.3, -0.2, 0.5]], dtype=torch.float64)
@@ -34,23 +34,28 @@ def close(tensor, expected):
     torch.testing.assert_close(tensor.flatten(), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6)
 
 
-def toy(form=None):
-    """The gradient of ``sum_k Z_k o_k`` at given noise; for a hard form, through that form."""
-    alpha = LOGITS.clone().requires_grad_()
-    soft = concrete(alpha, NOISE, 0.5)
-    if form is None:
-        return soft, torch.autograd.grad((soft * OUTPUTS).sum(), alpha)[0]
-    hard = torch.tensor([[0.0, 1.0, 0.0]], dtype=torch.float64)
-    sample = form.route(hard, soft)
-    assert torch.equal(sample.mix, hard)
+def noise_of(seed, shape):
+    """The Gumbel noise that a draw of this seed adds to its logits."""
+    u = torch.from_numpy(philox.uniform(seed, math.prod(shape))).double().view(shape)
+    return -(-u.clamp_min(2.0**-32).log()).log()
+
+
+def logits_for(scores, seed):
+    """The logits that the noise of ``seed`` turns into given scores: every derivative is a function of those."""
+    return (scores - noise_of(seed, scores.shape)).requires_grad_()
+
+
+def toy(draw, tau=0.5, seed=11):
+    """A draw at the noise of the card, and the gradient of ``sum_k Z_k o_k``."""
+    alpha = logits_for(LOGITS + NOISE, seed)
+    sample = draw(alpha, None, tau, seed)
     loss = (sample.mix * OUTPUTS).sum() + (0 if sample.offset is None else sample.offset.sum())
-    assert loss.item() == 2
-    return sample, torch.autograd.grad(loss, alpha)[0]
+    return sample, loss.item(), torch.autograd.grad(loss, alpha)[0]
 
 
 def test_the_concrete_sample_of_snas_and_its_gradient():
-    soft, gradient = toy()
-    close(soft, (0.255090, 0.693408, 0.051502))
+    sample, _, gradient = toy(GumbelSoftmax())
+    close(sample.mix, (0.255090, 0.693408, 0.051502))
     close(gradient, SNAS_GRADIENT)
     assert abs(gradient.sum()) < 1e-15
 
@@ -64,18 +69,32 @@ def test_the_concrete_sample_of_snas_and_its_gradient():
     ],
 )
 def test_the_three_forms_of_gdas_have_one_forward_pass_and_three_gradients(form, expected):
-    _, gradient = toy(form)
+    sample, loss, gradient = toy(form)
+    assert sample.mix.tolist() == [[0.0, 1.0, 0.0]]
+    assert loss == 2
     close(gradient, expected)
     assert abs(gradient.sum()) < 1e-15
 
 
 def test_a_cold_sample_is_one_hot_and_a_hot_one_uniform():
-    noise = torch.randn(50, 8, dtype=torch.float64)
     alpha = torch.randn(50, 8, dtype=torch.float64)
-    cold = concrete(alpha, noise, 1e-4)
-    assert torch.equal(cold.argmax(-1), (alpha + noise).argmax(-1))
+    cold = GumbelSoftmax()(alpha, None, 1e-4, 3).mix
+    assert torch.equal(cold.argmax(-1), (alpha + noise_of(3, alpha.shape)).argmax(-1))
     assert cold.amax(-1).min() > 0.99
-    torch.testing.assert_close(concrete(alpha, noise, 1e8), torch.full((50, 8), 0.125, dtype=torch.float64))
+    hot = GumbelSoftmax()(alpha, None, 1e8, 3).mix
+    torch.testing.assert_close(hot, torch.full((50, 8), 0.125, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("draw", HARD, ids=lambda draw: str(draw)[:30])
+def test_a_hard_draw_takes_the_largest_perturbed_logit(draw):
+    alpha = torch.randn(50, 8, dtype=torch.float64)
+    tau = 1.0  # the temperature of a categorical draw is that of its probabilities
+    sample, scores = draw(alpha, None, tau, 3), alpha + noise_of(3, alpha.shape)
+    if isinstance(draw, TwoPaths):
+        two = torch.zeros(50, 8).scatter_(-1, scores.topk(2, -1).indices, 1.0)
+        assert torch.equal(sample.reached, two > 0)
+    else:
+        assert torch.equal(sample.mix.argmax(-1), scores.argmax(-1))
 
 
 @pytest.mark.parametrize("tau", [0.1, 1.0, 10.0])

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, EigenvalueStop, SkipCount, Stop
 from fastnas.mechanisms.pruning import BelowThreshold
-from fastnas.mechanisms.schedules import Constant
-from fastnas.methods import asap, darts, dso_nas, p_darts, robust_darts_ada, snas
+from fastnas.mechanisms.schedules import Constant, Progress
+from fastnas.methods import asap, darts, dso_nas, p_darts, robust_darts_ada, robust_darts_dp, snas
 from fastnas.search import relax, search
 from fastnas.space.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
@@ -247,3 +247,38 @@ def test_a_search_with_the_first_order_gradient_is_the_second_order_one_with_a_r
     slow = replace(TINY, weight_lr=1e-30, momentum=0.0, weight_decay=0.0, epochs=1)
     first, second = (search(NASBENCH201, darts(order=order), DIGITS, slow) for order in (1, 2))
     torch.testing.assert_close(first.alpha["alpha.normal"], second.alpha["alpha.normal"], rtol=0, atol=1e-6)
+
+
+# ---- cutout -----------------------------------------------------------------------------------------------------
+def blanked(monkeypatch, method, **changes):
+    """The share of images with a blanked pixel, of the batches for the weights and of those for alpha, by epoch."""
+    seen = []
+
+    def watch(run, *batches):
+        shares = [(batch.images == 0).flatten(1).any(1).float().mean().item() for batch in batches]
+        seen.append((run.at.epoch, shares, [batch.images.clone() for batch in batches]))
+        run.state.step += 1
+        run.state.losses.add_inner(torch.tensor(1.0), torch.tensor(0), 1)
+        run.state.losses.add_outer(torch.tensor(1.0))
+
+    monkeypatch.setattr(loop, "search_step", watch)
+    search(NASBENCH201, method, DIGITS, replace(TINY, batch_size=32, train_fraction=0.3, **changes))
+    return seen
+
+
+def test_the_cutout_of_robust_darts_grows_from_none_to_every_image_of_both_halves(monkeypatch):
+    method = replace(robust_darts_dp(), hypergradient=darts().hypergradient)
+    assert [method.cutout(at) for at in progresses(4)] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    seen = blanked(monkeypatch, method)
+    for epoch, probability in enumerate([0, 1 / 3, 2 / 3, 1]):
+        for half in (0, 1):
+            shares = [of_halves[half] for at, of_halves, _ in seen if at == epoch]
+            tolerance = 4 * (probability * (1 - probability) / (32 * len(shares))) ** 0.5  # four standard errors
+            assert abs(sum(shares) / len(shares) - probability) <= tolerance
+    again = blanked(monkeypatch, method)
+    assert all(torch.equal(*pair) for a, b in zip(seen, again, strict=True) for pair in zip(a[2], b[2], strict=True))
+    assert not any(share for _, shares, _ in blanked(monkeypatch, robust_darts_dp(largest=0.0)) for share in shares)
+
+
+def progresses(epochs):
+    return [Progress(epoch, epochs) for epoch in range(epochs)]

@@ -3,7 +3,9 @@
 from fastnas.train.data.division import class_balanced_fraction, split_halves, steps_per_epoch
 from fastnas.train.data.images import ImageData, ImageSet
 from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
+from fastnas.train.data.sharing import held_out, shared
 from fastnas.train.data.sources import SOURCES, load_data
+from fastnas.train.data.transforms import cut_out
 
 __all__ = [
     "SOURCES",
@@ -11,9 +13,12 @@ __all__ = [
     "ImageData",
     "ImageSet",
     "class_balanced_fraction",
+    "cut_out",
     "evaluation_batches",
+    "held_out",
     "load_data",
     "paired_batches",
+    "shared",
     "split_halves",
     "steps_per_epoch",
     "training_batches",

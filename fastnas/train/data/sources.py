@@ -48,7 +48,7 @@ def load_data(source: str, *, download: bool = False, resolution: int | None = N
 
 
 @dataclass(frozen=True)
-class _Items:
+class Items:
     """Images ``[N, ...]`` in memory."""
 
     arrays: Any
@@ -84,7 +84,7 @@ def _digits(root: Path, download: bool, resolution: int | None) -> ImageData:
     test = np.setdiff1d(np.arange(len(labels)), train)
     size = resolution or 8
     train_transform, eval_transform = small_transforms(size, GREY, flip=False, resize=size != 8)
-    sets = (ImageSet(labels[part], _Items(pixels[part])) for part in (train, test))
+    sets = (ImageSet(labels[part], Items(pixels[part])) for part in (train, test))
     return ImageData(
         name="digits",
         train=next(sets),
@@ -108,7 +108,7 @@ def _cifar(name: str, dataset: Callable[..., Any]) -> Callable[[Path, bool, int 
             raise ValueError(complaint(WHERE, f"{name} must be in its folder, whole", got, remedy)) from None
         size = resolution or 32
         train_transform, eval_transform = small_transforms(size, CIFAR, flip=True, resize=size != 32)
-        sets = [ImageSet(np.array(part.targets, np.int64), _Items(part.data.transpose(0, 3, 1, 2))) for part in parts]
+        sets = [ImageSet(np.array(part.targets, np.int64), Items(part.data.transpose(0, 3, 1, 2))) for part in parts]
         return ImageData(
             name=name,
             train=sets[0],

@@ -39,6 +39,25 @@ class Cutout:
         return image
 
 
+def cut_out(images: Tensor, side: int, probability: float, seed: int) -> Tensor:
+    """Blank a square in some of the images, as :class:`Cutout` does in all of them.
+
+    Args:
+        images: Normalised, on the CPU, ``[N, C, H, W]``; left alone.
+        side: Of the square, in pixels.
+        probability: Of an image to be cut.
+        seed: Decides which, and where.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, (height, width) = len(images), images.shape[-2:]
+    is_cut = torch.rand(count, generator=generator) < probability
+    top, left = (torch.randint(size, (count, 1), generator=generator) - side // 2 for size in (height, width))
+    row, column = torch.arange(height), torch.arange(width)
+    in_rows, in_columns = (row >= top) & (row < top + side), (column >= left) & (column < left + side)
+    square = is_cut[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    return images.masked_fill(square[:, None], 0)
+
+
 class Normalise(nn.Module):
     """From uint8 to float32 with mean 0 and standard deviation 1.
 

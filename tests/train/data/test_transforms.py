@@ -4,7 +4,16 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from fastnas.train.data.transforms import CIFAR, GREY, IMAGENET, Cutout, Normalise, large_transforms, small_transforms
+from fastnas.train.data.transforms import (
+    CIFAR,
+    GREY,
+    IMAGENET,
+    Cutout,
+    Normalise,
+    cut_out,
+    large_transforms,
+    small_transforms,
+)
 
 
 def steps_of(transform):
@@ -62,3 +71,22 @@ def test_cutout_blanks_a_square_that_may_hang_over_the_border(side):
     assert max(areas) <= min(side, 8) ** 2
     assert min(areas) >= 1
     assert len(areas) > 1
+
+
+def test_squares_are_blanked_in_some_images_as_wide_as_they_are_and_nothing_else_changes():
+    images = torch.rand(400, 1, 16, 16) + 1
+    cut = cut_out(images, 8, 0.3, seed=5)
+    blank = cut[:, 0] == 0
+    is_cut = blank.flatten(1).any(1)
+    assert abs(is_cut.float().mean().item() - 0.3) < 4 * (0.3 * 0.7 / 400) ** 0.5  # four standard errors
+    assert torch.equal(torch.where(cut == 0, images, cut), images)
+    for square in blank[is_cut]:
+        rows, columns = square.any(1), square.any(0)
+        assert torch.equal(square, rows[:, None] & columns[None, :])
+        assert rows.sum() <= 8
+        assert columns.sum() <= 8
+    assert max(int(square.sum()) for square in blank) == 64
+    assert torch.equal(cut_out(images, 8, 0.3, seed=5), cut)
+    assert not torch.equal(cut_out(images, 8, 0.3, seed=6), cut)
+    assert (cut_out(images, 8, 1.0, seed=5) == 0).flatten(1).any(1).all()
+    assert torch.equal(cut_out(images, 8, 0.0, seed=5), images)

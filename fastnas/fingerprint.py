@@ -1,0 +1,82 @@
+"""Whether two configurations are the same: a digest of a nest of values and functions."""
+
+import hashlib
+from collections.abc import Mapping, Set
+from dataclasses import fields, is_dataclass
+from functools import partial, singledispatch
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def fingerprint(value: Any) -> str:
+    """Sixteen hexadecimal digits that two values share if they say the same, in this process or in another one.
+
+    Frozen dataclasses, named tuples, mappings and sequences count by their type and content, tensors by their bytes.
+    A function of a module counts by its name; a lambda, or a function made inside another one, by its code and by
+    what it closes over.
+
+    Args:
+        value: For example a :class:`fastnas.method.Method`.
+    """
+    return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
+
+
+@singledispatch
+def _text(value: Any) -> str:
+    if is_dataclass(value):
+        return _named(value, {field.name: getattr(value, field.name) for field in fields(value)})
+    attributes = getattr(value, "__dict__", None)
+    return repr(value) if attributes is None else _named(value, attributes)
+
+
+@_text.register
+def _(value: Tensor) -> str:
+    content = value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return f"{value.dtype}{list(value.shape)}{hashlib.sha256(content).hexdigest()}"
+
+
+@_text.register
+def _(value: partial) -> str:
+    return f"partial({_text(value.func)}, {_text(value.args)}, {_text(value.keywords)})"
+
+
+@_text.register
+def _(value: type) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+@_text.register
+def _(value: Mapping) -> str:
+    return f"{{{', '.join(sorted(f'{_text(key)}: {_text(part)}' for key, part in value.items()))}}}"
+
+
+@_text.register
+def _(value: tuple | list) -> str:
+    return f"{_text(type(value))}({', '.join(map(_text, value))})"
+
+
+@_text.register
+def _(value: Set) -> str:
+    return f"{_text(type(value))}({', '.join(sorted(map(_text, value)))})"
+
+
+def _named(value: object, attributes: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{name}={_text(part)}" for name, part in attributes.items())
+    return f"{_text(type(value))}({parts})"
+
+
+@_text.register
+def _(function: FunctionType) -> str:
+    name = f"{function.__module__}.{function.__qualname__}"
+    if "<" not in function.__qualname__:  # <lambda>, or <locals>: another one may have that name
+        return name
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return f"{name}({_code(function.__code__)}, {_text(cells)}, {_text(function.__defaults__)})"
+
+
+def _code(code: CodeType) -> str:
+    constants = [_code(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    return f"{code.co_code.hex()} {constants} {code.co_names}"

@@ -1,0 +1,55 @@
+"""One data set for several processes, and one part of it to learn from, another to be judged by."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastnas.train.data.division import class_balanced_fraction, split_halves
+from fastnas.train.data.images import ImageData, ImageSet
+from fastnas.train.data.sources import Items
+
+
+def shared(data: ImageData) -> ImageData:
+    """The same data with its decoded images in memory that other processes read without a copy.
+
+    Images that lie in files are decoded by whoever needs them, as before.
+    """
+    return replace(data, train=_shared(data.train), test=_shared(data.test))
+
+
+def _shared(images: ImageSet) -> ImageSet:
+    if not isinstance(images.image, Items):
+        return images
+    arrays = torch.from_numpy(np.ascontiguousarray(images.image.arrays)).share_memory_()
+    return replace(images, image=Items(arrays))
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Some images of a set, by their place among those that were chosen."""
+
+    images: ImageSet
+    indices: np.ndarray
+
+    def __call__(self, index: int) -> Image.Image | Tensor | Any:
+        return self.images.image(int(self.indices[index]))
+
+
+def held_out(data: ImageData, train_fraction: float, weight_share: float, seed: int) -> ImageData:
+    """Train and test parts that are both of the training images: to judge what was found without the test set.
+
+    Args:
+        data: Whose training images.
+        train_fraction: Class-balanced share of them to use.
+        weight_share: Share of those to train on; the others are the test part.
+        seed: Decides which.
+    """
+    labels = data.train.labels
+    used = class_balanced_fraction(labels, train_fraction, seed)
+    halves = split_halves(labels, used, weight_share, seed)
+    train, test = (ImageSet(labels[half], _Chosen(data.train, half)) for half in halves)
+    return replace(data, train=train, test=test)
