@@ -33,6 +33,7 @@ from fastnas.methods import (
     smooth_darts_rs,
     snas,
 )
+from fastnas.oracle.check import check
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
 from fastnas.space.formats import read_genotype
@@ -71,6 +72,7 @@ __all__ = [
     "activation_table",
     "asap",
     "batch_norm",
+    "check",
     "darts",
     "darts_2nd",
     "darts_plus",

@@ -16,9 +16,10 @@ from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
 from fastnas.cost.tables import NetworkSize
-from fastnas.experiment import Experiment, Outcome, load_experiment, run_experiment
+from fastnas.experiment import Experiment, Outcome, load_experiment, method_named, run_experiment
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
+from fastnas.oracle.check import check
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
 from fastnas.report.page import write_report
@@ -107,6 +108,23 @@ class Methods:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Check:
+    """Compare the gradient of a method with what it claims to be, on a tiny problem in float64.
+
+    The exit status is 1 if anything failed.
+
+    Args:
+        method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
+        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
+        seed: Decides everything random.
+    """
+
+    method: str = "darts"
+    space: str = "nasbench201"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Show:
     """Print the cells of a genotype, and draw them.
 
@@ -154,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         command = parse(arguments)
-        _RUN[type(command)](command, console)
+        succeeded = _RUN[type(command)](command, console)
     except KeyboardInterrupt:
         # The first line printed names the run folder, and how to go on
         print("fastnas: interrupted. Everything up to the last checkpoint is kept.", file=sys.stderr)
@@ -162,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, FloatingPointError, torch.OutOfMemoryError, OSError) as error:
         print(f"fastnas: {' '.join(_explain(error).split())}", file=sys.stderr)
         return 1
-    return 0
+    return 1 if succeeded is False else 0
 
 
 def _explain(error: Exception) -> str:
@@ -186,6 +204,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
+        | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
         | Annotated[Latency, subcommand("latency")]
     )
@@ -303,6 +322,12 @@ def _methods(command: Methods, console: Console) -> None:
     console.print(table)
 
 
+def _check(command: Check, console: Console) -> bool:
+    report = check(load_space(command.space), method_named(command.method), seed=command.seed)
+    console.print(report.table())
+    return report.ok
+
+
 def _show(command: Show, console: Console) -> None:
     own = None if command.space is None else load_space(command.space)
     genotype = read_genotype(command.genotype, own)
@@ -345,11 +370,12 @@ def _require_new(folder: Path) -> None:
         raise ValueError(complaint("search", "the run folder must be new", f"{folder}, which holds files", remedy))
 
 
-_RUN: dict[type, Callable[[Any, Console], None]] = {
+_RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Search: _search,
     Retrain: _retrain,
     Report: _report,
     Methods: _methods,
+    Check: _check,
     Show: _show,
     Latency: _latency,
 }

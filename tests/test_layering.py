@@ -23,6 +23,15 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
     | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method", "fastnas.supernet", "fastnas.train"},
+    "fastnas.oracle": SPACE
+    | {
+        "fastnas.bilevel",
+        "fastnas.mechanisms",
+        "fastnas.method",
+        "fastnas.search",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
     "fastnas.experiment": SPACE
     | {
         "fastnas.method",
@@ -40,6 +49,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.experiment",
         "fastnas.latency",
         "fastnas.methods",
+        "fastnas.oracle",
         "fastnas.recipes",
         "fastnas.report",
         "fastnas.supernet",
@@ -92,6 +102,7 @@ def test_imports_point_down(file):
         ("fastnas.mechanisms.derivation", "def f():\n    from fastnas.supernet import mix"),
         ("fastnas.report.page", "from fastnas.train import checkpoint"),
         ("fastnas.search", "import fastnas.cli as words"),
+        ("fastnas.oracle.check", "from fastnas.methods import darts"),
         ("fastnas.experiment", "from fastnas.cli import main"),
     ],
 )
