@@ -28,7 +28,8 @@ class Observation:
 
     Args:
         system: Fresh, as it was before the step.
-        gradient: ``alpha.grad`` of each tensor just before the optimiser moved it; zero where there was none.
+        gradient: ``alpha.grad`` of each tensor just before its optimiser moved it; zero where there was none, and for
+            a tensor that the optimiser does not own.
         seed: Of the system, and of the directions.
     """
 
@@ -94,9 +95,11 @@ def observe(build: Build, seed: int) -> Observation:
     """Make one alpha step, and keep what it used beside a system that did not make it."""
     stepping, seen = build(seed), {}
 
+    owned = {id(a) for group in stepping.alpha_optimizer.param_groups for a in group["params"]}
+
     def look(optimizer: object, args: object, kwargs: object) -> None:
         for name, a in stepping.alpha.items():
-            if name not in seen and a.grad is not None:
+            if name not in seen and a.grad is not None and id(a) in owned:
                 seen[name] = a.grad.detach().clone()
 
     hook = stepping.alpha_optimizer.register_step_pre_hook(look)
