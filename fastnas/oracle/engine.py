@@ -7,13 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted
 from fastnas.bilevel.problem import Tensors
 from fastnas.mechanisms.perturbation import unperturbed
 from fastnas.mechanisms.schedules import Constant
 from fastnas.method import Method, Term
 from fastnas.oracle.enumeration import estimates_of
-from fastnas.oracle.method_claims import claim_of, coefficients_of, is_pathwise
+from fastnas.oracle.method_claims import claim_of, coefficients_of, separate_penalties
 from fastnas.oracle.point import NetworkOf, Point, few_draws, point_of
 from fastnas.oracle.system import Build, Claim, System, Twin
 from fastnas.search.coefficients import relax
@@ -41,7 +40,7 @@ def _rank(mix: Tensors) -> Tensor:
 def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
     """The parts of a point under the names that the oracle knows."""
     run, method = point.run, point.run.method
-    state, separate = run.state, _separate(method)
+    state, separate = run.state, separate_penalties(method)
     rest = tuple(term for term in method.penalties if term not in separate)
     problem = point.with_method(replace(method, penalties=rest)).problem
 
@@ -79,12 +78,6 @@ def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
         twins=twins,
         random=method.draw is not None or any((method.drop_path(run.at), method.skip_dropout(run.at))),
     )
-
-
-def _separate(method: Method) -> tuple[Term, ...]:
-    """The penalties whose gradient for alpha is their slope: all but those of hard choices and of scored draws."""
-    sampled = is_pathwise(method) and not isinstance(method.hypergradient, ImportanceWeighted)
-    return tuple(term for term in method.penalties if term.expected or sampled)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from fastnas.oracle.point import Point, masks
 from fastnas.oracle.system import Estimate
 from fastnas.supernet.mix import Mix
 
-SAMPLES = 400
+SAMPLES = 250
 Choice = tuple[tuple[int, ...], ...]
 """The chosen column of every edge, cell type by cell type."""
 

@@ -26,7 +26,7 @@ from fastnas.mechanisms.draw import (
 )
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import MaxW, Relaxation, raw, sigmoid, softmax
-from fastnas.method import Method
+from fastnas.method import Method, Term
 from fastnas.oracle.claims import (
     CentralDifference,
     Scored,
@@ -57,13 +57,13 @@ def claim_of(point: Point) -> Claim:
         return Scored(
             _choice(point), importance_of(gradient, len(point.search_batch.labels)), gradient.draws, _tau(point)
         )
-    if gradient is first_order and _is_hard(draw):
+    if gradient is first_order and _has_surrogate(method):
         return StraightThrough(_hard(point), _soft(point), _loss_at(point), _passes(point))
     if gradient is first_order:
         return slope_of_outer
-    if gradient is unrolled and not _is_hard(draw):
+    if gradient is unrolled and not _has_surrogate(method):
         return slope_after_step
-    if isinstance(gradient, UnrolledByDifferences) and not _is_hard(draw):
+    if isinstance(gradient, UnrolledByDifferences) and not _has_surrogate(method):
         return CentralDifference(gradient.radius)
     remedy = "Say what it is: check(..., claim=...), with one of fastnas.oracle.claims or a function of your own."
     got = f"hypergradient={gradient}, draw={draw}"
@@ -72,6 +72,23 @@ def claim_of(point: Point) -> Claim:
 
 def _is_hard(draw: Draw | None) -> bool:
     return draw is not None and draw.turns_off
+
+
+def _holds_maximum(method: Method) -> bool:
+    return method.draw is None and isinstance(method.relaxation, MaxW) and method.relaxation.detach_max
+
+
+def _has_surrogate(method: Method) -> bool:
+    """Whether alpha's gradient is by definition not a slope of the coefficients that the loss is taken at."""
+    return _is_hard(method.draw) or _holds_maximum(method)
+
+
+def separate_penalties(method: Method) -> tuple[Term, ...]:
+    """The penalties whose gradient for alpha is their slope: all but those of hard choices and of scored draws."""
+    if _holds_maximum(method):
+        return ()
+    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted)
+    return tuple(term for term in method.penalties if term.expected or sampled)
 
 
 def _tau(point: Point) -> float:
@@ -121,6 +138,8 @@ def _soft(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
                 return probabilities(a_EK, _tau(point), here.reached[name])
             case Proximal():
                 return a_EK
+            case None:  # the maximum is held: its slope is left out
+                return probabilities(a_EK, _tau(point), living[name])
         raise ValueError(
             complaint("check", "draw must be one of the library", method.draw, "Say what it is: check(..., claim=...).")
         )
@@ -147,14 +166,14 @@ def _passes(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]] | No
 
 def _loss_at(point: Point) -> Callable[[Tensors, Tensors], Tensor]:
     drawn, run = point.drawn(point.run.state.alpha).mix, point.run
+    others = [term for term in run.method.penalties if term not in separate_penalties(run.method)]
 
     def loss(w: Tensors, at: Tensors) -> Tensor:
         candidates = {name: at[name] for name in drawn.candidates}
         edges = {name: at[f"edges {name}"] for name in drawn.edges}
         offsets = {name: at.get(f"offset {name}", x.detach()) for name, x in drawn.offsets.items()}
         total = point.loss(w, drawn._replace(candidates=candidates, edges=edges, offsets=offsets))
-        sampled = [term for term in run.method.penalties if not term.expected]
-        return total + sum(term.weight(run.at) * term.penalty(candidates) for term in sampled)
+        return total + sum(term.weight(run.at) * term.penalty(candidates) for term in others)
 
     return loss
 
@@ -257,11 +276,6 @@ def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor) -> Tensor | None:
     if isinstance(draw, Proximal) and draw.project is proximal_value:
         return a_EK * (a_EK == a_EK.amax(-1, keepdim=True))
     return None
-
-
-def is_pathwise(method: Method) -> bool:
-    """Whether coefficients have a slope in alpha for given noise."""
-    return not _is_hard(method.draw)
 
 
 def two_left(point: Point) -> tuple[dict[str, Alive], list[tuple[str, int, tuple[int, int]]]]:

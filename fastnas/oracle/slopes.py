@@ -12,8 +12,9 @@ from torch import Tensor
 from fastnas.bilevel.problem import Tensors, detached
 from fastnas.seeds import stream
 
-STEPS = (1e-5, 1e-6, 1e-4)  # tried in turn until halving the step no longer matters: a kink may stand within one
-SMOOTH = 1e-5  # relative change under halving at which a step is taken
+STEPS = (1e-6, 1e-7, 1e-5)  # tried in turn until one crosses no kink
+SMOOTH = 1e-7  # relative uncertainty at which a step is good enough
+ROUNDING = 1e-9  # of a loss of order one (2e-16), a few times, over the first step
 
 
 class Direction(NamedTuple):
@@ -67,28 +68,32 @@ def shifted(variables: Tensors, direction: Direction, distance: float) -> dict[s
 
 
 def slopes(function: Callable[[Tensors], Tensor], variables: Tensors, directions: list[Direction]) -> Slopes:
-    """Central differences, extrapolated from a step and half of it (Richardson), with the change between the two as
-    the uncertainty."""
-    pairs = [_slope(function, variables, direction) for direction in directions]
-    values, errors = zip(*pairs, strict=True) if pairs else ((), ())
+    """Central differences, extrapolated from a step and half of it (Richardson).
+
+    The uncertainty is the change between the two, and what the second difference has left once its share of curvature
+    is taken away: a kink (of a ReLU, of a pool) at the point itself shows in no first difference.
+    """
+    if not directions:
+        return Slopes(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+    here = value_of(function, detached(variables))
+    values, errors = zip(*(_slope(function, variables, here, direction) for direction in directions), strict=True)
     return Slopes(torch.tensor(values, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64))
 
 
-def _slope(function: Callable[[Tensors], Tensor], variables: Tensors, direction: Direction) -> tuple[float, float]:
+def _slope(
+    function: Callable[[Tensors], Tensor], variables: Tensors, here: float, direction: Direction
+) -> tuple[float, float]:
     best = (0.0, float("inf"))
     for step in STEPS:
-        whole, half = (
-            (
-                value_of(function, shifted(variables, direction, h))
-                - value_of(function, shifted(variables, direction, -h))
-            )
-            / (2 * h)
-            for h in (step, step / 2)
-        )
-        value, error = (4 * half - whole) / 3, abs(half - whole)
+        first, second = [], []
+        for h in (step, step / 2):
+            ahead, behind = (value_of(function, shifted(variables, direction, x)) for x in (h, -h))
+            first.append((ahead - behind) / (2 * h))
+            second.append((ahead - 2 * here + behind) / h)  # of a smooth function it halves with the step
+        value, error = (4 * first[1] - first[0]) / 3, abs(first[1] - first[0]) + abs(2 * second[1] - second[0])
         if error < best[1]:
             best = (value, error)
-        if error <= SMOOTH * abs(value) + 1e-10:
+        if error <= SMOOTH * abs(value) + ROUNDING:
             break
     return best
 

@@ -25,6 +25,7 @@ from fastnas.methods import (
     parsec,
     pc_darts,
     proxyless_nas,
+    sharp_darts,
     smooth_darts_rs,
     snas,
 )
@@ -35,7 +36,14 @@ from fastnas.supernet.operations import DARTS_OPERATIONS
 from fastnas.supernet.supernets import NasBench201Supernet
 
 GRADIENT = "the hypergradient is the one that is claimed"
-SLOW = {"robust_darts", "robust_darts_ada", "robust_darts_l2", "darts_plus", "smooth_darts_adv", "pc_darts_imagenet"}
+SLOW = {
+    "robust_darts",
+    "robust_darts_ada",
+    "robust_darts_l2",
+    "darts_plus",
+    "smooth_darts_adv",
+    "pc_darts_imagenet",
+} | {"robust_darts_dp"}
 SMALL = replace(  # two cell types and two inputs, as DARTS, with one node
     DARTS,
     name="small",
@@ -78,6 +86,7 @@ def test_no_method_raises_an_alarm_in_the_darts_space(name):
         nasp(published_for=SMALL),
         parsec(self_normalised=False, temperature=100.0),
         darts_2nd(by_differences=True),
+        sharp_darts(detach_max=True),
         replace(darts(), relaxation=sigmoid),
         replace(gdas(), connection=pc_darts().connection),
         replace(darts(), drop_path=Constant(0.3), skip_dropout=Constant(0.4)),
