@@ -21,7 +21,8 @@ from fastnas.oracle.point import Point, masks
 from fastnas.oracle.system import Estimate
 from fastnas.supernet.mix import Mix
 
-SAMPLES = 400
+FREQUENCIES = 400  # samples
+GRADIENTS = 150  # samples
 Choice = tuple[tuple[int, ...], ...]
 """The chosen column of every edge, cell type by cell type."""
 
@@ -41,7 +42,7 @@ def estimates_of(point: Point) -> tuple[Estimate, ...]:
                 "the mean gradient is the expectation over all architectures",
                 few.sample,
                 few.expectation,
-                SAMPLES,
+                GRADIENTS,
                 "Compare the weights of the draws and the gradient of their log-probability with their formula.",
             )
         )
@@ -69,7 +70,7 @@ def _frequencies(point: Point, phase: str, draw: Draw | None) -> Estimate:
         f"the candidates of the step of {phase} are drawn as often as their probabilities say",
         drawn,
         exact,
-        SAMPLES,
+        FREQUENCIES,
         "Take the maximum of alpha plus standard Gumbel noise, -log(-log u), fresh for every edge and step.",
     )
 
