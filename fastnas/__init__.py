@@ -1,6 +1,5 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
-from fastnas.check import check
 from fastnas.cost.expectation import CostObjective, RelativeCost, expected_cost, sampled_cost
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
@@ -34,6 +33,7 @@ from fastnas.methods import (
     smooth_darts_rs,
     snas,
 )
+from fastnas.oracle.check import check
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import (
     DARTS,

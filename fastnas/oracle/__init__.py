@@ -1,0 +1,1 @@
+"""The oracle: whether an architecture gets the gradient that its method claims, measured against the losses' values."""
