@@ -61,7 +61,12 @@ class Series:
         require(fits, WHERE, rule, self.runs)
         once = len(set(self.strengths)) == len(self.strengths)
         require(once, WHERE, "strengths must differ", self.strengths, "Equal ones would search the same twice.")
-        require(self.short_epochs is None or self.short_epochs >= 1, WHERE, "short_epochs must be positive", 0)
+        require(
+            self.short_epochs is None or self.short_epochs >= 1,
+            WHERE,
+            "short_epochs must be positive",
+            self.short_epochs,
+        )
 
     @property
     def members(self) -> list[Experiment]:

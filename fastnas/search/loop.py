@@ -48,7 +48,6 @@ from fastnas_kernels.check import require
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[Mapping[str, Any]], None]
-PHASES = ("weights", "alpha")
 Batches = Iterator[tuple[Batch, Batch | None]]
 
 
@@ -205,7 +204,9 @@ def _rest_of_epoch(run: Run, batches: Batches, folder: Path | None, on_step: OnS
     """Step to the end of the epoch; returns the last batch for alpha."""
     state, every = run.state, run.config.checkpoint_steps
     while True:
-        weight_batch, search_batch = (_cut(run, name, batch) for name, batch in zip(PHASES, next(batches), strict=True))
+        weight_batch, search_batch = next(batches)
+        weight_batch = _cut(run, "weights", weight_batch)
+        search_batch = None if search_batch is None else _cut(run, "alpha", search_batch)
         search_step(run, weight_batch, search_batch)
         if state.step % run.steps == 0:
             return search_batch
@@ -215,10 +216,10 @@ def _rest_of_epoch(run: Run, batches: Batches, folder: Path | None, on_step: OnS
             on_step(state.step, run.total_steps)
 
 
-def _cut(run: Run, phase: str, batch: Batch | None) -> Batch | None:
+def _cut(run: Run, phase: str, batch: Batch) -> Batch:
     """A batch of the next step with the squares that the method blanks in it."""
     probability = run.method.cutout(run.at)
-    if batch is None or probability == 0:
+    if probability == 0:
         return batch
     seed = stream(run.config.seed, f"cutout of {phase}", run.state.step)
     return batch._replace(images=cut_out(batch.images, run.data.resolution // 2, probability, seed))
