@@ -5,7 +5,7 @@ Shape suffix: D directions.
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -164,12 +164,14 @@ class Scored:
         importance: From the losses ``[K]`` of the draws to their weights ``[K]``.
         draws: K.
         tau: Temperature of the choice.
+        alive: Which candidates take part in the choice, under the names of alpha's tensors; all where one is missing.
     """
 
     choice: Callable[[Tensors, int], Mapping[str, Tensor]]
     importance: Callable[[Tensor], Tensor]
     draws: int
     tau: float = 1.0
+    alive: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
         w, alpha = detached(system.w), detached(system.alpha)
@@ -179,7 +181,7 @@ class Scored:
         def score(omega_K: Tensor) -> Tensor:
             values = []
             for name, vector in directions:
-                p = probabilities(alpha[name], self.tau)
+                p = probabilities(alpha[name], self.tau, self.alive.get(name))
                 of_draws = [
                     ((c[name] - p) / self.tau * vector).sum() if name in c else vector.new_zeros(()) for c in choices
                 ]

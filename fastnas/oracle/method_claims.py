@@ -54,9 +54,9 @@ def claim_of(point: Point) -> Claim:
     method = point.run.method
     gradient, draw = method.hypergradient, method.draw
     if isinstance(gradient, ImportanceWeighted):
-        return Scored(
-            _choice(point), importance_of(gradient, len(point.search_batch.labels)), gradient.draws, _tau(point)
-        )
+        living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
+        importance = importance_of(gradient, len(point.search_batch.labels))
+        return Scored(_choice(point), importance, gradient.draws, _tau(point), living)
     if gradient is first_order and _has_surrogate(method):
         return StraightThrough(_hard(point), _soft(point), _loss_at(point), _passes(point))
     if gradient is first_order:
@@ -213,7 +213,7 @@ def coefficients_of(point: Point) -> Coefficients:
             for phase in ("alpha", "weights"):
                 own = method.weight_draw if phase == "weights" else None
                 drawn = point.drawn(alpha, draw, phase).mix.candidates[name]
-                of_draw = _drawn(own or method.draw, drawn, a_EK)
+                of_draw = _drawn(own or method.draw, drawn, a_EK, alive_EK)
                 relaxed = _relaxed(method.relaxation, a_EK, alive_EK, tau)
                 found[f"{phase} {name}"] = relaxed if own is None and method.draw is None else of_draw
         return {name: x for name, x in found.items() if x is not None}
@@ -269,12 +269,13 @@ def _relaxed(relaxation: Relaxation, a_EK: Tensor, alive_EK: Tensor, tau: float)
     return None
 
 
-def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor) -> Tensor | None:
+def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
     """One of a row for the draws that choose, and the value that is kept for the paper's form of NASP."""
     if isinstance(draw, _ONE_HOT):
         return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK)
     if isinstance(draw, Proximal) and draw.project is proximal_value:
-        return a_EK * (a_EK == a_EK.amax(-1, keepdim=True))
+        size_EK = a_EK.abs().masked_fill(~alive_EK, -torch.inf)
+        return a_EK * (size_EK == size_EK.amax(-1, keepdim=True))
     return None
 
 
