@@ -66,7 +66,7 @@ def recorded() -> Iterator[list[Launch]]:
             if parameter.default is not inspect.Parameter.empty:
                 arguments.setdefault(name, parameter.default)
         grid = executor.grid(arguments) if callable(executor.grid) else executor.grid
-        launches.append(Launch(kernel, tuple(grid), arguments, options))
+        launches.append(Launch(kernel, tuple(grid), arguments, options))  # type: ignore[arg-type]
 
     with replaced(GridExecutor, __call__=call):
         yield launches

@@ -48,7 +48,7 @@ def launches(plan: CellPlan, dtype: torch.dtype) -> list[Launch]:
     weights = [torch.zeros(shape) for shapes in plan.weight_shapes.values() for shape in shapes]
     mix, edge_mix = torch.zeros(plan.num_coefficients), torch.zeros(len(plan.edges))
     with recorded() as found:
-        nodes, stats, packed = launch.run_forward(inputs_INHWS, weights, mix, edge_mix, None, plan)
+        nodes, stats, packed, _ = launch.run_forward(inputs_INHWS, weights, mix, edge_mix, None, plan)
         for needs_weights in (True, False):
             needs = (True, needs_weights, True, plan.k > 1)
             launch_backward.run_backward(nodes, inputs_INHWS, nodes, packed, mix, edge_mix, stats, False, needs, plan)

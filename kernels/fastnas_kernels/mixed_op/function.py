@@ -149,8 +149,8 @@ class _DualCell(_Cell):
         filled = [torch.zeros_like(x) if t is None else t for x, t in zip(arguments, tangents[2:], strict=True)]
         # Twice backward is once forward: the gradient is linear in what it is given, and the derivative of a linear
         # function is the function. Dual numbers within dual numbers would need nested forward mode instead.
-        nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs), *arguments)
-        _, push = torch.func.vjp(pull, torch.zeros_like(nodes))
+        nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs), *arguments)  # type: ignore[misc]
+        _, push = torch.func.vjp(pull, torch.zeros_like(nodes))  # type: ignore[misc]
         return push(tuple(filled))[0].contiguous(), None, None, None
 
 
@@ -169,7 +169,7 @@ def _reference_gradients(
             plan, statistics, *(next(remaining) if n else x for x, n in zip(arguments, needed, strict=True))
         )
 
-    _, pull = torch.func.vjp(of_needed, *(x for x, n in zip(arguments, needed, strict=True) if n))
+    _, pull = torch.func.vjp(of_needed, *(x for x, n in zip(arguments, needed, strict=True) if n))  # type: ignore[misc]
     gradients = iter(pull(dnodes))
     return [next(gradients) if n else None for n in needed]
 
