@@ -57,6 +57,7 @@ The budget is the number of weight steps, and with it the images: what else a me
 draws, deeper stages) is on top and shows in the seconds, which are means over the seeds. A method that stops early
 takes fewer. MB: most that one step holds for backward passes at any moment, parameters left out, at the first step of
 the first stage; "with it": one backward pass serves both. Ranks and counts that differ are those of each seed.
+random: architectures drawn uniformly, without any search.
 """
 
 
@@ -266,7 +267,12 @@ def _in_short(record: Record) -> str:
 
 def _print(records: Sequence[Record], options: Searches) -> None:
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
-    print(f"torch {torch.__version__}, {options.threads} thread(s) of a CPU, commit {commit.strip()}\n")
+    print(f"torch {torch.__version__}, {options.threads} thread(s) of a CPU, commit {commit.strip()}")
+    accuracy = f"test accuracy after {options.retrain_epochs} epochs on {options.data}"
+    if options.table is not None:
+        entry = look_up(options.table, random_genotype(space_named(options.space), 0))
+        accuracy = f"{entry.column} of the table, which has {entry.size:,} architectures"
+    print(f"accuracy: {accuracy}\n")
     right = ["---"] + ["---:"] * (len(HEADINGS) - 1)
     lines = [HEADINGS, right, *_rows(records, options)]
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))
