@@ -55,9 +55,10 @@ HEADINGS = (
 LEGEND = """
 The budget is the number of weight steps, and with it the images: what else a method does (alpha steps, inner steps,
 draws, deeper stages) is on top and shows in the seconds, which are means over the seeds. A method that stops early
-takes fewer. MB: most that one step holds for backward passes at any moment, parameters left out, at the first step of
-the first stage; "with it": one backward pass serves both. Ranks and counts that differ are those of each seed.
-random: architectures drawn uniformly, without any search.
+takes fewer; one that trains weights and alpha at once on both halves of the images runs half of the epochs. MB: most
+that one step holds for backward passes at any moment, parameters left out, at the first step of the first stage; "with
+it": one backward pass serves both. Ranks and counts that differ are those of each seed. random: architectures drawn
+uniformly, without any search.
 """
 
 
@@ -154,10 +155,13 @@ def _outcome(options: Searches, data: ImageData, name: str, seed: int) -> Record
 def _searched(
     options: Searches, method: Method, space: CellSpace, data: ImageData, seed: int
 ) -> tuple[Genotype, Record]:
+    joint = method.protocol.joint  # such a method trains on both halves: an epoch has twice the steps
+    rule = f"epochs must be even for {method.name}, which takes the same number of steps in half of them"
+    require(options.epochs % 2 == 0 or not joint, "searches", rule, options.epochs)
     config = SearchConfig(
         channels=options.channels,
         cells=options.cells,
-        epochs=options.epochs,
+        epochs=options.epochs // 2 if joint else options.epochs,
         batch_size=options.batch_size,
         train_fraction=options.train_fraction,
         weight_lr=options.weight_lr,
