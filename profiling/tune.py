@@ -98,18 +98,26 @@ def with_tiles(tiles: Tiles, run: Callable[[], list[Tensor]]) -> Callable[[], li
     """``run`` with ``tiles`` instead of those of the table."""
 
     def call() -> list[Tensor]:
-        with patch.object(launch, "tiles_for", lambda channels, dtype: tiles):
+        with patch.object(launch, "tiles_for", lambda *_: tiles):
             return run()
 
     return call
 
 
+def dtypes_of(entry: Entry) -> list[torch.dtype]:
+    """The dtypes that an entry serves: its own, or those that no other entry of its width is for."""
+    if "dtype" in entry:
+        return [getattr(torch, entry["dtype"])]
+    taken = {other.get("dtype") for other in shipped_table() if other["channels"] == entry["channels"]}
+    return [dtype for dtype in (torch.float32, torch.bfloat16) if str(dtype).removeprefix("torch.") not in taken]
+
+
 def trials(device: Device, entry: Entry, dry: bool) -> list[Trial]:
-    """The cell of an entry in both dtypes, with the results of the shipped tiles."""
+    """The cell of an entry in the dtypes that it serves, with the results of the shipped tiles."""
     channels = entry["channels"]
     cell = Cell("dry", tiny_plan(), 1, 3) if dry else Cell("", darts_plan(channels), *SIZES.get(channels, (64, 8)))
     found = []
-    for dtype in (torch.float32,) if dry else (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32,) if dry else dtypes_of(entry):
         arguments = arguments_of(cell, dtype, device.torch_device)
         fused, eager = (whole(*step(CONTENDERS[name], arguments, cell.plan, "both")) for name in ("fused", "batched"))
         expected = [x.clone() for x in with_tiles(tiles_from_json(dict(entry)), fused)()]

@@ -253,18 +253,18 @@ def test_methods_and_genotypes_are_shown(capsys, tmp_path):
 def test_a_method_is_checked_and_one_that_is_wrong_fails_with_the_claim(capsys, tmp_path, monkeypatch):
     status, output, _ = run_main(capsys, "check", "--method", "darts")
     assert status == 0
-    assert "darts: 12 of 12 claims hold" in output
+    assert "darts in nasbench201" in output
+    assert "FAILED" not in output
     own = "from dataclasses import replace\nfrom fastnas import darts\n"
     own += (
         "def wrong():\n    return replace(darts(), relaxation=lambda a, alive, tau: a.softmax(-1).detach() + 0 * a)\n"
     )
     (tmp_path / "mine.py").write_text(own)
     monkeypatch.syspath_prepend(tmp_path)
-    status, output, errors = run_main(capsys, "check", "--method", "mine:wrong")
+    status, output, _ = run_main(capsys, "check", "--method", "mine:wrong")
     assert status == 1
-    assert "not so: every edge and candidate gets a gradient (30" not in output  # `none` has no output to speak of
-    assert "not so: every edge and candidate gets a gradient (24 of 24 in alpha.normal)" in output
-    assert errors.startswith("fastnas: check: every claim must hold, got ")
+    assert "FAILED" in output
+    assert "every alpha that" in output
 
 
 def test_a_method_of_your_own_is_imported_by_its_name():

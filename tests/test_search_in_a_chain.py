@@ -15,7 +15,6 @@ from fastnas.cost.tables import NetworkSize, derived_cost, multiply_add_table, p
 from fastnas.experiment import Experiment, run_experiment
 from fastnas.latency import check_table, load_table, measure_table, save_table
 from fastnas.mechanisms.control import FirstOf, RankStable, SkipCount
-from fastnas.mechanisms.derivation import SkipCap
 from fastnas.mechanisms.schedules import Constant
 from fastnas.method import Term
 from fastnas.methods import METHODS, darts, gdas, pc_darts, proxyless_nas
@@ -96,8 +95,6 @@ def test_rules_that_count_skip_connections_are_refused_where_there_are_none():
         context = nullcontext() if space is S2 else pytest.raises(ValueError, match="It counts skip connections, of")
         with context:
             search(space, method, DIGITS, replace(TINY, cells=3, channels=4, epochs=1))
-    with pytest.raises(ValueError, match=r"derivation=SkipCap\(limit=2\) must not stand beside the space proxyless"):
-        search(PROXYLESS, replace(darts(), derivation=SkipCap(2)), DIGITS, TINY)
     with pytest.raises(ValueError, match="Its blocks change their channels"):
         search(ChainSupernet(10, 2, 1, space=CHAIN), pc_darts(), DIGITS, TINY)
 

@@ -2,7 +2,6 @@
 
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import Control, FirstOf, SkipCount
-from fastnas.mechanisms.derivation import SkipCap
 from fastnas.method import Method
 from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import complaint
@@ -12,8 +11,8 @@ def require_fit(method: Method, space: CellSpace) -> None:
     """Raise where an axis of ``method`` has no meaning in ``space``, naming both and why.
 
     Raises:
-        ValueError: For partial channels, edge weights or stages of growing depth in a chain, and for rules that count
-            skip connections in a space that has none.
+        ValueError: For partial channels, edge weights or stages of growing depth in a chain, and for stopping by the
+            number of skip connections in a space that has none.
     """
     chain, skips = space.stages is not None, "skip_connect" in space.primitives
     refusals = [
@@ -28,7 +27,6 @@ def require_fit(method: Method, space: CellSpace) -> None:
             "Every block has a row of alpha, which a deeper network would not have.",
         ),
         (not skips and _counts_skips(method.control), f"control={method.control}", _NO_SKIPS),
-        (not skips and isinstance(method.derivation, SkipCap), f"derivation={method.derivation}", _NO_SKIPS),
     ]
     for meaningless, choice, why in refusals:
         if meaningless:
