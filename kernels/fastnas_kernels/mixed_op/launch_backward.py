@@ -117,7 +117,7 @@ class Backward:
         self._recompute(source, state, z, dy, sums)
         if last > middle:
             self._pointwise(None, z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
-            tile = run.tiles.elementwise
+            tile = run.tiles.stage
             partial = run.empty(last - middle, run.num_tiles(tile), 2, run.channels, exact=True)
             state_gradient_kernels.depthwise_backward_kernel[
                 run.num_tiles(tile), last - middle, run.channel_blocks(tile)
@@ -264,7 +264,7 @@ class Backward:
         passed: Tensor,
     ) -> None:
         """Gradients of a state, unless it is an input and nobody asked, and of the weights of its edges."""
-        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.elementwise
+        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.stage
         is_node = source >= plan.num_inputs
         wanted = is_node or dinputs is not None
         if is_node:
@@ -308,7 +308,7 @@ class Backward:
     def _gather(
         self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span, where: dict
     ) -> None:
-        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.elementwise
+        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.stage
         first, middle, _ = run.lowered.ranges[source]
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt

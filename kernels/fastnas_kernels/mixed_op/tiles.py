@@ -32,10 +32,10 @@ class Tiles:
     """Sizes of all kernels' programs; they change speed and rounding, never meaning.
 
     Args:
-        stage: Of the convolutions that go forward, and of everything that is reduced beside them.
+        stage: Of the convolutions that go forward, of what is reduced beside them, and of the gradients of states.
         pointwise: Of the gradient of a branch's 1x1 convolution.
         filters: Of the gradient of depthwise filters.
-        elementwise: Of everything else.
+        elementwise: Of the sum at a node.
         edges: Edges that share what they read of a state; more than one only if a tile has all channels.
         splits: Programs among which the sums of a filter's gradient are divided.
         precision: Of float32 matrix products: ``ieee``, or ``tf32x3``, which does them on NVIDIA's matrix units in
