@@ -1,29 +1,17 @@
 """The classic mixed operation as a module of its own."""
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from fastnas.dropin.evaluation import evaluate, find_parts, obstacle
 from fastnas.dropin.wiring import Edge, Wiring, read_candidates
 from fastnas.space.cell_space import DARTS
+from fastnas.supernet.cell_plan import CANDIDATES
 from fastnas_kernels.check import complaint, require, require_shape
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.partial_channels import require_partial
-
-CANDIDATES: Mapping[str, Candidate | None] = {
-    "none": None,
-    "max_pool_3x3": Candidate("max_pool"),
-    "avg_pool_3x3": Candidate("avg_pool"),
-    "skip_connect": Candidate("skip"),
-    "sep_conv_3x3": Candidate("depthwise", 3, repeats=2),
-    "sep_conv_5x5": Candidate("depthwise", 5, repeats=2),
-    "sep_conv_7x7": Candidate("depthwise", 7, repeats=2),
-    "dil_conv_3x3": Candidate("depthwise", 3, dilation=2),
-    "dil_conv_5x5": Candidate("depthwise", 5, dilation=2),
-}
-"""Primitives of Liu et al., 2019, arXiv:1806.09055, section 3.1.1 and appendix."""
 
 
 class MixedOp(nn.Module):
@@ -38,7 +26,7 @@ class MixedOp(nn.Module):
     Args:
         channels: Channels that enter and leave.
         stride: 1, or 2 to halve the resolution.
-        primitives: Names of the candidates, in the order of the coefficients; of :data:`CANDIDATES`.
+        primitives: Names of the candidates, in the order of the coefficients; ``none`` or a primitive of DARTS.
         partial_channels: The reciprocal of the share of the channels that the candidates see; 1 for all of them.
 
     Raises:
@@ -53,10 +41,11 @@ class MixedOp(nn.Module):
         partial_channels: int = 1,
     ) -> None:
         super().__init__()
-        unknown = [primitive for primitive in primitives if primitive not in CANDIDATES]
-        require(not unknown, "MixedOp", f"primitives must be among {list(CANDIDATES)}", unknown)
+        known = ["none", *CANDIDATES]
+        unknown = [primitive for primitive in primitives if primitive not in known]
+        require(not unknown, "MixedOp", f"primitives must be among {known}", unknown)
         require(stride in (1, 2), "MixedOp", "stride must be 1 or 2", stride)
-        candidates = [CANDIDATES[primitive] for primitive in primitives]
+        candidates = [CANDIDATES.get(primitive) for primitive in primitives]
         live = tuple(candidate for candidate in candidates if candidate is not None)
         require(len(live) > 0, "MixedOp", "primitives must hold another than none", list(primitives))
         reduces = stride == 2 and Candidate("skip") in live

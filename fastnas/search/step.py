@@ -18,6 +18,7 @@ from fastnas.seeds import stream
 from fastnas.supernet.mix import Mix
 from fastnas.train.data import Batch
 from fastnas.train.numerics import autocast
+from fastnas_kernels.precision import accumulator
 
 LossAndHits = Callable[[Tensors, Mix], tuple[Tensor, Tensor]]
 
@@ -186,7 +187,7 @@ def _loss_on(run: Run, batch: Batch) -> LossAndHits:
     def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
         with autocast(run.device, run.config.precision):
             logits = functional_call(run.state.supernet, dict(w), (images, mix))
-        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        wide = logits.to(accumulator(logits.dtype))
         return F.cross_entropy(wide, labels), (logits.argmax(1) == labels).sum()
 
     return loss

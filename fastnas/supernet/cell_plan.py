@@ -14,10 +14,11 @@ CANDIDATES: Mapping[str, Candidate] = {
     "skip_connect": Candidate("skip"),
     "sep_conv_3x3": Candidate("depthwise", kernel=3, repeats=2),
     "sep_conv_5x5": Candidate("depthwise", kernel=5, repeats=2),
+    "sep_conv_7x7": Candidate("depthwise", kernel=7, repeats=2),
     "dil_conv_3x3": Candidate("depthwise", kernel=3, dilation=2),
     "dil_conv_5x5": Candidate("depthwise", kernel=5, dilation=2),
 }
-"""What the operations of the DARTS space are to the kernels."""
+"""What the primitives of Liu et al., 2019, arXiv:1806.09055, section 3.1.1 and appendix, are to the kernels."""
 
 Names = tuple[tuple[str, ...], ...]
 """For every edge of a cell the primitives that run on it."""
@@ -25,7 +26,7 @@ Names = tuple[tuple[str, ...], ...]
 
 def is_planned(name: str, build: BuildOperation) -> bool:
     """Whether the kernels know the operation that ``build`` makes."""
-    return name in CANDIDATES and build is DARTS_OPERATIONS[name]
+    return name in CANDIDATES and build is DARTS_OPERATIONS.get(name)
 
 
 def running(nodes: Sequence[NodeMix], everything: Names) -> Names | None:

@@ -20,12 +20,13 @@ from torch import Tensor
 from fastnas_kernels.backend import backend_for
 from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.layout import common_strides
+from fastnas_kernels.precision import accumulator
 
 
 def reference_weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
     """``sum_k mix_K[k] xs[k]``."""
-    coefficients = mix_K.to(_accumulator(xs[0])).unbind()
-    y = xs[0].to(_accumulator(xs[0])) * coefficients[0]
+    coefficients = mix_K.to(accumulator(xs[0].dtype)).unbind()
+    y = xs[0].to(accumulator(xs[0].dtype)) * coefficients[0]
     for x, coefficient in zip(xs[1:], coefficients[1:], strict=True):
         y.addcmul_(x.to(y.dtype), coefficient)
     return y.to(xs[0].dtype)
@@ -33,18 +34,14 @@ def reference_weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
 
 def reference_row_dot(xs: Sequence[Tensor], g: Tensor) -> Tensor:
     """``<xs[k], g>`` for every k, in float32 (float64 for float64)."""
-    wide = g.to(_accumulator(g))
+    wide = g.to(accumulator(g.dtype))
     return torch.stack([(x * wide).sum() for x in xs])
 
 
 def reference_scaled_copies(mix_K: Tensor, g: Tensor) -> list[Tensor]:
     """``mix_K[k] g`` for every k."""
-    wide = g.to(_accumulator(g))
+    wide = g.to(accumulator(g.dtype))
     return [(coefficient * wide).to(g.dtype) for coefficient in mix_K.to(wide.dtype).unbind()]
-
-
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
 
 
 # The kernels as operators of PyTorch, which tracers see from the outside. Triton is imported when the first kernel
@@ -79,7 +76,7 @@ def _(xs: list[Tensor], mix_K: Tensor) -> Tensor:
 
 @_row_dot_op.register_fake
 def _(xs: list[Tensor], g: Tensor) -> Tensor:
-    return g.new_empty(len(xs), dtype=_accumulator(g))
+    return g.new_empty(len(xs), dtype=accumulator(g.dtype))
 
 
 @_scaled_copies_op.register_fake

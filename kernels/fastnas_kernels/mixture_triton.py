@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fastnas_kernels.backend import on_device_of
 from fastnas_kernels.layout import common_strides, laid_out
+from fastnas_kernels.precision import accumulator
 
 BLOCK_M = 2048  # elements of a program of four warps
 DOT_BLOCK_M = 1024  # elements of a program of row_dot_kernel, a single warp
@@ -67,7 +68,7 @@ def weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
     like, y = xs[0], None
     for part in _parts(len(xs)):
         is_last = part.stop == len(xs)
-        dtype = like.dtype if is_last else torch.promote_types(like.dtype, torch.float32)
+        dtype = like.dtype if is_last else accumulator(like.dtype)
         start, y = y, torch.empty_strided(like.shape, strides, dtype=dtype, device=like.device)
         constants = {"K": len(xs[part]), "ACC": _accumulator(like), "BLOCK_M": BLOCK_M}
         if like.numel() > 0:
@@ -83,7 +84,7 @@ def row_dot(xs: Sequence[Tensor], g: Tensor) -> Tensor:
     strides = common_strides([*xs, g])
     xs, g = [laid_out(x, strides) for x in xs], laid_out(g, strides)
     num_programs = triton.cdiv(g.numel(), DOT_BLOCK_M)
-    dtype = torch.promote_types(g.dtype, torch.float32)
+    dtype = accumulator(g.dtype)
     partial_PK = torch.empty(num_programs, len(xs), dtype=dtype, device=g.device)
     for part in _parts(len(xs)):
         constants = {"K": len(xs[part]), "ACC": _accumulator(g), "BLOCK_M": DOT_BLOCK_M}

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastnas_kernels.precision import accumulator
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _UNITS = 1 << 24  # values of a uniform draw: what float32 holds exactly
@@ -43,7 +45,7 @@ def normal_noise(shape: Sequence[int], seed: int, device: torch.device, dtype: t
         device: Where to draw; the integers behind the numbers are the same everywhere.
         dtype: Of the result; drawn in float32, or in float64 for that.
     """
-    wide = torch.promote_types(dtype, torch.float32)
+    wide = accumulator(dtype)
     counter = torch.arange(math.prod(shape), device=device) * _signed(_GOLDEN)
     bits = _hash(counter + _signed(int(seed) * _MULTIPLIERS[0] + _GOLDEN))
     radius = ((_shifted(bits, 40).to(wide) + 0.5) / _UNITS).log_().mul_(-2).sqrt_()

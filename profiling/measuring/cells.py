@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastnas.dropin.mixed_op import CANDIDATES
 from fastnas.space.cell_space import DARTS
+from fastnas.supernet.cell_plan import plan_of
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.mixed_op.reference import reference_cell
+from fastnas_kernels.precision import accumulator
 from measuring.device import forced
 
 Scale = Literal["full", "tiny"]
@@ -29,10 +30,10 @@ class Cell(NamedTuple):
 
 def darts_plan(channels: int, stride: int = 1, k: int = 1) -> CellPlan:
     """A cell of the DARTS space; ``none`` contributes nothing and is left out."""
-    found = (CANDIDATES[primitive] for primitive in DARTS.primitives)
-    live = tuple(candidate for candidate in found if candidate is not None)
-    edges = tuple(EdgePlan(*edge, live) for edge in DARTS.edges)
-    return CellPlan(channels, DARTS.num_inputs, DARTS.num_nodes, edges, stride, k)
+    names = tuple(primitive for primitive in DARTS.primitives if primitive != "none")
+    plan = plan_of(DARTS, channels, stride, k, (names,) * len(DARTS.edges))
+    assert plan is not None, "the kernels know all primitives of the space"
+    return plan
 
 
 def tiny_plan(channels: int = 4, stride: int = 1, k: int = 1) -> CellPlan:
@@ -73,7 +74,7 @@ def arguments_of(cell: Cell, dtype: torch.dtype, device: torch.device, seed: int
         values = torch.empty(shape) if device.type == "meta" else scale * torch.randn(shape, generator=generator)
         return values.to(device, dtype)
 
-    plan, exact = cell.plan, torch.promote_types(dtype, torch.float32)
+    plan, exact = cell.plan, accumulator(dtype)
     shape = (cell.images, plan.channels, cell.side, cell.side)
     states = (draw(shape, 1, dtype).to(memory_format=torch.channels_last) for _ in range(plan.num_inputs))
     filters = [shape for shapes in plan.weight_shapes.values() for shape in shapes]

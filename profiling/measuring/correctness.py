@@ -19,6 +19,7 @@ from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels
+from fastnas_kernels.precision import accumulator
 from measuring.cells import Cell, Scale, arguments_of, darts_plan, tiny_plan
 from measuring.device import FAULTS, Device, exact_float32, forced, interpreter
 from measuring.writing import Section
@@ -187,7 +188,7 @@ def _medians(errors_of_draws: Sequence[Sequence[float]]) -> list[float]:
 
 
 def _draw(subject: Subject, dtype: torch.dtype, device: torch.device, seed: int) -> Draw:
-    exact = torch.promote_types(dtype, torch.float32)
+    exact = accumulator(dtype)
     given = [x.to(device, dtype if i < subject.num_stored else exact) for i, x in enumerate(subject.arguments(seed))]
     truth = evaluate(subject, [x.double() for x in given], "reference")
     eager = evaluate(subject, given, "reference")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastnas_kernels.precision import accumulator
 from measuring import correctness
 from measuring.cells import CONTENDERS, PHASES, Cell, Phase, Scale, arguments_of, cells, step, whole
 from measuring.correctness import LEAST, Subject, evaluate, first_line
@@ -40,7 +41,7 @@ def tasks(scale: Scale) -> list[Task]:
 
 
 def _check(subject: Subject, dtype: torch.dtype, device: torch.device) -> None:
-    exact = torch.promote_types(dtype, torch.float32)
+    exact = accumulator(dtype)
     drawn = subject.arguments(0)
     evaluate(subject, [x.to(device, dtype if i < subject.num_stored else exact) for i, x in enumerate(drawn)], "triton")
 

@@ -10,6 +10,7 @@ from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.mixed_op.function import fused_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.reference import reference_cell
+from fastnas_kernels.precision import accumulator
 
 
 def mixed_cell(
@@ -134,7 +135,7 @@ def _require_numbers(
             require(False, where, f"{name} must be on the device of the states, {first.device}", tensor.device)
     for name, tensor in named:
         require(tensor.is_floating_point(), where, f"{name} must have a floating dtype", tensor.dtype)
-    exact = torch.promote_types(first.dtype, torch.float32)
+    exact = accumulator(first.dtype)
     for name, tensor in named:
         if tensor.dtype == first.dtype or name in ("mix", "edge_mix"):  # coefficients are few, and cast
             continue

@@ -17,6 +17,7 @@ from fastnas_kernels.backend import on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
 from fastnas_kernels.mixed_op.reference import reference_cell
+from fastnas_kernels.precision import accumulator
 
 
 @torch.library.custom_op("fastnas::mixed_cell", mutates_args=())
@@ -34,7 +35,7 @@ def _(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cell = plan_from_text(plan)
-    lowered, dtype = lower(cell), torch.promote_types(inputs_INHWS.dtype, torch.float32)
+    lowered, dtype = lower(cell), accumulator(inputs_INHWS.dtype)
     _, images, height, width, _ = inputs_INHWS.shape
     shape = (images, *cell.size_after(height, width), cell.num_nodes * cell.channels)
     stats = inputs_INHWS.new_empty(lowered.num_rows + 2, 3, cell.mixed_channels, dtype=dtype)
@@ -89,7 +90,7 @@ def _reference(plan: CellPlan, statistics: Tensor | None, inputs_INHWS: Tensor, 
                *weights: Tensor) -> Tensor:  # fmt: skip
     """The nodes ``[N, H, W, D]`` in plain PyTorch, from the arguments that carry gradients; in the precision in which
     the kernels calculate."""
-    exact = torch.promote_types(inputs_INHWS.dtype, torch.float32)
+    exact = accumulator(inputs_INHWS.dtype)
     states = [state.permute(0, 3, 1, 2).to(exact) for state in inputs_INHWS]
     filters = [weight.to(exact) for weight in weights]
     edges = edge_mix if plan.k > 1 else None

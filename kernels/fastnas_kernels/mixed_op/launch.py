@@ -20,6 +20,7 @@ from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
 from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for, vendor
+from fastnas_kernels.precision import accumulator
 
 
 class Size(NamedTuple):
@@ -38,11 +39,6 @@ class Size(NamedTuple):
     @property
     def out_pixels(self) -> int:
         return self.images * self.out_height * self.out_width
-
-
-def accumulator(dtype: torch.dtype) -> torch.dtype:
-    """What sums and statistics are kept in."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 class State(NamedTuple):

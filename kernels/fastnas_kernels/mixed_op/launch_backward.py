@@ -16,10 +16,11 @@ import triton
 from torch import Tensor
 
 from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_kernels
-from fastnas_kernels.mixed_op.launch import Launcher, State, accumulator, launcher
+from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span
+from fastnas_kernels.precision import accumulator
 
 
 class Needs(NamedTuple):
