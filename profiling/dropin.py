@@ -1,19 +1,19 @@
 """What does `fastnas.accelerate` change for somebody else's supernet?
 
 Prints time of a forward and backward pass (median of interleaved runs, and its ratio to the unchanged network) and
-bytes saved for the backward pass, without the weights. On a CPU the time is that of the process, so that other work on
-the machine counts little. First compares logits and gradients with those of the unchanged network in float64.
+bytes saved for the backward pass, without the weights. First compares logits and gradients with those of the unchanged
+network in float64.
 """
 
 import copy
 import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter, process_time
+from time import perf_counter
 
 import torch
 import tyro
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastnas
+from measuring.counting import kept_bytes
+from measuring.device import clock_of, medians
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +80,9 @@ def main(settings: DropIn) -> None:
     }
     truth = step(copied(original).double(), logits, images.double(), labels)()
     errors = {name: errors_of(contender(), truth) for name, contender in contenders.items()}
-    num_bytes = {name: saved_bytes(contender) for name, contender in contenders.items()}
-    seconds = timed(contenders, settings.runs, device)
+    networks = dict(zip(contenders, (original, wide, accelerated, wide_accelerated), strict=True))
+    num_bytes = {name: kept_bytes(partial(net, images), net.parameters()) for name, net in networks.items()}
+    seconds = medians(clock_of(device), contenders, settings.runs)
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, commit {commit.strip()}")
@@ -123,35 +126,6 @@ def step(network: nn.Module, logits: list[Tensor], images: Tensor, labels: Tenso
         return outputs.detach(), *torch.autograd.grad(F.cross_entropy(outputs, labels), variables)
 
     return forward_backward
-
-
-def saved_bytes(contender: Callable[[], object]) -> int:
-    """Bytes of the distinct storages that the graph keeps and that are no parameter."""
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        contender()
-    return sum(size for size, _ in kept.values())
-
-
-def timed(contenders: Mapping[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each contender, run in turn."""
-    clock = perf_counter if device.type == "cuda" else process_time
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(runs):
-        for name, contender in contenders.items():
-            started = clock()
-            contender()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            samples[name].append(clock() - started)
-    return {name: median(values) for name, values in samples.items()}
 
 
 if __name__ == "__main__":

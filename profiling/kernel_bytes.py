@@ -18,17 +18,15 @@ os.environ["FASTNAS_BACKEND"] = "triton"
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
-from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor
@@ -36,76 +34,43 @@ from triton.runtime.interpreter import GridExecutor
 from fastnas_kernels.audit.interpreter import replaced
 from fastnas_kernels.audit.meter import Meter
 from fastnas_kernels.mixed_op import launch, launch_backward
-from fastnas_kernels.mixed_op.cell import mixed_cell
-from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan, plan_from_text
+from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan, plan_from_text
+from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, whole
+from measuring.counting import kept_bytes
 
 LOOK_FOR_NAN = ("isnan", "any", "_local_scalar_dense")
-CANDIDATES = (
-    Candidate("max_pool"),
-    Candidate("avg_pool"),
-    Candidate("skip"),
-    Candidate("depthwise", 3, 1, 2),
-    Candidate("depthwise", 5, 1, 2),
-    Candidate("depthwise", 3, 2),
-    Candidate("depthwise", 5, 2),
-)
 NO_LAUNCH = ("detach", "_unsafe_view", "_reshape_alias", "lift_fresh", "promote_types", *LOOK_FOR_NAN)
 RESULT = Path(__file__).parent / "results" / "kernel-bytes.md"
 
 
-@dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """A cell at a size, and what it may at most save (MB), move (GB) and launch; empty where nobody set a limit."""
 
-    name: str
-    plan: CellPlan
-    batch: int
-    side: int
+    cell: Cell
     saved_limit: str
     moved_limit: str = ""
     launches_limit: str = ""
 
 
-def normal_cell(channels: int, k: int = 1) -> CellPlan:
-    """The cell of DARTS: four nodes, each of which reads both inputs and all nodes before it."""
-    edges = tuple(EdgePlan(source, target, CANDIDATES) for target in range(2, 6) for source in range(target))
-    return CellPlan(channels, 2, 4, edges, k=k)
-
-
 CASES = (
-    Case("DARTS, C=16, 32x32, batch 64", normal_cell(16), 64, 32, "30", "4", "100"),
-    Case("PC-DARTS ImageNet, C=16, K=2, 28x28, batch 128", normal_cell(16, 2), 128, 28, "45"),
+    Case(Cell("DARTS, C=16, 32x32, batch 64", darts_plan(16), 64, 32), "30", "4", "100"),
+    Case(Cell("PC-DARTS ImageNet, C=16, K=2, 28x28, batch 128", darts_plan(16, k=2), 128, 28), "45"),
 )
 
 
-def leaves_of(plan: CellPlan, batch: int, side: int, device: str = "cpu") -> dict[str, Any]:
-    """Arguments of the cell, all of which want gradients; zeros, because only addresses count."""
+class Evaluation(NamedTuple):
+    """A way to evaluate a cell: forward, forward and backward, and the weights."""
 
-    def leaf(*shape: int) -> Tensor:
-        return torch.zeros(shape, device=device, requires_grad=True)
-
-    return {
-        "states": [leaf(batch, plan.channels, side, side) for _ in range(plan.num_inputs)],
-        "weights": [leaf(*shape) for shapes in plan.weight_shapes.values() for shape in shapes],
-        "mix": leaf(plan.num_coefficients),
-        "edge_mix": leaf(len(plan.edges)) if plan.k > 1 else None,
-    }
+    forward: Callable[[], Tensor]
+    both: Callable[[], object]
+    weights: tuple[Tensor, ...]
 
 
-def flat(given: dict[str, Any]) -> list[Tensor]:
-    """The leaves of ``given``."""
-    return [
-        *given["states"],
-        *given["weights"],
-        given["mix"],
-        *([] if given["edge_mix"] is None else [given["edge_mix"]]),
-    ]
-
-
-def forward_backward(plan: CellPlan, given: dict[str, Any]) -> None:
-    """All gradients of the fused cell."""
-    nodes, _ = mixed_cell(**given, plan=plan)
-    torch.autograd.grad(nodes, flat(given), torch.empty_like(nodes))
+def evaluation(cell: Cell, contender: str, device: str = "cpu") -> Evaluation:
+    """All gradients of ``cell`` by one of ``CONTENDERS``."""
+    arguments = arguments_of(cell, torch.float32, torch.device(device))
+    passes = step(CONTENDERS[contender], arguments, cell.plan, "both")
+    return Evaluation(passes[0], whole(*passes), arguments.weights)
 
 
 def metered(plan: CellPlan, num_tiles: int, splits: int) -> Counter[str]:
@@ -117,7 +82,7 @@ def metered(plan: CellPlan, num_tiles: int, splits: int) -> Counter[str]:
     launch.tiles_for = lambda *_: tiles
     try:
         with Meter() as meter:
-            forward_backward(plan, leaves_of(plan, num_tiles, side))
+            evaluation(Cell("", plan, num_tiles, side), "fused").both()
     finally:
         launch.tiles_for = table
     return Counter({kernel: meter.of(kernel).dram_bytes for kernel in meter.kernels})
@@ -207,82 +172,21 @@ def launches_counted() -> Iterator[Counter[str]]:
         yield found
 
 
-@contextmanager
-def saved_counted(parameters: list[Tensor]) -> Iterator[dict[int, tuple[int, Tensor]]]:
-    """Distinct storages that a graph keeps, without the weights, as ``{key: (bytes, tensor)}``."""
-    known = {x.untyped_storage()._cdata for x in parameters}
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def pack(x: Tensor) -> Tensor:
-        if x.untyped_storage()._cdata not in known:
-            kept[x.untyped_storage()._cdata] = (x.untyped_storage().nbytes(), x)
-        return x
-
-    with saved_tensors_hooks(pack, lambda x: x):
-        yield kept
-
-
-def unfused(plan: CellPlan, given: dict[str, Any]) -> Tensor:
-    """The cell edge by edge, as code of this family writes it, at stride 1 (not optimised in any way)."""
-    states, weights = list(given["states"]), iter(given["weights"])
-    steps, position = [], 0
-
-    def norm(x: Tensor) -> Tensor:
-        c = x.shape[1]
-        mean, var, count = (
-            torch.zeros(c, device=x.device),
-            torch.ones(c, device=x.device),
-            torch.zeros((), device=x.device),
-        )
-        count.add_(1)
-        return F.batch_norm(x, mean, var, None, None, True)
-
-    def run(x: Tensor, candidate: Candidate) -> Tensor:
-        if candidate.kind == "max_pool":
-            return norm(F.max_pool2d(x, 3, 1, 1))
-        if candidate.kind == "avg_pool":
-            return norm(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False))
-        if candidate.kind == "skip":
-            return x
-        padding = candidate.dilation * (candidate.kernel // 2)
-        for _ in range(candidate.repeats):
-            x = F.conv2d(x.relu(), next(weights), None, 1, padding, candidate.dilation, x.shape[1])
-            x = norm(F.conv2d(x, next(weights)))
-        return x
-
-    for target in range(plan.num_inputs, plan.num_states):
-        steps = []
-        for number in plan.entering(target):
-            edge = plan.edges[number]
-            x, rest = states[edge.source].tensor_split([plan.mixed_channels], dim=1)
-            outputs = [0 * x, *(run(x, candidate) for candidate in edge.candidates)]  # `none` is a candidate, too
-            mix = given["mix"][position : position + len(edge.candidates)]
-            position += len(edge.candidates)
-            y = sum(a * o for a, o in zip([mix[0], *mix], outputs, strict=True))
-            if plan.k > 1:
-                n, _, h, w = x.shape
-                y = torch.cat([y, rest], 1).view(n, plan.k, -1, h, w).transpose(1, 2).reshape(n, -1, h, w)
-                y = given["edge_mix"][number] * y
-            steps.append(y)
-        states.append(torch.as_tensor(sum(steps)))
-    return torch.cat(states[plan.num_inputs :], 1)
-
-
 def report(case: Case) -> str:
     """The tables of one cell."""
-    plan, pixels = case.plan, case.batch * case.side**2
-    given = leaves_of(plan, case.batch, case.side)
-    with launches_counted() as kernels, Operators() as operators, saved_counted(given["weights"]) as kept:
-        forward_backward(plan, given)
-    saved, ours = sum(size for size, _ in kept.values()), operators.num_bytes
-    theirs = leaves_of(plan, case.batch, case.side, "meta")
-    with Operators() as eager, saved_counted(theirs["weights"]) as eager_kept:
-        nodes = unfused(plan, theirs)
-        torch.autograd.grad(nodes, flat(theirs), torch.empty_like(nodes))
-    eager_saved = sum(size for size, _ in eager_kept.values())
+    cell = case.cell
+    plan, pixels = cell.plan, cell.images * cell.side**2
+    fused, edge_by_edge = evaluation(cell, "fused"), evaluation(cell, "edge by edge", "meta")
+    with launches_counted() as kernels, Operators() as operators:
+        fused.both()
+    with launches_counted():
+        saved = kept_bytes(fused.forward, fused.weights)
+    with Operators() as eager:
+        edge_by_edge.both()
+    eager_saved = kept_bytes(edge_by_edge.forward, edge_by_edge.weights)
     moved, floor = extrapolated(plan, pixels), floors(plan, pixels)
     lines = [
-        f"## {case.name}, float32",
+        f"## {cell.name}, float32",
         "",
         "| kernel | launches | MB | floor, MB | factor |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -298,7 +202,7 @@ def report(case: Case) -> str:
             f"{eager.num_bytes / 1e9:.1f}",
             case.moved_limit,
         ),
-        ("GB of PyTorch's operators beside them", f"{ours / 1e9:.2f}", "", ""),
+        ("GB of PyTorch's operators beside them", f"{operators.num_bytes / 1e9:.2f}", "", ""),
         ("launches of Triton", f"{kernels.total()}", "0", ""),
         ("launches of PyTorch", f"{operators.launches.total()}", f"{eager.launches.total()}", ""),
         (

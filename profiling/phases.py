@@ -7,8 +7,7 @@ for a supernet on random images. First checks that the gradients are equal.
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
-from time import perf_counter
+from functools import partial
 
 import torch
 import tyro
@@ -21,6 +20,8 @@ from fastnas.search import relax
 from fastnas.space.cell_space import space_named
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
+from measuring.counting import kept_bytes
+from measuring.device import clock_of, medians
 
 # Whether a step needs the gradients of the weights, and of alpha
 NEEDED = {"both": (True, True), "alpha step": (False, True), "weight step": (True, False)}
@@ -73,8 +74,9 @@ def main(settings: Phases) -> None:
     both, of_alpha, of_w = (contender() for contender in contenders.values())
     assert all(torch.equal(x, y) for x, y in zip(both[: len(w)], of_w, strict=True) if x is not None)
     assert all(torch.equal(x, y) for x, y in zip(both[len(w) :], of_alpha, strict=True))
-    num_bytes = {name: saved_bytes(loss, *needed) for name, needed in NEEDED.items()}
-    seconds = timed(contenders, settings.runs, device)
+    leaves = [*w.values(), *alpha.values()]
+    num_bytes = {name: kept_bytes(partial(loss, *needed), leaves) for name, needed in NEEDED.items()}
+    seconds = medians(clock_of(device), contenders, settings.runs)
 
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, commit {commit.strip()}")
@@ -85,35 +87,6 @@ def main(settings: Phases) -> None:
         ms, megabytes = 1e3 * seconds[name], num_bytes[name] / 1e6
         time_ratio, byte_ratio = seconds[name] / seconds["both"], num_bytes[name] / num_bytes["both"]
         print(f"| {name} | {ms:.0f} | {time_ratio:.2f} | {megabytes:.0f} | {byte_ratio:.2f} |")
-
-
-def saved_bytes(loss: Callable[[bool, bool], Tensor], w_needed: bool, alpha_needed: bool) -> int:
-    """Bytes of the distinct storages that the graph of ``loss`` keeps and that are no leaf."""
-    kept: dict[int, tuple[int, Tensor]] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        if not tensor.is_leaf or not isinstance(tensor, torch.nn.Parameter):
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = loss(w_needed, alpha_needed)
-    del result
-    return sum(size for size, _ in kept.values())
-
-
-def timed(contenders: dict[str, Callable[[], object]], runs: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each contender, run in turn."""
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(runs):
-        for name, contender in contenders.items():
-            started = perf_counter()
-            contender()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            samples[name].append(perf_counter() - started)
-    return {name: median(values) for name, values in samples.items()}
 
 
 if __name__ == "__main__":

@@ -157,6 +157,11 @@ def device_named(name: str, where: str) -> Device:
     return CudaDevice(device)
 
 
+def clock_of(device: torch.device) -> Device:
+    """The clock of whatever device PyTorch computes on, kernels or not."""
+    return HostDevice() if device.type == "cpu" else CudaDevice(device)
+
+
 def interpreter() -> AbstractContextManager[None]:
     """A context in which Triton's interpreter, if that is what runs kernels, computes in bfloat16 as PyTorch does."""
     return exact_bfloat16() if knobs.runtime.interpret else nullcontext()

@@ -1,6 +1,7 @@
 """A search as people write it, in plain PyTorch: three edges, three candidates, steps in place."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from fastnas import check
 from fastnas.oracle.claims import slope_of_outer
+from fastnas.oracle.finding import Verdict
 from fastnas.oracle.system import System
 
 ROWS, COLUMNS, WIDTH = 3, 3, 4
@@ -174,3 +177,39 @@ class Toy:
 def toy_of():
     """From a seed to a healthy search."""
     return Toy
+
+
+@pytest.fixture
+def raises_no_alarm(toy_of):
+    """Asserts that nothing is found wrong with a search, and that it was looked at."""
+
+    def claim(build):
+        report = check(partial(build, toy_of))
+        assert report.ok, report
+        assert sum(finding.verdict is Verdict.PASSED for finding in report.findings) >= 6
+
+    return claim
+
+
+@pytest.fixture
+def fails(toy_of):
+    """Asserts that exactly these checks fail for a search, each with a remedy."""
+
+    def claim(build, expected):
+        report = check(partial(build, toy_of))
+        assert {finding.name for finding in report.failures} == expected
+        frequency = "the candidates are drawn as often as their probabilities say"  # has no single remedy
+        assert all(finding.remedy or finding.name == frequency for finding in report.failures)
+
+    return claim
+
+
+@pytest.fixture
+def is_said_of(toy_of):
+    """Asserts that the one failure of a search is explained in these words."""
+
+    def claim(build, words):
+        (finding,) = check(partial(build, toy_of)).failures
+        assert words in finding.meaning
+
+    return claim
