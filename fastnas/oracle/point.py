@@ -126,7 +126,8 @@ def point_of(method: Method, network_of: NetworkOf, images: Tensor, seed: int) -
         state = fresh_state(network_of(seed, method), method, config, cpu)
         for name, a in state.alpha.items():
             noise = torch.rand(a.shape, generator=torch.Generator().manual_seed(stream(seed, "check", len(name))))
-            a.data.add_(noise / 2)
+            with torch.no_grad():
+                a.add_(noise / 2)
     state.step = STEPS
     labels = torch.arange(images.shape[1]) % 2
     weight_batch, search_batch = (Batch(half.double(), labels) for half in images)
