@@ -7,8 +7,8 @@ that to the byte). The floor has each operand of a launch once, without tables a
 
 Launches and saved bytes are those of the full size: Triton's are counted at their launcher, which then does nothing,
 PyTorch's by a TorchDispatchMode: every operator but views, allocations and the look for NaN, which a GPU is spared, is
-one launch (joining many weights may be two or three). The unfused cell runs on meta
-tensors under the same mode; its bytes are arguments and results of each of its operators.
+one launch (joining many weights may be two or three). The unfused cell is the same edge by edge, without `none` and
+without running statistics, on meta tensors under the same mode; its bytes are arguments and results of each operator.
 """
 
 import os
