@@ -73,7 +73,7 @@ class Trial(NamedTuple):
 
 def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
     """What may stand under ``family``, beside what does."""
-    widest = entry["channels"]
+    widest = max(16, entry["channels"])  # a matrix product takes 16 at least
     if family == "edges":
         # Several edges a program only if a tile has all channels
         found: list[Any] = [1, 2, 4] if entry["stage"][1] >= widest else [1]

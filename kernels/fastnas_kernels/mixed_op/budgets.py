@@ -47,7 +47,7 @@ AMD = Budget(
 )
 
 
-SPILLING = ("gather", "pointwise_backward", "shared_sums", "stage")
+SPILLING = ("gather", "pointwise_backward", "shared_sums")
 SPILLS = 10
 FEW_BYTES = (
     "ptxas keeps an address or two in local memory, to let more programs share a multiprocessor; with `.maxnreg 168` "

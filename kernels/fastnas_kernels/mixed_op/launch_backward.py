@@ -273,7 +273,6 @@ class Backward:
         else:
             out, column = None if dinputs is None else dinputs[source], 0
         pixels = run.size.images * state.height * state.width
-        num_tiles = triton.cdiv(pixels, tile.pixels)
         where = {
             "state_ptr": state.tensor,
             "dy_ptr": dy,
@@ -299,8 +298,10 @@ class Backward:
         if wanted:
             self._gather(source, state, dt, dy, edge_sums, leaving, where)
         if plan.k > 1 and (wanted or self.needs.edge_mix):
-            others = (plan.k - 1) * run.channels
+            tile, others = run.tiles.elementwise, (plan.k - 1) * run.channels
+            num_tiles = triton.cdiv(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
+            where |= run.block(tile)
             state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
                 edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where
             )

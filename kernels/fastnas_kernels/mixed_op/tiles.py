@@ -35,7 +35,7 @@ class Tiles:
         stage: Of the convolutions that go forward, of what is reduced beside them, and of the gradients of states.
         pointwise: Of the gradient of a branch's 1x1 convolution.
         filters: Of the gradient of depthwise filters.
-        elementwise: Of the sum at a node.
+        elementwise: Of the sum at a node, and of the gradient of the channels that pass it by.
         edges: Edges that share what they read of a state; more than one only if a tile has all channels.
         splits: Programs among which the sums of a filter's gradient are divided.
         precision: Of float32 matrix products: ``ieee``, or ``tf32x3``, which does them on NVIDIA's matrix units in
