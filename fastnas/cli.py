@@ -47,7 +47,8 @@ class Search:
 
     Args:
         recipe: Settings to start from.
-        run: The run folder, a new one; by default runs/ and the time.
+        run: The run folder, a new one; by default runs/ and the time. Beside torchrun, which takes --run for an option
+            of its own, write --folder.
         resume: A run folder to go on with. It knows its settings: give no others.
         table: A CSV table of accuracies (NAS-Bench-201's) in which to look up what was found.
         runs: Searches side by side, with seeds that follow each other; the best goes on, judged by a short
@@ -58,7 +59,7 @@ class Search:
     """
 
     recipe: Annotated[str, arg(help=RECIPE_DOC)] = "digits"
-    run: Path | None = None
+    run: Annotated[Path | None, arg(aliases=["--folder"])] = None
     resume: Path | None = None
     table: Path | None = None
     runs: int = 1
@@ -83,7 +84,8 @@ class Retrain:
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
-        run: The run folder, a new one or one to go on with; by default runs/ and the time.
+        run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
+            takes --run for an option of its own, write --folder.
         config: The training.
     """
 
@@ -98,7 +100,7 @@ class Retrain:
     seed: int = 0
     device: str = "auto"
     workers: int = 0
-    run: Path | None = None
+    run: Annotated[Path | None, arg(aliases=["--folder"])] = None
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()  # noqa: RUF009  (frozen)
 
 

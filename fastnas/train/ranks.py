@@ -15,9 +15,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from fastnas.train.config import torch_device
-from fastnas_kernels.check import require
+from fastnas_kernels.check import complaint, require
 from fastnas_kernels.collectives import averaged_loss, reduced, shared
 
 WHERE = "ranks"
@@ -147,7 +149,8 @@ def joined(device: str) -> Iterator[Ranks]:
         device: Of the search: processes on GPUs exchange through NCCL, others through Gloo.
 
     Raises:
-        ValueError: If they cannot meet.
+        ValueError: If there is no NCCL for processes on GPUs.
+        ConnectionError: If they cannot meet.
     """
     ranks = place_in_environment()
     if ranks.size == 1:
@@ -159,9 +162,15 @@ def joined(device: str) -> Iterator[Ranks]:
         require(dist.is_nccl_available(), WHERE, "NCCL must be there for processes on GPUs", "none", remedy)
         torch.cuda.set_device(place)
     try:
-        dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=PATIENCE)
-    except (ValueError, dist.DistError) as error:
-        require(False, WHERE, "the processes must find each other", str(error), "Start them with torchrun.")
+        store, index, size = next(rendezvous("env://", timeout=PATIENCE))
+        # torchrun keeps the store when it starts processes again, and with it where the dead ones listened
+        attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=attempt, rank=index, world_size=size, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            complaint(WHERE, "the processes must find each other", str(error), "Start them with torchrun.")
+        ) from None
     try:
         yield ranks
     finally:
@@ -176,4 +185,4 @@ def require_divisible(ranks: Ranks, batch_size: int) -> None:
 
 def alike(tensors: Sequence[Tensor]) -> str:
     """A text that is the same for equal numbers, and for others hardly ever."""
-    return " ".join(x.detach().double().sum().item().hex() for x in tensors)
+    return " ".join(float(x.detach().double().sum()).hex() for x in tensors)

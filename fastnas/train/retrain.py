@@ -1,6 +1,7 @@
 """Training of derived networks from scratch."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -236,7 +237,10 @@ class _Training:
             auxiliary_loss = F.cross_entropy(auxiliary.float(), labels, label_smoothing=config.label_smoothing)
             loss = loss + config.auxiliary * auxiliary_loss
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with warnings.catch_warnings():
+            # Filters of one channel have two spellings of the same layout, of which the wrapper expects the other
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            loss.backward()
         if config.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.grad_clip)
         self.optimizer.step()

@@ -15,14 +15,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastnas_kernels.check import complaint
+
 
 def reduced(tensors: Sequence[Tensor], divisor: int = 1) -> list[Tensor]:
-    """The sums over all processes divided by ``divisor``, bit-equal in all of them; one transfer for each dtype."""
+    """The sums over all processes divided by ``divisor``, bit-equal in all of them; one transfer for each dtype.
+
+    Raises:
+        ConnectionError: If another process is gone.
+    """
     found: dict[int, Tensor] = {}
     for dtype in dict.fromkeys(x.dtype for x in tensors):
         places = [i for i, x in enumerate(tensors) if x.dtype == dtype]
         flat = torch.cat([tensors[i].detach().reshape(-1) for i in places])
-        dist.all_reduce(flat)
+        try:
+            dist.all_reduce(flat)
+        except RuntimeError as error:
+            raise ConnectionError(complaint("collectives", "all processes must be there", error)) from None
         parts = flat.div_(divisor).split([tensors[i].numel() for i in places])
         found |= {i: part.view(tensors[i].shape) for i, part in zip(places, parts, strict=True)}
     return [found[i] for i in range(len(tensors))]

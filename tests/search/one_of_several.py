@@ -1,5 +1,6 @@
 """One process of several that make the same steps; started by test_together.py with torchrun's variables set."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -50,12 +51,21 @@ def numbers_sent(ranks):
     return {"alpha": of_alpha, "weights": sent}
 
 
+def complaint_about(ranks, text):
+    ranks.require_same("the configuration", '{"a": 1}')
+    try:
+        ranks.require_same("the configuration", text)
+    except ValueError as error:
+        return str(error)
+
+
 def main(out, *names):
     torch.set_num_threads(1)
     with joined("cpu") as ranks:
         assert ranks != ALONE
         found = {"together": steps_of(names, ranks, True), "apart": steps_of(names[:1], ranks, False)}
         found["sent"] = numbers_sent(ranks)
+        found["complaint"] = complaint_about(ranks, json.dumps({"a": 1, "epochs": 3 + ranks.index}))
         torch.save(found, Path(out) / f"{ranks.index}.pt")
 
 

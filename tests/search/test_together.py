@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastnas.methods import METHODS
 from fastnas.train.ranks import ALONE
 from tests.search.one_of_several import steps_of
 
@@ -67,6 +66,11 @@ def test_with_common_statistics_two_processes_compute_what_one_does(found, alone
 def test_with_statistics_of_their_own_they_compute_something_else(found, alone):
     ours, theirs = (tree["darts"]["hypergradient"] for tree in (found[0]["apart"], alone))
     assert not torch.allclose(ours["alpha.normal"], theirs["alpha.normal"], rtol=1e-3)
+
+
+def test_processes_with_different_settings_say_where_they_differ(found):
+    line = "ranks: the configuration must be the same in every process, got ', \"epochs\": 3}' and ', \"epochs\": 4}'"
+    assert all(of_rank["complaint"].startswith(line) for of_rank in found)
 
 
 def test_a_step_of_alpha_sends_the_gradient_of_alpha_and_a_loss_and_nothing_else(found):
