@@ -15,8 +15,6 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore
-from torch.distributed.rendezvous import rendezvous
 
 from fastnas.train.config import torch_device
 from fastnas_kernels.check import complaint, require
@@ -162,9 +160,10 @@ def joined(device: str) -> Iterator[Ranks]:
         require(dist.is_nccl_available(), WHERE, "NCCL must be there for processes on GPUs", "none", remedy)
         torch.cuda.set_device(place)
     try:
-        store, index, size = next(rendezvous("env://", timeout=PATIENCE))
+        store, index, size = next(dist.rendezvous("env://", timeout=PATIENCE))  # pyright: ignore[reportPrivateImportUsage]
         # torchrun keeps the store when it starts processes again, and with it where the dead ones listened
-        attempt = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        name = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        attempt = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
         backend = "nccl" if place.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=attempt, rank=index, world_size=size, timeout=PATIENCE)
     except (ValueError, RuntimeError) as error:
