@@ -54,6 +54,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.train",
     },
     "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
+    "fastnas.plan": BASE,
     "fastnas.series": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.train"},
     "fastnas.printing": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.series", "fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},

@@ -29,7 +29,7 @@ from fastnas.train.data import ImageData
 from fastnas.train.numerics import Losses
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
-from fastnas_kernels.normalisation import statistics_of_all_processes
+from fastnas_kernels.statistics_of_all import statistics_of_all_processes
 
 
 @dataclass

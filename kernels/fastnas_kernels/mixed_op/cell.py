@@ -10,8 +10,8 @@ from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.mixed_op.function import fused_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.reference import reference_cell
-from fastnas_kernels.normalisation import is_synchronised
 from fastnas_kernels.precision import accumulator
+from fastnas_kernels.statistics_of_all import is_synchronised
 
 
 def mixed_cell(

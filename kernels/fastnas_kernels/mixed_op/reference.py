@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from fastnas_kernels.convolution import Geometry, conv2d
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, Norm
 from fastnas_kernels.mixture import mixed_sum
-from fastnas_kernels.normalisation import by_batch
 from fastnas_kernels.partial_channels import merge_channels
+from fastnas_kernels.statistics_of_all import by_batch
 
 
 class Group(NamedTuple):
