@@ -19,7 +19,7 @@ from fastnas.mechanisms.control import (
     eigenvalue_rule_of_the_code,
     eigenvalue_rule_of_the_paper,
 )
-from fastnas.mechanisms.derivation import SkipCap
+from fastnas.mechanisms.derivation import SkipCap, derive, every_edge, nonzero
 from fastnas.mechanisms.draw import (
     BinaryGate,
     Categorical,
@@ -164,11 +164,11 @@ def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
     )
 
 
-def snas(*, cost: tuple[Term, ...] = ()) -> Method:
+def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
     """Train weights and alpha together on one loss under soft samples that harden
-    (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. In the DARTS space
-    two edges are kept at a node, where the paper keeps every edge that is not ``none``. Alpha has no half of its own:
-    the outer loss of the records is of images that were trained on."""
+    (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. Every edge is
+    kept that is not best left out, as in the paper; without ``all_edges`` as many as DARTS keeps. Alpha has no half of
+    its own: the outer loss of the records is of images that were trained on."""
     return replace(
         darts(),
         name="snas",
@@ -179,6 +179,7 @@ def snas(*, cost: tuple[Term, ...] = ()) -> Method:
         alpha_mean=1.0,
         alpha_scale=0.01,
         penalties=cost,
+        derivation=every_edge if all_edges else derive,
     )
 
 
@@ -260,6 +261,7 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
         alpha_optimizer=apg_nag(gamma),
         alpha_mean=1.0,
         alpha_scale=0.0,
+        derivation=nonzero,
         prune=at_zero,
         prune_every=5,
     )

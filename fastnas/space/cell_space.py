@@ -33,7 +33,7 @@ class CellSpace:
         num_nodes: States that a cell computes; each reads all earlier states, or the last one in a chain.
         cell_types: Searched cells, each with its own alpha.
         kept_edges: Edges that derivation keeps at every node, or ``None`` for all of them. Where edges are
-            dropped, ``none`` is never kept.
+            dropped, ``none`` is never kept. A genotype may also say of every edge what it carries, ``none`` included.
         concat: States whose channels form the output of the cell.
         edge_primitives: The candidates of each edge where they differ, for every cell type a tuple with an entry an
             edge; ``None`` where every edge has all primitives.
@@ -142,6 +142,12 @@ class CellSpace:
         """The row of alpha that belongs to ``edge``."""
         return self.rows(edge.target)[edge.source - self.sources(edge.target).start]
 
+    def edges_named(self, total: int) -> list[int]:
+        """How many edges each node of a cell with ``total`` genes names: all, or as many as derivation keeps."""
+        every = [len(self.sources(target)) for target in self.targets]
+        whole = self.kept_edges is None or total == sum(every)
+        return every if whole else [self.kept_edges or 0] * self.num_nodes
+
     def check(self, genotype: Genotype) -> None:
         """Raise ``ValueError`` naming the first thing in ``genotype`` that this space does not allow."""
         where = f"genotype of the space {self.name!r}"
@@ -160,11 +166,12 @@ class CellSpace:
             len(cell.nodes) == self.num_nodes, where, f"{cell_type} must have {self.num_nodes} nodes", len(cell.nodes)
         )
         require(cell.concat == self.concat, where, f"{cell_type} must concatenate {self.concat}", cell.concat)
-        for position, genes in enumerate(cell.nodes):
+        total = sum(map(len, cell.nodes))
+        choose = self.candidates if total == len(self.edges) else self.derivable_on
+        for position, (genes, expected) in enumerate(zip(cell.nodes, self.edges_named(total), strict=True)):
             target = self.num_inputs + position
             node = f"{cell_type} node {target}"
             readable = self.sources(target)
-            expected = len(readable) if self.kept_edges is None else self.kept_edges
             require(len(genes) == expected, where, f"{node} must have {expected} edges", len(genes))
             for primitive, source in genes:
                 require(
@@ -174,7 +181,7 @@ class CellSpace:
                     source,
                     "An edge from the node itself or a later one would make a cycle." if source >= target else "",
                 )
-                allowed = self.derivable_on(cell_type, self.row(Edge(source, target)))
+                allowed = choose(cell_type, self.row(Edge(source, target)))
                 of_edge = "" if self.rectangular else f" on its edge from {source}"
                 rule = f"{node} must use one of the primitives {', '.join(allowed)}{of_edge}"
                 require(primitive in allowed, where, rule, repr(primitive))

@@ -214,7 +214,7 @@ def _literal_cell(space: CellSpace, name: str, genes: object, concat: object) ->
     except (TypeError, ValueError):
         rule = f"{name} must be a list of (primitive, source) and {name}_concat a list of states"
         raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
-    counts = [space.kept_edges or len(space.sources(target)) for target in space.targets]
+    counts = space.edges_named(len(flat))
     each = f", {space.kept_edges} for each of {space.num_nodes} nodes" if space.kept_edges else ""
     require(len(flat) == sum(counts), WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
     starts = [sum(counts[:node]) for node in range(space.num_nodes)]
