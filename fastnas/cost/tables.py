@@ -203,8 +203,9 @@ def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
         ]
     side, cells = -(-side // 8) if size.large else side, []
     for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
-        candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
-        cells.append(_Cell(place.cell_type, list(candidates)))
+        if place.cell_type in space.cell_types:  # what is fixed is part of the constant
+            candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
+            cells.append(_Cell(place.cell_type, list(candidates)))
         side = -(-side // place.stride)
     return cells
 

@@ -209,6 +209,9 @@ DARTS = CellSpace(
 )
 """Liu et al., 2019, arXiv:1806.09055: 14 edges, 8 primitives, two cells, two edges kept at a node."""
 
+GDAS_FRC = replace(DARTS, name="gdas_frc", cell_types=("normal",))
+"""Dong and Yang, 2019, arXiv:1910.04465: the normal cell of DARTS, beside a reduction cell that is fixed (FRC)."""
+
 NASBENCH201 = CellSpace(
     name="nasbench201",
     primitives=("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
@@ -312,7 +315,8 @@ def proxyless(blocks: int = 4) -> CellSpace:
 PROXYLESS = proxyless()
 """Cai et al., 2019, arXiv:1812.00332: 21 blocks, 6 or 7 primitives, 2e17 architectures."""
 
-SPACES = {space.name: space for space in (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, PROXYLESS)}
+_ALL = (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, GDAS_FRC, PROXYLESS)
+SPACES = {space.name: space for space in _ALL}
 
 
 def with_depth(space: CellSpace, cells: int) -> CellSpace:

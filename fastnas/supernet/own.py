@@ -55,7 +55,8 @@ def try_space(space: CellSpace) -> None:
     Raises:
         ValueError: If one cannot be built, changes the shape, keeps a state while searching, or is no pure function.
     """
-    strides, operations = (1, 2) if has_reductions(space) else (1,), operations_of(space)
+    has_reductions(space)  # raises where its cells fit no network
+    strides, operations = (1, 2) if "reduction" in space.cell_types else (1,), operations_of(space)
     for primitive in space.primitives:
         for stride in strides:
             for searching in (True, False):
