@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, unrolled
-from fastnas.mechanisms.alpha_optimizer import apg_nag, into_box, keep_pair_probability
+from fastnas.bilevel.reinforce import Reinforce
+from fastnas.mechanisms.alpha_optimizer import apg_nag, as_it_is, into_box, keep_pair_probability
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import (
     EigenvalueRollBack,
@@ -35,7 +36,7 @@ from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.protocol import Protocol
 from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero
 from fastnas.mechanisms.relaxation import MaxW, raw
-from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout
+from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout, TwoCosines
 from fastnas.method import Method, Term
 from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import require
@@ -270,7 +271,8 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
 def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[Term, ...] = ()) -> Method:
     """Train one sampled path at a time and move the logits of two by the gradients of their gates
     (Cai et al., 2019, arXiv:1812.00332). Without ``two_paths`` the alpha step runs every candidate for the gradient of
-    every gate, the default of the published scripts. ``cost`` holds resource terms of the sampled coefficients."""
+    every gate, the default of the published scripts. ``cost`` holds resource terms of the sampled coefficients. The
+    warm-up of the weights has a cosine of its own from twice the rate."""
     return replace(
         darts(),
         name="proxyless_nas",
@@ -279,8 +281,23 @@ def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[T
         weight_draw=Categorical(),
         settle=keep_pair_probability,
         protocol=Protocol(weights_first=True, alpha_every=alpha_every),
-        warmup_share=40 / 160,
+        warmup_share=41 / 160,
+        learning_rate=TwoCosines(),
         penalties=cost,
+    )
+
+
+def proxyless_nas_r(*, draws: int = 10, baseline: bool = True) -> Method:
+    """Train one sampled path at a time and move the logits by the rewards of sampled networks, which need no slope
+    (Cai et al., 2019, arXiv:1812.00332, section 3.3.2). The reward is the accuracy on the batch for alpha;
+    ``replace(method, reward=CostReward(table, target))`` gives that of the paper, with the latency."""
+    return replace(
+        proxyless_nas(),
+        name="proxyless_nas_r",
+        draw=Categorical(),
+        weight_draw=None,
+        hypergradient=Reinforce(draws, baseline),
+        settle=as_it_is,
     )
 
 
@@ -321,6 +338,7 @@ _RECIPES: tuple[Callable[[], Method], ...] = (
     nasp,
     dso_nas,
     proxyless_nas,
+    proxyless_nas_r,
     pc_darts,
     pc_darts_imagenet,
 )

@@ -19,7 +19,7 @@ from fastnas.train.data import Batch, load_data
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
 STEPS = 2  # an epoch of TINY
-ONE_PATH = ["gdas", "parsec", "nasp", "proxyless_nas"]
+ONE_PATH = ["gdas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
 
 
 def config_of(name, **changes):
@@ -32,7 +32,9 @@ def method_of(name):
     if name == "parsec":
         few = replace(method.hypergradient, draws=3)
         method = replace(method, hypergradient=few, weight_average=few)
-    if name == "proxyless_nas":
+    if name == "proxyless_nas_r":
+        method = replace(method, hypergradient=replace(method.hypergradient, draws=3))
+    if name.startswith("proxyless_nas"):
         method = replace(method, protocol=replace(method.protocol, alpha_every=1))
     return method
 
@@ -149,6 +151,8 @@ def test_first_order_phases_ask_for_their_own_gradients_alone(name, monkeypatch)
         assert seen == [(True, True)]
     elif name == "parsec":  # alpha sees losses alone; the weights see each loss first, and then its gradient
         assert seen == [(False, False)] * 6 + [(True, False)] * 3
+    elif name == "proxyless_nas_r":  # alpha sees rewards alone
+        assert seen == [(True, False)] + [(False, False)] * 3
     elif name == "smooth_darts_adv":
         assert seen == [(False, True), *[(False, True)] * 7, *[(False, False)] * 2, (True, False)]
     elif second_order:  # the inner gradient and the outer one for both, and the weights
@@ -256,7 +260,7 @@ def saved_bytes(run):
     return sum(num_bytes for num_bytes, _ in kept.values())
 
 
-@pytest.mark.parametrize("name", ["gdas", "nasp", "proxyless_nas"])
+@pytest.mark.parametrize("name", ["gdas", "nasp", "proxyless_nas", "proxyless_nas_r"])
 def test_one_path_holds_the_bytes_of_one_candidate_an_edge(name):
     config = config_of("darts", cells=3)
     whole = saved_bytes(make_run(method_of("darts"), config, DARTS))

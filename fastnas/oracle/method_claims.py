@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.problem import Tensors
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.draw import (
     BinaryGate,
     Categorical,
@@ -57,6 +58,9 @@ def claim_of(point: Point) -> Claim:
         living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
         importance = importance_of(gradient, len(point.search_batch.labels))
         return Scored(_choice(point), importance, gradient.draws, _tau(point), living)
+    if isinstance(gradient, Reinforce):
+        living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
+        return Scored(_choice(point), advantage_of(gradient), gradient.draws, _tau(point), living, _reward(point))
     if gradient is first_order and _has_surrogate(method):
         return StraightThrough(_hard(point), _soft(point), _loss_at(point), _passes(point))
     if gradient is first_order:
@@ -87,7 +91,7 @@ def separate_penalties(method: Method) -> tuple[Term, ...]:
     """The penalties whose gradient for alpha is their slope: all but those of hard choices and of scored draws."""
     if _holds_maximum(method):
         return ()
-    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted)
+    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
     return tuple(term for term in method.penalties if term.expected or sampled)
 
 
@@ -104,6 +108,22 @@ def importance_of(estimator: ImportanceWeighted, num_examples: int) -> Callable[
         return likelihood_K / (likelihood_K.sum() if estimator.self_normalised else len(losses_K))
 
     return importance
+
+
+def advantage_of(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
+    """From the rewards ``[K]`` of draws to how far each is moved towards (Cai et al., 2019, arXiv:1812.00332, eq. 10,
+    less the mean reward of the others), written out."""
+
+    def advantage(rewards_K: Tensor) -> Tensor:
+        count = len(rewards_K)
+        others = [(rewards_K.sum() - r) / (count - 1) if estimator.baseline else 0 * r for r in rewards_K]
+        return (rewards_K - torch.stack(others)) / count
+
+    return advantage
+
+
+def _reward(point: Point) -> Callable[[Tensors, Tensors, int], Tensor]:
+    return lambda w, alpha, draw: point.reward(w, point.drawn(alpha, draw).mix)
 
 
 def _choice(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:

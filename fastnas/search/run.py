@@ -92,6 +92,7 @@ def weight_learning_rate(
     schedule: LearningRate = by_cosine,
     epochs: int | None = None,
     losses: Sequence[float] = (),
+    warmup: int = 0,
 ) -> float:
     """The learning rate of the weights in ``epoch`` of a stage of ``epochs``, warm-up included.
 
@@ -101,10 +102,11 @@ def weight_learning_rate(
         schedule: The method's.
         epochs: Of the stage; those of the search if not given.
         losses: Mean training losses of the epochs of the stage so far.
+        warmup: Leading epochs of the stage in which alpha waits.
     """
     if config.weight_schedule is not None:
         schedule = LEARNING_RATES[config.weight_schedule]
-    at = Progress(epoch, config.epochs if epochs is None else epochs)
+    at = Progress(epoch, config.epochs if epochs is None else epochs, warmup)
     rate = schedule(Rate(config.weight_lr, config.weight_lr_final, at, losses))
     return warmed_up(rate, config.weight_lr, epoch, config.weight_lr_warmup_epochs)
 

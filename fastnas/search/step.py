@@ -60,7 +60,13 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         assert value is not None, "asked for only where the method's draw has one"
         return value
 
-    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, len(search_batch.labels))
+    def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
+        mix, size = sampler(alpha, draw).mix, len(search_batch.labels)
+        loss, hits = outer(w, mix)
+        worth = run.method.reward(hits / size, mix.candidates)
+        return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
+
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, len(search_batch.labels), judge)
 
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
