@@ -162,6 +162,12 @@ class Method:
                 "Nothing else asks what a sample is worth.",
             ),
             (
+                self.connection.joint_inputs and not scored,
+                "connection with joint_inputs",
+                "a hypergradient by differentiation",
+                "The choice of inputs is a constant of the loss, so its logits would never move.",
+            ),
+            (
                 self.weight_average is not None and of_weights is None,
                 "weight_average",
                 "a weight step without a draw",

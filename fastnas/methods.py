@@ -202,7 +202,8 @@ def gdas(*, form: GumbelHard = gumbel_selected, last_tau: float = 1.0) -> Method
 def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised: bool = True) -> Method:
     """Learn a distribution over architectures from samples weighted by their likelihood
     (Casale et al., 2019, arXiv:1902.05116). The likelihood is that of a mean image, since that of a whole batch gives
-    one sample all the weight (``temperature=1``); alpha gets no gradient through the network."""
+    one sample all the weight (``temperature=1``); alpha gets no gradient through the network. Where the space keeps a
+    number of edges at a node, which states it reads is drawn, too."""
     weighted = ImportanceWeighted(draws, temperature, self_normalised)
     return replace(
         darts(),
@@ -212,6 +213,7 @@ def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised
         hypergradient=weighted,
         weight_average=replace(weighted, self_normalised=True) if draws > 1 else None,
         alpha_scale=0.0,
+        connection=Connection(joint_inputs=True),
     )
 
 

@@ -157,7 +157,8 @@ def _slope_along(loss: Callable[[Tensors], Tensor], start: Tensors, step: Tensor
 class Scored:
     """A score-function estimate: ``-sum_k omega_k d log p(A_k)``, from the losses of its draws alone.
 
-    ``d log p`` of a categorical choice with probabilities ``softmax(alpha / tau)`` is ``(one-hot - p) / tau``.
+    ``d log p`` of a categorical choice with probabilities ``softmax(alpha / tau)`` is ``(one-hot - p) / tau``, and zero
+    where nothing was chosen.
 
     Args:
         choice: From ``(alpha, draw)`` to one-hot rows under the names of alpha's tensors.
@@ -186,7 +187,10 @@ class Scored:
             for name, vector in directions:
                 p = probabilities(alpha[name], self.tau, self.alive.get(name))
                 of_draws = [
-                    ((c[name] - p) / self.tau * vector).sum() if name in c else vector.new_zeros(()) for c in choices
+                    ((c[name] - p * c[name].sum(-1, keepdim=True)) / self.tau * vector).sum()
+                    if name in c
+                    else vector.new_zeros(())
+                    for c in choices
                 ]
                 values.append(-(omega_K.to(vector) * torch.stack(of_draws)).sum())
             return torch.stack(values) if values else torch.zeros(0, dtype=torch.float64)

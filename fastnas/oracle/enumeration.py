@@ -18,9 +18,10 @@ from fastnas.bilevel.problem import Tensors, detached
 from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.draw import BinaryGate, Categorical, Draw, GumbelHard, TwoPaths
 from fastnas.oracle.claims import probabilities
-from fastnas.oracle.method_claims import importance_of, two_left
+from fastnas.oracle.method_claims import importance_of, inputs_read, two_left
 from fastnas.oracle.point import Point, masks
 from fastnas.oracle.system import Estimate
+from fastnas.supernet.inputs import set_mask
 from fastnas.supernet.mix import Mix
 
 FREQUENCIES = 400  # samples
@@ -35,6 +36,8 @@ def estimates_of(point: Point) -> tuple[Estimate, ...]:
     found = []
     if _chooses(method.draw):
         found.append(_frequencies(point, "alpha", method.draw))
+    if any(name.startswith("inputs.") for name in point.run.state.alpha):
+        found.append(_inputs_read(point))
     if _chooses(method.weight_draw):
         found.append(_frequencies(point, "weights", method.weight_draw))
     scored = isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
@@ -60,7 +63,7 @@ def _frequencies(point: Point, phase: str, draw: Draw | None) -> Estimate:
     living = masks(point.run.state.alive)
     # far from even, and alike on all edges, so that one step is a sample of many
     spread = {f"alpha.{name}": torch.linspace(0, 3, x.shape[-1]).double().expand(x.shape) for name, x in living.items()}
-    alpha = {**detached(point.run.state.alpha), **spread}
+    alpha = {**_of_candidates(point), **spread}
     tau = 1.0 if isinstance(draw, GumbelHard) else point.run.tau  # Gumbel-max does not know the temperature
 
     def exact() -> dict[str, Tensor]:
@@ -92,6 +95,27 @@ class Known(NamedTuple):
     reward: Tensor
 
 
+def _of_candidates(point: Point) -> dict[str, Tensor]:
+    """The logits but for those of inputs: then every edge is read."""
+    return {name: a for name, a in detached(point.run.state.alpha).items() if not name.startswith("inputs.")}
+
+
+def _inputs_read(point: Point) -> Estimate:
+    """How often each set of inputs is read."""
+    logits = {name: a for name, a in point.run.state.alpha.items() if name.startswith("inputs.")}
+    mask_BS = set_mask(point.run.space, torch.device("cpu"))
+    steep = torch.linspace(0, 2, mask_BS.shape[1]).double().expand(mask_BS.shape)
+    alpha = {**_of_candidates(point), **dict.fromkeys(logits, steep)}
+    p_BS = probabilities(steep, point.run.tau, mask_BS)
+    return Estimate(
+        "the inputs of a node are drawn as often as their probabilities say",
+        lambda i: inputs_read(point, point.later(i).drawn(alpha).mix.candidates),
+        lambda: dict.fromkeys(logits, p_BS),
+        FREQUENCIES,
+        "Draw one set of inputs for each node, from logits of their own.",
+    )
+
+
 @dataclass(frozen=True)
 class Few:
     """A point at which only a few architectures can be drawn, with the loss of each and its gradient for the
@@ -112,7 +136,7 @@ class Few:
 
     @cached_property
     def alpha(self) -> dict[str, Tensor]:
-        return {name: a.detach().requires_grad_() for name, a in self.point.run.state.alpha.items()}
+        return {name: a.requires_grad_() for name, a in _of_candidates(self.point).items()}
 
     @cached_property
     def mixes(self) -> list[dict[str, Tensor]]:

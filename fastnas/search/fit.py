@@ -1,5 +1,7 @@
 """Which methods have a meaning in which spaces."""
 
+from dataclasses import replace
+
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import Control, FirstOf, SkipCount
 from fastnas.method import Method
@@ -17,7 +19,7 @@ def require_fit(method: Method, space: CellSpace) -> None:
     chain, skips = space.stages is not None, "skip_connect" in space.primitives
     refusals = [
         (
-            chain and method.connection != Connection(),
+            chain and replace(method.connection, joint_inputs=False) != Connection(),
             f"connection={method.connection}",
             "Its blocks change their channels, so that none can pass by, and a node has one edge: nothing to weigh.",
         ),

@@ -236,8 +236,8 @@ def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, devic
     supernet = supernet.to(device).train()
     space: CellSpace = supernet.space  # type: ignore[assignment]
     w = dict(supernet.named_parameters())
-    beta = method.connection.edge_normalisation
-    alpha = initial_logits(space, beta, config.seed, device, method.alpha_mean, method.alpha_scale)
+    beta, inputs = method.connection.edge_normalisation, method.connection.joint_inputs
+    alpha = initial_logits(space, beta, config.seed, device, method.alpha_mean, method.alpha_scale, inputs)
     assert not {id(p) for p in w.values()} & {id(a) for a in alpha.values()}, "alpha is no network weight"
     weight_optimizer = torch.optim.SGD(
         w.values(),

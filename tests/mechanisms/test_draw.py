@@ -109,7 +109,7 @@ def test_candidates_win_as_often_as_their_softmax_says_at_any_temperature(draw, 
 def test_a_categorical_draw_follows_its_probabilities_and_knows_their_logarithm():
     alpha = torch.randn(14, 8)
     sample = Categorical()(alpha, None, 1.0, 5)
-    expected = (alpha.log_softmax(-1) * sample.mix).sum()
+    expected = (alpha.log_softmax(-1) * sample.mix).sum(-1)
     torch.testing.assert_close(sample.log_probability, expected)
     rows = torch.tensor([0.0, 2.0]).expand(20_000, 2)
     share = Categorical()(rows, None, 1.0, 1).mix[:, 1].mean().item()
