@@ -38,6 +38,8 @@ from fastnas.oracle.check import check
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import (
     DARTS,
+    DSO,
+    DSO_FULL,
     GDAS_FRC,
     NASBENCH201,
     PROXYLESS,
@@ -48,6 +50,7 @@ from fastnas.space.cell_space import (
     SHARPDARTS,
     SHARPERDARTS,
     CellSpace,
+    dso,
     proxyless,
 )
 from fastnas.space.formats import read_genotype
@@ -59,6 +62,8 @@ from fastnas.train.retrain import RetrainResult, retrain
 
 __all__ = [
     "DARTS",
+    "DSO",
+    "DSO_FULL",
     "GDAS_FRC",
     "NASBENCH201",
     "PROXYLESS",
@@ -94,6 +99,7 @@ __all__ = [
     "darts_2nd",
     "darts_plus",
     "derived_cost",
+    "dso",
     "dso_nas",
     "expected_cost",
     "gdas",

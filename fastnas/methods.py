@@ -253,8 +253,8 @@ def nasp(*, published_for: CellSpace | None = None) -> Method:
 
 def dso_nas(*, gamma: float = 1e-3) -> Method:
     """Scale every candidate freely and let a sparse optimiser drive scalings to exact zeros
-    (Zhang et al., 2018, arXiv:1811.01567). In a cell space, which keeps its number of edges; ``gamma`` is the strength
-    of the L1 penalty."""
+    (Zhang et al., 2018, arXiv:1811.01567). ``gamma`` is the strength of the L1 penalty. The paper's spaces are ``dso``
+    and ``dso_full``; one that keeps a number of edges at a node keeps it under this method, too."""
     return replace(
         darts(),
         name="dso_nas",

@@ -193,6 +193,9 @@ def distinct_candidates(space: CellSpace, size: NetworkSize) -> list[Candidate]:
 
 def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
     side = size.resolution
+    remedy = "Its operations are paid once, however many connections lead to them: no sum over connections is the cost."
+    rule = f"the space must be one whose costs add up over edges, which {space.name} is not"
+    require(space.dag is None, "cost", rule, "a full graph", remedy)
     if space.stages is not None:
         return [_Cell("normal", list(_of_chain(space, size)))]
     if not has_reductions(space):

@@ -14,6 +14,7 @@ from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, require_dept
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainNetwork
+from fastnas.supernet.dag import DagNetwork
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.fixed_reduction import FixedReduction
 from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
@@ -234,7 +235,8 @@ def build_network(
 ) -> nn.Module:
     """The derived network of ``genotype`` at a given size; see the classes for the arguments.
 
-    ``cells`` of a chain are the blocks in a stage, as many as the genotype has.
+    ``cells`` of a chain are the blocks in a stage, as many as the genotype has; likewise of a full graph whose blocks
+    have connections of their own.
 
     Args:
         own: The space of the genotype, if the library does not know it.
@@ -246,6 +248,8 @@ def build_network(
         )
     rule, remedy = f"auxiliary must be off for {space.name} genotypes", "Their network has no auxiliary head."
     require(not auxiliary, "retrain", rule, auxiliary, remedy)
+    if space.dag is not None:
+        return DagNetwork(genotype, num_classes, channels, cells, image_channels, space)
     if space.stages is not None:
         require_depth(space, cells)
         return ChainNetwork(genotype, num_classes, channels, image_channels, large, space)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, with_depth
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainSupernet
+from fastnas.supernet.dag import DagSupernet
 from fastnas.supernet.fixed_reduction import FixedReduction
 from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.mix import Mix, NodeMix, node_mixes
@@ -143,20 +144,25 @@ def build_supernet(
 ) -> nn.Module:
     """The supernet of ``space`` at a given size; see the classes for the arguments.
 
-    ``cells`` of a chain are the blocks in a stage, and decide the space of the supernet, see
+    ``cells`` of a chain and of a full graph are the blocks in a stage, and decide the space of the supernet, see
     :func:`fastnas.space.cell_space.with_depth`.
     """
+    if space.dag is not None:
+        remedy = "A part of the channels could not pass by its operations, which are nodes and not edges."
+        require(k == 1, "search", f"partial channels must be off (k=1) in the graph {space.name}", f"k={k}", remedy)
+        _require_small(space, large)
+        return DagSupernet(num_classes, channels, cells, image_channels, with_depth(space, cells))
     if has_reductions(space):
         return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space)
     if space.stages is not None:
         remedy = "A part of the channels could not pass by: its blocks change their number and the resolution."
         require(k == 1, "search", f"partial channels must be off (k=1) in the chain {space.name}", f"k={k}", remedy)
         return ChainSupernet(num_classes, channels, image_channels, large, with_depth(space, cells))
-    require(
-        not large,
-        "search",
-        f"space {space.name!r} must search on images of at most 96 pixels",
-        "large images",
-        "Set --resolution to 32, or use a space with a reduction cell, as darts.",
-    )
+    _require_small(space, large)
     return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space)
+
+
+def _require_small(space: CellSpace, large: bool) -> None:
+    rule = f"space {space.name!r} must search on images of at most 96 pixels"
+    remedy = "Set --resolution to 32, or use a space with a reduction cell, as darts."
+    require(not large, "search", rule, "large images", remedy)

@@ -4,7 +4,7 @@ from torch import nn
 
 from fastnas.cost.tables import NetworkSize, derived_cost, parameter_table
 from fastnas.mechanisms.derivation import every_edge
-from fastnas.space.cell_space import DARTS, SPACES
+from fastnas.space.cell_space import DARTS, SPACES, depth_of
 from fastnas.space.formats import read_genotype
 from fastnas.space.genotype import CellGenotype, Gene
 from fastnas.space.sampling import random_genotype
@@ -89,7 +89,7 @@ def test_a_network_is_a_function_of_its_seed_alone():
 
 
 def cells_of(space):
-    return 3 if space.num_inputs == 2 else 1 if space.stages is None else space.stages[0]
+    return 3 if space.num_inputs == 2 else depth_of(space) or 1
 
 
 @pytest.mark.parametrize("size", [9, 11, 15])
