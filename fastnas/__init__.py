@@ -1,6 +1,6 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
-from fastnas.cost.expectation import CostObjective, RelativeCost, expected_cost, sampled_cost
+from fastnas.cost.expectation import CostObjective, CostReward, RelativeCost, expected_cost, sampled_cost
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
 from fastnas.cost.tables import (
@@ -27,6 +27,7 @@ from fastnas.methods import (
     parsec,
     pc_darts,
     proxyless_nas,
+    proxyless_nas_r,
     robust_darts,
     sharp_darts,
     smooth_darts_adv,
@@ -37,6 +38,9 @@ from fastnas.oracle.check import check
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import (
     DARTS,
+    DSO,
+    DSO_FULL,
+    GDAS_FRC,
     NASBENCH201,
     PROXYLESS,
     S1,
@@ -46,6 +50,7 @@ from fastnas.space.cell_space import (
     SHARPDARTS,
     SHARPERDARTS,
     CellSpace,
+    dso,
     proxyless,
 )
 from fastnas.space.formats import read_genotype
@@ -57,6 +62,9 @@ from fastnas.train.retrain import RetrainResult, retrain
 
 __all__ = [
     "DARTS",
+    "DSO",
+    "DSO_FULL",
+    "GDAS_FRC",
     "NASBENCH201",
     "PROXYLESS",
     "S1",
@@ -67,6 +75,7 @@ __all__ = [
     "SHARPERDARTS",
     "CellSpace",
     "CostObjective",
+    "CostReward",
     "CostTable",
     "DeriveWithin",
     "Genotype",
@@ -90,6 +99,7 @@ __all__ = [
     "darts_2nd",
     "darts_plus",
     "derived_cost",
+    "dso",
     "dso_nas",
     "expected_cost",
     "gdas",
@@ -103,6 +113,7 @@ __all__ = [
     "pc_darts",
     "proxyless",
     "proxyless_nas",
+    "proxyless_nas_r",
     "read_genotype",
     "restore",
     "retrain",

@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from fastnas.cost.expectation import CostObjective, RelativeCost, expected_cost
+from fastnas.bilevel.reinforce import Reinforce
+from fastnas.cost.expectation import CostObjective, CostReward, RelativeCost, expected_cost
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.penalties import LogPenalty, ProductPenalty
 from fastnas.cost.tables import (
@@ -40,10 +41,10 @@ class CostConfig:
         of: parameters, multiply-adds, activation-bytes, or the file of a table that `fastnas latency` measured at the
             size of the retrained network, which counts in milliseconds; unset for no cost.
         penalty: How the expected cost C joins the loss L that alpha sees: linear, L + strength (C - target) / target
-            (ProxylessNAS, SNAS); log, L (log C / log target)^exponent; product, L (C / target)^exponent; unset for
-            none.
+            (ProxylessNAS, SNAS); log, L (log C / log target)^exponent; product, L (C / target)^exponent, and for a
+            method that learns from rewards R (target / C)^exponent of what was sampled; unset for none.
         strength: Of the linear penalty, in units of the loss for each multiple of the target.
-        exponent: Of the log and the product penalty; unset for the published 0.3 and 0.07.
+        exponent: Of the log and the product penalty; unset for the published 0.3 and 0.07, and 0.1 for rewards.
         target: In the unit of the cost; unset for what an undecided network costs on average.
         limit: Most that the derived network may cost, in the unit of the cost; unset for no limit.
     """
@@ -112,6 +113,9 @@ def within_budget(method: Method, config: CostConfig, table: CostTable | None) -
     elif config.penalty == "log":
         exponent = 0.3 if config.exponent is None else config.exponent
         method = replace(method, objective=CostObjective(table, LogPenalty(target=target, exponent=exponent)))
+    elif config.penalty == "product" and isinstance(method.hypergradient, Reinforce):
+        exponent = 0.1 if config.exponent is None else config.exponent
+        method = replace(method, reward=CostReward(table, target, exponent))
     elif config.penalty == "product":
         exponent = 0.07 if config.exponent is None else config.exponent
         method = replace(method, objective=CostObjective(table, ProductPenalty(target=target, exponent=exponent)))

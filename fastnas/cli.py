@@ -128,7 +128,7 @@ class Check:
 
     Args:
         method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
-        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, or FILE.py:NAME of your own.
+        space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, dso, or FILE.py:NAME of your own.
         seed: Decides everything random.
     """
 
@@ -157,7 +157,8 @@ class Latency:
     """Measure what every candidate takes on this device, and how well the sum predicts whole networks.
 
     Args:
-        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
+        space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of
+            your own.
         out: The table's file, JSON. An older one is replaced.
         check: A table of this space and size to test again, instead of measuring a new one.
         repeats: Interleaved samples behind each median.

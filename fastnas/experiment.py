@@ -20,7 +20,7 @@ from fastnas.methods import METHODS, REGULARISED
 from fastnas.report.page import write_report
 from fastnas.search import SearchResult, require_stages, search, stage_supernet
 from fastnas.space.benchmark import TableEntry, look_up
-from fastnas.space.cell_space import SPACES, CellSpace, with_depth
+from fastnas.space.cell_space import SPACES, CellSpace, depth_of, with_depth
 from fastnas.space.formats import genotype_to_json, space_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.space.sampling import random_genotype
@@ -46,7 +46,8 @@ class Experiment:
     Args:
         method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
         strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
-        space: darts, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
+        space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, dso, dso_full, or
+            FILE.py:NAME of your own.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
@@ -279,8 +280,8 @@ _NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell
 def _check_sizes(experiment: Experiment, parts: Parts) -> None:
     """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
     config, training, data, space = experiment.config, experiment.retrain, parts.data, parts.space
-    same_depth = space.stages is None or not experiment.retrain_searched or training.cells == config.cells
-    rule = f"retrain.cells must be {config.cells}, as cells, in a chain, whose blocks are searched one by one"
+    same_depth = depth_of(space) is None or not experiment.retrain_searched or training.cells == config.cells
+    rule = f"retrain.cells must be {config.cells}, as cells, in {space.name}, whose blocks are searched one by one"
     require(same_depth, "Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
     require_stages(parts.method, config)
     with torch.device("meta"):

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fastnas.bilevel.hypergradient import Hypergradient, ImportanceWeighted, first_order
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Settle, adam, as_it_is
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import Control, EigenvalueRollBack, EigenvalueStop, FirstOf, never
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
-from fastnas.mechanisms.penalty import Objective, Penalty, loss_alone
+from fastnas.mechanisms.penalty import Objective, Penalty, Reward, accuracy_alone, loss_alone
 from fastnas.mechanisms.perturbation import Perturbation, unperturbed
 from fastnas.mechanisms.protocol import Protocol
 from fastnas.mechanisms.pruning import Prune, Stage, keep_everything
@@ -65,6 +66,7 @@ class Method:
         cutout: J. Probability of blanking a square of half its side in an image of a step.
         skip_dropout: J. Probability of dropping an element of a skip connection.
         objective: K. Joins the loss that alpha sees with a cost, which is taken at the relaxation of alpha.
+        reward: K. What a sample is worth, for a gradient from rewards; sampled penalties are taken off it.
         penalties: K. Terms of the coefficients of every cell type, added to the loss that alpha sees.
         weight_penalties: K. Terms of the weights, added to the loss that the weights see.
         weight_decay_factor: K. Multiplies the configured weight decay.
@@ -98,6 +100,7 @@ class Method:
     cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     objective: Objective = loss_alone
+    reward: Reward = accuracy_alone
     penalties: tuple[Term, ...] = ()
     weight_penalties: tuple[Term, ...] = ()
     weight_decay_factor: float = 1.0
@@ -124,7 +127,8 @@ class Method:
                 )
 
     def _contradictions(self) -> list[tuple[bool, str, str, str]]:
-        scored = isinstance(self.hypergradient, ImportanceWeighted)
+        scored = isinstance(self.hypergradient, ImportanceWeighted | Reinforce)
+        estimator = f"hypergradient={type(self.hypergradient).__name__}"
         probable = self.draw is not None and self.draw.has_probability
         of_weights = self.draw if self.weight_draw is None else self.weight_draw
         perturbs = self.perturbation is not unperturbed
@@ -134,7 +138,7 @@ class Method:
         return [
             (
                 scored and not probable,
-                "hypergradient=ImportanceWeighted",
+                estimator,
                 f"draw={self.draw}",
                 "It differentiates the log-probability of a discrete draw: use Categorical().",
             ),
@@ -142,13 +146,26 @@ class Method:
                 probable and not scored,
                 f"draw={self.draw}",
                 "a hypergradient by differentiation",
-                "The coefficients of this draw are constants, so alpha would never move: use ImportanceWeighted().",
+                "The coefficients of this draw are constants, so alpha would never move: use ImportanceWeighted() or "
+                "Reinforce().",
             ),
             (
                 scored and self.objective is not loss_alone,
                 "objective",
-                "hypergradient=ImportanceWeighted",
-                "It sees losses of draws and no slope of a cost: add that as a penalty with expected=True.",
+                estimator,
+                "It sees values of draws and no slope of a cost: add that as a penalty with expected=True.",
+            ),
+            (
+                self.reward is not accuracy_alone and not isinstance(self.hypergradient, Reinforce),
+                "reward",
+                "a hypergradient other than Reinforce",
+                "Nothing else asks what a sample is worth.",
+            ),
+            (
+                self.connection.joint_inputs and not scored,
+                "connection with joint_inputs",
+                "a hypergradient by differentiation",
+                "The choice of inputs is a constant of the loss, so its logits would never move.",
             ),
             (
                 self.weight_average is not None and of_weights is None,

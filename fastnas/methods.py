@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, unrolled
-from fastnas.mechanisms.alpha_optimizer import apg_nag, into_box, keep_pair_probability
+from fastnas.bilevel.reinforce import Reinforce
+from fastnas.mechanisms.alpha_optimizer import apg_nag, as_it_is, into_box, keep_pair_probability
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import (
     EigenvalueRollBack,
@@ -19,7 +20,7 @@ from fastnas.mechanisms.control import (
     eigenvalue_rule_of_the_code,
     eigenvalue_rule_of_the_paper,
 )
-from fastnas.mechanisms.derivation import SkipCap
+from fastnas.mechanisms.derivation import SkipCap, derive, every_edge, nonzero
 from fastnas.mechanisms.draw import (
     BinaryGate,
     Categorical,
@@ -35,7 +36,7 @@ from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.protocol import Protocol
 from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero
 from fastnas.mechanisms.relaxation import MaxW, raw
-from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout
+from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout, TwoCosines
 from fastnas.method import Method, Term
 from fastnas.space.cell_space import CellSpace
 from fastnas_kernels.check import require
@@ -164,11 +165,11 @@ def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
     )
 
 
-def snas(*, cost: tuple[Term, ...] = ()) -> Method:
+def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
     """Train weights and alpha together on one loss under soft samples that harden
-    (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. In the DARTS space
-    two edges are kept at a node, where the paper keeps every edge that is not ``none``. Alpha has no half of its own:
-    the outer loss of the records is of images that were trained on."""
+    (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. Every edge is
+    kept that is not best left out, as in the paper; without ``all_edges`` as many as DARTS keeps. Alpha has no half of
+    its own: the outer loss of the records is of images that were trained on."""
     return replace(
         darts(),
         name="snas",
@@ -179,6 +180,7 @@ def snas(*, cost: tuple[Term, ...] = ()) -> Method:
         alpha_mean=1.0,
         alpha_scale=0.01,
         penalties=cost,
+        derivation=every_edge if all_edges else derive,
     )
 
 
@@ -200,7 +202,8 @@ def gdas(*, form: GumbelHard = gumbel_selected, last_tau: float = 1.0) -> Method
 def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised: bool = True) -> Method:
     """Learn a distribution over architectures from samples weighted by their likelihood
     (Casale et al., 2019, arXiv:1902.05116). The likelihood is that of a mean image, since that of a whole batch gives
-    one sample all the weight (``temperature=1``); alpha gets no gradient through the network."""
+    one sample all the weight (``temperature=1``); alpha gets no gradient through the network. Where the space keeps a
+    number of edges at a node, which states it reads is drawn, too."""
     weighted = ImportanceWeighted(draws, temperature, self_normalised)
     return replace(
         darts(),
@@ -210,6 +213,7 @@ def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised
         hypergradient=weighted,
         weight_average=replace(weighted, self_normalised=True) if draws > 1 else None,
         alpha_scale=0.0,
+        connection=Connection(joint_inputs=True),
     )
 
 
@@ -249,8 +253,8 @@ def nasp(*, published_for: CellSpace | None = None) -> Method:
 
 def dso_nas(*, gamma: float = 1e-3) -> Method:
     """Scale every candidate freely and let a sparse optimiser drive scalings to exact zeros
-    (Zhang et al., 2018, arXiv:1811.01567). In a cell space, which keeps its number of edges; ``gamma`` is the strength
-    of the L1 penalty."""
+    (Zhang et al., 2018, arXiv:1811.01567). ``gamma`` is the strength of the L1 penalty. The paper's spaces are ``dso``
+    and ``dso_full``; one that keeps a number of edges at a node keeps it under this method, too."""
     return replace(
         darts(),
         name="dso_nas",
@@ -260,6 +264,7 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
         alpha_optimizer=apg_nag(gamma),
         alpha_mean=1.0,
         alpha_scale=0.0,
+        derivation=nonzero,
         prune=at_zero,
         prune_every=5,
     )
@@ -268,7 +273,8 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
 def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[Term, ...] = ()) -> Method:
     """Train one sampled path at a time and move the logits of two by the gradients of their gates
     (Cai et al., 2019, arXiv:1812.00332). Without ``two_paths`` the alpha step runs every candidate for the gradient of
-    every gate, the default of the published scripts. ``cost`` holds resource terms of the sampled coefficients."""
+    every gate, the default of the published scripts. ``cost`` holds resource terms of the sampled coefficients. The
+    warm-up of the weights has a cosine of its own from twice the rate."""
     return replace(
         darts(),
         name="proxyless_nas",
@@ -277,8 +283,23 @@ def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[T
         weight_draw=Categorical(),
         settle=keep_pair_probability,
         protocol=Protocol(weights_first=True, alpha_every=alpha_every),
-        warmup_share=40 / 160,
+        warmup_share=41 / 160,
+        learning_rate=TwoCosines(),
         penalties=cost,
+    )
+
+
+def proxyless_nas_r(*, draws: int = 10, baseline: bool = True) -> Method:
+    """Train one sampled path at a time and move the logits by the rewards of sampled networks, which need no slope
+    (Cai et al., 2019, arXiv:1812.00332, section 3.3.2). The reward is the accuracy on the batch for alpha;
+    ``replace(method, reward=CostReward(table, target))`` gives that of the paper, with the latency."""
+    return replace(
+        proxyless_nas(),
+        name="proxyless_nas_r",
+        draw=Categorical(),
+        weight_draw=None,
+        hypergradient=Reinforce(draws, baseline),
+        settle=as_it_is,
     )
 
 
@@ -319,6 +340,7 @@ _RECIPES: tuple[Callable[[], Method], ...] = (
     nasp,
     dso_nas,
     proxyless_nas,
+    proxyless_nas_r,
     pc_darts,
     pc_darts_imagenet,
 )

@@ -140,8 +140,8 @@ RECIPES: Mapping[str, Experiment] = {
         config=replace(_NASBENCH201_SEARCH, epochs=250),
         retrain=_NASBENCH201_RETRAINING,
     ),
-    # Cai et al., 2019, arXiv:1812.00332, with the numbers of the published code but for three: it warms up by a cosine
-    # of its own from 0.05, smooths the labels of the search by 0.1, and retrains without weight decay on normalisation
+    # Cai et al., 2019, arXiv:1812.00332, with the numbers of the published code but for three: it changes the rate with
+    # every step, smooths the labels of the search by 0.1, and retrains without weight decay on normalisation
     "proxyless_imagenet": Experiment(
         method="proxyless_nas",
         space="proxyless",

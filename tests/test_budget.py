@@ -12,7 +12,7 @@ from fastnas.cli import main
 from fastnas.cost.limit import DeriveWithin
 from fastnas.cost.tables import NetworkSize, derived_cost, distinct_candidates, parameter_table
 from fastnas.latency import Entry, LatencyTable, save_table
-from fastnas.methods import darts, p_darts, parsec, proxyless_nas, snas
+from fastnas.methods import darts, p_darts, parsec, proxyless_nas, proxyless_nas_r, snas
 from fastnas.space.cell_space import NASBENCH201, S1, S2
 from fastnas.space.formats import read_genotype
 from fastnas.space.sampling import random_genotype
@@ -44,6 +44,19 @@ def test_the_three_penalties_have_their_formulas(penalty):
         "product": loss * (cost / 9000) ** 0.07,
     }[penalty]
     torch.testing.assert_close(method.objective(loss, mix) + terms, expected, rtol=1e-6, atol=0)
+
+
+def test_the_price_of_a_product_falls_on_the_reward_where_there_is_one():
+    for settings, exponent in (({}, 0.1), ({"exponent": 0.5}, 0.5)):
+        method = priced(proxyless_nas_r(), "product", target=9000.0, **settings)
+        genotype = random_genotype(NASBENCH201, 3)
+        rows = [gene for node in genotype.canonical().normal.nodes for gene in node]
+        columns = torch.tensor([NASBENCH201.primitives.index(primitive) for primitive, _ in rows])
+        one_hot = {"normal": torch.nn.functional.one_hot(columns, 5).double()}
+        worth = 0.8 * (9000 / derived_cost(genotype, TABLE)) ** exponent
+        assert method.reward(torch.tensor(0.8).double(), one_hot).item() == pytest.approx(worth, rel=1e-6)
+    with pytest.raises(ValueError, match="objective must not stand beside hypergradient=Reinforce"):
+        priced(proxyless_nas_r(), "log", target=9000.0)
 
 
 def test_without_a_target_an_undecided_network_costs_one_target():

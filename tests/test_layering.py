@@ -41,7 +41,14 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.train",
     },
     "fastnas.budget": SPACE
-    | {"fastnas.cost", "fastnas.latency", "fastnas.mechanisms", "fastnas.method", "fastnas.train"},
+    | {
+        "fastnas.bilevel",
+        "fastnas.cost",
+        "fastnas.latency",
+        "fastnas.mechanisms",
+        "fastnas.method",
+        "fastnas.train",
+    },
     "fastnas.experiment": SPACE
     | {
         "fastnas.budget",

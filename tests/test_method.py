@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, unrolled
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.alpha_optimizer import sgd
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueStop, FirstOf, SkipCount
@@ -33,6 +34,15 @@ WEIGHTED = ImportanceWeighted(4)
             {"hypergradient": WEIGHTED, "draw": Categorical(), "objective": lambda loss, mix: 2 * loss},
             "objective must not stand beside hypergradient=ImportanceWeighted.*expected=True",
         ),
+        (
+            {"hypergradient": Reinforce()},
+            r"hypergradient=Reinforce must not stand beside draw=None, got both\. It",
+        ),
+        (
+            {"hypergradient": Reinforce(), "draw": Categorical(), "objective": lambda loss, mix: 2 * loss},
+            "objective must not stand beside hypergradient=Reinforce.*expected=True",
+        ),
+        ({"reward": lambda accuracy, mix: -accuracy}, "reward must not stand beside a hypergradient other than Rein"),
         ({"weight_average": WEIGHTED}, "weight_average must not stand beside a weight step without a draw"),
         (
             {"perturbation": random_smoothing, "draw": gumbel_selected},

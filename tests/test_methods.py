@@ -6,20 +6,23 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastnas.methods import METHODS
+from fastnas.mechanisms.connection import Connection
+from fastnas.methods import METHODS, nasp, p_darts, proxyless_nas
 from fastnas.search import search
 from fastnas.search.coefficients import Sampler
+from fastnas.search.record import evaluated_mix
 from fastnas.search.run import Run, fresh_state, stage_supernet
 from fastnas.search.step import search_step
 from fastnas.space.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.derived import build_network
-from fastnas.train.config import SearchConfig
+from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.data import Batch, load_data
+from fastnas.train.retrain import retrain
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
 STEPS = 2  # an epoch of TINY
-ONE_PATH = ["gdas", "parsec", "nasp", "proxyless_nas"]
+RETRAINING = RetrainConfig(channels=4, cells=1, epochs=1, batch_size=32)
+ONE_PATH = ["gdas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
 
 
 def config_of(name, **changes):
@@ -32,7 +35,9 @@ def method_of(name):
     if name == "parsec":
         few = replace(method.hypergradient, draws=3)
         method = replace(method, hypergradient=few, weight_average=few)
-    if name == "proxyless_nas":
+    if name == "proxyless_nas_r":
+        method = replace(method, hypergradient=replace(method.hypergradient, draws=3))
+    if name.startswith("proxyless_nas"):
         method = replace(method, protocol=replace(method.protocol, alpha_every=1))
     return method
 
@@ -71,13 +76,13 @@ def whole_runs():
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_search_is_finite_and_derives_a_network_that_runs(name, whole_runs):
+def test_a_search_is_finite_and_derives_a_network_that_trains(name, whole_runs):
     result = whole_runs(name)
     assert all(tensor.isfinite().all() for tensor in [*result.alpha.values(), *result.supernet.parameters()])
     NASBENCH201.check(result.genotype)
-    network = build_network(result.genotype, 10, 4, 1, 1, 8, False, False)
-    logits, _ = network(torch.rand(2, 1, 8, 8))
-    assert logits.shape == (2, 10)
+    trained = retrain(result.genotype, DIGITS, RETRAINING, train_fraction=0.05, device="cpu")
+    assert all(tensor.isfinite().all() for tensor in trained.network.parameters())
+    assert 0 <= trained.test_accuracy <= 1
     assert result.history[0]["alpha"] != result.history[-1]["alpha"] or result.stopped
 
 
@@ -109,6 +114,19 @@ def test_every_step_moves_alpha_and_weights_and_leaves_no_gradient_behind(name):
     assert all(p.grad is None for p in [*run.state.w.values(), *run.state.alpha.values()])
     owned = [p for group in run.state.weight_optimizer.param_groups for p in group["params"]]
     assert not {id(p) for p in owned} & {id(a) for a in run.state.alpha.values()}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_mixes_a_part_of_the_channels_as_well_and_repeats_itself(name):
+    method = replace(method_of(name), connection=Connection(k=2, edge_normalisation=True))
+    steps = []
+    for _ in range(2):
+        run = make_run(method, replace(config_of(name), channels=8))
+        assert {m.k for m in run.state.supernet.modules() if type(m).__name__ == "SearchCell"} == {2}
+        search_step(run, *make_batches())
+        steps.append({**run.state.w, **run.state.alpha})
+    assert all(tensor.isfinite().all() for tensor in steps[0].values())
+    assert all(torch.equal(tensor, steps[1][key]) for key, tensor in steps[0].items())
 
 
 def test_differences_ask_for_one_gradient_at_a_time(monkeypatch):
@@ -149,6 +167,8 @@ def test_first_order_phases_ask_for_their_own_gradients_alone(name, monkeypatch)
         assert seen == [(True, True)]
     elif name == "parsec":  # alpha sees losses alone; the weights see each loss first, and then its gradient
         assert seen == [(False, False)] * 6 + [(True, False)] * 3
+    elif name == "proxyless_nas_r":  # alpha sees rewards alone
+        assert seen == [(True, False)] + [(False, False)] * 3
     elif name == "smooth_darts_adv":
         assert seen == [(False, True), *[(False, True)] * 7, *[(False, False)] * 2, (True, False)]
     elif second_order:  # the inner gradient and the outer one for both, and the weights
@@ -171,9 +191,12 @@ def test_one_path_methods_run_one_candidate_an_edge_and_idle_ones_get_no_gradien
     for draw in range(draws):
         mix = sampler(run.state.alpha, draw).mix
         for cell_type, columns in mix.alive.items():
-            assert all(len(row) == 1 for row in columns)
-            assert torch.equal((mix.candidates[cell_type] != 0).sum(-1), torch.ones(len(columns)).long())
-            chosen |= {(cell_type, row, space.primitives[k]) for row, (k,) in enumerate(columns)}
+            if method.connection.joint_inputs and space is DARTS:  # two inputs of a node are read
+                assert [sum(len(columns[row]) for row in space.rows(target)) for target in space.targets] == [2] * 4
+            else:
+                assert all(len(row) == 1 for row in columns)
+            assert (mix.candidates[cell_type] != 0).sum(-1).tolist() == [len(row) for row in columns]
+            chosen |= {(cell_type, row, space.primitives[k]) for row, ks in enumerate(columns) for k in ks}
     weights = {key: p.detach().clone() for key, p in run.state.w.items()}
     only_weights = replace(run, method=replace(method, protocol=replace(method.protocol, alpha_every=10**6)))
     search_step(only_weights, *make_batches())
@@ -200,20 +223,49 @@ def executed(run, batches):
     return len(counts), len(cells)
 
 
-@pytest.mark.parametrize("name", ["gdas", "proxyless_nas", "darts"])
+@pytest.mark.parametrize("name", ["gdas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r", "darts"])
 def test_candidates_executed_in_a_step_are_counted(name):
     run = make_run(method_of(name), config_of(name))
     ran, cells = executed(run, make_batches())
     edges, candidates = len(NASBENCH201.edges), len(NASBENCH201.primitives) - 1
     if name == "darts":  # a skip and a pool have no parameters: each runs once for a state that edges leave
         assert ran == 2 * cells * (2 * edges + 2 * (NASBENCH201.num_nodes + NASBENCH201.num_inputs - 1))
-    else:  # one path for the weights; one, or two, for alpha
-        paths = 3 if name == "proxyless_nas" else 2
-        assert 0 < ran <= paths * cells * edges < 2 * cells * edges * candidates
+    elif name == "nasp":  # all for alpha, as darts; then one path
+        everything = 2 * edges + 2 * (NASBENCH201.num_nodes + NASBENCH201.num_inputs - 1)
+        assert cells * everything < ran <= cells * (everything + edges)
+    else:  # one path for the weights, in each draw once for its loss and once for its gradient; one, or two, for alpha
+        paths = {"gdas": 2, "proxyless_nas": 3, "proxyless_nas_r": 1 + 3, "parsec": 2 * 3 + 3}[name]
+        assert 0 < ran <= paths * cells * edges
+        assert paths > 4 or ran < 2 * cells * edges * candidates
 
 
-def test_gdas_computes_exactly_the_sampled_network():
-    run = make_run(method_of("gdas"), config_of("gdas"))
+def test_a_weight_step_of_nasp_runs_the_eight_best_candidates_of_a_cell_and_no_others():
+    method = nasp(published_for=DARTS)
+    run = make_run(method, config_of("nasp", cells=3), DARTS)
+    mix = run.sampler("weights")(run.state.alpha).mix
+    for cell_type in DARTS.cell_types:
+        assert [sum(len(mix.alive[cell_type][row]) for row in DARTS.rows(node)) for node in DARTS.targets] == [2] * 4
+    chosen = [DARTS.primitives[k] for cell_type in DARTS.cell_types for row in mix.alive[cell_type] for k in row]
+    counts, cells = [], [m for m in run.state.supernet.modules() if type(m).__name__ == "SearchCell"]
+    for cell in cells:
+        for candidate in (c for group in (*cell.edges, *cell.shared) for c in group.children()):
+            candidate.register_forward_hook(lambda *_: counts.append(1))
+    search_step(run, make_batches()[0], None)
+    assert len(counts) <= 8 * len(cells)
+    assert len(chosen) == 16
+
+
+def test_rates_of_zero_and_an_evaluation_drop_nothing():
+    run = make_run(p_darts(skip_dropout=(0.0,)), config_of("p_darts"))
+    assert run.sampler("weights")(run.state.alpha).mix.noise is None
+    run = make_run(p_darts(skip_dropout=(0.7,)), config_of("p_darts"))
+    assert run.sampler("weights")(run.state.alpha).mix.noise is not None
+    assert evaluated_mix(run, 0).noise is None
+
+
+@pytest.mark.parametrize("method", [METHODS["gdas"](), proxyless_nas(), proxyless_nas(two_paths=False)])
+def test_a_hard_choice_computes_exactly_the_chosen_network(method):
+    run = make_run(method, config_of("gdas"))
     mix = run.sampler("alpha")(run.state.alpha).mix
     images = make_batches()[0].images
     sampled = run.state.supernet(images, mix)
@@ -221,6 +273,9 @@ def test_gdas_computes_exactly_the_sampled_network():
     torch.testing.assert_close(sampled, everything, rtol=1e-6, atol=1e-6)  # zeros are added in another order
     plain = mix._replace(candidates={key: (x.detach() > 0).float() for key, x in mix.candidates.items()})
     assert torch.equal(sampled, run.state.supernet(images, plain))
+    columns = {key: tuple((int(k),) for k in x.argmax(-1)) for key, x in plain.candidates.items()}
+    alone = run.state.supernet(images, plain._replace(alive=columns))
+    torch.testing.assert_close(sampled, alone, rtol=1e-6, atol=1e-6)  # the other path adds zeros
 
 
 def test_a_sampler_gives_the_same_again_and_something_else_for_another_draw():
@@ -256,9 +311,11 @@ def saved_bytes(run):
     return sum(num_bytes for num_bytes, _ in kept.values())
 
 
-@pytest.mark.parametrize("name", ["gdas", "nasp", "proxyless_nas"])
+@pytest.mark.parametrize("name", ONE_PATH)
 def test_one_path_holds_the_bytes_of_one_candidate_an_edge(name):
     config = config_of("darts", cells=3)
     whole = saved_bytes(make_run(method_of("darts"), config, DARTS))
-    path = saved_bytes(make_run(method_of(name), config, DARTS))
+    method = method_of(name)
+    draws = method.weight_average.draws if method.weight_average else 1  # one after another
+    path = saved_bytes(make_run(method, config, DARTS)) / draws
     assert path < whole / 3  # seven candidates an edge, next to a stem and the inputs of cells that all methods hold

@@ -49,6 +49,8 @@ class Bilevel:
         inner_step: The step that the weights are about to make; what an unrolled hypergradient looks through.
         log_probability: Of a draw, from ``(alpha, draw)``, a scalar; ``None`` where nothing discrete is drawn.
         outer_size: Examples that the mean in ``outer`` is taken over.
+        judge: The outer loss of a draw and what it is worth, from ``(w, alpha, draw)``; ``None`` where losses alone
+            count.
     """
 
     inner: Loss
@@ -56,6 +58,7 @@ class Bilevel:
     inner_step: SgdStep = SgdStep(0.0)
     log_probability: Callable[[Tensors, int], Tensor] | None = None
     outer_size: int = 1
+    judge: Callable[[Tensors, Tensors, int], tuple[Tensor, Tensor]] | None = None
 
 
 def detached(tensors: Tensors) -> dict[str, Tensor]:

@@ -99,6 +99,30 @@ class RelativeCost:
 
 
 @dataclass(frozen=True, eq=False)
+class CostReward:
+    """What a sampled network is worth: its accuracy times ``(target / cost) ** exponent`` (Tan et al., 2019,
+    arXiv:1807.11626, eq. 2, which ProxylessNAS-R takes: Cai et al., 2019, arXiv:1812.00332, section 4.2).
+
+    Args:
+        table: The costs.
+        target: In the unit of the table.
+        exponent: Positive, dimensionless (published code of ProxylessNAS: 0.1).
+    """
+
+    table: CostTable
+    target: float
+    exponent: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("target", "exponent"):
+            require(getattr(self, name) > 0, "CostReward", f"{name} must be positive", getattr(self, name))
+
+    def __call__(self, accuracy: Tensor, mix: Mapping[str, Tensor]) -> Tensor:
+        """From the accuracy and the one-hot coefficients ``[E, K]`` of every cell type to a scalar."""
+        return accuracy * (self.target / expected_cost(mix, self.table)) ** self.exponent
+
+
+@dataclass(frozen=True, eq=False)
 class CostObjective:
     """What alpha descends on: a loss and the expected cost, joined by a penalty.
 

@@ -193,6 +193,9 @@ def distinct_candidates(space: CellSpace, size: NetworkSize) -> list[Candidate]:
 
 def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
     side = size.resolution
+    remedy = "Its operations are paid once, however many connections lead to them: no sum over connections is the cost."
+    rule = f"the space must be one whose costs add up over edges, which {space.name} is not"
+    require(space.dag is None, "cost", rule, "a full graph", remedy)
     if space.stages is not None:
         return [_Cell("normal", list(_of_chain(space, size)))]
     if not has_reductions(space):
@@ -203,8 +206,9 @@ def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
         ]
     side, cells = -(-side // 8) if size.large else side, []
     for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
-        candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
-        cells.append(_Cell(place.cell_type, list(candidates)))
+        if place.cell_type in space.cell_types:  # what is fixed is part of the constant
+            candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
+            cells.append(_Cell(place.cell_type, list(candidates)))
         side = -(-side // place.stride)
     return cells
 

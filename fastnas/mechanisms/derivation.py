@@ -29,14 +29,48 @@ def derive(
         mix: Coefficients ``[E, K]`` of every cell type.
         edge_mix: Edge coefficients ``[E]`` of every cell type, or ``None``.
     """
-    return Genotype(
-        space.name,
-        *(_derive_cell(space, t, np.asarray(mix[t], float), (edge_mix or {}).get(t)) for t in space.cell_types),
-    )
+    return _derived(space, mix, edge_mix, space.kept_edges)
 
 
-def _derive_cell(
-    space: CellSpace, cell_type: str, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None
+def every_edge(
+    space: CellSpace,
+    mix: Mapping[str, Sequence[Sequence[float]]],
+    edge_mix: Mapping[str, Sequence[float]] | None = None,
+) -> Genotype:
+    """The best candidate of every edge, ``none`` included, also where the space would keep a number of edges at a node:
+    SNAS (Xie et al., 2019, arXiv:1812.09926, section 2.1). An edge that is best left out carries ``none``, and a node
+    has as many edges as are left. Ties go to the lower candidate."""
+    return _derived(space, mix, edge_mix, None)
+
+
+def nonzero(
+    space: CellSpace,
+    mix: Mapping[str, Sequence[Sequence[float]]],
+    edge_mix: Mapping[str, Sequence[float]] | None = None,
+) -> Genotype:
+    """:func:`derive`, with ``none`` only where all else is exactly zero: DSO-NAS (Zhang et al., 2018,
+    arXiv:1811.01567), whose coefficients scale candidates and share nothing with ``none``."""
+    if "none" not in space.primitives:
+        return derive(space, mix, edge_mix)
+    none = space.primitives.index("none")
+    scaled = {name: np.array(rows, float) for name, rows in mix.items()}
+    for mix_EK in scaled.values():
+        mix_EK[:, none] = 0
+    return derive(space, {name: mix_EK.tolist() for name, mix_EK in scaled.items()}, edge_mix)
+
+
+def _derived(
+    space: CellSpace,
+    mix: Mapping[str, Sequence[Sequence[float]]],
+    edge_mix: Mapping[str, Sequence[float]] | None,
+    keep: int | None,
+) -> Genotype:
+    cells = (_cell(space, t, np.asarray(mix[t], float), (edge_mix or {}).get(t), keep) for t in space.cell_types)
+    return Genotype(space.name, *cells)
+
+
+def _cell(
+    space: CellSpace, cell_type: str, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None, keep: int | None
 ) -> CellGenotype:
     expected = (len(space.edges), len(space.primitives))
     require(mix_EK.shape == expected, "derive", f"mix must have shape {list(expected)}", list(mix_EK.shape))
@@ -47,18 +81,17 @@ def _derive_cell(
         require(edge_E.shape == expected[:1], "derive", f"edge_mix must have shape [{expected[0]}]", list(edge_E.shape))
         require(bool(np.isfinite(edge_E).all()), "derive", "edge_mix must be finite", "a NaN or an infinity")
         score_EK = mix_EK * edge_E[:, None]
-    allowed = [
-        [space.primitives.index(primitive) for primitive in space.derivable_on(cell_type, row)]
-        for row in range(len(space.edges))
-    ]
+    derivable = space.candidates if keep is None else space.derivable_on
+    rows = range(len(space.edges))
+    allowed = [[space.primitives.index(primitive) for primitive in derivable(cell_type, row)] for row in rows]
     nodes = []
     for target in space.targets:
         row_from = {source: space.row(Edge(source, target)) for source in space.sources(target)}
         kept = list(row_from)
-        if space.kept_edges is not None:
+        if keep is not None:
             best_score = {source: score_EK[row, allowed[row]].max() for source, row in row_from.items()}
             # sorted() is stable, so equal scores keep the order of the edges
-            kept = sorted(kept, key=lambda source, scores=best_score: -scores[source])[: space.kept_edges]
+            kept = sorted(kept, key=lambda source, scores=best_score: -scores[source])[:keep]
         of_kept = [(row_from[source], allowed[row_from[source]]) for source in kept]
         best = [columns[int(mix_EK[row, columns].argmax())] for row, columns in of_kept]
         nodes.append(tuple(Gene(space.primitives[k], source) for k, source in zip(best, kept, strict=True)))

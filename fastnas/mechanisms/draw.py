@@ -26,7 +26,7 @@ class Sample(NamedTuple):
         mix: Coefficients ``[E, K]``, exactly zero for candidates that are off.
         on: Which are not zero, ``[E, K]`` of bool; ``None`` where all that are alive are on.
         reached: Which alpha's gradient needs the output of; ``None`` for all that are alive.
-        log_probability: Of the whole choice, a scalar that alpha is differentiated through, where there is one.
+        log_probability: Of each row's choice, ``[E]``, which alpha is differentiated through, where there is one.
         offset: Numbers ``[E]``, all zero, that are added to every pixel of an edge's output: a path for gradients.
     """
 
@@ -134,8 +134,8 @@ class Categorical:
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
         hard_EK, chosen_E = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK)
-        log_p_E = logits_EK.log_softmax(-1).gather(-1, chosen_E[:, None])
-        return Sample(hard_EK, hard_EK > 0, hard_EK > 0, log_p_E.sum())
+        log_p_E = logits_EK.log_softmax(-1).gather(-1, chosen_E[:, None]).squeeze(-1)
+        return Sample(hard_EK, hard_EK > 0, hard_EK > 0, log_p_E)
 
 
 @dataclass(frozen=True)

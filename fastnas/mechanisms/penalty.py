@@ -10,10 +10,18 @@ Penalty = Callable[[Mapping[str, Tensor]], Tensor]
 Objective = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """From the loss that alpha sees and the coefficients ``[E, K]`` of every cell type to what alpha descends on."""
 
+Reward = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
+"""From the accuracy of a sampled network on a batch and its one-hot coefficients to what the sample is worth."""
+
 
 def loss_alone(loss: Tensor, mix: Mapping[str, Tensor]) -> Tensor:
     """Descend on the loss, whatever an architecture costs."""
     return loss
+
+
+def accuracy_alone(accuracy: Tensor, mix: Mapping[str, Tensor]) -> Tensor:
+    """A sample is worth the share of images that it classifies rightly, whatever it costs."""
+    return accuracy
 
 
 def undecided(mix: Mapping[str, Tensor]) -> Tensor:

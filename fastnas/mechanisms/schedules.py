@@ -169,6 +169,27 @@ class CosinePower:
         )
 
 
+@dataclass(frozen=True)
+class TwoCosines:
+    """A cosine of its own for the warm-up of the weights, and then another for the search: ProxylessNAS (Cai et al.,
+    2019, arXiv:1812.00332, in the published code: 40 epochs from 0.05 to 0, then 120 from 0.025).
+
+    Args:
+        first: Rate that the warm-up begins with, in units of the search's (published: 2).
+        share: Part of the epochs in which alpha waits that belongs to the warm-up; in the published code alpha waits
+            for one epoch of the search, too (40 of 41).
+    """
+
+    first: float = 2.0
+    share: float = 40 / 41
+
+    def __call__(self, rate: Rate) -> float:
+        at, own = rate.at, round(self.share * rate.at.warmup)
+        if at.epoch < own:
+            return cosine(self.first * rate.initial, at.epoch, own)
+        return cosine(rate.initial, at.epoch - own, at.epochs - own, rate.final)
+
+
 LEARNING_RATES: Mapping[str, LearningRate] = {
     "cosine": by_cosine,
     "cosine_power": CosinePower(),

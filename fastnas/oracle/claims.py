@@ -157,14 +157,16 @@ def _slope_along(loss: Callable[[Tensors], Tensor], start: Tensors, step: Tensor
 class Scored:
     """A score-function estimate: ``-sum_k omega_k d log p(A_k)``, from the losses of its draws alone.
 
-    ``d log p`` of a categorical choice with probabilities ``softmax(alpha / tau)`` is ``(one-hot - p) / tau``.
+    ``d log p`` of a categorical choice with probabilities ``softmax(alpha / tau)`` is ``(one-hot - p) / tau``, and zero
+    where nothing was chosen.
 
     Args:
         choice: From ``(alpha, draw)`` to one-hot rows under the names of alpha's tensors.
-        importance: From the losses ``[K]`` of the draws to their weights ``[K]``.
+        importance: From the losses ``[K]`` of the draws, or what else they are judged by, to their weights ``[K]``.
         draws: K.
         tau: Temperature of the choice.
         alive: Which candidates take part in the choice, under the names of alpha's tensors; all where one is missing.
+        judged_by: What a draw is judged by, from ``(w, alpha, draw)``; ``None`` for the outer loss.
     """
 
     choice: Callable[[Tensors, int], Mapping[str, Tensor]]
@@ -172,10 +174,12 @@ class Scored:
     draws: int
     tau: float = 1.0
     alive: Mapping[str, Tensor] = field(default_factory=dict)
+    judged_by: Callable[[Tensors, Tensors, int], Tensor] | None = None
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
         w, alpha = detached(system.w), detached(system.alpha)
-        losses_K = torch.stack([system.outer(w, alpha, k).detach() for k in range(self.draws)])
+        judge = system.outer if self.judged_by is None else self.judged_by
+        losses_K = torch.stack([judge(w, alpha, k).detach() for k in range(self.draws)])
         choices = [self.choice(alpha, k) for k in range(self.draws)]
 
         def score(omega_K: Tensor) -> Tensor:
@@ -183,7 +187,10 @@ class Scored:
             for name, vector in directions:
                 p = probabilities(alpha[name], self.tau, self.alive.get(name))
                 of_draws = [
-                    ((c[name] - p) / self.tau * vector).sum() if name in c else vector.new_zeros(()) for c in choices
+                    ((c[name] - p * c[name].sum(-1, keepdim=True)) / self.tau * vector).sum()
+                    if name in c
+                    else vector.new_zeros(())
+                    for c in choices
                 ]
                 values.append(-(omega_K.to(vector) * torch.stack(of_draws)).sum())
             return torch.stack(values) if values else torch.zeros(0, dtype=torch.float64)

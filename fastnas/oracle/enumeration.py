@@ -8,17 +8,20 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted
 from fastnas.bilevel.problem import Tensors, detached
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.draw import BinaryGate, Categorical, Draw, GumbelHard, TwoPaths
 from fastnas.oracle.claims import probabilities
-from fastnas.oracle.method_claims import importance_of, two_left
+from fastnas.oracle.method_claims import importance_of, inputs_read, two_left
 from fastnas.oracle.point import Point, masks
 from fastnas.oracle.system import Estimate
+from fastnas.supernet.inputs import set_mask
 from fastnas.supernet.mix import Mix
 
 FREQUENCIES = 400  # samples
@@ -33,9 +36,12 @@ def estimates_of(point: Point) -> tuple[Estimate, ...]:
     found = []
     if _chooses(method.draw):
         found.append(_frequencies(point, "alpha", method.draw))
+    if any(name.startswith("inputs.") for name in point.run.state.alpha):
+        found.append(_inputs_read(point))
     if _chooses(method.weight_draw):
         found.append(_frequencies(point, "weights", method.weight_draw))
-    if isinstance(method.hypergradient, ImportanceWeighted) or isinstance(method.draw, BinaryGate | TwoPaths):
+    scored = isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
+    if scored or isinstance(method.draw, BinaryGate | TwoPaths):
         few = Few(point)
         found.append(
             Estimate(
@@ -57,7 +63,7 @@ def _frequencies(point: Point, phase: str, draw: Draw | None) -> Estimate:
     living = masks(point.run.state.alive)
     # far from even, and alike on all edges, so that one step is a sample of many
     spread = {f"alpha.{name}": torch.linspace(0, 3, x.shape[-1]).double().expand(x.shape) for name, x in living.items()}
-    alpha = {**detached(point.run.state.alpha), **spread}
+    alpha = {**_of_candidates(point), **spread}
     tau = 1.0 if isinstance(draw, GumbelHard) else point.run.tau  # Gumbel-max does not know the temperature
 
     def exact() -> dict[str, Tensor]:
@@ -72,6 +78,41 @@ def _frequencies(point: Point, phase: str, draw: Draw | None) -> Estimate:
         exact,
         FREQUENCIES,
         "Take the maximum of alpha plus standard Gumbel noise, -log(-log u), fresh for every edge and step.",
+    )
+
+
+class Known(NamedTuple):
+    """What is known of an architecture.
+
+    Args:
+        loss: Of alpha's batch, in nats.
+        slopes: Of the loss in every coefficient that is alive.
+        reward: What the architecture is worth.
+    """
+
+    loss: Tensor
+    slopes: dict[str, Tensor]
+    reward: Tensor
+
+
+def _of_candidates(point: Point) -> dict[str, Tensor]:
+    """The logits but for those of inputs: then every edge is read."""
+    return {name: a for name, a in detached(point.run.state.alpha).items() if not name.startswith("inputs.")}
+
+
+def _inputs_read(point: Point) -> Estimate:
+    """How often each set of inputs is read."""
+    logits = {name: a for name, a in point.run.state.alpha.items() if name.startswith("inputs.")}
+    mask_BS = set_mask(point.run.space, torch.device("cpu"))
+    steep = torch.linspace(0, 2, mask_BS.shape[1]).double().expand(mask_BS.shape)
+    alpha = {**_of_candidates(point), **dict.fromkeys(logits, steep)}
+    p_BS = probabilities(steep, point.run.tau, mask_BS)
+    return Estimate(
+        "the inputs of a node are drawn as often as their probabilities say",
+        lambda i: inputs_read(point, point.later(i).drawn(alpha).mix.candidates),
+        lambda: dict.fromkeys(logits, p_BS),
+        FREQUENCIES,
+        "Draw one set of inputs for each node, from logits of their own.",
     )
 
 
@@ -95,7 +136,7 @@ class Few:
 
     @cached_property
     def alpha(self) -> dict[str, Tensor]:
-        return {name: a.detach().requires_grad_() for name, a in self.point.run.state.alpha.items()}
+        return {name: a.requires_grad_() for name, a in _of_candidates(self.point).items()}
 
     @cached_property
     def mixes(self) -> list[dict[str, Tensor]]:
@@ -111,8 +152,8 @@ class Few:
         return found
 
     @cached_property
-    def table(self) -> dict[Choice, tuple[Tensor, dict[str, Tensor]]]:
-        """The loss of every architecture, and its slope in every coefficient that is alive."""
+    def table(self) -> dict[Choice, "Known"]:
+        """What is to be known of every architecture."""
         w, living = detached(self.point.run.state.w), masks(self.point.run.state.alive)
         columns = {name: tuple(tuple(row.nonzero().flatten().tolist()) for row in x) for name, x in living.items()}
         template = self.point.drawn(self.alpha).mix
@@ -120,9 +161,10 @@ class Few:
         found = {}
         for mix in self.mixes:
             leaves = {name: x.clone().requires_grad_() for name, x in mix.items()}
-            loss = self.point.loss(w, Mix(leaves, edges, columns, {}, template.noise, template.seed))
+            whole = Mix(leaves, edges, columns, {}, template.noise, template.seed)
+            loss, reward = self.point.loss(w, whole), self.point.reward(w, whole)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-            found[choice_of(mix)] = (loss.detach(), dict(zip(leaves, gradients, strict=True)))
+            found[choice_of(mix)] = Known(loss.detach(), dict(zip(leaves, gradients, strict=True)), reward)
         return found
 
     def sample(self, i: int) -> dict[str, Tensor]:
@@ -131,10 +173,14 @@ class Few:
 
         def outer(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
             mix = later.drawn(alpha, draw).mix.candidates
-            loss, slope = self.table[choice_of(mix)]
+            loss, slope, _ = self.table[choice_of(mix)]
             return loss + torch.stack([((x - x.detach()) * slope[name]).sum() for name, x in mix.items()]).sum()
 
-        problem = replace(later.problem, outer=outer)
+        def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
+            known = self.table[choice_of(later.drawn(alpha, draw).mix.candidates)]
+            return known.loss, known.reward
+
+        problem = replace(later.problem, outer=outer, judge=judge)
         gradient = later.run.method.hypergradient(problem, later.run.state.w, self.alpha)[1]
         return {name: x for name, x in gradient.items() if name.startswith("alpha.")}
 
@@ -151,10 +197,12 @@ class Few:
     def expectation(self) -> dict[str, Tensor]:
         """Of the gradient, by enumeration."""
         estimator, tau = self.point.run.method.hypergradient, self.point.run.tau
+        if isinstance(estimator, Reinforce):
+            return {f"alpha.{name}": self._of_reward(name, p_EK) / tau for name, p_EK in self.p.items()}
         if not isinstance(estimator, ImportanceWeighted):
             return {f"alpha.{name}": self._through_gates(name, p_EK) / tau for name, p_EK in self.p.items()}
         importance = importance_of(estimator, len(self.point.search_batch.labels))
-        of_each = [(self.probability(mix), self.table[choice_of(mix)][0], mix) for mix in self.mixes]
+        of_each = [(self.probability(mix), self.table[choice_of(mix)].loss, mix) for mix in self.mixes]
         total = {name: torch.zeros_like(p_EK) for name, p_EK in self.p.items()}
         for draws in product(of_each, repeat=estimator.draws):
             probability = prod(p for p, _, _ in draws)
@@ -164,11 +212,17 @@ class Few:
                     total[name] -= probability * weight * (mix[name] - p_EK) / tau
         return {f"alpha.{name}": x for name, x in total.items()}
 
+    def _of_reward(self, name: str, p_EK: Tensor) -> Tensor:
+        """``-sum_A p(A) R(A) (A - p)``, the gradient of the expected reward downhill (Cai et al., 2019,
+        arXiv:1812.00332, eq. 9)."""
+        rewards = [(self.probability(mix) * self.table[choice_of(mix)].reward, mix[name]) for mix in self.mixes]
+        return torch.stack([-weighted * (mix_EK - p_EK) for weighted, mix_EK in rewards]).sum(0)
+
     def _through_gates(self, name: str, p_EK: Tensor) -> Tensor:
         """``sum_A p(A) J(p) b(A)`` with ``b`` the slopes of the gates (Cai et al., 2019, arXiv:1812.00332, eq. 4)."""
         total = torch.zeros_like(p_EK)
         for mix in self.mixes:
-            b_EK = self.table[choice_of(mix)][1][name]
+            b_EK = self.table[choice_of(mix)].slopes[name]
             total += self.probability(mix) * p_EK * (b_EK - (p_EK * b_EK).sum(-1, keepdim=True))
         return total
 

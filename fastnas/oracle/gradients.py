@@ -190,7 +190,7 @@ def diagnosis(measured_D: Tensor, claimed: Claimed) -> str:
 def _penalty(observations: Sequence[Observation]) -> Finding:
     title = "the penalty has a slope, and it reaches alpha"
     remedy = "Compute it from coefficients that hang on alpha: no argmax, .item(), .tolist(), .detach() on the way."
-    first = observations[0]
+    first = next((seen for seen in observations if seen.directions), observations[0])
     if first.system.penalty is None:
         return skipped(title, "there is no penalty")
     if not first.directions:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.problem import Tensors
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.draw import (
     BinaryGate,
     Categorical,
@@ -38,6 +39,7 @@ from fastnas.oracle.claims import (
 from fastnas.oracle.point import Point, masks
 from fastnas.oracle.system import Claim, Coefficients
 from fastnas.search.coefficients import relax
+from fastnas.supernet.inputs import input_sets, set_mask
 from fastnas.supernet.mix import Mix
 from fastnas_kernels.check import complaint
 
@@ -54,9 +56,12 @@ def claim_of(point: Point) -> Claim:
     method = point.run.method
     gradient, draw = method.hypergradient, method.draw
     if isinstance(gradient, ImportanceWeighted):
-        living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
+        living = _living(point)
         importance = importance_of(gradient, len(point.search_batch.labels))
         return Scored(_choice(point), importance, gradient.draws, _tau(point), living)
+    if isinstance(gradient, Reinforce):
+        advantage, judged_by = advantage_of(gradient), _reward(point)
+        return Scored(_choice(point), advantage, gradient.draws, _tau(point), _living(point), judged_by)
     if gradient is first_order and _has_surrogate(method):
         return StraightThrough(_hard(point), _soft(point), _loss_at(point), _passes(point))
     if gradient is first_order:
@@ -87,7 +92,7 @@ def separate_penalties(method: Method) -> tuple[Term, ...]:
     """The penalties whose gradient for alpha is their slope: all but those of hard choices and of scored draws."""
     if _holds_maximum(method):
         return ()
-    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted)
+    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
     return tuple(term for term in method.penalties if term.expected or sampled)
 
 
@@ -106,11 +111,50 @@ def importance_of(estimator: ImportanceWeighted, num_examples: int) -> Callable[
     return importance
 
 
+def advantage_of(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
+    """From the rewards ``[K]`` of draws to how far each is moved towards (Cai et al., 2019, arXiv:1812.00332, eq. 10,
+    less the mean reward of the others), written out."""
+
+    def advantage(rewards_K: Tensor) -> Tensor:
+        count = len(rewards_K)
+        others = [(rewards_K.sum() - r) / (count - 1) if estimator.baseline else 0 * r for r in rewards_K]
+        return (rewards_K - torch.stack(others)) / count
+
+    return advantage
+
+
+def _reward(point: Point) -> Callable[[Tensors, Tensors, int], Tensor]:
+    return lambda w, alpha, draw: point.reward(w, point.drawn(alpha, draw).mix)
+
+
 def _choice(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
     def choice(alpha: Tensors, draw: int) -> dict[str, Tensor]:
-        return {f"alpha.{name}": x.detach() for name, x in point.drawn(alpha, draw).mix.candidates.items()}
+        mix = point.drawn(alpha, draw).mix.candidates
+        return {f"alpha.{name}": x.detach() for name, x in mix.items()} | inputs_read(point, mix)
 
     return choice
+
+
+def _living(point: Point) -> dict[str, Tensor]:
+    """What takes part in the choices, under the names of alpha's tensors."""
+    living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
+    named = [name for name in point.run.state.alpha if name.startswith("inputs.")]
+    return living | {name: set_mask(point.run.space, torch.device("cpu")) for name in named}
+
+
+def inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sets of inputs that the coefficients ``[E, K]`` of every cell type read, one-hot under the names of their
+    logits; nothing where there are none."""
+    space, found = point.run.space, {}
+    for name, mix_EK in mix.items():
+        logits_BS = point.run.state.alpha.get(f"inputs.{name}")
+        if logits_BS is not None:
+            read = set((mix_EK.sum(-1) > 0).nonzero().flatten().tolist())
+            chosen = [[set(rows) <= read for rows in of_node] for of_node in input_sets(space)]
+            width = logits_BS.shape[1]
+            rows = [[float(s) for s in of_node] + [0.0] * (width - len(of_node)) for of_node in chosen]
+            found[f"inputs.{name}"] = torch.tensor(rows, dtype=torch.float64)
+    return found
 
 
 def _hard(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
@@ -227,7 +271,8 @@ def coefficients_of(point: Point) -> Coefficients:
     sums = method.relaxation is softmax
     kept = [] if sums or method.draw is not None else ["alpha", "weights"]
     kept += [] if sums else ["pruned"]
-    kept += ["alpha", "weights"] if isinstance(method.draw, Proximal) else []
+    reads_some = any(name.startswith("inputs.") for name in state.alpha)
+    kept += ["alpha", "weights"] if isinstance(method.draw, Proximal) or reads_some else []
     exempt = tuple(f"{phase} {name}" for phase in kept for name in living)
     return Coefficients(values=values, formula=formula, exempt=exempt, off=off)
 
@@ -272,7 +317,8 @@ def _relaxed(relaxation: Relaxation, a_EK: Tensor, alive_EK: Tensor, tau: float)
 def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
     """One of a row for the draws that choose, and the value that is kept for the paper's form of NASP."""
     if isinstance(draw, _ONE_HOT):
-        return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK)
+        read_E1 = drawn_EK.sum(-1, keepdim=True) > 0  # nothing is mixed on the edges that a draw of inputs leaves out
+        return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK) * read_E1
     if isinstance(draw, Proximal) and draw.project is proximal_value:
         size_EK = a_EK.abs().masked_fill(~alive_EK, -torch.inf)
         return a_EK * (size_EK == size_EK.amax(-1, keepdim=True))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from fastnas.bilevel.hypergradient import ImportanceWeighted
 from fastnas.bilevel.problem import Bilevel, Tensors
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.mechanisms.pruning import Alive
 from fastnas.method import Method
 from fastnas.search.coefficients import Drawn
@@ -65,6 +66,14 @@ class Point:
         logits = functional_call(self.run.state.supernet, dict(w), (self.search_batch.images, mix))
         return F.cross_entropy(logits, self.search_batch.labels)
 
+    def reward(self, w: Tensors, mix: Mix) -> Tensor:
+        """What a sample is worth on alpha's batch, written down anew."""
+        logits = functional_call(self.run.state.supernet, dict(w), (self.search_batch.images, mix))
+        accuracy = (logits.argmax(1) == self.search_batch.labels).double().mean()
+        sampled = [term for term in self.run.method.penalties if not term.expected]
+        off = sum(float(term.weight(self.run.at) * term.penalty(mix.candidates)) for term in sampled)
+        return self.run.method.reward(accuracy, mix.candidates).detach() - off
+
     def with_method(self, method: Method) -> "Point":
         """The same point for another method."""
         return replace(self, run=replace(self.run, method=method))
@@ -105,7 +114,7 @@ def few_draws(method: Method) -> Method:
     """The method with alpha in every step and, where it takes many draws, with few."""
     protocol = replace(method.protocol, alpha_every=1)
     hypergradient, average = method.hypergradient, method.weight_average
-    if isinstance(hypergradient, ImportanceWeighted):
+    if isinstance(hypergradient, ImportanceWeighted | Reinforce):
         hypergradient = replace(hypergradient, draws=min(hypergradient.draws, FEW))
     if average is not None:
         average = replace(average, draws=min(average.draws, FEW))

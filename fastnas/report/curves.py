@@ -54,6 +54,34 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
     return figure
 
 
+def connection_figure(records: Records, space: CellSpace) -> Figure:
+    """The scales of the connections of a full graph over the epochs: a panel a level, a line a connection.
+
+    Args:
+        records: Lines of ``metrics.jsonl`` of a search.
+        space: Gives the graph.
+    """
+    assert space.dag is not None
+    nodes = [node for kind in space.dag.blocks for node in space.dag.nodes_of(kind)]
+    rows_of: dict[str, list[int]] = {}
+    for target, node in zip(space.targets, nodes, strict=True):
+        into = "into the outputs" if node.operation == "output" else f"into level {node.level}"
+        rows_of.setdefault(into, []).extend(space.rows(target))
+    panels = {title: rows for title, rows in rows_of.items() if rows}
+    figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+    axes: list[Axes] = list(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat)
+    column = space.primitives.index("connect")
+    for (title, rows), axis in zip(panels.items(), axes, strict=True):
+        for row in rows:
+            values = [record["mix"]["normal"][row][column] for record in records]
+            axis.plot(_epochs(records), values, _point_or("-", records), color=COLOURS[4], linewidth=0.7, alpha=0.5)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("epoch", fontsize=9)
+        _calm(axis)
+    _from_zero(axes[0])
+    return figure
+
+
 def edge_mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
     """The coefficients of the edges into each node over the epochs: a panel a node, a line an edge.
 

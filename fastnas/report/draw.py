@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from fastnas.report.draw_chain import chain_figure
+from fastnas.report.draw_dag import dag_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title, state_name
 from fastnas.space.cell_space import CellSpace, space_named
@@ -37,7 +38,7 @@ def kind_of(primitive: str) -> str:
 
 
 def cell_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
-    """Draw one cell, or the blocks of a chain.
+    """Draw one cell, or the blocks of a chain or of a full graph.
 
     Args:
         cell: The kept edges.
@@ -73,6 +74,9 @@ def _figure(cells: Mapping[str, CellGenotype], space: CellSpace) -> Figure:
     if space.stages is not None:
         ((title, chain),) = cells.items()
         return chain_figure(chain, space, title)
+    if space.dag is not None:
+        ((title, graph),) = cells.items()
+        return dag_figure(graph, space, title)
     heights = [_num_rows(cell) + 1.8 for cell in cells.values()]
     width = _columns(space)[-1] + HALF_BOX + MARGIN
     figure = Figure(figsize=(width, ROW * sum(heights)))

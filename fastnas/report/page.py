@@ -7,7 +7,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from fastnas.report.curves import edge_mix_figure, mix_figure, retrain_figure, search_figure, warm_up_epochs
+from fastnas.report.curves import (
+    connection_figure,
+    edge_mix_figure,
+    mix_figure,
+    retrain_figure,
+    search_figure,
+    warm_up_epochs,
+)
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title
@@ -145,7 +152,9 @@ def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[t
         for cell_type in space.cell_types:
             has_edges = cell_type in records[0]["edge_mix"]
             edges = _inline(edge_mix_figure(records, space, cell_type)) if has_edges else None
-            yield cell_title(space, cell_type), _inline(mix_figure(records, space, cell_type)), edges
+            graph = space.dag is not None  # too many edges for a panel each
+            mixes = connection_figure(records, space) if graph else mix_figure(records, space, cell_type)
+            yield cell_title(space, cell_type), _inline(mixes), edges
 
 
 def _retraining(run: Path) -> Markup | None:

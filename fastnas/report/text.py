@@ -1,6 +1,9 @@
 """Genotypes for the terminal."""
 
+from collections.abc import Sequence
+
 from fastnas.space.cell_space import CellSpace, space_named
+from fastnas.space.dag import DagNode, FullDag
 from fastnas.space.genotype import Genotype
 
 
@@ -13,7 +16,19 @@ def state_name(space: CellSpace, state: int) -> str:
 
 def cell_title(space: CellSpace, cell_type: str) -> str:
     """What a heading calls the graph of ``cell_type``."""
+    if space.dag is not None:
+        return "full graph"
     return f"{cell_type} cell" if space.stages is None else "chain of blocks"
+
+
+def block_title(space: CellSpace, block: int) -> str:
+    """What a heading calls a block of a full graph."""
+    assert space.dag is not None
+    kinds = space.dag.blocks
+    number = kinds[: block + 1].count(kinds[block])
+    if kinds[block] == "reduction":
+        return f"reduction {number}"
+    return f"block {number}" if kinds.count("normal") > 1 else "every block"
 
 
 def block_places(space: CellSpace) -> list[tuple[int, int]]:
@@ -31,6 +46,8 @@ def genotype_text(genotype: Genotype, own: CellSpace | None = None) -> str:
     space = space_named(genotype.space, own)
     if space.stages is not None:
         return _chain_text(space, genotype)
+    if space.dag is not None:
+        return _dag_text(space, space.dag, genotype)
     lines = []
     for cell_type, cell in genotype.cells.items():
         lines += [f"{cell_type} cell", f"  {'node':<6}{'from':<10}primitive"]
@@ -47,3 +64,26 @@ def _chain_text(space: CellSpace, genotype: Genotype) -> str:
     for (stage, block), genes in zip(block_places(space), genotype.normal.nodes, strict=True):
         lines += [f"  {stage if block == 1 else '':<7}{block:<7}{gene.primitive}" for gene in genes]
     return "\n".join([*lines, ""])
+
+
+def dag_state_name(nodes: Sequence[DagNode], state: int) -> str:
+    """What a text calls a state of a full graph's block: its level and its place in there."""
+    if state == 0:
+        return "in"
+    level = nodes[state - 1].level
+    return f"{level}.{sum(node.level == level for node in nodes[:state])}"
+
+
+def _dag_text(space: CellSpace, dag: FullDag, genotype: Genotype) -> str:
+    lines = []
+    for block, (kind, span) in enumerate(zip(dag.blocks, dag.spans, strict=True)):
+        nodes, found = dag.nodes_of(kind), genotype.normal.nodes[span.start : span.stop]
+        lines += [block_title(space, block), f"  {'node':<5}{'operation':<14}reads"]
+        for state, (node, genes) in enumerate(zip(nodes, found, strict=True), 1):
+            kept = [0] if node.level == 1 else [g.source - span.start for g in genes if g.primitive != "none"]
+            name = "out" if node.operation == "output" else dag_state_name(nodes, state)
+            operation = "" if node.operation == "output" else node.operation
+            reads = " ".join(dag_state_name(nodes, source) for source in kept)
+            lines.append(f"  {name:<5}{operation:<14}{reads or '-'}")
+        lines.append("")
+    return "\n".join(lines)

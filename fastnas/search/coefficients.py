@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors
-from fastnas.mechanisms.draw import Draw, Sample
+from fastnas.mechanisms.draw import Categorical, Draw, Sample
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.method import Method
 from fastnas.seeds import stream
 from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.architecture import by_cell_type
+from fastnas.supernet.inputs import edges_of, most_probable, set_mask
 from fastnas.supernet.mix import Columns, Mix
 from fastnas.supernet.noise import EdgeNoise
 
@@ -41,7 +42,9 @@ def relax(method: Method, space: CellSpace, alpha: Tensors, alive: Mapping[str, 
     Args:
         method: Gives the relaxation; its temperature counts only if the method draws nothing.
         space: Of the logits.
-        alpha: ``alpha.<cell type>`` ``[E, K]``, and ``beta.<cell type>`` ``[E]`` if edges have logits.
+        alpha: ``alpha.<cell type>`` ``[E, K]``, ``beta.<cell type>`` ``[E]`` if edges have logits, and
+            ``inputs.<cell type>`` ``[B, S]`` if sets of inputs have: then the edges of the best set of each node have
+            the coefficient one, and the others zero.
         alive: What is alive in each cell type; one that is missing is whole.
         tau: Temperature.
     """
@@ -51,7 +54,8 @@ def relax(method: Method, space: CellSpace, alpha: Tensors, alive: Mapping[str, 
         name: method.relaxation(alpha_EK, living.get(name), tau)
         for name, alpha_EK in by_cell_type(alpha, "alpha", lambda x: x).items()
     }
-    return Mix(candidates, _edges(space, alpha), {name: _columns(alive[name]) for name in living})
+    best = by_cell_type(alpha, "inputs", lambda logits_BS: most_probable(space, logits_BS))
+    return Mix(candidates, _edges(space, alpha) | best, {name: _columns(alive[name]) for name in living})
 
 
 def _edges(space: CellSpace, alpha: Tensors) -> dict[str, Tensor]:
@@ -75,6 +79,15 @@ class Drawn(NamedTuple):
     mix: Mix
     log_probability: Tensor | None
     reached: Mapping[str, Tensor]
+
+
+def _only(sample: Sample, read_E: Tensor) -> Sample:
+    """The sample without the edges that are not read; what was drawn on them does not count."""
+    on_E1 = read_E[:, None] > 0
+    on = None if sample.on is None else sample.on & on_E1
+    reached = None if sample.reached is None else sample.reached & on_E1
+    log_p_E = None if sample.log_probability is None else sample.log_probability * read_E
+    return sample._replace(mix=sample.mix * read_E[:, None], on=on, reached=reached, log_probability=log_p_E)
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,8 @@ class Sampler:
             name: draw(alpha_EK, living.get(name), self.tau, stream(self.seed, f"draw {name}", index))
             for name, alpha_EK in by_cell_type(alpha, "alpha", lambda x: x).items()
         }
+        read = {name: self._read(alpha, name, index) for name in by_cell_type(alpha, "inputs", lambda x: x)}
+        samples = {name: s if name not in read else _only(s, read[name].mix) for name, s in samples.items()}
         mix = Mix(
             {name: sample.mix for name, sample in samples.items()},
             _edges(self.space, alpha),
@@ -123,9 +138,17 @@ class Sampler:
             noise,
             seed,
         )
-        logs = [sample.log_probability for sample in samples.values() if sample.log_probability is not None]
+        logs = [s.log_probability.sum() for s in samples.values() if s.log_probability is not None]
+        logs += [s.log_probability.sum() for s in read.values() if s.log_probability is not None]
         reached = {name: sample.reached for name, sample in samples.items() if sample.reached is not None}
         return Drawn(mix, torch.stack(logs).sum() if logs else None, reached)
+
+    def _read(self, alpha: Tensors, name: str, index: int) -> Sample:
+        """Which edges are read, ``[E]`` of zeros and ones, and the log-probability of that for each node."""
+        logits_BS = alpha[f"inputs.{name}"]
+        mask_BS = set_mask(self.space, logits_BS.device)
+        sample = Categorical()(logits_BS, mask_BS, self.tau, stream(self.seed, f"inputs {name}", index))
+        return sample._replace(mix=edges_of(self.space, sample.mix))
 
     def _draw(self) -> Draw | None:
         own = self.method.weight_draw if self.for_weights else None

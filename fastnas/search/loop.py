@@ -264,7 +264,7 @@ def _batches(run: Run) -> Batches:
 def _set_learning_rate(run: Run, history: list[dict[str, Any]]) -> float:
     at = run.at
     losses = [record["inner_loss"] for record in history if record["stage"] == at.stage][: at.epoch]
-    lr = weight_learning_rate(run.config, at.epoch, run.method.learning_rate, at.epochs, losses)
+    lr = weight_learning_rate(run.config, at.epoch, run.method.learning_rate, at.epochs, losses, at.warmup)
     for group in run.state.weight_optimizer.param_groups:
         group["lr"] = lr
     return lr

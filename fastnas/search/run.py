@@ -95,6 +95,7 @@ def weight_learning_rate(
     schedule: LearningRate = by_cosine,
     epochs: int | None = None,
     losses: Sequence[float] = (),
+    warmup: int = 0,
 ) -> float:
     """The learning rate of the weights in ``epoch`` of a stage of ``epochs``, warm-up included.
 
@@ -104,10 +105,11 @@ def weight_learning_rate(
         schedule: The method's.
         epochs: Of the stage; those of the search if not given.
         losses: Mean training losses of the epochs of the stage so far.
+        warmup: Leading epochs of the stage in which alpha waits.
     """
     if config.weight_schedule is not None:
         schedule = LEARNING_RATES[config.weight_schedule]
-    at = Progress(epoch, config.epochs if epochs is None else epochs)
+    at = Progress(epoch, config.epochs if epochs is None else epochs, warmup)
     rate = schedule(Rate(config.weight_lr, config.weight_lr_final, at, losses))
     return warmed_up(rate, config.weight_lr, epoch, config.weight_lr_warmup_epochs)
 
@@ -246,8 +248,8 @@ def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, devic
     supernet = supernet.to(device).train()
     space: CellSpace = supernet.space  # type: ignore[assignment]
     w = dict(supernet.named_parameters())
-    beta = method.connection.edge_normalisation
-    alpha = initial_logits(space, beta, config.seed, device, method.alpha_mean, method.alpha_scale)
+    beta, inputs = method.connection.edge_normalisation, method.connection.joint_inputs
+    alpha = initial_logits(space, beta, config.seed, device, method.alpha_mean, method.alpha_scale, inputs)
     assert not {id(p) for p in w.values()} & {id(a) for a in alpha.values()}, "alpha is no network weight"
     weight_optimizer = torch.optim.SGD(
         w.values(),

@@ -66,7 +66,13 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         assert value is not None, "asked for only where the method's draw has one"
         return value
 
-    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples)
+    def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
+        mix = sampler(alpha, draw).mix
+        loss, hits = outer(w, mix)
+        worth = run.method.reward(run.ranks.mean(hits / len(search_batch.labels)), mix.candidates)
+        return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
+
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge)
 
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -3,8 +3,12 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
+from fastnas.space.dag import PAPER_BLOCKS, STAGES, FullDag
+from fastnas.space.edge_lists import S1_EDGES, S1_PRIMITIVES
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas_kernels.check import require
 
@@ -20,8 +24,8 @@ class Edge(NamedTuple):
 class CellSpace:
     """A directed acyclic graph with one primitive to choose on every edge.
 
-    It is that of a cell, whose nodes read all states before them, or a whole network that is one chain of blocks, whose
-    nodes read the one state before them.
+    It is that of a cell, whose nodes read all states before them, or a whole network: one chain of blocks, whose nodes
+    read the one state before them, or blocks that are full graphs.
 
     Alpha is a rectangle, ``[E, K]`` for every cell type, also where edges have lists of their own: then
     :meth:`alive` says which of its entries stand for a candidate. The others are never built, mixed or derived.
@@ -33,7 +37,7 @@ class CellSpace:
         num_nodes: States that a cell computes; each reads all earlier states, or the last one in a chain.
         cell_types: Searched cells, each with its own alpha.
         kept_edges: Edges that derivation keeps at every node, or ``None`` for all of them. Where edges are
-            dropped, ``none`` is never kept.
+            dropped, ``none`` is never kept. A genotype may also say of every edge what it carries, ``none`` included.
         concat: States whose channels form the output of the cell.
         edge_primitives: The candidates of each edge where they differ, for every cell type a tuple with an entry an
             edge; ``None`` where every edge has all primitives.
@@ -41,6 +45,8 @@ class CellSpace:
             own; ``None`` for the spaces whose primitives the library builds. Equality does not look at it.
         stages: The blocks in each stage of a chain, whose first block changes channels or resolution; ``None`` for
             cells. A chain has one input, and a block for every node.
+        dag: The graph where its nodes are operations and its primitives say whether there is a connection; ``None`` for
+            cells and chains.
     """
 
     name: str
@@ -53,6 +59,7 @@ class CellSpace:
     edge_primitives: tuple[tuple[tuple[str, ...], ...], ...] | None = None
     operations: Mapping[str, Callable[[int, int, bool], Any]] | None = field(default=None, compare=False, repr=False)
     stages: tuple[int, ...] | None = None
+    dag: FullDag | None = None
 
     def __post_init__(self) -> None:
         where, states = f"space {self.name!r}", self.num_inputs + self.num_nodes
@@ -98,13 +105,15 @@ class CellSpace:
         """The states that are nodes."""
         return range(self.num_inputs, self.num_inputs + self.num_nodes)
 
-    @property
+    @cached_property
     def edges(self) -> tuple[Edge, ...]:
         """All edges, node by node and by source within a node: the order of alpha's rows."""
         return tuple(Edge(source, target) for target in self.targets for source in self.sources(target))
 
     def sources(self, target: int) -> range:
         """The states that the node ``target`` reads before any edge is dropped."""
+        if self.dag is not None:
+            return self.dag.sources[target - self.num_inputs]
         return range(0 if self.stages is None else target - 1, target)
 
     @property
@@ -135,12 +144,22 @@ class CellSpace:
 
     def rows(self, target: int) -> range:
         """Rows of alpha that belong to the edges into state ``target``."""
-        first = sum(len(self.sources(earlier)) for earlier in range(self.num_inputs, target))
+        first = self._first_rows[target - self.num_inputs]
         return range(first, first + len(self.sources(target)))
+
+    @cached_property
+    def _first_rows(self) -> tuple[int, ...]:
+        return tuple(accumulate((len(self.sources(target)) for target in self.targets), initial=0))
 
     def row(self, edge: Edge) -> int:
         """The row of alpha that belongs to ``edge``."""
         return self.rows(edge.target)[edge.source - self.sources(edge.target).start]
+
+    def edges_named(self, total: int) -> list[int]:
+        """How many edges each node of a cell with ``total`` genes names: all, or as many as derivation keeps."""
+        every = [len(self.sources(target)) for target in self.targets]
+        whole = self.kept_edges is None or total == sum(every)
+        return every if whole else [self.kept_edges or 0] * self.num_nodes
 
     def check(self, genotype: Genotype) -> None:
         """Raise ``ValueError`` naming the first thing in ``genotype`` that this space does not allow."""
@@ -160,11 +179,12 @@ class CellSpace:
             len(cell.nodes) == self.num_nodes, where, f"{cell_type} must have {self.num_nodes} nodes", len(cell.nodes)
         )
         require(cell.concat == self.concat, where, f"{cell_type} must concatenate {self.concat}", cell.concat)
-        for position, genes in enumerate(cell.nodes):
+        total = sum(map(len, cell.nodes))
+        choose = self.candidates if total == len(self.edges) else self.derivable_on
+        for position, (genes, expected) in enumerate(zip(cell.nodes, self.edges_named(total), strict=True)):
             target = self.num_inputs + position
             node = f"{cell_type} node {target}"
             readable = self.sources(target)
-            expected = len(readable) if self.kept_edges is None else self.kept_edges
             require(len(genes) == expected, where, f"{node} must have {expected} edges", len(genes))
             for primitive, source in genes:
                 require(
@@ -174,7 +194,7 @@ class CellSpace:
                     source,
                     "An edge from the node itself or a later one would make a cycle." if source >= target else "",
                 )
-                allowed = self.derivable_on(cell_type, self.row(Edge(source, target)))
+                allowed = choose(cell_type, self.row(Edge(source, target)))
                 of_edge = "" if self.rectangular else f" on its edge from {source}"
                 rule = f"{node} must use one of the primitives {', '.join(allowed)}{of_edge}"
                 require(primitive in allowed, where, rule, repr(primitive))
@@ -202,6 +222,9 @@ DARTS = CellSpace(
 )
 """Liu et al., 2019, arXiv:1806.09055: 14 edges, 8 primitives, two cells, two edges kept at a node."""
 
+GDAS_FRC = replace(DARTS, name="gdas_frc", cell_types=("normal",))
+"""Dong and Yang, 2019, arXiv:1910.04465: the normal cell of DARTS, beside a reduction cell that is fixed (FRC)."""
+
 NASBENCH201 = CellSpace(
     name="nasbench201",
     primitives=("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
@@ -214,31 +237,11 @@ NASBENCH201 = CellSpace(
 """Dong and Yang, 2020, arXiv:2001.00326: 6 edges, 5 primitives, every edge kept, 15,625 architectures."""
 
 
-_SHORT = {
-    "max": "max_pool_3x3",
-    "avg": "avg_pool_3x3",
-    "skip": "skip_connect",
-    "sep3": "sep_conv_3x3",
-    "dil3": "dil_conv_3x3",
-    "dil5": "dil_conv_5x5",
-}
-_S1_NORMAL = (
-    "skip/dil3 skip/dil5 skip/dil5 skip/sep3 skip/dil3 max/skip skip/sep3 "
-    "skip/sep3 skip/dil3 skip/sep3 max/skip skip/dil3 dil3/dil5 dil3/dil5"
-)
-_S1_REDUCTION = (
-    "max/avg max/dil3 max/avg max/avg skip/dil5 max/avg max/sep3 "
-    "skip/dil3 skip/dil5 max/avg max/avg skip/dil5 skip/dil5 skip/dil5"
-)
-
 S1 = replace(
     DARTS,
     name="s1",
-    primitives=tuple(_SHORT.values()),
-    edge_primitives=tuple(
-        tuple(tuple(_SHORT[word] for word in pair.split("/")) for pair in pairs.split())
-        for pairs in (_S1_NORMAL, _S1_REDUCTION)
-    ),
+    primitives=S1_PRIMITIVES,
+    edge_primitives=S1_EDGES,
 )
 """Zela et al., 2020, arXiv:1909.09656: two primitives an edge, other ones from edge to edge (the lists: ``spaces.py``
 of the authors' code)."""
@@ -302,46 +305,83 @@ def proxyless(blocks: int = 4) -> CellSpace:
     )
 
 
+def dso(blocks: int | None = None) -> CellSpace:
+    """The full graph of DSO-NAS (Zhang et al., 2018, arXiv:1811.01567): every connection is there or not.
+
+    Four levels of four operations; each reads any of the block's input and of the operations of lower levels, and all
+    may reach the block's output: 124 connections. Two blocks that halve the resolution choose between two convolutions.
+
+    Args:
+        blocks: In each of three stages, with connections of their own (paper: 8), ``dso_full`` or
+            ``dso_full_<blocks>``; ``None`` for any number of blocks that share theirs, ``dso``.
+    """
+    require(blocks is None or blocks >= 1, "dso", "blocks must be at least 1 in a stage", blocks)
+    full = (("reduction",) + ("normal",) * (blocks or 0)) * STAGES  # the first one is cut off
+    dag = FullDag(("normal", "reduction", "reduction") if blocks is None else full[1:])
+    number, depth = len(dag.sources), {None: "", PAPER_BLOCKS: "_full"}.get(blocks, f"_full_{blocks}")
+    return CellSpace(
+        name=f"dso{depth}",
+        primitives=("none", "connect"),
+        num_inputs=1,
+        num_nodes=number,
+        cell_types=("normal",),
+        kept_edges=None,
+        concat=(number,),
+        dag=dag,
+    )
+
+
+DSO, DSO_FULL = dso(), dso(PAPER_BLOCKS)
+"""Zhang et al., 2018, arXiv:1811.01567: the connections of all blocks shared, and those of every block its own."""
+
 PROXYLESS = proxyless()
 """Cai et al., 2019, arXiv:1812.00332: 21 blocks, 6 or 7 primitives, 2e17 architectures."""
 
-SPACES = {space.name: space for space in (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, PROXYLESS)}
+_ALL = (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, GDAS_FRC, PROXYLESS, DSO, DSO_FULL)
+SPACES = {space.name: space for space in _ALL}
 
 
 def with_depth(space: CellSpace, cells: int) -> CellSpace:
     """The space of a network with ``cells`` cells: a chain has a row of alpha for every block, so its space depends on
-    that. ``proxyless`` stands for a chain of any depth, and becomes that of ``cells`` blocks in a stage; all other
-    spaces are returned as they are.
+    that. ``proxyless`` stands for a chain of any depth, and becomes that of ``cells`` blocks in a stage, and so does
+    ``dso_full``; all other spaces are returned as they are.
 
     Raises:
-        ValueError: For a chain that is named by its depth, if it has another one.
+        ValueError: For a space that is named by its depth, if it has another one.
     """
-    if space == PROXYLESS:
-        return proxyless(cells)
-    if space.stages is not None:
+    if space in (PROXYLESS, DSO_FULL):
+        return proxyless(cells) if space == PROXYLESS else dso(cells)
+    if depth_of(space) is not None:
         require_depth(space, cells)
     return space
 
 
+def depth_of(space: CellSpace) -> int | None:
+    """The blocks in a stage, where each has choices of its own; ``None`` where any number shares them."""
+    if space.dag is not None:
+        return None if space.name == DSO.name else space.dag.blocks.count("normal") // STAGES
+    return None if space.stages is None else space.stages[0]
+
+
 def require_depth(space: CellSpace, cells: int) -> None:
-    """Raise unless ``cells`` is the number of blocks in a stage of the chain ``space``."""
-    assert space.stages is not None
-    rule = f"cells must be {space.stages[0]}, the blocks in a stage of {space.name} that have a primitive each"
-    require(cells == space.stages[0], f"space {space.name!r}", rule, cells)
+    """Raise unless ``cells`` is the number of blocks in a stage of ``space``, each of which has its own choices."""
+    depth = depth_of(space)
+    rule = f"cells must be {depth}, the blocks in a stage of {space.name} that have choices of their own"
+    require(cells == depth, f"space {space.name!r}", rule, cells)
 
 
 def space_named(name: str, own: CellSpace | None = None) -> CellSpace:
     """The space that genotypes and the command line call ``name``.
 
     Args:
-        name: A name of :data:`SPACES` or ``proxyless_<blocks in a stage>``, or that of ``own``.
+        name: A name of :data:`SPACES`, ``proxyless_<blocks in a stage>`` or ``dso_full_<blocks>``, or that of ``own``.
         own: A space that the library does not know.
     """
     if own is not None and own.name == name:
         return own
-    chain = re.fullmatch(r"proxyless_([1-9]\d?)", name)
-    if chain is not None:
-        return proxyless(int(chain[1]))
+    deep = re.fullmatch(r"(proxyless|dso_full)_([1-9]\d?)", name)
+    if deep is not None:
+        return (proxyless if deep[1] == "proxyless" else dso)(int(deep[2]))
     names = [*SPACES] if own is None else [own.name, *SPACES]
     remedy = "" if own is not None else "A space of your own is named with --space FILE.py:NAME."
     require(name in SPACES, "space", f"name must be one of {', '.join(names)}", repr(name), remedy)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, space_named
+from fastnas.space.dag import FullDag
 from fastnas.space.genotype import CellGenotype, Gene, Genotype
 from fastnas.space.known import KNOWN
 from fastnas_kernels.check import complaint, require
@@ -90,6 +91,7 @@ def space_to_json(space: CellSpace) -> dict[str, Any]:
         "concat": list(space.concat),
         "edge_primitives": space.edge_primitives,
         "stages": space.stages,
+        "dag": None if space.dag is None else {"blocks": list(space.dag.blocks), "levels": space.dag.levels},
     }
 
 
@@ -97,7 +99,7 @@ def space_from_json(data: object) -> CellSpace:
     """The space of :func:`space_to_json`."""
     try:
         edges = data["edge_primitives"]  # type: ignore[index]
-        stages = data.get("stages")  # type: ignore[attr-defined]
+        stages, dag = data.get("stages"), data.get("dag")  # type: ignore[attr-defined]
         return CellSpace(
             name=str(data["name"]),  # type: ignore[index]
             primitives=tuple(map(str, data["primitives"])),  # type: ignore[index]
@@ -108,6 +110,7 @@ def space_from_json(data: object) -> CellSpace:
             concat=tuple(map(_integer, data["concat"])),  # type: ignore[index]
             edge_primitives=None if edges is None else tuple(tuple(map(tuple, cell)) for cell in edges),
             stages=None if stages is None else tuple(map(_integer, stages)),
+            dag=None if dag is None else FullDag(tuple(map(str, dag["blocks"])), _integer(dag["levels"])),
         )
     except (TypeError, KeyError, AttributeError):
         raise ValueError(complaint("space", "JSON must have the fields of a CellSpace", _excerpt(data))) from None
@@ -214,7 +217,7 @@ def _literal_cell(space: CellSpace, name: str, genes: object, concat: object) ->
     except (TypeError, ValueError):
         rule = f"{name} must be a list of (primitive, source) and {name}_concat a list of states"
         raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
-    counts = [space.kept_edges or len(space.sources(target)) for target in space.targets]
+    counts = space.edges_named(len(flat))
     each = f", {space.kept_edges} for each of {space.num_nodes} nodes" if space.kept_edges else ""
     require(len(flat) == sum(counts), WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
     starts = [sum(counts[:node]) for node in range(space.num_nodes)]

@@ -20,13 +20,20 @@ def random_genotype(space: CellSpace, seed: int) -> Genotype:
         allowed = space.derivable_on(cell_type, space.row(Edge(source, target)))
         return Gene(allowed[rng.integers(len(allowed))], source)
 
+    # nothing leads around a block that halves the resolution, so that its output reads something in every draw
+    spans = () if space.dag is None else zip(space.dag.blocks, space.dag.spans, strict=True)
+    bridges = {space.num_inputs + span[-1] for kind, span in spans if kind == "reduction"}
+
     def cell(cell_type: str) -> CellGenotype:
         nodes = []
         for target in space.targets:
             readable = space.sources(target)
             kept = len(readable) if space.kept_edges is None else space.kept_edges
             sources = sorted(readable[i] for i in rng.choice(len(readable), size=kept, replace=False))
-            nodes.append(tuple(gene(cell_type, source, target) for source in sources))
+            genes = tuple(gene(cell_type, source, target) for source in sources)
+            while target in bridges and all(g.primitive == "none" for g in genes):
+                genes = tuple(gene(cell_type, source, target) for source in sources)
+            nodes.append(genes)
         return CellGenotype(tuple(nodes), space.concat)
 
     return Genotype(space.name, *(cell(cell_type) for cell_type in space.cell_types))

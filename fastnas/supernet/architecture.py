@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastnas.seeds import stream
 from fastnas.space.cell_space import CellSpace
+from fastnas.supernet.inputs import input_sets, set_mask
 
 INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations
 
@@ -18,20 +19,27 @@ def initial_logits(
     device: torch.device,
     mean: float = 0.0,
     scale: float = INITIAL_SCALE,
+    with_inputs: bool = False,
 ) -> dict[str, nn.Parameter]:
-    """Normal logits: ``alpha.<cell type>`` of shape ``[E, K]`` and, if asked for, ``beta.<cell type>`` ``[E]``.
+    """Normal logits: ``alpha.<cell type>`` of shape ``[E, K]`` and, if asked for, ``beta.<cell type>`` ``[E]`` and
+    ``inputs.<cell type>`` ``[B, S]``.
 
     Args:
         space: Gives the edges, candidates and cell types.
         with_beta: Whether edges have logits too.
         seed: Decides the values; alpha's do not depend on whether there is a beta.
         device: Where to put them. They are float32 whatever the network's precision is.
-        mean: Mean of alpha; that of beta is zero.
-        scale: Standard deviation of both.
+        mean: Mean of alpha; that of the others is zero.
+        scale: Standard deviation of all.
+        with_inputs: Whether the sets of states that a node may read have logits: B nodes with at most S sets.
     """
     shapes = {f"alpha.{cell_type}": (len(space.edges), len(space.primitives)) for cell_type in space.cell_types}
     if with_beta:
         shapes |= {f"beta.{cell_type}": (len(space.edges),) for cell_type in space.cell_types}
+
+    if with_inputs and input_sets(space):
+        mask = set_mask(space, torch.device("cpu"))
+        shapes |= {f"inputs.{cell_type}": tuple(mask.shape) for cell_type in space.cell_types}
 
     def draw(name: str, shape: tuple[int, ...]) -> nn.Parameter:
         generator = torch.Generator().manual_seed(stream(seed, name))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
+from fastnas.space.cell_space import DARTS, GDAS_FRC, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
 from fastnas.supernet.noise_operation import Noise
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, BuildOperation, Zero
 from fastnas.supernet.sharp import SHARP_OPERATIONS
@@ -12,7 +12,7 @@ _NOISE: Mapping[str, BuildOperation] = {"noise": lambda channels, stride, search
 _NONE: Mapping[str, BuildOperation] = {"none": lambda channels, stride, searching: Zero(stride)}
 
 OPERATIONS: Mapping[str, Mapping[str, BuildOperation]] = {
-    **{space.name: DARTS_OPERATIONS for space in (DARTS, S1, S2, S3)},
+    **{space.name: DARTS_OPERATIONS for space in (DARTS, GDAS_FRC, S1, S2, S3)},
     S4.name: {**DARTS_OPERATIONS, **_NOISE},
     SHARPDARTS.name: SHARP_OPERATIONS,
     SHARPERDARTS.name: SHARP_OPERATIONS,

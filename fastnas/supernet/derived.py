@@ -14,8 +14,10 @@ from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, require_dept
 from fastnas.space.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainNetwork
+from fastnas.supernet.dag import DagNetwork
 from fastnas.supernet.drop_path import DropPath
-from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
+from fastnas.supernet.fixed_reduction import FixedReduction
+from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.noise_operation import call, number_noise
 from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm
 from fastnas_kernels.check import require
@@ -116,7 +118,7 @@ class DartsNetwork(nn.Module):
         auxiliary: Add a second classifier after the second reduction.
         auxiliary_norm: Normalise before its last ReLU; ``None`` for the choice of DARTS: on small images.
         resolution: Side of the images in pixels; only the auxiliary head depends on it.
-        space: DARTS, or another space with two inputs and two cell types.
+        space: DARTS, or another space with two inputs.
     """
 
     def __init__(
@@ -138,17 +140,14 @@ class DartsNetwork(nn.Module):
         stem_channels = channels if large else 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=False)
         places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
-        self.cells = nn.ModuleList(
-            DerivedCell(
-                space,
-                genotype.cells[place.cell_type],
-                operations,
-                place.prepare_inputs(searching=False),
-                place.channels,
-                place.stride,
-            )
-            for place in places
-        )
+
+        def cell(place: CellPlace) -> nn.Module:
+            inputs, found = place.prepare_inputs(searching=False), genotype.cells.get(place.cell_type)
+            if found is None:
+                return FixedReduction(inputs, place.channels, searching=False)
+            return DerivedCell(space, found, operations, inputs, place.channels, place.stride)
+
+        self.cells = nn.ModuleList(map(cell, places))
         self.auxiliary_after = 2 * cells // 3
         self.auxiliary = None
         if auxiliary:
@@ -166,7 +165,8 @@ class DartsNetwork(nn.Module):
         older, newer = self.stem(images.contiguous(memory_format=torch.channels_last))
         auxiliary_logits = None
         for position, cell in enumerate(self.cells):
-            older, newer = newer, cell([older, newer], drop, seed)
+            fixed = isinstance(cell, FixedReduction)
+            older, newer = newer, cell([older, newer], drop) if fixed else cell([older, newer], drop, seed)
             if position == self.auxiliary_after and self.auxiliary is not None and self.training:
                 auxiliary_logits = self.auxiliary(newer)
         return self.classifier(newer.mean((2, 3))), auxiliary_logits
@@ -235,7 +235,8 @@ def build_network(
 ) -> nn.Module:
     """The derived network of ``genotype`` at a given size; see the classes for the arguments.
 
-    ``cells`` of a chain are the blocks in a stage, as many as the genotype has.
+    ``cells`` of a chain are the blocks in a stage, as many as the genotype has; likewise of a full graph whose blocks
+    have connections of their own.
 
     Args:
         own: The space of the genotype, if the library does not know it.
@@ -247,6 +248,8 @@ def build_network(
         )
     rule, remedy = f"auxiliary must be off for {space.name} genotypes", "Their network has no auxiliary head."
     require(not auxiliary, "retrain", rule, auxiliary, remedy)
+    if space.dag is not None:
+        return DagNetwork(genotype, num_classes, channels, cells, image_channels, space)
     if space.stages is not None:
         require_depth(space, cells)
         return ChainNetwork(genotype, num_classes, channels, image_channels, large, space)

@@ -42,7 +42,8 @@ def load_space(name: str) -> CellSpace:
     rule = f"{attribute} in {file} must be a CellSpace, or a function that returns one"
     require(isinstance(space, CellSpace), "space", rule, type(space).__name__)
     remedy = "Name the library's own: --space proxyless --cells N."
-    require(space.stages is None, "space", f"{attribute} in {file} must be a space of cells", "a chain", remedy)
+    of_cells = space.stages is None and space.dag is None
+    require(of_cells, "space", f"{attribute} in {file} must be a space of cells", "a chain or a graph", remedy)
     taken = space.name not in SPACES
     require(taken, "space", f"{attribute} in {file} must not be called like a space of the library", repr(space.name))
     try_space(space)
@@ -55,7 +56,8 @@ def try_space(space: CellSpace) -> None:
     Raises:
         ValueError: If one cannot be built, changes the shape, keeps a state while searching, or is no pure function.
     """
-    strides, operations = (1, 2) if has_reductions(space) else (1,), operations_of(space)
+    has_reductions(space)  # raises where its cells fit no network
+    strides, operations = (1, 2) if "reduction" in space.cell_types else (1,), operations_of(space)
     for primitive in space.primitives:
         for stride in strides:
             for searching in (True, False):

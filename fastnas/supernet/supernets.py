@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, with_depth
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainSupernet
-from fastnas.supernet.layout import LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
+from fastnas.supernet.dag import DagSupernet
+from fastnas.supernet.fixed_reduction import FixedReduction
+from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
 from fastnas.supernet.mix import Mix, NodeMix, node_mixes
 from fastnas.supernet.noise_operation import number_noise
 from fastnas.supernet.operations import batch_norm
@@ -30,8 +32,8 @@ class Supernet(Protocol):
 
 
 class DartsSupernet(nn.Module):
-    """The supernet of the DARTS space (Liu et al., 2019, arXiv:1806.09055), and of every space with two inputs and
-    two cell types.
+    """The supernet of the DARTS space (Liu et al., 2019, arXiv:1806.09055), and of every space with two inputs. Where
+    the reduction cell is not searched, it is that of GDAS.
 
     Args:
         num_classes: Size of the logits.
@@ -60,18 +62,14 @@ class DartsSupernet(nn.Module):
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
         places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
         self.types = [place.cell_type for place in places]
-        self.cells = nn.ModuleList(
-            SearchCell(
-                space,
-                operations,
-                place.prepare_inputs(searching=True),
-                place.channels,
-                place.stride,
-                k,
-                place.cell_type,
-            )
-            for place in places
-        )
+
+        def cell(place: CellPlace) -> nn.Module:
+            inputs = place.prepare_inputs(searching=True)
+            if place.cell_type not in space.cell_types:
+                return FixedReduction(inputs, place.channels, searching=True)
+            return SearchCell(space, operations, inputs, place.channels, place.stride, k, place.cell_type)
+
+        self.cells = nn.ModuleList(map(cell, places))
         self.classifier = nn.Linear(len(space.concat) * places[-1].channels, num_classes)
         number_noise(self)
         self.to(memory_format=torch.channels_last)
@@ -81,7 +79,8 @@ class DartsSupernet(nn.Module):
         nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
         older, newer = self.stem(images.contiguous(memory_format=torch.channels_last))
         for cell, cell_type in zip(self.cells, self.types, strict=True):
-            older, newer = newer, cell([older, newer], nodes[cell_type])
+            searched = (nodes[cell_type],) if cell_type in nodes else ()
+            older, newer = newer, cell([older, newer], *searched)
         return self.classifier(newer.mean((2, 3)))
 
 
@@ -145,20 +144,25 @@ def build_supernet(
 ) -> nn.Module:
     """The supernet of ``space`` at a given size; see the classes for the arguments.
 
-    ``cells`` of a chain are the blocks in a stage, and decide the space of the supernet, see
+    ``cells`` of a chain and of a full graph are the blocks in a stage, and decide the space of the supernet, see
     :func:`fastnas.space.cell_space.with_depth`.
     """
+    if space.dag is not None:
+        remedy = "A part of the channels could not pass by its operations, which are nodes and not edges."
+        require(k == 1, "search", f"partial channels must be off (k=1) in the graph {space.name}", f"k={k}", remedy)
+        _require_small(space, large)
+        return DagSupernet(num_classes, channels, cells, image_channels, with_depth(space, cells))
     if has_reductions(space):
         return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space)
     if space.stages is not None:
         remedy = "A part of the channels could not pass by: its blocks change their number and the resolution."
         require(k == 1, "search", f"partial channels must be off (k=1) in the chain {space.name}", f"k={k}", remedy)
         return ChainSupernet(num_classes, channels, image_channels, large, with_depth(space, cells))
-    require(
-        not large,
-        "search",
-        f"space {space.name!r} must search on images of at most 96 pixels",
-        "large images",
-        "Set --resolution to 32, or use a space with a reduction cell, as darts.",
-    )
+    _require_small(space, large)
     return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space)
+
+
+def _require_small(space: CellSpace, large: bool) -> None:
+    rule = f"space {space.name!r} must search on images of at most 96 pixels"
+    remedy = "Set --resolution to 32, or use a space with a reduction cell, as darts."
+    require(not large, "search", rule, "large images", remedy)

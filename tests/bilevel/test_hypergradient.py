@@ -113,6 +113,27 @@ def test_the_self_normalised_estimate_has_its_known_bias(draws, first, second):
     torch.testing.assert_close(mean, torch.tensor([[first, -first], [second, -second]]).double(), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("draws", "first", "second"), [(1, 0.0, 0.0), (2, 0.092715, 0.144807), (6, 0.143679, 0.246095)]
+)
+def test_its_weights_have_the_known_expectation_for_any_number_of_draws(draws, first, second):
+    architectures = list(itertools.product(range(2), repeat=2))
+    estimator, towards_first = ImportanceWeighted(6, 1.0), torch.tensor([[0.5 - a, 0.5 - b] for a, b in architectures])
+    tuples = torch.tensor(list(itertools.product(range(4), repeat=draws)))
+    weights = torch.stack([estimator.weights(losses, 1) for losses in LOSSES.flatten()[tuples]])
+    mean = (weights[..., None] * towards_first[tuples]).sum(1).mean(0)
+    assert mean.tolist() == pytest.approx([first, second], abs=1e-6)
+
+
+def test_the_weights_of_all_architectures_are_their_posterior():
+    posterior = ImportanceWeighted(4, 1.0).weights(LOSSES.flatten(), 1)
+    assert posterior.tolist() == pytest.approx([0.486264, 0.178887, 0.294934, 0.039915], abs=1e-6)
+    assert (-LOSSES).exp().mean().item() == pytest.approx(0.3118318, abs=1e-7)
+    unnormalised = ImportanceWeighted(4, 1.0, self_normalised=False).weights(LOSSES.flatten(), 1)
+    scores = torch.tensor([[0.5, 0.5], [0.5, -0.5], [-0.5, 0.5], [-0.5, -0.5]]).double()
+    assert (unnormalised @ scores).tolist() == pytest.approx([0.051499, 0.087687], abs=1e-6)
+
+
 @pytest.mark.parametrize("draws", [1, 2])
 def test_the_unnormalised_estimate_is_unbiased_for_the_evidence(draws):
     mean = expected_gradient(ImportanceWeighted(draws, 1.0, self_normalised=False))

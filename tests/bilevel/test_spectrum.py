@@ -12,6 +12,12 @@ def test_the_largest_eigenvalue_is_meant_and_not_the_largest_magnitude():
     value = dominant_eigenvalue(lambda x: x["a"] @ a @ x["a"] / 2, {"a": torch.randn(3, dtype=torch.float64)})
     assert value == pytest.approx(3.0, rel=1e-12)
 
+    def decayed(x):  # the published code of RobustDARTS adds alpha's weight decay to the gradient
+        return x["a"] @ a @ x["a"] / 2 + 1e-3 * x["a"].square().sum() / 2
+
+    value = dominant_eigenvalue(decayed, {"a": torch.randn(3, dtype=torch.float64)})
+    assert value == pytest.approx(3.001, rel=1e-12)
+
 
 def test_ten_products_find_the_top_of_a_hessian_of_sixty_variables():
     x, target = torch.randn(30, 12, dtype=torch.float64), torch.randint(5, (30,))

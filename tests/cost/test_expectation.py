@@ -3,7 +3,14 @@ import itertools
 import pytest
 import torch
 
-from fastnas.cost.expectation import CostObjective, RelativeCost, even_edge_share, expected_cost, sampled_cost
+from fastnas.cost.expectation import (
+    CostObjective,
+    CostReward,
+    RelativeCost,
+    even_edge_share,
+    expected_cost,
+    sampled_cost,
+)
 from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
 from fastnas.cost.tables import derived_cost, multiply_add_table, parameter_table
 from fastnas.space.cell_space import DARTS, NASBENCH201, S1
@@ -165,3 +172,5 @@ def test_a_relative_cost_and_an_objective_are_the_linear_penalty_but_for_a_const
         assert torch.allclose(one, two, rtol=1e-12)
     with pytest.raises(ValueError, match="RelativeCost: target must be positive, got 0"):
         RelativeCost(table, 0)
+    with pytest.raises(ValueError, match=r"CostReward: exponent must be positive, got -0\.1"):
+        CostReward(table, 9000, -0.1)

@@ -12,11 +12,11 @@ from fastnas.cost.tables import (
     parameter_table,
     weighted_sum,
 )
-from fastnas.space.cell_space import DARTS, NASBENCH201, PROXYLESS, S1, S4, SHARPERDARTS, proxyless
+from fastnas.space.cell_space import DARTS, GDAS_FRC, NASBENCH201, PROXYLESS, S1, S4, SHARPERDARTS, proxyless
 from fastnas.space.formats import read_genotype
 from fastnas.space.sampling import random_genotype
 
-SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS, proxyless(3)]
+SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS, GDAS_FRC, proxyless(3)]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)

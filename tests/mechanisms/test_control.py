@@ -111,6 +111,8 @@ def test_its_means_are_those_of_the_published_tracker():
     assert rule._mean(measured) == pytest.approx(2.42960, abs=1e-5)
     assert rule._mean(measured[:-4]) == pytest.approx(1.64445, abs=1e-5)
     assert rule._mean(measured[:2]) is None
+    step = [(e, 1.0 if e < 20 else 2.0) for e in range(0, 24, 2)]
+    assert (rule._mean(step), rule._mean(step[:-4])) == (pytest.approx(1.4), 1.0)
 
 
 def test_the_rule_of_the_paper_compares_means_five_epochs_apart():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastnas.mechanisms.derivation import SkipCap, derive
+from fastnas.mechanisms.derivation import SkipCap, derive, every_edge, nonzero
 from fastnas.space.cell_space import DARTS, NASBENCH201, S4
 
 FLAT = np.full((14, 8), 1 / 8)
@@ -95,3 +95,33 @@ def test_the_skip_cap_is_met_by_every_architecture_of_a_space_without_skips():
     mix = np.random.default_rng(0).random((14, 2))
     cells = {"normal": mix, "reduction": mix}
     assert SkipCap(0)(S4, cells) == derive(S4, cells)
+
+
+def test_snas_keeps_every_edge_that_is_not_best_left_out():
+    mix = FLAT.copy()
+    mix[:, 4] = 0.2
+    mix[[1, 3, 5, 6, 7]] = 0
+    mix[[1, 3, 5, 6, 7], NONE] = 1
+    genotype = every_edge(DARTS, {"normal": mix, "reduction": FLAT})
+    DARTS.check(genotype)
+    kept = [[source for primitive, source in genes if primitive != "none"] for genes in genotype.normal.nodes]
+    assert kept == [[0], [0, 2], [3], [0, 1, 2, 3, 4]]
+    assert {primitive for genes in genotype.normal.nodes for primitive, _ in genes} == {"none", "sep_conv_3x3"}
+    assert all(gene.primitive == "none" for genes in genotype.reduction.nodes for gene in genes)  # ties: the first one
+
+
+def test_every_edge_is_the_rule_of_spaces_that_keep_all_edges():
+    mix = np.random.default_rng(0).random((6, 5))
+    assert every_edge(NASBENCH201, {"normal": mix}) == derive(NASBENCH201, {"normal": mix})
+
+
+def test_an_edge_of_dso_nas_is_left_out_where_all_of_its_scalings_are_zero():
+    mix = np.zeros((6, 5))
+    mix[:, 0] = 0.9  # the scaling of none, which scales nothing
+    mix[1, 3] = mix[4, 1] = 1e-9
+    genes = [gene for node in nonzero(NASBENCH201, {"normal": mix}).normal.nodes for gene in node]
+    assert [gene.primitive for gene in genes] == [
+        "none", "nor_conv_3x3", "none", "none", "skip_connect", "none",
+    ]  # fmt: skip
+    with_edges = {"normal": FLAT + mix.max(), "reduction": FLAT}
+    assert nonzero(DARTS, with_edges) == derive(DARTS, with_edges)  # where edges are counted, none is never kept

@@ -109,7 +109,7 @@ def test_candidates_win_as_often_as_their_softmax_says_at_any_temperature(draw, 
 def test_a_categorical_draw_follows_its_probabilities_and_knows_their_logarithm():
     alpha = torch.randn(14, 8)
     sample = Categorical()(alpha, None, 1.0, 5)
-    expected = (alpha.log_softmax(-1) * sample.mix).sum()
+    expected = (alpha.log_softmax(-1) * sample.mix).sum(-1)
     torch.testing.assert_close(sample.log_probability, expected)
     rows = torch.tensor([0.0, 2.0]).expand(20_000, 2)
     share = Categorical()(rows, None, 1.0, 1).mix[:, 1].mean().item()
@@ -239,3 +239,12 @@ def test_the_gradient_of_a_projection_is_dense_and_taken_at_the_projected_point(
 
 def test_a_form_is_a_value_that_can_be_replaced():
     assert replace(gumbel_all, route=gumbel_selected.route) == gumbel_selected
+
+
+def test_the_mean_of_soft_samples_is_no_probability_but_that_of_hard_ones_is():
+    alpha, costs = torch.tensor([0.0, 1.0, -1.0], dtype=torch.float64), torch.tensor([1.0, 2.0, 4.0]).double()
+    expected = (alpha.softmax(0) * costs).sum().item()
+    many = alpha.expand(20_000, 3)
+    soft, hard = ((draw(many, None, 2.0, 0).mix * costs).sum(-1) for draw in (GumbelSoftmax(), gumbel_all))
+    assert hard.mean().item() == pytest.approx(expected, abs=4 * hard.std().item() / 20_000**0.5)  # standard errors
+    assert abs(soft.mean().item() - expected) > 4 * soft.std().item() / 20_000**0.5

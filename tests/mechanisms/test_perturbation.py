@@ -77,4 +77,5 @@ def test_the_ascent_stays_within_the_radius_but_for_the_division_by_the_sum(step
     moved = Adversarial(steps)({"n": torch.full((1, 4), 0.25)}, {}, watch, 0.05, 0)["n"][0]
     assert moved[0] > 0.25 > moved[1]
     assert moved[0] / moved[1] <= 0.3 / 0.2 + 1e-6  # a common divisor leaves the ratio alone
+    assert moved[0] / moved[1] > 0.3 / 0.21  # steps of 2 radius / steps lead to the border from wherever they begin
     assert len(evaluations) == steps + 2

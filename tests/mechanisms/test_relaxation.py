@@ -43,6 +43,17 @@ def test_the_dead_have_no_share_and_the_last_survivor_all_of_it():
     assert gradient[~alive].abs().max() == 0
 
 
+def test_what_a_removal_changes_is_at_most_what_was_removed_times_the_farthest_output():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        alpha, outputs = (torch.randn(shape, generator=generator).double() for shape in ((1, 8), (8, 20)))
+        p = softmax(alpha)
+        alive = p >= 0.4 / 8
+        before, after = ((softmax(alpha, mask) @ outputs)[0] for mask in (None, alive))
+        farthest = (outputs - after).norm(dim=1).max()
+        assert (after - before).norm() <= p[~alive].sum() * farthest + 1e-12
+
+
 @pytest.mark.parametrize("relaxation", [softmax, sigmoid, raw, MaxW()])
 def test_nothing_dead_is_no_mask_at_all(relaxation):
     alpha = torch.randn(14, 8)

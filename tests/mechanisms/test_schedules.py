@@ -9,6 +9,7 @@ from fastnas.mechanisms.schedules import (
     Ramp,
     Rate,
     SkipDropout,
+    TwoCosines,
     bold_driver,
     cosine,
     cosine_power,
@@ -69,6 +70,21 @@ def test_cosine_power_annealing_has_its_published_values():
     assert warmed[-1] == pytest.approx(1e-4, abs=1e-12)
     with pytest.raises(ValueError, match=r"power must be at least 1, got 0\.5"):
         cosine_power(1, 0, 4, power=0.5)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "rate"),
+    [(0, 0.05), (20, 0.025), (39, 7.70684e-05), (40, 0.025), (41, 0.02499572), (100, 0.0125), (159, 4.28332e-06)],
+)
+def test_proxyless_warms_up_by_a_cosine_of_its_own(epoch, rate):
+    at = Progress(epoch, 160, round(41 / 160 * 160))
+    assert TwoCosines()(Rate(0.025, 0.0, at)) == pytest.approx(rate, abs=5e-9)
+
+
+def test_a_search_tells_its_learning_rate_how_long_alpha_waits():
+    config = SearchConfig(epochs=160, weight_lr=0.025)
+    assert weight_learning_rate(config, 20, TwoCosines(), warmup=41) == pytest.approx(0.025)
+    assert weight_learning_rate(config, 0, TwoCosines()) == 0.025  # no warm-up, one cosine
 
 
 def test_restarts_begin_anew_after_ten_thirty_and_seventy_epochs():

@@ -10,6 +10,7 @@ from torch import nn
 import fastnas
 from fastnas import check
 from fastnas.bilevel.hypergradient import first_order, unrolled
+from fastnas.bilevel.reinforce import Reinforce
 from fastnas.cli import main
 from fastnas.mechanisms.draw import Sample, gumbel_all, gumbel_selected_with_scalars
 from fastnas.mechanisms.perturbation import random_smoothing
@@ -25,6 +26,7 @@ from fastnas.methods import (
     parsec,
     pc_darts,
     proxyless_nas,
+    proxyless_nas_r,
     sharp_darts,
     smooth_darts_rs,
     snas,
@@ -83,6 +85,7 @@ def test_no_method_raises_an_alarm_in_the_darts_space(name):
         gdas(form=gumbel_all),
         gdas(form=gumbel_selected_with_scalars),
         proxyless_nas(two_paths=False),
+        proxyless_nas_r(baseline=False),
         nasp(published_for=SMALL),
         parsec(self_normalised=False, temperature=100.0),
         darts_2nd(by_differences=True),
@@ -133,6 +136,19 @@ class Unseeded:
 
     def __call__(self, alpha_EK, alive_EK, tau, seed):
         return Sample((alpha_EK + torch.rand_like(alpha_EK)).softmax(-1))
+
+
+class OwnMean(Reinforce):
+    """The baseline holds the draw's own reward."""
+
+    def weights(self, rewards_K):
+        return (rewards_K - rewards_K.mean()) / len(rewards_K)
+
+
+def test_a_baseline_that_holds_the_draws_own_reward_is_found_by_its_mean_too():
+    report = check(NASBENCH201, replace(proxyless_nas_r(), hypergradient=OwnMean()), seed=1)
+    assert names_of(report) == {GRADIENT, "the mean gradient is the expectation over all architectures"}
+    assert "It is 0.6667 times the exact one" in str(report)
 
 
 @pytest.mark.parametrize(

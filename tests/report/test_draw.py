@@ -6,6 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
+from fastnas.mechanisms.derivation import every_edge
 from fastnas.report.draw import cell_figure, save_drawing
 from fastnas.report.svg import svg
 from fastnas.space.cell_space import DARTS, NASBENCH201
@@ -13,8 +14,10 @@ from fastnas.space.formats import read_genotype
 from fastnas.space.known import KNOWN
 from fastnas.space.sampling import random_genotype
 
+MIXES = np.random.default_rng(0).random((2, 14, 8))
 GENOTYPES = {
     **{name: (read_genotype(name), DARTS) for name in KNOWN if not name.startswith("PROXYLESS")},
+    "every edge": (every_edge(DARTS, dict(zip(DARTS.cell_types, MIXES, strict=True))), DARTS),
     **{f"random {seed}": (random_genotype(NASBENCH201, seed), NASBENCH201) for seed in range(2)},
 }
 

@@ -17,6 +17,8 @@ def test_darts_has_fourteen_edges_in_node_major_order():
 def test_the_rows_of_all_nodes_are_the_edges_in_their_order(space):
     assert [row for target in space.targets for row in space.rows(target)] == list(range(len(space.edges)))
     assert [space.row(edge) for edge in space.edges] == list(range(len(space.edges)))
+    if space.dag is not None:
+        return  # tests/space/test_dag.py says what its nodes read
     for target in space.targets:
         read = range(target) if space.stages is None else [target - 1]
         assert [space.edges[row] for row in space.rows(target)] == [(source, target) for source in read]

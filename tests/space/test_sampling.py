@@ -8,11 +8,12 @@ from fastnas.space.sampling import random_genotype
 
 def test_every_draw_is_valid_and_decided_by_its_seed():
     for space in SPACES.values():
-        for seed in range(50):
+        draws = range(50 if len(space.edges) < 1000 else 5)
+        for seed in draws:
             genotype = random_genotype(space, seed)
             space.check(genotype)
             assert genotype == random_genotype(space, seed)
-        assert len({random_genotype(space, seed) for seed in range(50)}) > 45
+        assert len({random_genotype(space, seed) for seed in draws}) > 0.9 * len(draws)
 
 
 def test_primitives_and_sources_are_drawn_evenly():

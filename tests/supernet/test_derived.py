@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastnas.space.cell_space import DARTS, SPACES
+from fastnas.cost.tables import NetworkSize, derived_cost, parameter_table
+from fastnas.mechanisms.derivation import every_edge
+from fastnas.space.cell_space import DARTS, SPACES, depth_of
 from fastnas.space.formats import read_genotype
 from fastnas.space.genotype import CellGenotype, Gene
 from fastnas.space.sampling import random_genotype
@@ -87,7 +89,7 @@ def test_a_network_is_a_function_of_its_seed_alone():
 
 
 def cells_of(space):
-    return 3 if space.num_inputs == 2 else 1 if space.stages is None else space.stages[0]
+    return 3 if space.num_inputs == 2 else depth_of(space) or 1
 
 
 @pytest.mark.parametrize("size", [9, 11, 15])
@@ -125,6 +127,21 @@ def test_the_smallest_images_that_the_auxiliary_head_admits_go_through_it(large,
 def test_a_nasbench201_network_has_no_auxiliary_head():
     with pytest.raises(ValueError, match="auxiliary must be off for nasbench201 genotypes, got True"):
         build_network(random_genotype(SPACES["nasbench201"], 0), 10, 4, 1, 3, 32, False, True)
+
+
+def test_a_node_may_have_more_edges_than_two_or_none_at_all():
+    mix = torch.rand(2, 14, 8, generator=torch.Generator().manual_seed(0))
+    mix[:, 2:5, 0] = 2  # nothing enters the second node
+    genotype = every_edge(SPACES["darts"], {"normal": mix[0].tolist(), "reduction": mix[1].tolist()})
+    wide = max(sum(gene.primitive != "none" for gene in genes) for genes in genotype.normal.nodes)
+    assert wide > 2
+    net = build_network(genotype, 10, 4, 3, 1, 8, False, False)
+    logits, _ = net(torch.randn(4, 1, 8, 8), 0.2, 0)
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert all(p.grad is not None for p in net.parameters())
+    table = parameter_table(SPACES["darts"], NetworkSize(channels=4, cells=3, resolution=8, image_channels=1))
+    assert derived_cost(genotype, table) == sum(p.numel() for p in net.parameters())
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)

@@ -16,6 +16,12 @@ def test_the_first_cell_after_a_large_stem_halves_the_older_state():
     assert darts_layout(14, 48, 48, 4, reduced_stem=True)[0].after_reduction
 
 
+@pytest.mark.parametrize(("cells", "reductions"), [(5, (1, 3)), (11, (3, 7)), (17, (5, 11))])
+def test_the_stages_of_p_darts_reduce_where_their_paper_does(cells, reductions):
+    places = darts_layout(cells, 16, 48, 4, reduced_stem=False)
+    assert tuple(i for i, place in enumerate(places) if place.cell_type == "reduction") == reductions
+
+
 @pytest.mark.parametrize("cells", range(3, 21))
 def test_two_cells_reduce_whatever_the_depth(cells):
     assert [p.cell_type for p in darts_layout(cells, 4, 12, 4, reduced_stem=False)].count("reduction") == 2

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, SPACES
+from fastnas.space.cell_space import DARTS, DSO, NASBENCH201, SPACES
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.mix import uniform_mix
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet, build_supernet
@@ -57,7 +57,9 @@ def test_logits_have_a_row_an_edge_and_are_no_network_parameters(space):
     assert all(torch.equal(without[name], logits[name]) for name in without)
 
 
-@pytest.mark.parametrize(("space", "alpha_share", "weight_share"), [(DARTS, 0.75, 0.85), (NASBENCH201, 0.85, 0.85)])
+@pytest.mark.parametrize(
+    ("space", "alpha_share", "weight_share"), [(DARTS, 0.75, 0.85), (NASBENCH201, 0.85, 0.85), (DSO, 0.85, 1.0)]
+)
 def test_the_alpha_phase_saves_fewer_bytes_than_both_and_so_does_the_weight_phase(space, alpha_share, weight_share):
     net, images = build(space), torch.randn(4, 3, 16, 16)
 

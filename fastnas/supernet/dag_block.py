@@ -1,0 +1,173 @@
+"""One block of DSO-NAS: operations that read sums of what comes before them, each summand scaled."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.space.dag import DagNode, FullDag, living_operations
+from fastnas.supernet.mix import NodeMix
+from fastnas.supernet.noise import NoiseSource
+from fastnas.supernet.operations import BuildOperation, Convolution, Pool, batch_norm
+from fastnas_kernels.convolution import Geometry
+from fastnas_kernels.mixture import mixed_sum
+
+
+class Entering(NamedTuple):
+    """What enters a node.
+
+    Args:
+        sources: The states of the block that it reads, 0 for the block's input.
+        scales: One for each of them.
+        offset: A number to add to every pixel of the sum, if there is one.
+        noise: What drops summands, if anything does.
+    """
+
+    sources: Sequence[int]
+    scales: Tensor
+    offset: Tensor | None = None
+    noise: NoiseSource | None = None
+
+
+class Structure(NamedTuple):
+    """What is left of a block once connections are removed.
+
+    Args:
+        operations: Those that something enters and that something reads, as states.
+        reads: For every node the states that it reads.
+    """
+
+    operations: frozenset[int]
+    reads: Sequence[Sequence[int]]
+
+
+def entering(nodes: Sequence[DagNode], mixes: Sequence[NodeMix]) -> list[Entering]:
+    """What the coefficients of a search let into each node of a block: the connections that are alive."""
+
+    def of(node: DagNode, mix: NodeMix) -> Entering:
+        alive = [True] * len(node.reads) if mix.alive is None else [bool(names) for names in mix.alive]
+        sources = [source for source, lives in zip(node.reads, alive, strict=True) if lives]
+        return Entering(sources, mix.candidates, mix.offset, mix.noise)
+
+    return [of(node, mix) for node, mix in zip(nodes, mixes, strict=True)]
+
+
+def _normed(channels: int, searching: bool, *before: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*before, batch_norm(channels, searching), nn.ReLU())
+
+
+def _separable(kernel: int) -> BuildOperation:
+    def build(channels: int, stride: int, searching: bool) -> nn.Module:
+        depthwise = Convolution(channels, channels, kernel, Geometry(stride, kernel // 2, groups=channels))
+        return _normed(channels, searching, depthwise, Convolution(channels, channels, 1))
+
+    return build
+
+
+def _pool(kind: str) -> BuildOperation:
+    return lambda channels, stride, searching: _normed(channels, searching, Pool(kind, stride))
+
+
+OPERATIONS: Mapping[str, BuildOperation] = {
+    "sep_conv_3x3": _separable(3),
+    "sep_conv_5x5": _separable(5),
+    "max_pool_3x3": _pool("max"),
+    "avg_pool_3x3": _pool("avg"),
+}
+"""Zhang et al., 2018, arXiv:1811.01567: one depthwise and one pointwise convolution, or a pool, then normalisation and
+ReLU. (The authors' average pool counts the padding.)"""
+
+
+class DagBlock(nn.Module):
+    """A block that keeps the resolution: operations on levels, their scaled outputs projected and added up, and a
+    shortcut (Zhang et al., 2018, arXiv:1811.01567, figure 2, with the details of the published code).
+
+    Args:
+        dag: The graph.
+        channels: Channels read and written.
+        first: Whether it is the first of its stage, whose shortcut is a 1x1 convolution.
+        searching: See :func:`fastnas.supernet.operations.batch_norm`.
+        left: What to build; all where it is not given.
+    """
+
+    kind = "normal"
+
+    def __init__(
+        self, dag: FullDag, channels: int, first: bool, searching: bool, left: Structure | None = None
+    ) -> None:
+        super().__init__()
+        self.nodes = dag.nodes_of(self.kind)
+        everything = dict(enumerate((node.operation for node in self.nodes[:-1]), 1))
+        built = everything if left is None else {state: everything[state] for state in sorted(left.operations)}
+        self.operations = nn.ModuleDict(
+            {str(state): OPERATIONS[operation](channels, 1, searching) for state, operation in built.items()}
+        )
+        read = built if left is None else left.reads[-1]
+        self.projections = nn.ModuleDict({str(state): Convolution(channels, channels, 1) for state in read})
+        self.norm = _normed(channels, searching) if built else None
+        self.shortcut = _normed(channels, searching, Convolution(channels, channels, 1)) if first else nn.Identity()
+
+    def forward(self, x: Tensor, enter: Sequence[Entering]) -> tuple[Tensor, Tensor | None]:
+        """From ``[N, C, H, W]`` to the shortcut's and the graph's output of that shape, ``None`` where nothing is left
+        of the graph. Only operations run that something enters and that something reads."""
+        living = living_operations(self.nodes, [node.sources for node in enter])
+        states = {0: x}
+        for state in sorted(living):
+            if self.nodes[state - 1].level == 1:
+                entered = x
+            else:
+                entered = _sum(states, enter[state - 1])
+                assert entered is not None, "something enters an operation that lives"
+            states[state] = self.operations[str(state)](entered)
+        projected = {s: self.projections[str(s)](states[s]) for s in enter[-1].sources if s in living}
+        total = _sum(projected, enter[-1])
+        return self.shortcut(x), None if total is None or self.norm is None else self.norm(total)
+
+
+class DagReduction(nn.Module):
+    """A block that halves the resolution and doubles the channels: the scaled sum of a 1x1 and a 3x3 convolution
+    (Zhang et al., 2018, arXiv:1811.01567, section 3.1).
+
+    Args:
+        dag: The graph.
+        channels: Channels read.
+        searching: See :func:`fastnas.supernet.operations.batch_norm`.
+        left: What to build; all where it is not given.
+    """
+
+    kind = "reduction"
+
+    def __init__(self, dag: FullDag, channels: int, searching: bool, left: Structure | None = None) -> None:
+        super().__init__()
+        self.nodes, self.channels = dag.nodes_of(self.kind), channels
+
+        def halve(kernel: int) -> nn.Module:
+            geometry = Geometry(2, kernel // 2)
+            return _normed(2 * channels, searching, Convolution(channels, 2 * channels, kernel, geometry))
+
+        kernels = {state: int(node.operation[-1]) for state, node in enumerate(self.nodes[:-1], 1)}
+        self.operations = nn.ModuleDict(
+            {str(state): halve(kernel) for state, kernel in kernels.items() if left is None or state in left.operations}
+        )
+
+    def forward(self, x: Tensor, enter: Sequence[Entering]) -> Tensor:
+        """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left."""
+        living = living_operations(self.nodes, [node.sources for node in enter])
+        total = _sum({state: self.operations[str(state)](x) for state in sorted(living)}, enter[-1])
+        if total is None:
+            return torch.zeros_like(x[:, :, ::2, ::2]).repeat(1, 2, 1, 1)
+        return total
+
+
+def _sum(states: Mapping[int, Tensor], node: Entering) -> Tensor | None:
+    """The scaled sum of the states that enter a node; ``None`` if there is none."""
+    present = [place for place, source in enumerate(node.sources) if source in states]
+    if not present:
+        return None
+    summands = [states[node.sources[place]] for place in present]
+    if node.noise is not None:
+        summands = [y for x in summands for y in node.noise.drop(("connect",), [x], 1)]
+    scales = node.scales if len(present) == len(node.sources) else node.scales[present]
+    total = mixed_sum(summands, scales)
+    return total if node.offset is None else total + node.offset

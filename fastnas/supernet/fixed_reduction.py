@@ -1,0 +1,56 @@
+"""The reduction cell that GDAS does not search."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.space.cell_space import CellSpace
+from fastnas.supernet.drop_path import DropPath
+from fastnas.supernet.operations import Convolution, batch_norm
+from fastnas_kernels.check import require
+
+GROUPS = 8  # of the two thin convolutions
+BRANCHES = 4  # side by side, each as wide as a state
+
+
+class FixedReduction(nn.Module):
+    """Halves the resolution without anything to choose: of both inputs a 1x3 and 3x1 convolution and a pool, side by
+    side (Dong and Yang, 2019, arXiv:1910.04465, section 3.3, with the numbers of the published code).
+
+    Args:
+        inputs: One module for each of the two input states, which brings it to ``channels``.
+        channels: Channels of every branch, a multiple of 8.
+        searching: See :func:`fastnas.supernet.operations.batch_norm`.
+    """
+
+    def __init__(self, inputs: Sequence[nn.Module], channels: int, searching: bool) -> None:
+        super().__init__()
+        remedy = "Its thin convolutions have 8 groups: choose channels that are a multiple of 4."
+        require(channels % GROUPS == 0, "FixedReduction", f"channels must be a multiple of {GROUPS}", channels, remedy)
+        self.inputs = nn.ModuleList(inputs)
+        self.thin = nn.ModuleList(_thin(channels, searching) for _ in inputs)
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.MaxPool2d(3, 2, 1), batch_norm(channels, searching)) for _ in inputs
+        )
+
+    def forward(self, inputs: Sequence[Tensor], drop_path: DropPath | None = None) -> Tensor:
+        """From the input states ``[N, *, H, W]`` to ``[N, 4 * channels, H / 2, W / 2]``."""
+        states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
+        thin = [branch(x) for branch, x in zip(self.thin, states, strict=True)]
+        pooled = [branch(x) for branch, x in zip(self.pools, states, strict=True)]
+        return torch.cat([*(thin if drop_path is None else map(drop_path, thin)), *pooled], dim=1)
+
+
+def _thin(channels: int, searching: bool) -> nn.Sequential:
+    """Grouped convolutions along rows and along columns, and a 1x1 convolution that brings the groups together."""
+    across = nn.Conv2d(channels, channels, (1, 3), (1, 2), (0, 1), groups=GROUPS, bias=False)
+    down = nn.Conv2d(channels, channels, (3, 1), (2, 1), (1, 0), groups=GROUPS, bias=False)
+    mixed = [nn.ReLU(), Convolution(channels, channels, 1), batch_norm(channels, searching)]
+    return nn.Sequential(nn.ReLU(), across, down, batch_norm(channels, searching), *mixed)
+
+
+def require_fixed_reduction(space: CellSpace) -> None:
+    """Raise unless the cells of ``space`` are as wide as a reduction that is not searched."""
+    rule = f"a space without a reduction cell of its own must concatenate {BRANCHES} states, as the fixed one does"
+    require(len(space.concat) == BRANCHES, f"space {space.name!r}", rule, space.concat)
