@@ -24,7 +24,7 @@ from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import SearchConfig
-from fastnas.train.data import ImageData
+from fastnas.train.data import BrokenImages, ImageData
 from fastnas.train.numerics import Losses
 from fastnas_kernels.check import require
 
@@ -121,6 +121,7 @@ class Run:
         halves: Indices of the training images for the weights and for alpha.
         steps: Steps of an epoch.
         state: All that changes.
+        broken: Counts images that cannot be read.
     """
 
     method: Method
@@ -130,6 +131,7 @@ class Run:
     halves: tuple[np.ndarray, np.ndarray]
     steps: int
     state: SearchState
+    broken: BrokenImages = field(default_factory=BrokenImages)
 
     @property
     def space(self) -> CellSpace:
@@ -186,7 +188,8 @@ class Run:
     @property
     def identity(self) -> str:
         """What must be equal for a checkpoint to fit: all but where and how fast it runs."""
-        numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0))
+        numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
+        numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
         return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
 

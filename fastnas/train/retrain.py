@@ -20,7 +20,15 @@ from fastnas.space.genotype import Genotype
 from fastnas.supernet.derived import build_network
 from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.train.config import RetrainConfig, torch_device
-from fastnas.train.data import Batch, ImageData, evaluation_batches, load_data, steps_per_epoch, training_batches
+from fastnas.train.data import (
+    Batch,
+    BrokenImages,
+    ImageData,
+    evaluation_batches,
+    load_data,
+    steps_per_epoch,
+    training_batches,
+)
 from fastnas.train.data.division import class_balanced_fraction
 from fastnas.train.files import append_json_line, keep_json_lines
 from fastnas.train.numerics import Losses, autocast, deterministic, evaluate
@@ -67,6 +75,7 @@ def retrain(
     precision: str = "float32",
     device: str = "auto",
     workers: int = 0,
+    max_broken: int = 0,
     folder: Path | None = None,
     own: CellSpace | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -83,6 +92,7 @@ def retrain(
         precision: ``float32`` or ``bfloat16``.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         workers: Processes that decode images; 0 decodes between the steps.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
         own: The genotype's space, if the library does not know it.
         on_step: Called after every step with the number of steps done and their total.
@@ -93,7 +103,9 @@ def retrain(
         FloatingPointError: If a loss is not finite.
     """
     data = load_data(data) if isinstance(data, str) else data
-    training = _Training(genotype, data, config, seed, train_fraction, precision, torch_device(device), workers, own)
+    broken = BrokenImages(max_broken, folder and folder / "broken.jsonl")
+    where = torch_device(device)
+    training = _Training(genotype, data, config, seed, train_fraction, precision, where, workers, own, broken)
     shape = (data.channels, data.resolution, data.resolution)
     cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
     history = training.restore(folder)
@@ -135,9 +147,10 @@ class _Training:
         device: torch.device,
         workers: int,
         own: CellSpace | None,
+        broken: BrokenImages,
     ) -> None:
         self.data, self.config, self.seed, self.precision, self.device = data, config, seed, precision, device
-        self.workers = workers
+        self.workers, self.broken = workers, broken
         self.indices = class_balanced_fraction(data.train.labels, train_fraction, seed)
         self.steps = steps_per_epoch(len(self.indices), config.batch_size)
         with torch_seed(stream(seed, "retraining weights")):
@@ -189,6 +202,8 @@ class _Training:
             num_steps=total - self.step,
             workers=self.workers,
             cutout=config.cutout,
+            device=self.device,
+            broken=self.broken,
         )
         started = perf_counter()
         for batch in batches:
@@ -209,10 +224,7 @@ class _Training:
 
     def train_step(self, batch: Batch, drop_path: float) -> None:
         config = self.config
-        images, labels = (
-            batch.images.to(self.device, non_blocking=True),
-            batch.labels.to(self.device, non_blocking=True),
-        )
+        images, labels = batch
         self.network.train()
         with autocast(self.device, self.precision):
             logits, auxiliary = self.network(images, drop_path, stream(self.seed, "drop path", self.step))
@@ -236,7 +248,12 @@ class _Training:
         test = None
         if epoch + 1 == config.epochs or (epoch + 1) % config.evaluate_every == 0:
             batches = evaluation_batches(
-                data.test, data.eval_transform, batch_size=config.batch_size, workers=self.workers
+                data,
+                data.test,
+                batch_size=config.batch_size,
+                workers=self.workers,
+                device=self.device,
+                broken=self.broken,
             )
             test = evaluate(Classifier(self.network).eval(), batches, self.device, self.precision)
         return {
