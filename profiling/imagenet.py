@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor
 
 from fastnas_kernels.check import require
-from measuring.device import versions
+from measuring.writing import commit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,14 @@ class Ended(NamedTuple):
 
 
 def main(options: Options) -> int:
-    print(versions(torch.device("cpu")))
-    print("\n| recipe | steps | images | uninterrupted | peak memory | killed, resumed | same result |\n" + "| --- " * 7 + "|")
+    print(
+        f"torch {torch.__version__}, {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s) of a CPU, commit {commit()}"
+    )
+    print(
+        "\n| recipe | steps | images | uninterrupted | peak memory | killed, resumed | same result |\n"
+        + "| --- " * 7
+        + "|"
+    )
     same = True
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "data"
@@ -69,7 +75,9 @@ def main(options: Options) -> int:
             whole = run([*command(options, recipe, root), "--run", str(folders[0])])
             killed = run([*command(options, recipe, root), "--run", str(folders[1])], folders[1] / "checkpoint.pt")
             resumed = run([sys.executable, "-m", "fastnas", "search", "--resume", str(folders[1])])
-            require((whole.status, resumed.status) == (0, 0), "imagenet", "both searches must end well", (whole, resumed))
+            require(
+                (whole.status, resumed.status) == (0, 0), "imagenet", "both searches must end well", (whole, resumed)
+            )
             require(killed.status == -signal.SIGKILL, "imagenet", "the search must be killed on its way", killed)
             equal, steps = results(folders[0]) == results(folders[1]), json_lines(folders[0])[-1]["step"]
             same &= equal
@@ -136,7 +144,7 @@ def results(folder: Path) -> str:
 
 def hashed(tensor: Tensor) -> str:
     """The bits of a tensor."""
-    return tensor.contiguous().view(torch.uint8).numpy().tobytes().hex()
+    return tensor.numpy().tobytes().hex()
 
 
 def json_lines(folder: Path) -> list[dict[str, object]]:

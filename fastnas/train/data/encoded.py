@@ -77,7 +77,7 @@ class EncodedImage:
         """The pixels of a part of the image, uint8 ``[3, height, width]``, or fewer of them.
 
         If both sides of the part are at least 2, 4 or 8 times ``least``, a JPEG file is decoded to that fraction of its
-        size, by a smaller inverse cosine transform. The borders are rounded down to whole pixels of the smaller image.
+        size, by a smaller inverse cosine transform. The borders are rounded to whole pixels of the smaller image.
         Rows below the part are not decoded, which changes nothing.
 
         Args:
@@ -99,7 +99,8 @@ class EncodedImage:
                 if shrink > 1 and image.format == "JPEG":
                     image.draft(None, (image.width // shrink, height // shrink))
                 divisor = round(height / image.height)
-                top, left, rows, columns = (border // divisor for border in part)
+                top, left = (round(border / divisor) for border in part[:2])
+                rows, columns = (border // divisor for border in part[2:])
                 return _pixels(image.crop((left, top, left + columns, top + rows)))
         except UNREADABLE as error:
             raise UnreadableImage(self.name, described(error)) from None

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import crop, pil_to_tensor, resize
+from torchvision.transforms.v2.functional import crop, pil_to_tensor, resize, to_pil_image
 
 from fastnas.train.data.encoded import EncodedImage, Part
 
@@ -78,6 +78,22 @@ class Decode(nn.Module):
         return image if isinstance(image, Tensor) else pil_to_tensor(image)
 
 
+class ColourJitter(nn.Module):
+    """torchvision's ``ColorJitter`` as PIL does it, in half the time that it takes on tensors of bytes.
+
+    Args:
+        most: Largest change of brightness, contrast and saturation, as shares.
+        hue: Largest change of the hue, as a share of the circle.
+    """
+
+    def __init__(self, most: float, hue: float) -> None:
+        super().__init__()
+        self.jitter = v2.ColorJitter(brightness=most, contrast=most, saturation=most, hue=hue)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return pil_to_tensor(self.jitter(to_pil_image(image)))
+
+
 class RandomResizedCrop(nn.Module):
     """A random part of an image at a fixed size (Szegedy et al., 2015, arXiv:1409.4842), decoded no larger than needed.
 
@@ -127,7 +143,6 @@ def small_transforms(resolution: int, *, flip: bool, resize: bool) -> tuple[v2.C
 
 def large_transforms(resolution: int) -> tuple[v2.Compose, v2.Compose]:
     """The ImageNet settings of DARTS (Liu et al., 2019, arXiv:1806.09055) for training and evaluation."""
-    jitter = v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.2)
-    augment = [RandomResizedCrop(resolution), v2.RandomHorizontalFlip(), jitter]
+    augment = [RandomResizedCrop(resolution), v2.RandomHorizontalFlip(), ColourJitter(0.4, hue=0.2)]
     centre = [v2.Resize(resolution * 256 // 224, antialias=True), v2.CenterCrop(resolution)]
     return v2.Compose(augment), v2.Compose([Decode(), *centre])

@@ -43,8 +43,8 @@ def test_small_images_are_shifted_by_an_eighth_and_flipped(resolution, padding):
 @pytest.mark.parametrize(("resolution", "resized"), [(224, 256), (112, 128)])
 def test_large_images_are_augmented_like_darts_on_imagenet(resolution, resized):
     train, evaluation = (steps_of(t) for t in large_transforms(resolution))
-    assert list(train) == ["RandomResizedCrop", "RandomHorizontalFlip", "ColorJitter"]
-    jitter = train["ColorJitter"]
+    assert list(train) == ["RandomResizedCrop", "RandomHorizontalFlip", "ColourJitter"]
+    jitter = train["ColourJitter"].jitter
     assert jitter.brightness == jitter.contrast == jitter.saturation == (0.6, 1.4)
     assert jitter.hue == (-0.2, 0.2)
     assert list(evaluation["Resize"].size) == [resized]
