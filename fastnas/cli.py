@@ -16,6 +16,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
 from fastnas.cost.tables import NetworkSize
+from fastnas.data_verbs import Index, Shards, run_index, run_shards
 from fastnas.experiment import Experiment, load_experiment, method_named, run_experiment
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
@@ -76,7 +77,7 @@ class Retrain:
         genotype: A built-in name, a file, or the text of a genotype.
         space: FILE.py:NAME of the genotype's space, if it is one of your own.
         recipe: Settings to start from.
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
         train_fraction: Class-balanced share of the training images to use.
@@ -84,6 +85,7 @@ class Retrain:
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
         run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
             takes --run for an option of its own, write --folder.
         config: The training.
@@ -100,6 +102,7 @@ class Retrain:
     seed: int = 0
     device: str = "auto"
     workers: int = 0
+    max_broken: int = 0
     run: Annotated[Path | None, arg(aliases=["--folder"])] = None
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()  # noqa: RUF009  (frozen)
 
@@ -224,6 +227,8 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
         | Annotated[Latency, subcommand("latency")]
+        | Annotated[Index, subcommand("index")]
+        | Annotated[Shards, subcommand("shards")]
     )
     return tyro.cli(commands, args=arguments, prog="fastnas", description=DESCRIPTION)  # type: ignore[arg-type]
 
@@ -313,6 +318,7 @@ def _retrain_with(ranks: Ranks, command: Retrain, console: Console) -> None:
             precision=command.precision,
             device=command.device,
             workers=command.workers,
+            max_broken=command.max_broken,
             folder=folder,
             own=own,
             on_step=display.step,
@@ -393,6 +399,8 @@ _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Check: _check,
     Show: _show,
     Latency: _latency,
+    Index: run_index,
+    Shards: run_shards,
 }
 
 if __name__ == "__main__":

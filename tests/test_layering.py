@@ -64,10 +64,12 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.plan": BASE,
     "fastnas.series": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.train"},
     "fastnas.printing": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.series", "fastnas.train"},
+    "fastnas.data_verbs": {"fastnas.train"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {
         "fastnas.cost",
+        "fastnas.data_verbs",
         "fastnas.experiment",
         "fastnas.latency",
         "fastnas.methods",

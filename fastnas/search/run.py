@@ -25,7 +25,7 @@ from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import SearchConfig
-from fastnas.train.data import ImageData
+from fastnas.train.data import BrokenImages, ImageData
 from fastnas.train.numerics import Losses
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
@@ -127,6 +127,7 @@ class Run:
         steps: Steps of an epoch.
         state: All that changes.
         ranks: The processes that run it together.
+        broken: Counts images that cannot be read.
     """
 
     method: Method
@@ -137,6 +138,7 @@ class Run:
     steps: int
     state: SearchState
     ranks: Ranks = ALONE
+    broken: BrokenImages = field(default_factory=BrokenImages)
 
     @property
     def space(self) -> CellSpace:
@@ -200,7 +202,8 @@ class Run:
     @property
     def identity(self) -> str:
         """What must be equal for a checkpoint to fit: all but where and how fast it runs."""
-        numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0))
+        numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
+        numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
         return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
 

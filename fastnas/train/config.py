@@ -1,6 +1,7 @@
 """Budgets and optimisers. What a method *is* lives in :mod:`fastnas.methods`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -77,6 +78,10 @@ class SearchConfig:
         batch_size: Images a step, of each half; all processes together where several run the search.
         train_fraction: Class-balanced share of the training images to use, in the search and in retraining.
         weight_share: Share of those on which weights are trained; alpha is trained on the others.
+        fractions: Class-balanced shares of the training images for the weights and for alpha, of the search alone, in
+            place of the two above; retraining keeps train_fraction.
+        index: A file that says which images these are (`fastnas index`), in place of the three above.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
         weight_lr: Initial learning rate of the weights (SGD).
         weight_lr_final: Learning rate of the weights at the end, for schedules that have one.
         weight_lr_warmup_epochs: Epochs over which that learning rate rises to its initial value.
@@ -108,6 +113,9 @@ class SearchConfig:
     batch_size: int = 64
     train_fraction: float = 1.0
     weight_share: float = 0.5
+    fractions: tuple[float, float] | None = None
+    index: Path | None = None
+    max_broken: int = 0
     weight_lr: float = 0.1
     weight_lr_final: float = 0.0
     weight_lr_warmup_epochs: int = 0
@@ -132,6 +140,7 @@ class SearchConfig:
         _require_positive(self, "channels", "cells", "epochs", "batch_size", "weight_lr", "alpha_lr")
         _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "alpha_weight_decay", "weight_lr_final")
         _require_not_negative(self, "seed", "workers", "checkpoint_steps", "alpha_grad_clip", "weight_lr_warmup_epochs")
+        _require_not_negative(self, "max_broken")
         _require_share(self, "alpha_beta1", "alpha_beta2")
         where, warmup = "SearchConfig", self.warmup_epochs
         rule = f"warmup_epochs must lie in [0, epochs) = [0, {self.epochs})"
@@ -142,6 +151,9 @@ class SearchConfig:
             upper = 1 if name == "weight_share" else 1 + 1e-12
             rule = f"{name} must lie in (0, 1{')' if name == 'weight_share' else ']'}"
             require(0 < share < upper, where, rule, share)
+        rule = "fractions and index must not stand together"
+        both = self.fractions is not None and self.index is not None
+        require(not both, where, rule, f"{self.fractions} and {self.index}", "The index file knows its fractions.")
 
 
 def torch_device(name: str) -> torch.device:
