@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastnas_kernels.backend import backend_for
 from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.function import fused_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.reference import reference_cell
@@ -54,7 +55,9 @@ def mixed_cell(
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
     states = _cast(states)
     _require_numbers(states, weights, mix, edge_mix, statistics)
-    if backend_for(states[0].device) == "triton" and not is_synchronised():  # kernels do not wait for other processes
+    backend = backend_for(states[0].device)
+    alone = not is_synchronised()  # kernels do not wait for other processes
+    if alone and (backend == "triton" or (backend == "cpu" and cpu_serves(states[0], plan))):
         return _without_autocast(states, weights, mix, edge_mix, plan, statistics)
     return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]))
 
