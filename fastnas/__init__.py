@@ -34,6 +34,7 @@ from fastnas.methods import (
     snas,
 )
 from fastnas.oracle.check import check
+from fastnas.plan.planner import Plan, plan
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import (
     DARTS,
@@ -75,6 +76,7 @@ __all__ = [
     "Method",
     "MixedOp",
     "NetworkSize",
+    "Plan",
     "ProductPenalty",
     "RelativeCost",
     "RetrainConfig",
@@ -101,6 +103,7 @@ __all__ = [
     "parameter_table",
     "parsec",
     "pc_darts",
+    "plan",
     "proxyless",
     "proxyless_nas",
     "read_genotype",

@@ -20,6 +20,8 @@ from fastnas.experiment import Experiment, load_experiment, method_named, run_ex
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
 from fastnas.oracle.check import check
+from fastnas.plan.show import describe as describe_plan
+from fastnas.planning import PlanCommand, plan_of, planned
 from fastnas.printing import comparison_table, print_outcome, series_table
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
@@ -53,6 +55,7 @@ class Search:
             retraining on images held out of it.
         strengths: Instead of seeds, how much each search regularises: R-DARTS is the best of four.
         short_epochs: Epochs of that retraining; unset for a quarter of the whole one.
+        budget: Memory that a step of the search may take: decides --recompute, see `fastnas plan`.
         experiment: What to do.
     """
 
@@ -63,6 +66,7 @@ class Search:
     runs: int = 1
     strengths: tuple[float, ...] = ()
     short_epochs: int | None = None
+    budget: str | None = None
     experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
 
 
@@ -204,6 +208,7 @@ def parse(arguments: list[str]) -> Any:
     """The command that the arguments spell, its defaults taken from the recipe that they name."""
     recipe = _recipe(_value_of("--recipe", arguments))
     search_default = Search(experiment=recipe)
+    plan_default = PlanCommand(experiment=recipe)
     retrain_default = Retrain(genotype="", data=recipe.data, config=recipe.retrain)
     if _value_of("--resume", arguments) is not None:
         beside = [a for a in arguments[1:] if a.startswith("--") and a.split("=")[0] not in ("--resume", "--table")]
@@ -212,6 +217,7 @@ def parse(arguments: list[str]) -> Any:
     commands = (
         Annotated[Search, subcommand("search", default=search_default)]
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
+        | Annotated[PlanCommand, subcommand("plan", default=plan_default)]
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Check, subcommand("check")]
@@ -240,6 +246,13 @@ def _recipe(name: str | None) -> Experiment:
 
 def _search(command: Search, console: Console) -> None:
     experiment, folder = command.experiment, command.run or _new_folder(command.experiment.method)
+    if command.resume is None:
+        _require_new(folder)
+    if command.budget is not None:
+        with Status("planning", console=console) as status:
+            experiment = planned(experiment, command.budget, status.update)
+        words = " ".join(experiment.config.recompute)
+        console.print(f"plan: --recompute {words}", highlight=False, soft_wrap=True)
     series = None
     if command.runs != 1 or command.strengths:
         series = Series(
@@ -254,8 +267,6 @@ def _search(command: Search, console: Console) -> None:
             series = load_series(folder)
         else:
             experiment = load_experiment(folder / "config.json")
-    else:
-        _require_new(folder)
     console.print(f"run folder: {folder}   (to go on after a stop: fastnas search --resume {folder})", soft_wrap=True)
 
     def show(title: str) -> Display:
@@ -267,6 +278,14 @@ def _search(command: Search, console: Console) -> None:
         judged, best, outcome = run_series(series, folder, show, command.table)
         console.print(series_table(judged, best))
     print_outcome(outcome, console)
+
+
+def _plan(command: PlanCommand, console: Console) -> bool:
+    with Status("planning", console=console) as status:
+        found = plan_of(command, status.update)
+    for line in describe_plan(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return found.chosen is not None
 
 
 def _retrain(command: Retrain, console: Console) -> None:
@@ -358,6 +377,7 @@ def _require_new(folder: Path) -> None:
 
 _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Search: _search,
+    PlanCommand: _plan,
     Retrain: _retrain,
     Report: _report,
     Methods: _methods,

@@ -97,6 +97,11 @@ class ChainSupernet(nn.Module):
         self.classifier = nn.Linear(shape.head, num_classes)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the blocks, which ``recompute`` has words for."""
+        return [self.stem, *self.blocks]
+
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state),))]

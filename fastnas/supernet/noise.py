@@ -58,5 +58,6 @@ class NoiseSource:
         return dropped
 
     def _kept(self, shape: Sequence[int], rate: float, like: Sequence[Tensor]) -> Tensor:
-        mask = torch.empty(tuple(shape), device=like[0].device).bernoulli_(1 - rate, generator=self.generator)
+        empty = like[0].new_empty(tuple(shape), dtype=torch.get_default_dtype())
+        mask = empty.bernoulli_(1 - rate, generator=self.generator)
         return (mask / (1 - rate)).to(like[0].dtype)

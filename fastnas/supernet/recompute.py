@@ -57,7 +57,7 @@ def bound(module: nn.Module) -> Callable[..., Any]:
     A caller may have put other tensors in their place for the time of a forward pass
     (:func:`torch.func.functional_call`), and what is evaluated again later needs the same ones.
     """
-    held = dict(module.named_parameters())
+    held: dict[str, Tensor] = dict(module.named_parameters())
     return lambda *arguments: functional_call(module, held, arguments) if held else module(*arguments)
 
 

@@ -79,6 +79,11 @@ class DartsSupernet(nn.Module):
         number_noise(self)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the cells, which ``recompute`` has words for."""
+        return [self.stem, *self.cells]
+
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
@@ -142,6 +147,11 @@ class NasBench201Supernet(nn.Module):
         self.classifier = nn.Linear(widths[-1], num_classes)
         number_noise(self)
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the cells, which ``recompute`` has words for."""
+        return [self.stem, *(cell for stage in self.stages for cell in stage.children())]
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
