@@ -21,6 +21,8 @@ from fastnas.experiment import Experiment, load_experiment, method_named, run_ex
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
 from fastnas.oracle.check import check
+from fastnas.plan.show import describe as describe_plan
+from fastnas.planning import PlanCommand, plan_of, planned
 from fastnas.printing import comparison_table, print_outcome, series_table
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
@@ -56,6 +58,7 @@ class Search:
             retraining on images held out of it.
         strengths: Instead of seeds, how much each search regularises: R-DARTS is the best of four.
         short_epochs: Epochs of that retraining; unset for a quarter of the whole one.
+        budget: Memory that a step of the search may take: decides --recompute, see `fastnas plan`.
         experiment: What to do.
     """
 
@@ -66,6 +69,7 @@ class Search:
     runs: int = 1
     strengths: tuple[float, ...] = ()
     short_epochs: int | None = None
+    budget: str | None = None
     experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
 
 
@@ -214,6 +218,7 @@ def parse(arguments: list[str]) -> Any:
     """The command that the arguments spell, its defaults taken from the recipe that they name."""
     recipe = _recipe(_value_of("--recipe", arguments))
     search_default = Search(experiment=recipe)
+    plan_default = PlanCommand(experiment=recipe)
     retrain_default = Retrain(genotype="", data=recipe.data, config=recipe.retrain)
     if _value_of("--resume", arguments) is not None:
         beside = [a for a in arguments[1:] if a.startswith("--") and a.split("=")[0] not in ("--resume", "--table")]
@@ -222,6 +227,7 @@ def parse(arguments: list[str]) -> Any:
     commands = (
         Annotated[Search, subcommand("search", default=search_default)]
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
+        | Annotated[PlanCommand, subcommand("plan", default=plan_default)]
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Check, subcommand("check")]
@@ -277,6 +283,15 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
             experiment = load_experiment(folder / "config.json")
     elif problem := ranks.told(_not_new(folder)):
         raise ValueError(problem)
+    elif command.budget is not None:
+        if ranks.is_first:
+            with Status("planning", console=console) as status:
+                experiment = planned(experiment, command.budget, status.update, ranks.size)
+        words = ranks.told(" ".join(experiment.config.recompute))  # all processes evaluate the same again
+        experiment = replace(experiment, config=replace(experiment.config, recompute=tuple(words.split())))
+        console.print(f"plan: --recompute {words}", highlight=False, soft_wrap=True)
+    if series is not None and command.resume is None:
+        series = replace(series, experiment=experiment)
     rule = "--runs and --strengths must stand in one process, which starts others"
     require(series is None or ranks.size == 1, "search", rule, f"{ranks.size} processes", "Leave torchrun out.")
     console.print(f"run folder: {folder}   (to go on after a stop: fastnas search --resume {folder})", soft_wrap=True)
@@ -290,6 +305,14 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
         judged, best, outcome = run_series(series, folder, show, command.table)
         console.print(series_table(judged, best))
     print_outcome(outcome, console)
+
+
+def _plan(command: PlanCommand, console: Console) -> bool:
+    with Status("planning", console=console) as status:
+        found = plan_of(command, status.update)
+    for line in describe_plan(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return found.chosen is not None
 
 
 def _retrain(command: Retrain, console: Console) -> None:
@@ -393,6 +416,7 @@ def _not_new(folder: Path) -> str:
 
 _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Search: _search,
+    PlanCommand: _plan,
     Retrain: _retrain,
     Report: _report,
     Methods: _methods,

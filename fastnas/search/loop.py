@@ -143,6 +143,8 @@ def _first_supernet(
     require(has_space, "search", rule, type(space_or_supernet).__name__, remedy)
     rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
     require(len(method.stages) == 1, "search", rule, f"{len(method.stages)} stages", "Search the space instead.")
+    rule, remedy = "recompute must be none beside a supernet of your own", "Say it where the supernet is built."
+    require(config.recompute == ("none",), "search", rule, ", ".join(config.recompute), remedy)
     require_fit(method, space_or_supernet.space)  # type: ignore[arg-type]
     return space_or_supernet
 

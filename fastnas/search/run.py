@@ -201,8 +201,9 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """What must be equal for a checkpoint to fit: all but where and how fast it runs."""
+        """What must be equal for a checkpoint to fit: all but where, how fast and in how much memory it runs."""
         numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
+        del numbers["recompute"]  # it changes no number, and earlier checkpoints do not know it
         numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
         return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
@@ -243,6 +244,7 @@ def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: Se
             method.connection.k,
             data.channels,
             data.large,
+            config.recompute,
         )
 
 

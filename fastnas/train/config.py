@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from pydantic import ConfigDict
 
+from fastnas.supernet.recompute import Word, require_words
 from fastnas_kernels.check import require
 
 STRICT = ConfigDict(extra="forbid")  # a misspelt field in a configuration file is an error
@@ -96,6 +97,10 @@ class SearchConfig:
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.
         precision: Arithmetic of the networks; alpha is float32 in both.
+        recompute: What is evaluated again in the backward pass to save memory, and changes no number: a word each for
+            the stem and the cells or blocks after it, the last one for all others, too. none keeps everything; edges
+            has those of one edge in memory at a time; cell takes a cell as a whole; joined takes it as one with the
+            cell before.
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
@@ -130,6 +135,7 @@ class SearchConfig:
     alpha_beta2: float = 0.999
     alpha_weight_decay: float = 1e-3
     precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: tuple[Word, ...] = ("none",)
     seed: int = 0
     device: str = "auto"
     workers: int = 0
@@ -142,6 +148,7 @@ class SearchConfig:
         _require_not_negative(self, "seed", "workers", "checkpoint_steps", "alpha_grad_clip", "weight_lr_warmup_epochs")
         _require_not_negative(self, "max_broken")
         _require_share(self, "alpha_beta1", "alpha_beta2")
+        require_words("SearchConfig", self.recompute)
         where, warmup = "SearchConfig", self.warmup_epochs
         rule = f"warmup_epochs must lie in [0, epochs) = [0, {self.epochs})"
         remedy = "A search that is all warm-up never moves alpha."

@@ -22,6 +22,7 @@ def mixed_cell(
     edge_mix: Tensor | None,
     plan: CellPlan,
     statistics: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """All nodes of a cell whose edges carry weighted sums of candidates (Liu et al., 2019, arXiv:1806.09055, eq. 2).
 
@@ -42,6 +43,8 @@ def mixed_cell(
         plan: What the cell consists of.
         statistics: Mean and biased variance to normalise with, ``[len(plan.norms), 2, C / k]``; ``None`` takes
             those of the batch.
+        recompute: Keep states alone for the backward pass, and evaluate the candidates of one edge after another
+            again in it. The kernels do so anyhow; in the plain form it changes no bit.
 
     Returns:
         All nodes, ``[N, num_nodes * C, H', W']``, and the statistics that were used, ``[len(plan.norms), 2, C / k]``;
@@ -59,7 +62,7 @@ def mixed_cell(
     alone = not is_synchronised()  # kernels do not wait for other processes
     if alone and (backend == "triton" or (backend == "cpu" and cpu_serves(states[0], plan))):
         return _without_autocast(states, weights, mix, edge_mix, plan, statistics)
-    return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]))
+    return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]), recompute)
 
 
 def _autocast_is_on(state: Tensor) -> bool:
