@@ -1,10 +1,12 @@
 """What every hypergradient is asked about: two losses, how the inner one is descended on, and what may be random."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fastnas.bilevel.average import Average, alone
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors, int], Tensor]
@@ -49,6 +51,9 @@ class Bilevel:
         inner_step: The step that the weights are about to make; what an unrolled hypergradient looks through.
         log_probability: Of a draw, from ``(alpha, draw)``, a scalar; ``None`` where nothing discrete is drawn.
         outer_size: Examples that the mean in ``outer`` is taken over.
+        state: Tensors that evaluating a loss moves, such as statistics of batch normalisation; every hypergradient
+            puts them back.
+        average: The mean over processes, each of which has losses of its own; see :mod:`fastnas.bilevel.average`.
     """
 
     inner: Loss
@@ -56,6 +61,8 @@ class Bilevel:
     inner_step: SgdStep = SgdStep(0.0)
     log_probability: Callable[[Tensors, int], Tensor] | None = None
     outer_size: int = 1
+    state: Sequence[Tensor] = ()
+    average: Average = alone
 
 
 def detached(tensors: Tensors) -> dict[str, Tensor]:
