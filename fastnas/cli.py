@@ -22,7 +22,8 @@ from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
 from fastnas.oracle.check import check
 from fastnas.plan.show import describe as describe_plan
-from fastnas.planning import PlanCommand, plan_of, planned
+from fastnas.plan.show import describe_scaling
+from fastnas.planning import PlanCommand, plan_of, planned, scaling_of
 from fastnas.printing import comparison_table, print_outcome, series_table
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
@@ -310,7 +311,7 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
 def _plan(command: PlanCommand, console: Console) -> bool:
     with Status("planning", console=console) as status:
         found = plan_of(command, status.update)
-    for line in describe_plan(found):
+    for line in [*describe_plan(found), *describe_scaling(scaling_of(command, found))]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return found.chosen is not None
 

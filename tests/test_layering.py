@@ -42,6 +42,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     },
     "fastnas.plan": SPACE
     | {
+        "fastnas.bilevel",
         "fastnas.cost",
         "fastnas.mechanisms",
         "fastnas.method",

@@ -10,13 +10,14 @@ With ``N`` processes on ``N`` GPUs and a batch of ``B`` images for all of them t
 Twice ``(N - 1) / N`` of the bytes go through every link of a ring, in ``2 (N - 1)`` turns (Patarasuk and Yuan, 2009,
 "Bandwidth optimal all-reduce algorithms"), of which the slowest link decides the time; nothing of the exchange is
 hidden behind computation, since all gradients leave the graph at once. The bytes are those of the weights once a
-weight step and of alpha once an alpha step (twice for second order, whose unrolled step needs the gradient of the
-weights, too); alpha is a few hundred numbers.
+weight step, and of alpha, a few hundred numbers, once an alpha step; an alpha step of second order sends numbers as
+many as the weights as often as :func:`weight_transfers` says.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from fastnas.bilevel.hypergradient import Hypergradient, UnrolledByDifferences, unrolled
 from fastnas_kernels.check import require
 
 WHERE = "scaling"
@@ -114,6 +115,18 @@ def _step(pieces: Pieces, batch_size: int, count: int) -> tuple[float, float, fl
     if pieces.images_per_core is not None:
         loading = pieces.images / (count * pieces.cores * pieces.images_per_core)
     return compute, exchange, loading
+
+
+def weight_transfers(hypergradient: Hypergradient) -> int:
+    """How often a step of alpha sends as many numbers as there are weights.
+
+    For an unrolled step: the inner gradient; the outer one for the weights after the step, of which the derivative of
+    the inner gradient is taken; and, where that is done by differentiation, once more on its way back through the
+    mean.
+    """
+    if isinstance(hypergradient, UnrolledByDifferences):
+        return 2
+    return 3 if hypergradient is unrolled else 0
 
 
 def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:

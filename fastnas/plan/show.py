@@ -1,9 +1,10 @@
 """A plan in words."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fastnas.plan.budget import show_bytes
 from fastnas.plan.planner import Option, Plan
+from fastnas.plan.scaling import Scaled
 
 
 def describe(plan: Plan) -> Iterator[str]:
@@ -25,6 +26,16 @@ def describe(plan: Plan) -> Iterator[str]:
     if plan.device:
         yield f"seconds: of one step, from some steps of a small batch on {plan.device}"
     yield "No batch is cut into parts: each would be normalised by statistics of its own, which is another search."
+
+
+def describe_scaling(rows: Sequence[Scaled]) -> Iterator[str]:
+    """A line for each number of processes, if there are any."""
+    if not rows:
+        return
+    yield "GPUs  s a step: compute + exchange, loading   times as fast  efficiency  limited by"
+    for row in rows:
+        parts = f"{row.seconds:8.3g}: {row.compute:7.3g} + {row.exchange:<8.2g} {row.loading:7.2g}"
+        yield f"{row.processes:4}  {parts}   {row.speedup:13.1f}  {row.efficiency:10.0%}  {row.limit}"
 
 
 def _table(plan: Plan) -> Iterator[str]:
