@@ -33,6 +33,7 @@ from fastnas.supernet.own import load_space
 from fastnas.train.config import RetrainConfig, torch_device
 from fastnas.train.data import load_data
 from fastnas.train.files import save_tensors, write_json
+from fastnas.train.ranks import Ranks, is_restarted, joined, may_be_restarted, place_in_environment
 from fastnas.train.retrain import retrain
 from fastnas_kernels.check import complaint, require
 
@@ -46,7 +47,8 @@ class Search:
 
     Args:
         recipe: Settings to start from.
-        run: The run folder, a new one; by default runs/ and the time.
+        run: The run folder, a new one; by default runs/ and the time. Beside torchrun, which takes --run for an option
+            of its own, write --folder.
         resume: A run folder to go on with. It knows its settings: give no others.
         table: A CSV table of accuracies (NAS-Bench-201's) in which to look up what was found.
         runs: Searches side by side, with seeds that follow each other; the best goes on, judged by a short
@@ -57,7 +59,7 @@ class Search:
     """
 
     recipe: Annotated[str, arg(help=RECIPE_DOC)] = "digits"
-    run: Path | None = None
+    run: Annotated[Path | None, arg(aliases=["--folder"])] = None
     resume: Path | None = None
     table: Path | None = None
     runs: int = 1
@@ -82,7 +84,8 @@ class Retrain:
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
-        run: The run folder, a new one or one to go on with; by default runs/ and the time.
+        run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
+            takes --run for an option of its own, write --folder.
         config: The training.
     """
 
@@ -97,7 +100,7 @@ class Retrain:
     seed: int = 0
     device: str = "auto"
     workers: int = 0
-    run: Path | None = None
+    run: Annotated[Path | None, arg(aliases=["--folder"])] = None
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()  # noqa: RUF009  (frozen)
 
 
@@ -180,8 +183,11 @@ class Latency:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console()
+    name = "fastnas"
     try:
+        ranks = place_in_environment()
+        name = name if ranks.size == 1 else f"fastnas, rank {ranks.index}"
+        console = Console(quiet=not ranks.is_first)
         command = parse(arguments)
         succeeded = _RUN[type(command)](command, console)
     except KeyboardInterrupt:
@@ -189,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("fastnas: interrupted. Everything up to the last checkpoint is kept.", file=sys.stderr)
         return 130
     except (ValueError, FloatingPointError, torch.OutOfMemoryError, OSError) as error:
-        print(f"fastnas: {' '.join(_explain(error).split())}", file=sys.stderr)
+        print(f"{name}: {' '.join(_explain(error).split())}", file=sys.stderr)
         return 1
     return 1 if succeeded is False else 0
 
@@ -240,14 +246,23 @@ def _recipe(name: str | None) -> Experiment:
 
 
 def _search(command: Search, console: Console) -> None:
-    experiment, folder = command.experiment, command.run or _new_folder(command.experiment.method)
-    series = None
+    with joined(command.experiment.config.device) as ranks:
+        _search_with(ranks, command, console)
+
+
+def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
+    experiment, series = command.experiment, None
+    folder = Path(ranks.told(str(command.run or command.resume or _new_folder(command.experiment.method))))
     if command.runs != 1 or command.strengths:
         series = Series(
             experiment=experiment, runs=command.runs, strengths=command.strengths, short_epochs=command.short_epochs
         )
-    if command.resume is not None:
-        folder = command.resume
+    named = command.run is not None or command.resume is not None
+    remedy = "Only then they find it again."
+    rule = "--run must name the run folder of processes that torchrun may restart"
+    require(named or not may_be_restarted(), "search", rule, "none", remedy)
+    restarted = is_restarted() and (folder / "config.json").is_file()
+    if command.resume is not None or restarted:
         remedy = "Name the folder of a run."
         known = [name for name in ("series.json", "config.json") if (folder / name).is_file()]
         require(bool(known), "search", "--resume must name a run folder", str(folder), remedy)
@@ -255,15 +270,17 @@ def _search(command: Search, console: Console) -> None:
             series = load_series(folder)
         else:
             experiment = load_experiment(folder / "config.json")
-    else:
-        _require_new(folder)
+    elif problem := ranks.told(_not_new(folder)):
+        raise ValueError(problem)
+    rule = "--runs and --strengths must stand in one process, which starts others"
+    require(series is None or ranks.size == 1, "search", rule, f"{ranks.size} processes", "Leave torchrun out.")
     console.print(f"run folder: {folder}   (to go on after a stop: fastnas search --resume {folder})", soft_wrap=True)
 
     def show(title: str) -> Display:
         return Display(title, console)
 
     if series is None:
-        outcome = run_experiment(experiment, folder, show, command.table)
+        outcome = run_experiment(experiment, folder, show, command.table, ranks)
     else:
         judged, best, outcome = run_series(series, folder, show, command.table)
         console.print(series_table(judged, best))
@@ -271,14 +288,21 @@ def _search(command: Search, console: Console) -> None:
 
 
 def _retrain(command: Retrain, console: Console) -> None:
+    with joined(command.device) as ranks:
+        _retrain_with(ranks, command, console)
+
+
+def _retrain_with(ranks: Ranks, command: Retrain, console: Console) -> None:
     own = None if command.space is None else load_space(command.space)
     genotype = read_genotype(command.genotype, own)
-    folder = command.run or _new_folder("retrain")
+    folder = Path(ranks.told(str(command.run or _new_folder("retrain"))))
     console.print(
         f"run folder: {folder}   (to go on after a stop: repeat the command with --run {folder})", soft_wrap=True
     )
-    data = load_data(command.data, download=command.download, resolution=command.resolution)
-    write_json(folder / "genotype.json", genotype_to_json(genotype))
+    with ranks.first_before_others():
+        data = load_data(command.data, download=command.download, resolution=command.resolution)
+    if ranks.is_first:
+        write_json(folder / "genotype.json", genotype_to_json(genotype))
     with Display(f"retrain on {data.name}", console) as display:
         result = retrain(
             genotype,
@@ -293,8 +317,10 @@ def _retrain(command: Retrain, console: Console) -> None:
             own=own,
             on_step=display.step,
             on_epoch=display.epoch,
+            ranks=ranks,
         )
-    save_tensors(folder / "network.pt", result.network.state_dict())
+    if ranks.is_first:
+        save_tensors(folder / "network.pt", result.network.state_dict())
     console.print(comparison_table(result, []))
 
 
@@ -351,10 +377,12 @@ def _new_folder(what: str) -> Path:
     return Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{what.replace(':', '.')}"
 
 
-def _require_new(folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
-        remedy = f"To go on with it: fastnas search --resume {folder}."
-        raise ValueError(complaint("search", "the run folder must be new", f"{folder}, which holds files", remedy))
+def _not_new(folder: Path) -> str:
+    """What is wrong with ``folder`` as the place of a new run, if anything is."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return ""
+    remedy = f"To go on with it: fastnas search --resume {folder}."
+    return complaint("search", "the run folder must be new", f"{folder}, which holds files", remedy)
 
 
 _RUN: dict[type, Callable[[Any, Console], bool | None]] = {

@@ -2,12 +2,12 @@
 
 import importlib
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypedDict
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -31,6 +31,7 @@ from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
 from fastnas.train.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.train.events import EventWriter
 from fastnas.train.files import read_json, save_tensors, write_json
+from fastnas.train.ranks import ALONE, Ranks
 from fastnas.train.retrain import RetrainResult, retrain
 from fastnas_kernels.check import complaint, require
 
@@ -113,7 +114,11 @@ class Outcome:
 
 
 def run_experiment(
-    experiment: Experiment, folder: Path, show_progress: ShowProgress, table: Path | None = None
+    experiment: Experiment,
+    folder: Path,
+    show_progress: ShowProgress,
+    table: Path | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Run ``experiment`` in ``folder``, or go on with what is there of it.
 
@@ -122,16 +127,20 @@ def run_experiment(
         folder: The run folder. Each part is skipped or continued as far as its files say that it is done.
         show_progress: Makes the displays.
         table: A table of accuracies in which to look the architecture up.
+        ranks: The processes that run it together; the first one writes and speaks.
     """
-    parts = prepare(experiment)
-    result = find(experiment, parts, folder, show_progress)
+    with ranks.first_before_others():
+        parts = prepare(experiment)
+    result = find(experiment, parts, folder, show_progress, ranks=ranks)
     entry = look_up(table, result.genotype) if table else None
     results = []
     if experiment.retrain_searched:
         for name, genotype in _contestants(experiment, parts, result.genotype).items():
-            results.append(_retrain(experiment, parts, genotype, folder / "retrain" / name, name, show_progress))
-            write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
-    report = write_report(folder)
+            place = folder / "retrain" / name
+            results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
+            if ranks.is_first:
+                write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
+    report = write_report(folder) if ranks.is_first else folder / "report.html"
     searched = results[0] if results else None
     cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
     return Outcome(result.genotype, searched, results[1:], entry, report, parts.space, result.stopped, cost)
@@ -185,7 +194,12 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
 
 
 def find(
-    experiment: Experiment, parts: Parts, folder: Path, show_progress: ShowProgress, device: str | None = None
+    experiment: Experiment,
+    parts: Parts,
+    folder: Path,
+    show_progress: ShowProgress,
+    device: str | None = None,
+    ranks: Ranks = ALONE,
 ) -> SearchResult:
     """Search, the first part of an experiment, and leave in ``folder`` what it found.
 
@@ -195,15 +209,17 @@ def find(
         folder: The run folder; a search that is in there goes on.
         show_progress: Makes the display.
         device: Where, if not where ``experiment`` says.
+        ranks: The processes that search together.
     """
-    if not (folder / "config.json").exists():
+    if ranks.is_first and not (folder / "config.json").exists():
         write_json(folder / "config.json", experiment_to_json(experiment))
-    if parts.space.name not in SPACES:
+    if ranks.is_first and parts.space.name not in SPACES:
         write_json(folder / "space.json", space_to_json(parts.space))
     config = experiment.config if device is None else replace(experiment.config, device=device)
-    result = _search(parts, config, folder, show_progress)
-    write_json(folder / "genotype.json", genotype_to_json(result.genotype))
-    save_tensors(folder / "alpha.pt", result.alpha)
+    result = _search(parts, config, folder, show_progress, ranks)
+    if ranks.is_first:
+        write_json(folder / "genotype.json", genotype_to_json(result.genotype))
+        save_tensors(folder / "alpha.pt", result.alpha)
     return result
 
 
@@ -286,17 +302,32 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
             )
 
 
-def _search(parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress) -> SearchResult:
+def _search(
+    parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks
+) -> SearchResult:
     title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
+    with _watched("search", title, folder, show_progress, ranks) as watch:
+        return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, **watch)
+
+
+class _Watch(TypedDict, total=False):
+    on_step: Callable[[int, int], None]
+    on_epoch: Callable[[Mapping[str, Any]], None]
+
+
+@contextmanager
+def _watched(what: str, title: str, folder: Path, show_progress: ShowProgress, ranks: Ranks) -> Iterator[_Watch]:
+    """What to call after steps and epochs, so that somebody sees them; the first of several processes is seen."""
+    if not ranks.is_first:
+        yield {}
+        return
     with show_progress(title) as display, EventWriter(folder / "events") as events:
 
         def on_epoch(record: Mapping[str, Any]) -> None:
             display.epoch(record)
-            events.write("search", record)
+            events.write(what, record)
 
-        return search(
-            parts.space, parts.method, parts.data, config, folder=folder, on_step=display.step, on_epoch=on_epoch
-        )
+        yield {"on_step": display.step, "on_epoch": on_epoch}
 
 
 def _contestants(experiment: Experiment, parts: Parts, found: Genotype) -> dict[str, Genotype]:
@@ -319,15 +350,16 @@ def _within(genotype: Genotype, limit: float | None, costs: CostTable | None) ->
 
 
 def _retrain(
-    experiment: Experiment, parts: Parts, genotype: Genotype, folder: Path, name: str, show_progress: ShowProgress
+    experiment: Experiment,
+    parts: Parts,
+    genotype: Genotype,
+    folder: Path,
+    name: str,
+    show_progress: ShowProgress,
+    ranks: Ranks,
 ) -> RetrainResult:
     config = experiment.config
-    with show_progress(f"retrain: {name}") as display, EventWriter(folder / "events") as events:
-
-        def on_epoch(record: Mapping[str, Any]) -> None:
-            display.epoch(record)
-            events.write("retrain", record)
-
+    with _watched("retrain", f"retrain: {name}", folder, show_progress, ranks) as watch:
         return retrain(
             genotype,
             parts.data,
@@ -339,8 +371,8 @@ def _retrain(
             workers=config.workers,
             folder=folder,
             own=parts.space,
-            on_step=display.step,
-            on_epoch=on_epoch,
+            ranks=ranks,
+            **watch,
         )
 
 

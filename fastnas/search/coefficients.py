@@ -102,6 +102,7 @@ class Sampler:
         seed: Decides the draws and the noise of this step.
         noise: Rates of what is dropped: ``(drop_path, skip_dropout)``.
         for_weights: Whether alpha is held: then only candidates run whose coefficient is not zero.
+        rank: Of this process. All draw the same candidates; what is drawn for single images differs among them.
     """
 
     method: Method
@@ -111,14 +112,17 @@ class Sampler:
     seed: int
     noise: tuple[float, float] = (0.0, 0.0)
     for_weights: bool = False
+    rank: int = 0
 
     def __call__(self, alpha: Tensors, index: int = 0) -> Drawn:
         """The coefficients at ``alpha``; ``index`` chooses one of independent draws."""
-        noise = EdgeNoise(*self.noise, stream(self.seed, "noise")) if any(self.noise) else None
+        own = (self.rank,) if self.rank else ()
+        noise = EdgeNoise(*self.noise, stream(self.seed, "noise", *own)) if any(self.noise) else None
+        seed = stream(self.seed, "images", *own) if own else self.seed
         draw = self._draw()
         if draw is None:
             mix = relax(self.method, self.space, alpha, self.alive, self.tau)
-            return Drawn(mix._replace(noise=noise, seed=self.seed), None, {})
+            return Drawn(mix._replace(noise=noise, seed=seed), None, {})
         living = masks(self.alive, next(iter(alpha.values())).device)
         samples = {
             name: draw(alpha_EK, living.get(name), self.tau, stream(self.seed, f"draw {name}", index))
@@ -132,7 +136,7 @@ class Sampler:
             {name: columns for name, sample in samples.items() if (columns := self._runs(name, sample)) is not None},
             {name: sample.offset for name, sample in samples.items() if sample.offset is not None},
             noise,
-            self.seed,
+            seed,
         )
         logs = [s.log_probability.sum() for s in samples.values() if s.log_probability is not None]
         logs += [s.log_probability.sum() for s in read.values() if s.log_probability is not None]

@@ -31,7 +31,7 @@ from fastnas.space.cell_space import CellSpace
 from fastnas.space.formats import parse_genotype
 from fastnas.space.genotype import Genotype
 from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
-from fastnas.train.config import SearchConfig, torch_device
+from fastnas.train.config import SearchConfig
 from fastnas.train.data import (
     Batch,
     ImageData,
@@ -42,8 +42,9 @@ from fastnas.train.data import (
     split_halves,
     steps_per_epoch,
 )
-from fastnas.train.files import append_json_line, keep_json_lines
+from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.train.numerics import deterministic
+from fastnas.train.ranks import ALONE, Ranks, alike, local_device, require_divisible
 from fastnas_kernels.check import require
 
 OnStep = Callable[[int, int], None]
@@ -79,6 +80,7 @@ def search(
     folder: Path | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
+    ranks: Ranks = ALONE,
 ) -> SearchResult:
     """Search an architecture: train alpha and the weights of a supernet, as the method says, then derive.
 
@@ -93,19 +95,22 @@ def search(
             from them, bit for bit as if it had never stopped.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
+        ranks: The processes that search together, see :func:`fastnas.train.ranks.joined`; the first one writes.
 
     Raises:
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
     """
     data = load_data(data) if isinstance(data, str) else data
-    device = torch_device(config.device)
+    device = local_device(config.device)
+    require_divisible(ranks, config.batch_size)
     halves = _halves(data, method, config)
     steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights")
     steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
     require_stages(method, config)
     supernet = _first_supernet(space_or_supernet, method, data, config)
-    run = Run(method, data, config, device, halves, steps, fresh_state(supernet, method, config, device))
+    run = Run(method, data, config, device, halves, steps, fresh_state(supernet, method, config, device), ranks)
+    ranks.require_same("the configuration", run.identity)
     history = _restore(run, folder)
     with deterministic():
         for record in _epochs(run, history, folder, on_step):
@@ -153,7 +158,7 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
             enter_stage(run, saved["stage"])
         run.state.load_state_dict(saved)
     epochs_done = run.state.step // run.steps
-    history = keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
+    history = _kept(run, metrics, epochs_done)
     whole = run.method.control is never or len(history) == epochs_done
     rule = f"{metrics} must hold the {epochs_done} epochs of the checkpoint beside it, which decide when to stop"
     remedy = f"Delete {checkpoint} to start this part of the run again."
@@ -161,9 +166,18 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
     return history
 
 
+def _kept(run: Run, metrics: Path, epochs: int) -> list[dict[str, Any]]:
+    """The records of the first ``epochs``; the others are dropped from the file."""
+    if run.ranks.is_first:
+        return keep_json_lines(metrics, lambda record: record["epoch"] < epochs)
+    return [record for record in read_json_lines(metrics) if record["epoch"] < epochs]
+
+
 def _save(run: Run, folder: Path | None) -> None:
     if folder is not None:
         run.state.losses.check("search", run.state.step)
+        run.ranks.require_same("alpha and the weights", alike([*run.state.alpha.values(), *run.state.w.values()]))
+    if folder is not None and run.ranks.is_first:
         save_checkpoint(folder / "checkpoint.pt", run.identity, run.state.state_dict())
 
 
@@ -192,7 +206,7 @@ def _epochs(
         record = record_of(run, epoch, lr, eigenvalue, stopwatch)
         history.append(record)
         _keep_snapshot(run, epoch)
-        if folder is not None:
+        if folder is not None and run.ranks.is_first:
             append_json_line(folder / "metrics.jsonl", record)
         _save(run, folder)
         if on_step is not None:
@@ -221,7 +235,8 @@ def _cut(run: Run, phase: str, batch: Batch) -> Batch:
     probability = run.method.cutout(run.at)
     if probability == 0:
         return batch
-    seed = stream(run.config.seed, f"cutout of {phase}", run.state.step)
+    own = (run.ranks.index,) if run.ranks.index else ()
+    seed = stream(run.config.seed, f"cutout of {phase}", run.state.step, *own)
     return batch._replace(images=cut_out(batch.images, run.data.resolution // 2, probability, seed))
 
 
@@ -241,6 +256,7 @@ def _batches(run: Run) -> Batches:
             num_steps=borders[stage + 1] * run.steps - step,
             search_from_step=never if run.method.protocol.joint else first * run.steps,
             workers=run.config.workers,
+            ranks=run.ranks,
         )
     )
 
@@ -308,4 +324,4 @@ def _go_back(run: Run, history: list[dict[str, Any]], verdict: RollBack, folder:
     _save(run, folder)
     del history[verdict.epoch + 1 :]
     if folder is not None:
-        keep_json_lines(folder / "metrics.jsonl", lambda record: record["epoch"] <= verdict.epoch)
+        _kept(run, folder / "metrics.jsonl", verdict.epoch + 1)

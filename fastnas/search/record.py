@@ -66,10 +66,13 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
         run.evaluation_order,
         batch_size=config.batch_size,
         workers=config.workers,
+        ranks=run.ranks,
     )
     with torch.no_grad():
-        outer = evaluate(lambda images: state.supernet(images, measured), batches, run.device, config.precision)
-    inner = state.losses.take_means()
+        outer = evaluate(
+            lambda images: state.supernet(images, measured), batches, run.device, config.precision, run.ranks
+        )
+    inner = state.losses.take_means(run.ranks)
 
     def plain(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {name: tensor.detach().cpu().tolist() for name, tensor in tensors.items()}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -26,7 +27,9 @@ from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import ImageData
 from fastnas.train.numerics import Losses
+from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
+from fastnas_kernels.normalisation import statistics_of_all_processes
 
 
 @dataclass
@@ -123,6 +126,7 @@ class Run:
         halves: Indices of the training images for the weights and for alpha.
         steps: Steps of an epoch.
         state: All that changes.
+        ranks: The processes that run it together.
     """
 
     method: Method
@@ -132,6 +136,7 @@ class Run:
     halves: tuple[np.ndarray, np.ndarray]
     steps: int
     state: SearchState
+    ranks: Ranks = ALONE
 
     @property
     def space(self) -> CellSpace:
@@ -162,7 +167,14 @@ class Run:
         at, seed = self.at, stream(self.config.seed, f"coefficients of {phase}", self.state.step)
         noise = (self.method.drop_path(at), self.method.skip_dropout(at))
         tau = self.method.tau(at)
-        return Sampler(self.method, self.space, self.state.alive, tau, seed, noise, for_weights=phase == "weights")
+        return Sampler(
+            self.method, self.space, self.state.alive, tau, seed, noise, phase == "weights", self.ranks.index
+        )
+
+    def statistics(self) -> AbstractContextManager:
+        """Inside the block, batches are normalised as the configuration says where several processes share them."""
+        together = self.ranks.size > 1 and self.config.synchronise_statistics
+        return statistics_of_all_processes() if together else nullcontext()
 
     @property
     def inner_step(self) -> SgdStep:

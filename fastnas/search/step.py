@@ -18,6 +18,7 @@ from fastnas.seeds import stream
 from fastnas.supernet.mix import Mix
 from fastnas.train.data import Batch
 from fastnas.train.numerics import autocast
+from fastnas.train.ranks import Ranks
 from fastnas_kernels.precision import accumulator
 
 LossAndHits = Callable[[Tensors, Mix], tuple[Tensor, Tensor]]
@@ -29,24 +30,29 @@ def search_step(run: Run, weight_batch: Batch, search_batch: Batch | None) -> No
     Each half computes and saves for its own variables alone: the weights enter the first detached, and the
     coefficients the second. Where the method asks for it, both move at once on ``weight_batch``.
     """
-    protocol, state = run.method.protocol, run.state
-    moves = run.at.epoch >= run.at.warmup
+    with run.statistics():
+        _move(run, weight_batch, search_batch)
+    run.state.step += 1
+    run.state.losses.check_now_and_then("search", run.state.step)
+
+
+def _move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
+    protocol, moves = run.method.protocol, run.at.epoch >= run.at.warmup
     if protocol.joint and moves:
         _joint_step(run, weight_batch)
-    else:
-        due = search_batch is not None and moves and (state.step + 1) % protocol.alpha_every == 0
-        if due and not protocol.weights_first:
-            _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
-        _weight_step(run, weight_batch)
-        if due and protocol.weights_first:
-            _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
-    state.step += 1
-    state.losses.check_now_and_then("search", state.step)
+        return
+    due = search_batch is not None and moves and (run.state.step + 1) % protocol.alpha_every == 0
+    if due and not protocol.weights_first:
+        _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
+    _weight_step(run, weight_batch)
+    if due and protocol.weights_first:
+        _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
 
 
 def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel:
     """The bilevel problem of the next step."""
     inner, outer, sampler = _loss_on(run, weight_batch), _loss_on(run, search_batch), run.sampler("alpha")
+    examples = len(search_batch.labels) * run.ranks.size
 
     def inner_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
         return inner(w, sampler(alpha, draw).mix)[0] + _weighted(run, run.method.weight_penalties, w)
@@ -61,12 +67,13 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         return value
 
     def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
-        mix, size = sampler(alpha, draw).mix, len(search_batch.labels)
+        mix = sampler(alpha, draw).mix
         loss, hits = outer(w, mix)
-        worth = run.method.reward(hits / size, mix.candidates)
+        accuracy = run.ranks.mean(hits / len(search_batch.labels))
+        worth = run.method.reward(accuracy, mix.candidates)
         return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
 
-    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, len(search_batch.labels), judge)
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge)
 
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -91,7 +98,8 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
     def loss(alpha: Tensors) -> Tensor:
         return loss_on(w, relax(run.method, run.space, alpha, state.alive, tau))[0]
 
-    return dominant_eigenvalue(loss, state.alpha, seed=stream(run.config.seed, "eigenvalue", epoch))
+    with run.statistics():
+        return dominant_eigenvalue(loss, state.alpha, seed=stream(run.config.seed, "eigenvalue", epoch))
 
 
 def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:
@@ -132,7 +140,7 @@ def _weight_step(run: Run, batch: Batch) -> None:
     else:
         with torch.no_grad():
             losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_of, range(average.draws)), strict=True))
-        weights_K = average.weights(losses_K, len(batch.labels))
+        weights_K = average.weights(losses_K, len(batch.labels) * run.ranks.size)
         loss, hits = (weights_K * losses_K).sum(), hits_K.float().mean().round().long()
         gradients = _accumulated(run, loss_of, weights_K)
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
@@ -187,16 +195,30 @@ def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
 
 
 def _loss_on(run: Run, batch: Batch) -> LossAndHits:
-    """Mean cross-entropy (nats) and the number of rightly classified images, from weights and coefficients."""
+    """Mean cross-entropy (nats) and the number of rightly classified images, from weights and coefficients.
+
+    Beside other processes the mean is over the images of all, and so are its gradients; the number is of this one's.
+    """
     images, labels = (x.to(run.device, non_blocking=True) for x in (batch.images, batch.labels))
 
     def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
+        w, mix = _shared(run.ranks, w, mix)
         with autocast(run.device, run.config.precision):
             logits = functional_call(run.state.supernet, dict(w), (images, mix))
         wide = logits.to(accumulator(logits.dtype))
-        return F.cross_entropy(wide, labels), (logits.argmax(1) == labels).sum()
+        return run.ranks.mean(F.cross_entropy(wide, labels)), (logits.argmax(1) == labels).sum()
 
     return loss
+
+
+def _shared(ranks: Ranks, w: Tensors, mix: Mix) -> tuple[Tensors, Mix]:
+    """What every process holds alike, such that gradients of all of it are averaged in one transfer."""
+    if ranks.size == 1:
+        return w, mix
+    parts = {"w": w, "candidates": mix.candidates, "edges": mix.edges, "offsets": mix.offsets}
+    flat = ranks.shared({f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()})
+    w, *of_mix = ({name: flat[f"{part}/{name}"] for name in tensors} for part, tensors in parts.items())
+    return w, mix._replace(**dict(zip(("candidates", "edges", "offsets"), of_mix, strict=True)))
 
 
 def _joined(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:

@@ -7,6 +7,7 @@ from torch import nn
 
 from fastnas.supernet.operations import Convolution
 from fastnas_kernels.convolution import Geometry
+from fastnas_kernels.normalisation import BatchNorm2d
 
 BuildBlock = Callable[[int, int, int, bool], nn.Module]
 """``(inputs, outputs, stride, searching)`` to a module from ``[N, inputs, H, W]`` to ``[N, outputs, H / stride,
@@ -16,7 +17,7 @@ W / stride]``, odd maps rounded up."""
 def chain_norm(channels: int, searching: bool) -> nn.BatchNorm2d:
     """Batch normalisation as the published code of ProxylessNAS has it: an epsilon of 1e-3, and scale and shift also
     while searching. By the statistics of the batch while searching, by running ones in a derived network."""
-    return nn.BatchNorm2d(channels, eps=1e-3, track_running_stats=not searching)
+    return BatchNorm2d(channels, eps=1e-3, track_running_stats=not searching)
 
 
 def conv_norm_relu6(inputs: int, outputs: int, kernel: int, geometry: Geometry, searching: bool) -> nn.Sequential:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry, conv2d
+from fastnas_kernels.normalisation import BatchNorm2d
 
 BuildOperation = Callable[[int, int, bool], nn.Module]
 """``(channels, stride, searching)`` to a module from ``[N, C, H, W]`` to ``[N, C, H / stride, W / stride]``."""
@@ -37,7 +38,7 @@ def batch_norm(channels: int, searching: bool, affine: bool | None = None) -> nn
     function, and a loss may be evaluated any number of times.
     """
     affine = not searching if affine is None else affine
-    return nn.BatchNorm2d(channels, affine=affine, track_running_stats=not searching)
+    return BatchNorm2d(channels, affine=affine, track_running_stats=not searching)
 
 
 def relu_conv_bn(

@@ -74,7 +74,7 @@ class SearchConfig:
             each of the first five stages (paper: 4).
         epochs: Passes over the half of the training images that trains weights (papers: 50).
         warmup_epochs: Leading epochs in which alpha keeps its value; unset for the method's own share of them.
-        batch_size: Images a step, of each half.
+        batch_size: Images a step, of each half; all processes together where several run the search.
         train_fraction: Class-balanced share of the training images to use, in the search and in retraining.
         weight_share: Share of those on which weights are trained; alpha is trained on the others.
         weight_lr: Initial learning rate of the weights (SGD).
@@ -94,6 +94,8 @@ class SearchConfig:
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
+        synchronise_statistics: Where several processes share a batch, normalise by all of it instead of by the own
+            part, so that N processes compute what one does.
         checkpoint_steps: Steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
     """
 
@@ -123,6 +125,7 @@ class SearchConfig:
     seed: int = 0
     device: str = "auto"
     workers: int = 0
+    synchronise_statistics: bool = False
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:

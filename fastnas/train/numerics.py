@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastnas.train.data import Batch
+from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import complaint
 
 CHECK_EVERY = 20  # steps between looks at the losses: looking makes the host wait for the device
@@ -76,21 +77,24 @@ class Losses:
                 remedy = f"Most likely {knob} is too high: lower it, or clip the gradient."
                 raise FloatingPointError(complaint(where, rule, f"nan or inf at step {at}", remedy))
 
-    def take_means(self) -> Means:
-        """Mean loss and accuracy of the weight steps; forgets everything."""
-        count = len(self.inner)
-        loss = sum(float(x) for x in self.inner) / count
+    def take_means(self, ranks: Ranks = ALONE) -> Means:
+        """Mean loss and accuracy of the weight steps of all processes; forgets everything."""
+        loss = sum(float(x) for x in self.inner) / len(self.inner)
         correct = sum(int(x) for x in self.correct)
-        means = Means(loss, correct / self.seen)
+        means = Means(*(x / ranks.size for x in ranks.totals(loss, correct / self.seen)))
         self.inner, self.outer, self.correct, self.seen = [], [], [], 0
         return means
 
 
 @torch.no_grad()
 def evaluate(
-    network: Callable[[Tensor], Tensor], batches: Iterable[Batch], device: torch.device, precision: str = "float32"
+    network: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: str = "float32",
+    ranks: Ranks = ALONE,
 ) -> Means:
-    """Mean cross-entropy and accuracy of ``network`` over ``batches``.
+    """Mean cross-entropy and accuracy of ``network`` over the ``batches`` of all processes.
 
     Raises:
         FloatingPointError: If the loss is not finite: the weights must not be saved over good ones.
@@ -103,6 +107,7 @@ def evaluate(
         loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
         correct += int((logits.argmax(1) == labels).sum())
         seen += len(labels)
+    loss, correct, seen = ranks.totals(loss, correct, seen)
     if not math.isfinite(loss):
         remedy = "Most likely the learning rate is too high: lower it, or clip the gradient."
         raise FloatingPointError(complaint("evaluation", "the loss after the epoch must be finite", loss, remedy))

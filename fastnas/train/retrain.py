@@ -1,6 +1,7 @@
 """Training of derived networks from scratch."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from fastnas.cost.counts import multiply_adds, num_parameters
 from fastnas.mechanisms.schedules import cosine, exponential, linear, warmed_up
@@ -19,11 +21,12 @@ from fastnas.space.formats import genotype_to_json
 from fastnas.space.genotype import Genotype
 from fastnas.supernet.derived import build_network
 from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
-from fastnas.train.config import RetrainConfig, torch_device
+from fastnas.train.config import RetrainConfig
 from fastnas.train.data import Batch, ImageData, evaluation_batches, load_data, steps_per_epoch, training_batches
 from fastnas.train.data.division import class_balanced_fraction
-from fastnas.train.files import append_json_line, keep_json_lines
+from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.train.numerics import Losses, autocast, deterministic, evaluate
+from fastnas.train.ranks import ALONE, Ranks, local_device, require_divisible
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def retrain(
     own: CellSpace | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> RetrainResult:
     """Train the network of ``genotype`` on the whole training set and measure it on the test set.
 
@@ -87,13 +91,17 @@ def retrain(
         own: The genotype's space, if the library does not know it.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
+        ranks: The processes that train together. Each normalises by its part of a batch, and the running statistics
+            are the first one's, as ``DistributedDataParallel`` has it.
 
     Raises:
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
     """
     data = load_data(data) if isinstance(data, str) else data
-    training = _Training(genotype, data, config, seed, train_fraction, precision, torch_device(device), workers, own)
+    place = local_device(device)
+    require_divisible(ranks, config.batch_size)
+    training = _Training(genotype, data, config, seed, train_fraction, precision, place, workers, own, ranks)
     shape = (data.channels, data.resolution, data.resolution)
     cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
     history = training.restore(folder)
@@ -135,9 +143,10 @@ class _Training:
         device: torch.device,
         workers: int,
         own: CellSpace | None,
+        ranks: Ranks,
     ) -> None:
         self.data, self.config, self.seed, self.precision, self.device = data, config, seed, precision, device
-        self.workers = workers
+        self.workers, self.ranks = workers, ranks
         self.indices = class_balanced_fraction(data.train.labels, train_fraction, seed)
         self.steps = steps_per_epoch(len(self.indices), config.batch_size)
         with torch_seed(stream(seed, "retraining weights")):
@@ -153,6 +162,8 @@ class _Training:
                 own,
             )
         self.network = network.to(device)
+        # The same parameters, in a wrapper that averages their gradients
+        self.averaging = DistributedDataParallel(self.network) if ranks.size > 1 else self.network
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             config.lr,
@@ -164,6 +175,7 @@ class _Training:
         self.losses = Losses()
         numbers = asdict(config) | {"seed": seed, "train_fraction": train_fraction, "precision": precision}
         self.identity = json.dumps([genotype_to_json(genotype), data.name, data.resolution, numbers])
+        ranks.require_same("the configuration", self.identity)
 
     def restore(self, folder: Path | None) -> list[dict[str, Any]]:
         if folder is None:
@@ -175,7 +187,9 @@ class _Training:
             self.optimizer.load_state_dict(saved["optimizer"])
             self.step = saved["step"]
         epochs_done = self.step // self.steps
-        return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
+        if self.ranks.is_first:
+            return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
+        return [record for record in read_json_lines(metrics) if record["epoch"] < epochs_done]
 
     def epochs(self, folder: Path | None, on_step: Callable[[int, int], None] | None) -> Iterator[dict[str, Any]]:
         config = self.config
@@ -189,6 +203,7 @@ class _Training:
             num_steps=total - self.step,
             workers=self.workers,
             cutout=config.cutout,
+            ranks=self.ranks,
         )
         started = perf_counter()
         for batch in batches:
@@ -200,7 +215,7 @@ class _Training:
             if self.step % self.steps == 0:
                 record = self.record(epoch, lr) | {"seconds": perf_counter() - started}
                 started = perf_counter()
-                if folder is not None:
+                if folder is not None and self.ranks.is_first:
                     append_json_line(folder / "metrics.jsonl", record)
                     save_checkpoint(folder / "checkpoint.pt", self.identity, self.state_dict())
                 yield record
@@ -214,14 +229,18 @@ class _Training:
             batch.labels.to(self.device, non_blocking=True),
         )
         self.network.train()
+        own = (self.ranks.index,) if self.ranks.index else ()
         with autocast(self.device, self.precision):
-            logits, auxiliary = self.network(images, drop_path, stream(self.seed, "drop path", self.step))
+            logits, auxiliary = self.averaging(images, drop_path, stream(self.seed, "drop path", self.step, *own))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         if auxiliary is not None:
             auxiliary_loss = F.cross_entropy(auxiliary.float(), labels, label_smoothing=config.label_smoothing)
             loss = loss + config.auxiliary * auxiliary_loss
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with warnings.catch_warnings():
+            # Filters of one channel have two spellings of the same layout, of which the wrapper expects the other
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            loss.backward()
         if config.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.grad_clip)
         self.optimizer.step()
@@ -232,13 +251,18 @@ class _Training:
     def record(self, epoch: int, lr: float) -> dict[str, Any]:
         config, data = self.config, self.data
         self.losses.check("retrain", self.step)
-        train = self.losses.take_means()
+        train = self.losses.take_means(self.ranks)
+        self.ranks.take_from_first(self.network.buffers())
         test = None
         if epoch + 1 == config.epochs or (epoch + 1) % config.evaluate_every == 0:
             batches = evaluation_batches(
-                data.test, data.eval_transform, batch_size=config.batch_size, workers=self.workers
+                data.test,
+                data.eval_transform,
+                batch_size=config.batch_size,
+                workers=self.workers,
+                ranks=self.ranks,
             )
-            test = evaluate(Classifier(self.network).eval(), batches, self.device, self.precision)
+            test = evaluate(Classifier(self.network).eval(), batches, self.device, self.precision, self.ranks)
         return {
             "epoch": epoch,
             "epochs": config.epochs,

@@ -1,6 +1,7 @@
 """The launches that an ahead-of-time compiler is asked to build for GPUs that are not here."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import triton.language as tl
@@ -9,8 +10,14 @@ from fastnas_kernels import gumbel_triton, mixture_triton, partial_channels_trit
 from fastnas_kernels.audit.assembly import TARGETS, Type, pointers
 from fastnas_kernels.audit.gate import Budget, Case
 from fastnas_kernels.mixed_op import cases as mixed_op
+from fastnas_kernels.mixed_op.budgets import AMD
 
 _WIDTHS = {"fp32": 4, "bf16": 2}
+AMD_SMALL = replace(
+    AMD,
+    registers=288,
+    reasons={**AMD.reasons, "registers": "LLVM moves the loads of a weighted sum of many tensors to the front"},
+)
 
 
 def cases_for(target: str) -> tuple[Case, ...]:
@@ -41,7 +48,16 @@ def _case(
     128-bit accesses and the reason, where that is below the default."""
     budget = Budget() if narrow is None else Budget(vector_share=narrow[0], reasons={"vector_share": narrow[1]})
     multiples = (*pointers(signature), *aligned)
-    return Case(name, kernel, signature, constants, num_warps, divisible_by_16=multiples, budget=budget)
+    return Case(
+        name,
+        kernel,
+        signature,
+        constants,
+        num_warps,
+        divisible_by_16=multiples,
+        budget=budget,
+        exceptions={"gfx942": AMD_SMALL},
+    )
 
 
 def _mixture(dtype: str, K: int) -> list[Case]:

@@ -25,11 +25,19 @@ from fastnas_kernels.precision import accumulator
 
 def reference_weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
     """``sum_k mix_K[k] xs[k]``."""
-    coefficients = mix_K.to(accumulator(xs[0].dtype)).unbind()
-    y = xs[0].to(accumulator(xs[0].dtype)) * coefficients[0]
+    # torch.compile of torch 2.11 takes a result that was written in place, or that `to` gave back as it was, for one
+    # without a gradient
+    add = torch.addcmul if torch.compiler.is_compiling() else Tensor.addcmul_
+    exact = accumulator(xs[0].dtype)
+    coefficients = _in(exact, mix_K).unbind()
+    y = _in(exact, xs[0]) * coefficients[0]
     for x, coefficient in zip(xs[1:], coefficients[1:], strict=True):
-        y.addcmul_(x.to(y.dtype), coefficient)
-    return y.to(xs[0].dtype)
+        y = add(y, _in(exact, x), coefficient)
+    return _in(xs[0].dtype, y)
+
+
+def _in(dtype: torch.dtype, x: Tensor) -> Tensor:
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def reference_row_dot(xs: Sequence[Tensor], g: Tensor) -> Tensor:

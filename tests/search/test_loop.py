@@ -195,21 +195,21 @@ def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path, kill_at):
     monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
     method = replace(robust_darts_ada(), control=EigenvalueRollBack(RULE), eigenvalue_every=1)
     whole = search(NASBENCH201, method, DIGITS, TINY)
-    plain_back, plain_keep = loop._go_back, loop.keep_json_lines
+    plain_back, plain_keep = loop._go_back, loop._kept
 
     def before(*arguments):
         raise Killed
 
-    def between(path, keep):
-        if keep.__qualname__.startswith("_go_back"):
+    def between(run, metrics, epochs):
+        if run.state.roll_backs:
             raise Killed
-        return plain_keep(path, keep)
+        return plain_keep(run, metrics, epochs)
 
-    monkeypatch.setattr(*((loop, "_go_back", before) if kill_at == "_go_back" else (loop, "keep_json_lines", between)))
+    monkeypatch.setattr(*((loop, "_go_back", before) if kill_at == "_go_back" else (loop, "_kept", between)))
     with pytest.raises(Killed):
         search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
     monkeypatch.setattr(loop, "_go_back", plain_back)
-    monkeypatch.setattr(loop, "keep_json_lines", plain_keep)
+    monkeypatch.setattr(loop, "_kept", plain_keep)
     resumed = search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
     assert without_seconds(resumed.history) == without_seconds(whole.history)
     assert all(torch.equal(resumed.alpha[name], a) for name, a in whole.alpha.items())

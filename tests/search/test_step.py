@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, unrolled
@@ -26,42 +25,14 @@ from fastnas.methods import (
     smooth_darts_rs,
     snas,
 )
-from fastnas.search.run import Run, fresh_state, stage_supernet
 from fastnas.search.step import alpha_problem, search_step
-from fastnas.space.cell_space import NASBENCH201
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import Batch, load_data
+from tests.search.points import make_batches, make_run
 
-DIGITS = load_data("digits")
-CONFIG = SearchConfig(channels=4, cells=1, epochs=6, warmup_epochs=0, batch_size=8, device="cpu")
 COSTS = torch.tensor([0.0, 1.0, 2.0, 5.0, 3.0], dtype=torch.float64)
 
 
 def cost(mix):
     return sum((mix_EK * COSTS).sum() for mix_EK in mix.values())
-
-
-def make_run(method, **changes):
-    config = replace(CONFIG, channels=8 if method.connection.k > 1 else 4, **changes)
-    state = fresh_state(stage_supernet(NASBENCH201, method, DIGITS, config, 0), method, config, torch.device("cpu"))
-    state.supernet.double()
-    for p in state.w.values():
-        p.data = p.data.double()
-    generator = torch.Generator().manual_seed(7)
-    state.alpha = {
-        name: nn.Parameter(a.detach().double() + torch.rand(a.shape, generator=generator).double() / 2)
-        for name, a in state.alpha.items()
-    }
-    state.alpha_optimizer = torch.optim.SGD(state.alpha.values(), 1.0)
-    for group in state.weight_optimizer.param_groups:
-        group["lr"] = 0.1
-    return Run(method, DIGITS, config, torch.device("cpu"), (torch.arange(2).numpy(),) * 2, 4, state)
-
-
-def make_batches():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(2, 8, 1, 8, 8, generator=generator, dtype=torch.float64)
-    return [Batch(half, torch.arange(8)) for half in images]
 
 
 def slopes(loss, alpha, h=1e-5):

@@ -17,6 +17,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.train.data.division import steps_per_epoch
 from fastnas.train.data.images import ImageData, ImageSet, Transform
 from fastnas.train.data.transforms import Cutout
+from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
 
 
@@ -119,6 +120,7 @@ def paired_batches(
     num_steps: int,
     search_from_step: int,
     workers: int,
+    ranks: Ranks = ALONE,
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """For every step one batch for the weights and one for alpha, each half in permutations of its own.
 
@@ -132,6 +134,7 @@ def paired_batches(
         num_steps: How many steps follow.
         search_from_step: Global number of the first step that needs a batch for alpha; ``None`` comes before.
         workers: Processes that decode; 0 decodes in this one.
+        ranks: The processes that share every batch; each gets its part of both.
 
     Raises:
         ValueError: At once if a half does not fill a batch, and on the way if an image cannot be read.
@@ -140,11 +143,12 @@ def paired_batches(
     for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha")
 
     def keys(step: int) -> list[_Key]:
-        return for_weights.keys(step) + (for_alpha.keys(step) if step >= search_from_step else [])
+        part = ranks.part(batch_size)
+        return for_weights.keys(step)[part] + (for_alpha.keys(step)[part] if step >= search_from_step else [])
 
     steps = range(first_step, first_step + num_steps)
     loaded = _load(data.train, data.train_transform, _Lazily(keys, steps), workers)
-    return (_part(batch, batch_size) for batch in loaded)
+    return (_part(batch, batch_size // ranks.size) for batch in loaded)
 
 
 def _part(batch: Batch, size: int) -> tuple[Batch, Batch | None]:
@@ -162,6 +166,7 @@ def training_batches(
     num_steps: int,
     workers: int,
     cutout: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """Augmented batches of ``indices``, pass after pass; see :func:`paired_batches` for the arguments.
 
@@ -171,13 +176,20 @@ def training_batches(
     passes = _Passes(indices, batch_size, seed, "retraining", "the training images")
     transform = v2.Compose([data.train_transform, Cutout(cutout)]) if cutout else data.train_transform
     steps = range(first_step, first_step + num_steps)
-    return _load(data.train, transform, _Lazily(passes.keys, steps), workers)
+    part = ranks.part(batch_size)
+    return _load(data.train, transform, _Lazily(lambda step: passes.keys(step)[part], steps), workers)
 
 
 def evaluation_batches(
-    images: ImageSet, transform: Transform, indices: np.ndarray | None = None, *, batch_size: int, workers: int = 0
+    images: ImageSet,
+    transform: Transform,
+    indices: np.ndarray | None = None,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """Every image once, in order, in batches of nearly equal size.
+    """Every image once, in order, in batches of nearly equal size; beside other processes every R-th of them.
 
     Args:
         images: The set.
@@ -189,4 +201,5 @@ def evaluation_batches(
     require(batch_size >= 1, "data", "batch_size must be at least 1", batch_size)
     indices = np.arange(len(images.labels)) if indices is None else indices
     chunks = np.array_split(indices, -(-len(indices) // batch_size)) if len(indices) else []
-    return _load(images, transform, [[_Key(int(i), 0) for i in chunk] for chunk in chunks], workers)
+    own = chunks[ranks.index :: ranks.size]
+    return _load(images, transform, [[_Key(int(i), 0) for i in chunk] for chunk in own], workers)

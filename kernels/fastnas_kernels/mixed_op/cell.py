@@ -10,6 +10,7 @@ from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.mixed_op.function import fused_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.reference import reference_cell
+from fastnas_kernels.normalisation import is_synchronised
 from fastnas_kernels.precision import accumulator
 
 
@@ -53,7 +54,7 @@ def mixed_cell(
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
     states = _cast(states)
     _require_numbers(states, weights, mix, edge_mix, statistics)
-    if backend_for(states[0].device) == "triton":
+    if backend_for(states[0].device) == "triton" and not is_synchronised():  # kernels do not wait for other processes
         return _without_autocast(states, weights, mix, edge_mix, plan, statistics)
     return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]))
 

@@ -1,0 +1,73 @@
+"""One process of several that make the same steps; started by test_together.py with torchrun's variables set."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from fastnas.methods import METHODS
+from fastnas.search.step import alpha_gradients, outer_eigenvalue, search_step
+from fastnas.train.data import Batch
+from fastnas.train.ranks import ALONE, joined
+from tests.search.points import make_batches, make_run
+
+
+def steps_of(names, ranks, synchronise):
+    """For every method: hypergradient, eigenvalue, and what one step makes of alpha and the weights."""
+    found = {}
+    for name in names:
+        run = make_run(METHODS[name](), ranks, synchronise_statistics=synchronise)
+        own = ranks.part(8)
+        weight_batch, search_batch = (Batch(b.images[own], b.labels[own]) for b in make_batches())
+        with run.statistics():
+            _, gradients = alpha_gradients(run, weight_batch, search_batch)
+        eigenvalue = outer_eigenvalue(run, search_batch, 0) if name == "darts" else 0.0
+        search_step(run, weight_batch, search_batch)
+        found[name] = {
+            "hypergradient": gradients,
+            "eigenvalue": torch.tensor(eigenvalue),
+            "alpha": dict(run.state.alpha),
+            "w": dict(run.state.w),
+            "loss": torch.stack(run.state.losses.inner),
+        }
+    return found
+
+
+def numbers_sent(ranks):
+    """How many numbers every step of alpha of a first-order search sends to the others, and a step of the weights."""
+    run = make_run(METHODS["darts"](), ranks)
+    weight_batch, search_batch = (Batch(b.images[ranks.part(8)], b.labels[ranks.part(8)]) for b in make_batches())
+    sent, send = [], dist.all_reduce
+    dist.all_reduce = lambda x, *args: (sent.append(x.numel()), send(x, *args))[1]
+    try:
+        alpha_gradients(run, weight_batch, search_batch)
+        of_alpha = list(sent)
+        sent.clear()
+        search_step(run, weight_batch, None)
+    finally:
+        dist.all_reduce = send
+    return {"alpha": of_alpha, "weights": sent}
+
+
+def complaint_about(ranks, text):
+    ranks.require_same("the configuration", '{"a": 1}')
+    try:
+        ranks.require_same("the configuration", text)
+    except ValueError as error:
+        return str(error)
+
+
+def main(out, *names):
+    torch.set_num_threads(1)
+    with joined("cpu") as ranks:
+        assert ranks != ALONE
+        found = {"together": steps_of(names, ranks, True), "apart": steps_of(names[:1], ranks, False)}
+        found["sent"] = numbers_sent(ranks)
+        found["complaint"] = complaint_about(ranks, json.dumps({"a": 1, "epochs": 3 + ranks.index}))
+        torch.save(found, Path(out) / f"{ranks.index}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
