@@ -1,8 +1,9 @@
-"""What does every method find with the same supernet and the same number of weight steps, and what does that cost?
+"""What does every method find with the same supernet and the same budget, and what does that cost?
 
 Searches a space with each method and several seeds, and looks what they found up in a table of accuracies; without a
 table, trains it for a short while and tests it, next to random architectures. Prints a Markdown table. Results are
-kept as they arrive, so that --resume goes on after a stop; a method that fails becomes a row that says why.
+kept as they arrive, so that --resume goes on after a stop; a method that fails becomes a row that says why. The budget
+is a number of weight steps, or with --seconds the CPU time of a search; --minutes ends one part of many.
 """
 
 import subprocess
@@ -20,6 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
+from fastnas.mechanisms.control import never
 from fastnas.method import Method
 from fastnas.methods import METHODS
 from fastnas.search import Run, alpha_problem, fresh_state, search, search_step, stage_supernet
@@ -37,7 +39,7 @@ from fastnas_kernels.check import require
 RANDOM = "random"
 Record = dict[str, Any]
 # What may differ between a run and the one that it goes on with
-HOW_MUCH = ("methods", "seeds", "random", "threads", "results", "resume")
+HOW_MUCH = ("methods", "seeds", "random", "threads", "results", "resume", "minutes")
 HEADINGS = (
     "method",
     "accuracy %",
@@ -52,13 +54,19 @@ HEADINGS = (
     "weight step MB",
     "alpha step MB",
 )
-LEGEND = """
+BY_SECONDS = """
+The budget is the CPU time of a search on this machine, by the time of a short search of the method just before it:
+where an epoch costs more there are fewer of them, never fewer than two a stage. A method that stops early takes less.
+"""
+BY_STEPS = """
 The budget is the number of weight steps, and with it the images: what else a method does (alpha steps, inner steps,
 draws, deeper stages) is on top and shows in the seconds, which are means over the seeds. A method that stops early
-takes fewer; one that trains weights and alpha at once on both halves of the images runs half of the epochs. MB: most
-that one step holds for backward passes at any moment, parameters left out, at the first step of the first stage; "with
-it": one backward pass serves both. Ranks and counts that differ are those of each seed. random: architectures drawn
-uniformly, without any search.
+takes fewer; one that trains weights and alpha at once on both halves of the images runs half of the epochs.
+"""
+LEGEND = """
+Seconds are those of the search alone. MB: most that one step holds for backward passes at any moment, parameters left
+out, at the first step of the first stage; "with it": one backward pass serves both. Ranks and counts that differ are
+those of each seed. random: architectures drawn uniformly, without any search.
 """
 
 
@@ -77,7 +85,8 @@ class Searches:
         table: CSV table of accuracies; without one, what was found is trained.
         channels: Channels of the first cells.
         cells: Depth, or cells in a stage.
-        epochs: Of a search.
+        epochs: Of a search; not where its seconds are given.
+        seconds: CPU seconds of a search, from which each method gets its own number of epochs; unset for --epochs.
         batch_size: Images a step.
         weight_lr: Initial learning rate of the weights.
         alpha_lr: Learning rate of alpha.
@@ -85,6 +94,7 @@ class Searches:
         threads: Of the CPU.
         results: File of JSON lines, one a search.
         resume: Go on with that file; searches that failed are tried again.
+        minutes: Begin no search after so long; what is there is printed, and --resume does the rest.
     """
 
     methods: tuple[str, ...] = tuple(METHODS)
@@ -98,6 +108,7 @@ class Searches:
     channels: int = 4
     cells: int = 1
     epochs: int = 4
+    seconds: float | None = None
     batch_size: int = 32
     weight_lr: float = 0.05
     alpha_lr: float = 0.03
@@ -105,6 +116,7 @@ class Searches:
     threads: int = 1
     results: Path = Path("searches.jsonl")
     resume: bool = False
+    minutes: float | None = None
 
 
 def main(options: Searches) -> None:
@@ -116,13 +128,18 @@ def main(options: Searches) -> None:
     data, settings = load_data(options.data, resolution=options.resolution), _settings(options)
     wanted = [(RANDOM, seed) for seed in range(options.random)]
     wanted += [(name, seed) for seed in range(options.seeds) for name in options.methods]
+    started = perf_counter()
     for name, seed in wanted:
-        if (name, seed) not in finished:
+        in_time = options.minutes is None or perf_counter() - started < 60 * options.minutes
+        if (name, seed) not in finished and in_time:
             record = {"method": name, "seed": seed, **_outcome(options, data, name, seed), "settings": settings}
             append_json_line(options.results, record)
             finished[name, seed] = record
             print(f"{name} {seed}: {_in_short(record)}", file=sys.stderr, flush=True)
-    _print([finished[key] for key in wanted], options)
+    left = [key for key in wanted if key not in finished]
+    if left:
+        print(f"{len(left)} of {len(wanted)} are left: run it again with --resume", file=sys.stderr)
+    _print([finished[key] for key in wanted if key in finished], options)
 
 
 def _settings(options: Searches) -> Record:
@@ -157,7 +174,8 @@ def _searched(
 ) -> tuple[Genotype, Record]:
     joint = method.protocol.joint  # such a method trains on both halves: an epoch has twice the steps
     rule = f"epochs must be even for {method.name}, which takes the same number of steps in half of them"
-    require(options.epochs % 2 == 0 or not joint, "searches", rule, options.epochs)
+    by_steps = options.seconds is None
+    require(options.epochs % 2 == 0 or not joint or not by_steps, "searches", rule, options.epochs)
     config = SearchConfig(
         channels=options.channels,
         cells=options.cells,
@@ -169,6 +187,8 @@ def _searched(
         seed=seed,
         device="cpu",
     )
+    if options.seconds is not None:
+        config = replace(config, epochs=epochs_within(options.seconds, method, space, data, config))
     num_bytes = bytes_of_steps(method, space, data, config)
     steps: list[int] = []  # the loop reports each one; a method that goes back repeats some
     cpu, wall = process_time(), perf_counter()
@@ -182,6 +202,27 @@ def _searched(
         "wall_seconds": wall,
         **num_bytes._asdict(),
     }
+
+
+def epochs_within(seconds: float, method: Method, space: CellSpace, data: ImageData, config: SearchConfig) -> int:
+    """How many epochs of a search take ``seconds`` of CPU time, at least two a stage.
+
+    Each stage is tried for two epochs, one in which alpha waits and one in which it moves.
+
+    Args:
+        seconds: Of the whole search.
+        method: Its stages and the share of their epochs in which alpha waits.
+        space: Searched.
+        data: The images.
+        config: All but the number of epochs.
+    """
+    stages, marks = len(method.stages), [process_time()]
+    tried = replace(config, epochs=2 * stages, warmup_epochs=1)
+    patient = replace(method, control=never)
+    search(space, patient, data, tried, on_epoch=lambda record: marks.append(process_time()))
+    waits, moves = (sum(marks[i + 1] - marks[i] for i in range(first, 2 * stages, 2)) for first in (0, 1))
+    of_mean_epoch = (method.warmup_share * waits + (1 - method.warmup_share) * moves) / stages
+    return max(2 * stages, int(seconds / of_mean_epoch))
 
 
 def _found(genotype: Genotype) -> Record:
@@ -280,7 +321,7 @@ def _print(records: Sequence[Record], options: Searches) -> None:
     right = ["---"] + ["---:"] * (len(HEADINGS) - 1)
     lines = [HEADINGS, right, *_rows(records, options)]
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    print(LEGEND)
+    print((BY_STEPS if options.seconds is None else BY_SECONDS) + LEGEND)
     for record in records:
         if "error" not in record:
             stopped = f"   (stopped: {record['stopped']})" if record.get("stopped") else ""

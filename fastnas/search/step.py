@@ -69,7 +69,8 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
     def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
         mix = sampler(alpha, draw).mix
         loss, hits = outer(w, mix)
-        worth = run.method.reward(run.ranks.mean(hits / len(search_batch.labels)), mix.candidates)
+        accuracy = run.ranks.mean(hits / len(search_batch.labels))
+        worth = run.method.reward(accuracy, mix.candidates)
         return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
 
     return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge)

@@ -136,7 +136,10 @@ class DagNetwork(nn.Module):
         drop = DropPath(drop_path, seed, images.device) if self.training and drop_path > 0 else None
         nothing = images.new_empty(0)
         enter = [
-            [Entering(sources, scales[str(node)] if sources else nothing) for node, sources in enumerate(reads)]
+            [
+                Entering(sources, scales[str(node)] if sources else nothing)  # type: ignore[index]
+                for node, sources in enumerate(reads)
+            ]
             for reads, scales in zip(self.reads, self.scales, strict=True)
         ]
         return self.body(images, enter, drop), None

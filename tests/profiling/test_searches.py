@@ -142,3 +142,39 @@ def test_a_sampled_path_saves_less_than_the_mixture_of_all(searches, options):
     )
     assert sampled.weight_step < dense.weight_step / 2  # one of five candidates on every edge
     assert joint.alpha_step is None
+
+
+def test_a_budget_of_seconds_becomes_as_many_epochs_as_fit(searches, monkeypatch):
+    clock, tried = [100.0], []
+
+    def search(space, method, data, config, on_epoch):
+        tried.append((config.epochs, config.warmup_epochs, method.control.__name__))
+        for epoch in range(config.epochs):
+            clock[0] += 3.0 if epoch % 2 else 1.0  # alpha waits in the first epoch of a stage
+            on_epoch({})
+
+    monkeypatch.setattr(searches, "search", search)
+    monkeypatch.setattr(searches, "process_time", lambda: clock[0])
+    config = SearchConfig()
+
+    def epochs(method, seconds):
+        return searches.epochs_within(seconds, method, NASBENCH201, None, config)
+
+    assert epochs(replace(darts(), warmup_share=0.25), 25) == 10  # 0.25 * 1 + 0.75 * 3 s each
+    assert epochs(METHODS["darts_plus"](), 31) == 10
+    assert epochs(METHODS["p_darts"](), 22) == 10  # 0.4 * 1 + 0.6 * 3 s each
+    assert epochs(METHODS["p_darts"](), 1) == 6  # two of each of three stages
+    assert tried == [(2, 1, "never"), (2, 1, "never"), (6, 1, "never"), (6, 1, "never")]
+
+
+def test_seconds_decide_the_epochs_and_a_part_of_a_run_goes_on_later(searches, options, tmp_path, capsys):
+    options = replace(options, table=tmp_path / "table.csv.gz", methods=("darts",), seconds=1.0, epochs=1)
+    write_table(options.table)
+    searches.main(replace(options, minutes=0.0))
+    assert "2 of 2 are left: run it again with --resume" in capsys.readouterr().err
+    assert not options.results.exists()
+    searches.main(replace(options, resume=True))
+    random, found = lines_of(options)
+    assert random["method"] == "random"
+    assert found["epochs"] >= 2
+    assert "The budget is the CPU time" in capsys.readouterr().out

@@ -14,7 +14,8 @@ from tests.search.one_of_several import steps_of
 
 ROOT = Path(__file__).parents[2]
 # One of each kind: first and second order, a perturbation by a gradient, a joint step, and all kinds of draws
-NAMES = ["darts", "darts_2nd", "smooth_darts_adv", "gdas", "parsec", "dso_nas", "proxyless_nas", "pc_darts", "snas"]
+NAMES = ["darts", "darts_2nd", "smooth_darts_adv", "gdas", "parsec", "dso_nas", "proxyless_nas", "proxyless_nas_r"]
+NAMES += ["pc_darts", "snas"]
 NOISY = ("snas",)  # drops paths of single images, other ones in each process
 
 
