@@ -76,10 +76,10 @@ def files(options: Options) -> str:
     """How many images there are, and how large."""
     images = [EncodedImage(str(path), path.read_bytes()) for path in sorted(options.images.glob("*/*"))]
     sides, kilobytes = [sorted(image.size()) for image in images], [len(image.content) / 1000 for image in images]
-    shorter, longer = (median(side[i] for side in sides) for i in (0, 1))
+    shorter, longer = (sorted(side[i] for side in sides) for i in (0, 1))
     return (
-        f"{len(images)} JPEG files: median {longer:.0f}×{shorter:.0f} pixels (shorter side {min(sides)[0]} to "
-        f"{max(side[0] for side in sides)}) and {median(kilobytes):.0f} kB, mean {np.mean(kilobytes):.0f} kB"
+        f"{len(images)} JPEG files: median {median(longer):.0f}×{median(shorter):.0f} pixels (shorter side {shorter[0]} "
+        f"to {shorter[-1]}) and {median(kilobytes):.0f} kB, mean {np.mean(kilobytes):.0f} kB"
     )
 
 
