@@ -78,8 +78,8 @@ def files(options: Options) -> str:
     sides, kilobytes = [sorted(image.size()) for image in images], [len(image.content) / 1000 for image in images]
     shorter, longer = (sorted(side[i] for side in sides) for i in (0, 1))
     return (
-        f"{len(images)} JPEG files: median {median(longer):.0f}×{median(shorter):.0f} pixels (shorter side {shorter[0]} "
-        f"to {shorter[-1]}) and {median(kilobytes):.0f} kB, mean {np.mean(kilobytes):.0f} kB"
+        f"{len(images)} JPEG files: median {median(longer):.0f}×{median(shorter):.0f} pixels (shorter side "
+        f"{shorter[0]} to {shorter[-1]}) and {median(kilobytes):.0f} kB, mean {np.mean(kilobytes):.0f} kB"
     )
 
 
