@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fastnas.cli import main
-from fastnas.methods import darts, dso_nas
+from fastnas.methods import darts, snas
 from fastnas.recipes import RECIPES
 from fastnas.search import search
 from fastnas.space.cell_space import space_named
@@ -55,7 +55,7 @@ def test_a_method_that_trains_both_at_once_uses_both_halves(photos, monkeypatch)
     seen = []
     monkeypatch.setattr(LOOP, "paired_batches", lambda data, *halves, **rest: seen.append(halves) or iter(()))
     with pytest.raises(RuntimeError, match="StopIteration"):  # the batches end at once
-        search(SPACE, replace(dso_nas(), penalties=()), data_of(photos), replace(TINY, fractions=(0.5, 0.25)))
+        search(SPACE, snas(), data_of(photos), replace(TINY, fractions=(0.5, 0.25)))
     assert len(seen[0][0]) == 12
     assert set(seen[0][1]) < set(seen[0][0])
 

@@ -12,6 +12,7 @@ from fastnas_kernels.check import complaint
 
 # What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+SEQUENTIAL, PROGRESSIVE = b"\xc0\xc1", b"\xc2"  # markers of the head that names the size
 MARGIN = 16  # rows: one block of subsampled colours, which those above it are interpolated from
 SHRINKS = (8, 4, 2)  # by which a JPEG decoder can divide both sides while it inverts the cosine transform
 
@@ -59,11 +60,18 @@ class EncodedImage:
         Raises:
             UnreadableImage: If there is none.
         """
-        try:
-            with Image.open(io.BytesIO(self.content)) as image:
-                return image.height, image.width
-        except UNREADABLE as error:
-            raise UnreadableImage(self.name, described(error)) from None
+        place = _frame(self.content)
+        if place is not None:
+            height, width = (int.from_bytes(self.content[i : i + 2]) for i in (place, place + 2))
+        else:
+            try:
+                with Image.open(io.BytesIO(self.content)) as image:
+                    height, width = image.height, image.width
+            except UNREADABLE as error:
+                raise UnreadableImage(self.name, described(error)) from None
+        if min(height, width) == 0:
+            raise UnreadableImage(self.name, f"{height} by {width} pixels")
+        return height, width
 
     def decode(self) -> Tensor:
         """All pixels, uint8 ``[3, H, W]``.
@@ -106,18 +114,25 @@ class EncodedImage:
             raise UnreadableImage(self.name, described(error)) from None
 
 
+def _frame(content: bytes) -> int | None:
+    """Where a JPEG file names its height and, two bytes later, its width; ``None`` in other and in broken files."""
+    place = 2 if content.startswith(b"\xff\xd8") else len(content)
+    while place + 9 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:
+        if content[place + 1] in SEQUENTIAL + PROGRESSIVE:
+            return place + 5  # behind marker, length and precision
+        place += 2 + int.from_bytes(content[place + 2 : place + 4])
+    return None
+
+
 def _ending_below(content: bytes, rows: int) -> bytes:
     """A JPEG file of which a decoder reads no more than the first ``rows`` pixels: its head names a smaller height.
 
     Progressive files, whose scans each run over the whole image, and other formats stay as they are.
     """
-    place = 2 if content.startswith(b"\xff\xd8") else len(content)
-    while place + 7 <= len(content) and content[place] == 0xFF and content[place + 1] not in (0xC2, 0xDA):
-        if content[place + 1] in (0xC0, 0xC1):  # baseline or extended sequential: length, precision, height
-            height = int.from_bytes(content[place + 5 : place + 7])
-            return content if rows >= height else content[: place + 5] + rows.to_bytes(2) + content[place + 7 :]
-        place += 2 + int.from_bytes(content[place + 2 : place + 4])
-    return content
+    place = _frame(content)
+    if place is None or content[place - 4] in PROGRESSIVE or rows >= int.from_bytes(content[place : place + 2]):
+        return content
+    return content[:place] + rows.to_bytes(2) + content[place + 2 :]
 
 
 def _pixels(image: Image.Image) -> Tensor:

@@ -75,8 +75,9 @@ def _from_folder(name: str, root: Path, resolution: int | None, held_out: Sequen
 
 
 def _image_set(part: datasets.ImageFolder, places: np.ndarray) -> ImageSet:
-    folder, name = os.path.split(part.root)
-    names = [name + path.removeprefix(part.root) for path, _ in part.samples]
+    root = str(part.root)
+    folder, name = os.path.split(root)
+    names = [name + path.removeprefix(root) for path, _ in part.samples]
     return ImageSet(places[np.array(part.targets)], Files(folder, names), names)
 
 

@@ -88,12 +88,21 @@ class _Collate:
         if not read or (self.group and not all(readable)):
             return _Loaded(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), failures)
         images, labels = zip(*read, strict=True)
-        return _Loaded(torch.stack(images), torch.tensor(labels), failures)
+        return _Loaded(_stacked(images), torch.tensor(labels), failures)
 
     def _readable(self, group: Sequence[_Sample | _Failure]) -> list[_Sample]:
         read = [sample for sample in group if not isinstance(sample, _Failure)]
         missing = len(group) - len(read) if self.group and read else 0
         return read + [read[i % len(read)] for i in range(missing)]
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """A batch laid out as its images are: decoders write the channels of a pixel side by side, and to part them takes
+    a worker as long as to crop."""
+    last = [image.movedim(0, -1) for image in images]
+    if all(image.is_contiguous() for image in last):
+        return torch.stack(last).movedim(-1, 1)
+    return torch.stack(list(images))
 
 
 class _Passes:
@@ -140,7 +149,7 @@ def _load(
         require(group == 0 or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files.")
         if len(loaded.labels):
             pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
-            yield Batch(data.normalise(pixels), labels)
+            yield Batch(data.normalise(pixels.contiguous()), labels)
 
 
 class _Lazily:

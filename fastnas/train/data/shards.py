@@ -90,7 +90,9 @@ def write_shards(data: ImageData, folder: Path, images_per_shard: int = 10_000, 
             path = folder / f"{part}-{number:05d}.tar"
             write_atomically(path, lambda file, i=indices, s=images, t=table, n=number: _write(file, s, i, side, t, n))
         arrays = {column: np.array(values, "S" if column == "name" else np.int64) for column, values in table.items()}
-        write_atomically(folder / f"{part}.npz", lambda file, arrays=arrays: np.savez(file, **arrays))
+        write_atomically(
+            folder / f"{part}.npz", lambda file, arrays=arrays: np.savez(file, allow_pickle=False, **arrays)
+        )
     # Last, since without it the folder is no data set
     write_json(folder / "shards.json", {"format": FORMAT, "name": data.name, "classes": list(data.classes)})
 
@@ -136,11 +138,10 @@ def load_shards(root: Path, download: bool, resolution: int | None) -> ImageData
     require(not download, "data", "download must be off for shards", download, "Leave --download out.")
     about = root / "shards.json"
     require(about.is_file(), "data", f"{root} must hold shards", "no shards.json in it", "Write them: fastnas shards.")
-    content = read_json(about)
+    content: Any = read_json(about)
     is_ours = isinstance(content, dict) and content.get("format") == FORMAT
     is_ours = is_ours and isinstance(content.get("name"), str) and _are_names(content.get("classes"))
     require(is_ours, "data", f"{about} must be of fastnas", "another program's file")
-    assert isinstance(content, dict)
     train, test = (_part(root, part, len(content["classes"])) for part in PARTS)
     return photographs(content["name"], train, test, tuple(content["classes"]), resolution)
 
@@ -164,7 +165,7 @@ def _part(root: Path, part: str, num_classes: int) -> ImageSet:
     np.maximum.at(ends, columns["shard"], columns["offset"] + columns["size"])
     for path, end in zip(paths, ends, strict=True):
         there = os.path.getsize(path) if os.path.isfile(path) else 0
-        require(there >= end, "data", f"{path} must hold what its table says", f"{there} bytes of {end}", remedy)
+        require(there >= int(end), "data", f"{path} must hold what its table says", f"{there} bytes of {end}", remedy)
     names = columns["name"].astype(str)
     shards = Shards(paths, columns["shard"], columns["offset"], columns["size"], names)
     return ImageSet(columns["label"], shards, names.tolist())

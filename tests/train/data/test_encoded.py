@@ -1,3 +1,4 @@
+import contextlib
 import io
 import pickle
 
@@ -86,6 +87,29 @@ def test_a_truncated_file_is_named_whatever_part_is_asked_for(photo, cut):
     for read in (image.decode, lambda: image.decode_part(Part(100, 0, 50, 110), 1000)):
         with pytest.raises(UnreadableImage, match=r"data: the file must be a readable image, got .*Replace or delete"):
             read()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=str)
+def test_the_size_is_read_without_decoding(photo, form, options):
+    assert encoded(photo(150, 110), form, **options).size() == (150, 110)
+
+
+def test_a_head_that_names_no_rows_is_no_readable_image(photo):
+    content = encoded(photo(150, 110)).content
+    place = content.index((150).to_bytes(2) + (110).to_bytes(2))
+    image = EncodedImage("the file", content[:place] + bytes(2) + content[place + 2 :])
+    with pytest.raises(UnreadableImage, match="got 0 by 110 pixels"):
+        RandomResizedCrop(32)(image)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_random_damage_to_the_head_is_an_unreadable_image_or_none(photo, seed):
+    content, rng = bytearray(encoded(photo(60, 50)).content), torch.Generator().manual_seed(seed)
+    for place in torch.randint(2, 200, (6,), generator=rng).tolist():
+        content[place] = int(torch.randint(256, (), generator=rng))
+    with contextlib.suppress(UnreadableImage):
+        assert RandomResizedCrop(32)(EncodedImage("the file", bytes(content))).shape == (3, 32, 32)
 
 
 def test_what_is_wrong_with_an_image_survives_the_way_from_a_worker_process():

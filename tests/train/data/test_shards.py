@@ -1,6 +1,8 @@
 import io
+import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import torch
 from PIL import Image
 
 from fastnas.train.data import load_data, paired_batches, read_index, write_index, write_shards
-from fastnas.train.data.encoded import UnreadableImage
+from fastnas.train.data.encoded import Part, UnreadableImage
+
+TEST_DATA = Path(os.environ.get("FASTNAS_TEST_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
+SAMPLE = TEST_DATA / "imagenet-sample.tar"
 
 
 @pytest.fixture
@@ -173,3 +178,22 @@ def test_a_broken_image_ends_the_writing_and_leaves_no_data_set(photos, tmp_path
         write_shards(data, tmp_path / "shards")
     with pytest.raises(ValueError, match="must hold shards"):
         load(tmp_path / "shards")
+
+
+@pytest.mark.skipif(not SAMPLE.is_file(), reason=f"{SAMPLE} is not there; set FASTNAS_TEST_DATA to its folder")
+def test_real_photographs_are_the_same_from_shards_and_in_part(tmp_path):
+    with tarfile.open(SAMPLE) as archive:
+        members = [member for member in archive if member.isfile() and member.name.endswith(".JPEG")][:12]
+        for part in ("train", "val"):
+            archive.extractall(tmp_path / part, members, filter="data")
+    files = load_data(f"imagenet:{tmp_path}")
+    write_shards(files, tmp_path / "shards")
+    shards = load_data(f"shards:{tmp_path / 'shards'}")
+    assert (len(shards.train.labels), shards.resolution, shards.large) == (12, 224, True)
+    for index in range(12):
+        image = shards.train.image(index)
+        assert image.content == files.train.image(index).content
+        height, width = image.size()
+        part = Part(height // 7, width // 5, height // 2, width // 3)
+        whole = image.decode()[:, part.top : part.top + part.height, part.left : part.left + part.width]
+        assert torch.equal(image.decode_part(part, least=max(part.height, part.width)), whole)
