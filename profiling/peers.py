@@ -219,7 +219,6 @@ def second_order(given: Task, architect: str) -> None:
         raise RuntimeError(complaint("peers", "second-order gradients must be equal to 1e-6", apart))
     contenders = {
         "published architect": whole_step(given, code, "published", copied(given.network)),
-        "published architect, channels_last": whole_step(given, code, "published", wide(given.network)),
         "published architect, accelerated network": whole_step(given, code, "published", accelerated(given.network)),
         "fastnas, difference as published": whole_step(given, code, "differences", accelerated(given.network)),
         "fastnas, exact": whole_step(given, code, "exact", accelerated(given.network)),

@@ -54,7 +54,9 @@ def forward_backward(cell, plan, given):
     ],
     ids=["strided and partial", "two blocks of channels", "a node read by another"],
 )
-def test_no_access_leaves_its_tensor_and_no_result_depends_on_the_order(in_triton, use_tiles, arguments, plan, size, block):
+def test_no_access_leaves_its_tensor_and_no_result_depends_on_the_order(
+    in_triton, use_tiles, arguments, plan, size, block
+):
     use_tiles(pixels=16, channels=block, edges=1)
     meter = forward_backward(in_triton, plan, arguments(plan, size))
     partial = {"bypass_kernel", "bypass_backward_kernel"} if plan.k > 1 else set()
