@@ -31,7 +31,7 @@ class Forward {
     partial_ = memory.take(std::max<Index>(2, chunk_) * shape_.groups * 2 * shape_.blocks);
     scratch_size_ = shape_.blocks * middle_.size() + shape_.plane();
     scratch_ = memory.take(cell.threads * scratch_size_);
-    row_ = memory.take<Real>(cell.threads * cell.channels);
+    row_ = memory.take<Real>(cell.k > 1 ? 3 * cell.threads * cell.out_width * cell.channels : 0);
   }
 
   void run() {
@@ -216,33 +216,31 @@ class Forward {
     });
     if (cell.k == 1) return;
     parallel(cell.threads, cell.images * cell.out_height, [&](Index line, Index thread) {
-      const Index n = line / cell.out_height, y = line % cell.out_height;
-      Real* row = row_ + thread * cell.channels;
+      const Index n = line / cell.out_height, y = line % cell.out_height, width = cell.out_width * cell.channels;
+      Real* row = row_ + 3 * thread * width;
+      std::fill(row, row + width, Real(0));
+      for (Index e = 0; e < cell.num_edges; e++)
+        if (shape_.edge(e).node == number) add_passing(shape_.state(shape_.edge(e).source), n, y, cell.edge_mix[e], row);
       for (Index x = 0; x < cell.out_width; x++) {
-        std::fill(row, row + cell.channels, Real(0));
-        for (Index e = 0; e < cell.num_edges; e++) {
-          const Edge& edge = shape_.edge(e);
-          if (edge.node == number) add_passing(shape_.state(edge.source), n, y, x, cell.edge_mix[e], row);
-        }
         Real* at = out + n * image + (y * cell.out_width + x) * pitch;
         for (Index r = 1; r < cell.k; r++)
-          for (Index c = 0; c < cell.mixed; c++) at[c * cell.k + r] = row[r * cell.mixed + c];
+          for (Index c = 0; c < cell.mixed; c++) at[c * cell.k + r] = row[x * cell.channels + r * cell.mixed + c];
       }
     });
   }
 
-  void add_passing(const State& state, Index n, Index y, Index x, Real coefficient, Real* row) const {
+  // One line of the channels that pass by; what it adds to the others nobody reads. `row` is followed by scratch.
+  void add_passing(const State& state, Index n, Index y, Real coefficient, Real* row) const {
     const Cell& cell = shape_.cell;
-    if (state.stride == 1) {
-      const Real* at = state.base + n * state.image() + (y * state.width + x) * state.pitch;
-      for (Index q = cell.mixed; q < cell.channels; q++) row[q] += coefficient * at[q];
+    const Index width = cell.out_width * cell.channels;
+    if (state.stride == 2) {
+      pool_line(state, n, y, cell.out_width, cell.channels, row + width, row + 2 * width);
+      add_scaled(row, coefficient, row + width, width);
       return;
     }
-    for (Index q = cell.mixed; q < cell.channels; q++) {
-      Real value;
-      passing_pixel(state, n, y, x, q, &value);
-      row[q] += coefficient * value;
-    }
+    const Real* in = state.base + n * state.image() + y * state.width * state.pitch;
+    for (Index x = 0; x < cell.out_width; x++)
+      add_scaled(row + x * cell.channels, coefficient, in + x * state.pitch, cell.channels);
   }
 
   Shape shape_;

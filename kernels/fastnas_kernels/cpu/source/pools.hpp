@@ -1,4 +1,4 @@
-// 3x3 pools of a state, and the 2x2 maximum of channels that pass by a strided cell.
+// 3x3 pools of a state, and the 2x2 maxima of channels that pass by a strided cell.
 #pragma once
 
 #include "cell.hpp"
@@ -43,21 +43,37 @@ inline void pool_back(const Vector* in, const State& state, Index out_height, In
        });
 }
 
-// The pixel of a state that passes by at (y, x) of the output: itself, or the first maximum of its 2x2 window.
-inline Index passing_pixel(const State& state, Index image, Index y, Index x, Index channel, Real* value) {
-  const Real* base = state.base + image * state.image() + channel;
-  if (state.stride == 1) {
-    const Index pixel = y * state.width + x;
-    *value = base[pixel * state.pitch];
-    return pixel;
-  }
-  Index found = 2 * y * state.width + 2 * x;
-  Real highest = -std::numeric_limits<Real>::infinity();
-  for (Index i = 2 * y; i < std::min(2 * y + 2, state.height); i++)
-    for (Index j = 2 * x; j < std::min(2 * x + 2, state.width); j++) {
-      const Real v = base[(i * state.width + j) * state.pitch];
-      if (v > highest || v != v) highest = v, found = i * state.width + j;
+// The first maximum of a 2x2 window of `count` channels, and where it is (0 to 3).
+template <class Count>
+inline void pool_window(const State& state, const Real* in, Index rows, Index columns, Count count, Real* highest,
+                        Real* position) {
+  Vector best = {}, where = {};
+  for (Index i = 0; i < rows; i++)
+    for (Index j = 0; j < columns; j++) {
+      Vector v = {};
+      std::memcpy(&v, in + (i * state.width + j) * state.pitch, count * sizeof(Real));
+      const Mask higher = i + j ? (v > best) | (v != v) : ~Mask{};
+      best = higher ? v : best;
+      where = higher ? all(Real(2 * i + j)) : where;
     }
-  *value = highest;
-  return found;
+  std::memcpy(highest, &best, count * sizeof(Real));
+  std::memcpy(position, &where, count * sizeof(Real));
+}
+
+// The same for one line of the channels that pass by a strided cell.
+inline void pool_line(const State& state, Index image, Index y, Index columns, Index channels, Real* highest,
+                      Real* position) {
+  const Real* line = state.base + image * state.image() + 2 * y * state.width * state.pitch;
+  for (Index x = 0; x < columns; x++, highest += channels, position += channels) {
+    const Real* in = line + 2 * x * state.pitch;
+    const Index right = std::min<Index>(2, state.width - 2 * x), down = std::min<Index>(2, state.height - 2 * y);
+    Index q = 0;
+    for (; q + LANES <= channels; q += LANES)
+      pool_window(state, in + q, down, right, std::integral_constant<Index, LANES>(), highest + q, position + q);
+    if (q < channels) pool_window(state, in + q, down, right, channels - q, highest + q, position + q);
+  }
+}
+
+inline void add_scaled(Real* out, Real factor, const Real* in, Index count) {
+  for (Index i = 0; i < count; i++) out[i] += factor * in[i];
 }

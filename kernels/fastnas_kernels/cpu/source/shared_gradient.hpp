@@ -25,6 +25,8 @@ class SharedGradient {
     node_sums_ = memory.take<Real>(cell.num_nodes * cell.mixed);
     const Index nodes = cell.num_nodes * cell.images * shape.pixels * cell.channels;
     whole_ = memory.take<Real>(nodes);
+    passing_ = memory.take<Real>(cell.k > 1 ? nodes : 0);
+    lines_ = memory.take<Real>(cell.k > 1 ? 4 * cell.threads * cell.out_width * cell.channels : 0);
     const Index lines = cell.images * std::max(cell.height, cell.out_height);
     passed_ = memory.take<Real>(cell.k > 1 ? cell.num_edges * lines : 0);
   }
@@ -60,6 +62,16 @@ class SharedGradient {
       }
     });
     shape_.total(partial_, shape_.blocks, node_sums_ + node * cell.mixed);
+    if (cell.k == 1) return;
+    parallel(cell.threads, cell.images * cell.out_height, [&](Index line, Index) {
+      for (Index i = line * cell.out_width; i < (line + 1) * cell.out_width; i++) {
+        const Real* from = whole(node) + i * cell.channels;
+        Real* to = passing(node) + i * cell.channels;
+        std::fill_n(to, cell.mixed, Real(0));
+        for (Index r = 1; r < cell.k; r++)
+          for (Index c = 0; c < cell.mixed; c++) to[r * cell.mixed + c] = from[c * cell.k + r];
+      }
+    });
   }
 
   // The sums of a state's pools and identities, and the state's gradient: `dstate` holds what the convolutions sent
@@ -84,8 +96,13 @@ class SharedGradient {
   }
 
  private:
+  // The gradient of a node as images, shuffled as they are.
   Real* whole(Index node) const {
     return whole_ + node * shape_.cell.images * shape_.pixels * shape_.cell.channels;
+  }
+  // The same in the order before the shuffle, zero in the mixed channels.
+  Real* passing(Index node) const {
+    return passing_ + node * shape_.cell.images * shape_.pixels * shape_.cell.channels;
   }
   Vector* partial(Index rank, int which, Index group) const {
     return partial_ + ((3 * rank + which) * shape_.groups + group) * shape_.blocks;
@@ -195,29 +212,25 @@ class SharedGradient {
     const Index lines = cell.images * cell.out_height, plane = state.height * state.width;
     Real* out = nullptr;
     if (wanted) out = is_node ? whole(source - cell.num_inputs) : cell.dinputs + source * cell.images * plane * cell.channels;
-    parallel(cell.threads, lines, [&](Index line, Index) {
+    parallel(cell.threads, lines, [&](Index line, Index thread) {
       const Index n = line / cell.out_height, y = line % cell.out_height;
-      for (Index rank = 0; rank < Index(leaving_.size()); rank++) passed_[rank * lines + line] = 0;
-      if (out && !is_node)
-        for (Index i = y * state.stride; i < std::min((y + 1) * state.stride, state.height); i++)
-          for (Index x = 0; x < state.width; x++) {
-            Real* at = out + ((n * state.height + i) * state.width + x) * cell.channels;
-            std::fill(at + cell.mixed, at + cell.channels, Real(0));
-          }
-      for (Index x = 0; x < cell.out_width; x++)
-        for (Index r = 1; r < cell.k; r++)
-          for (Index c = 0; c < cell.mixed; c++) {
-            const Index q = r * cell.mixed + c;
-            Real value, dx = 0;
-            const Index pixel = passing_pixel(state, n, y, x, q, &value);
-            for (Index rank = 0; rank < Index(leaving_.size()); rank++) {
-              const Index e = leaving_[rank], place = (line * cell.out_width + x) * cell.channels + c * cell.k + r;
-              const Real dy = whole(shape_.edge(e).node)[place];
-              passed_[rank * lines + line] += dy * value;
-              dx += cell.edge_mix[e] * dy;
-            }
-            if (out) out[(n * plane + pixel) * cell.channels + q] += dx;
-          }
+      const Index width = cell.out_width * cell.channels;
+      Real *collected = lines_ + 4 * thread * width, *values = collected + width, *position = values + width;
+      Real* dots = position + width;
+      if (state.stride == 2) pool_line(state, n, y, cell.out_width, cell.channels, values, position);
+      const Real* x = state.stride == 2 ? values : state.base + n * state.image() + y * state.width * state.pitch;
+      const Index pitch = state.stride == 2 ? cell.channels : state.pitch;
+      std::fill_n(collected, width, Real(0));
+      for (Index rank = 0; rank < Index(leaving_.size()); rank++) {
+        const Index e = leaving_[rank];
+        const Real* dy = passing(shape_.edge(e).node) + line * width;
+        std::fill_n(dots, cell.channels, Real(0));
+        for (Index i = 0; i < cell.out_width; i++)
+          for (Index q = 0; q < cell.channels; q++) dots[q] += dy[i * cell.channels + q] * x[i * pitch + q];
+        add_scaled(collected, cell.edge_mix[e], dy, width);
+        passed_[rank * lines + line] = std::accumulate(dots + cell.mixed, dots + cell.channels, Real(0));
+      }
+      if (out) pass_back(state, n, y, collected, position, is_node, out);
     });
     if (!cell.passed) return;
     for (Index rank = 0; rank < Index(leaving_.size()); rank++) {
@@ -227,8 +240,23 @@ class SharedGradient {
     }
   }
 
+  // One line of the gradient of what passed by, to the pixels where it came from.
+  void pass_back(const State& state, Index n, Index y, const Real* dy, const Real* position, bool add, Real* out) const {
+    const Cell& cell = shape_.cell;
+    for (Index x = 0; x < cell.out_width; x++, dy += cell.channels, position += cell.channels)
+      for (int i = 0; i < state.stride * state.stride; i++) {
+        const Index row = y * state.stride + i / 2, column = x * state.stride + i % 2;
+        if (row >= state.height || column >= state.width) continue;
+        Real* to = out + ((n * state.height + row) * state.width + column) * cell.channels;
+        for (Index q = cell.mixed; q < cell.channels; q++) {
+          const Real v = state.stride == 1 || position[q] == Real(i) ? dy[q] : Real(0);
+          to[q] = add ? to[q] + v : v;
+        }
+      }
+  }
+
   const Shape& shape_;
   std::vector<Index> leaving_;
   Vector *dnodes_, *partial_;
-  Real *node_sums_, *whole_, *passed_;
+  Real *node_sums_, *whole_, *passing_, *lines_, *passed_;
 };
