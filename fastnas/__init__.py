@@ -35,6 +35,7 @@ from fastnas.methods import (
     snas,
 )
 from fastnas.oracle.check import check
+from fastnas.plan.planner import Plan, plan
 from fastnas.search import SearchResult, search
 from fastnas.space.cell_space import (
     DARTS,
@@ -84,6 +85,7 @@ __all__ = [
     "Method",
     "MixedOp",
     "NetworkSize",
+    "Plan",
     "ProductPenalty",
     "RelativeCost",
     "RetrainConfig",
@@ -111,6 +113,7 @@ __all__ = [
     "parameter_table",
     "parsec",
     "pc_darts",
+    "plan",
     "proxyless",
     "proxyless_nas",
     "proxyless_nas_r",

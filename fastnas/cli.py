@@ -16,10 +16,14 @@ from rich.table import Table
 from tyro.conf import Positional, arg, subcommand
 
 from fastnas.cost.tables import NetworkSize
+from fastnas.data_verbs import Index, Shards, run_index, run_shards
 from fastnas.experiment import Experiment, load_experiment, method_named, run_experiment
 from fastnas.latency import describe, measure
 from fastnas.methods import METHODS, summary
 from fastnas.oracle.check import check
+from fastnas.plan.show import describe as describe_plan
+from fastnas.plan.show import describe_scaling
+from fastnas.planning import PlanCommand, plan_of, planned, scaling_of
 from fastnas.printing import comparison_table, print_outcome, series_table
 from fastnas.recipes import RECIPES
 from fastnas.report.draw import save_drawing
@@ -55,6 +59,7 @@ class Search:
             retraining on images held out of it.
         strengths: Instead of seeds, how much each search regularises: R-DARTS is the best of four.
         short_epochs: Epochs of that retraining; unset for a quarter of the whole one.
+        budget: Memory that a step of the search may take: decides --recompute, see `fastnas plan`.
         experiment: What to do.
     """
 
@@ -65,6 +70,7 @@ class Search:
     runs: int = 1
     strengths: tuple[float, ...] = ()
     short_epochs: int | None = None
+    budget: str | None = None
     experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
 
 
@@ -76,7 +82,7 @@ class Retrain:
         genotype: A built-in name, a file, or the text of a genotype.
         space: FILE.py:NAME of the genotype's space, if it is one of your own.
         recipe: Settings to start from.
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
         train_fraction: Class-balanced share of the training images to use.
@@ -84,6 +90,7 @@ class Retrain:
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
         run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
             takes --run for an option of its own, write --folder.
         config: The training.
@@ -100,6 +107,7 @@ class Retrain:
     seed: int = 0
     device: str = "auto"
     workers: int = 0
+    max_broken: int = 0
     run: Annotated[Path | None, arg(aliases=["--folder"])] = None
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()  # noqa: RUF009  (frozen)
 
@@ -157,8 +165,7 @@ class Latency:
     """Measure what every candidate takes on this device, and how well the sum predicts whole networks.
 
     Args:
-        space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of
-            your own.
+        space: darts, gdas_frc, nasbench201, s1 to s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
         out: The table's file, JSON. An older one is replaced.
         check: A table of this space and size to test again, instead of measuring a new one.
         repeats: Interleaved samples behind each median.
@@ -211,6 +218,7 @@ def parse(arguments: list[str]) -> Any:
     """The command that the arguments spell, its defaults taken from the recipe that they name."""
     recipe = _recipe(_value_of("--recipe", arguments))
     search_default = Search(experiment=recipe)
+    plan_default = PlanCommand(experiment=recipe)
     retrain_default = Retrain(genotype="", data=recipe.data, config=recipe.retrain)
     if _value_of("--resume", arguments) is not None:
         beside = [a for a in arguments[1:] if a.startswith("--") and a.split("=")[0] not in ("--resume", "--table")]
@@ -219,11 +227,14 @@ def parse(arguments: list[str]) -> Any:
     commands = (
         Annotated[Search, subcommand("search", default=search_default)]
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
+        | Annotated[PlanCommand, subcommand("plan", default=plan_default)]
         | Annotated[Report, subcommand("report")]
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
         | Annotated[Latency, subcommand("latency")]
+        | Annotated[Index, subcommand("index")]
+        | Annotated[Shards, subcommand("shards")]
     )
     return tyro.cli(commands, args=arguments, prog="fastnas", description=DESCRIPTION)  # type: ignore[arg-type]
 
@@ -272,6 +283,15 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
             experiment = load_experiment(folder / "config.json")
     elif problem := ranks.told(_not_new(folder)):
         raise ValueError(problem)
+    elif command.budget is not None:
+        if ranks.is_first:
+            with Status("planning", console=console) as status:
+                experiment = planned(experiment, command.budget, status.update, ranks.size)
+        words = ranks.told(" ".join(experiment.config.recompute))  # all processes evaluate the same again
+        experiment = replace(experiment, config=replace(experiment.config, recompute=tuple(words.split())))
+        console.print(f"plan: --recompute {words}", highlight=False, soft_wrap=True)
+    if series is not None and command.resume is None:
+        series = replace(series, experiment=experiment)
     rule = "--runs and --strengths must stand in one process, which starts others"
     require(series is None or ranks.size == 1, "search", rule, f"{ranks.size} processes", "Leave torchrun out.")
     console.print(f"run folder: {folder}   (to go on after a stop: fastnas search --resume {folder})", soft_wrap=True)
@@ -285,6 +305,14 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
         judged, best, outcome = run_series(series, folder, show, command.table)
         console.print(series_table(judged, best))
     print_outcome(outcome, console)
+
+
+def _plan(command: PlanCommand, console: Console) -> bool:
+    with Status("planning", console=console) as status:
+        found = plan_of(command, status.update)
+    for line in [*describe_plan(found), *describe_scaling(scaling_of(command, found))]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return found.chosen is not None
 
 
 def _retrain(command: Retrain, console: Console) -> None:
@@ -313,6 +341,7 @@ def _retrain_with(ranks: Ranks, command: Retrain, console: Console) -> None:
             precision=command.precision,
             device=command.device,
             workers=command.workers,
+            max_broken=command.max_broken,
             folder=folder,
             own=own,
             on_step=display.step,
@@ -387,12 +416,15 @@ def _not_new(folder: Path) -> str:
 
 _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Search: _search,
+    PlanCommand: _plan,
     Retrain: _retrain,
     Report: _report,
     Methods: _methods,
     Check: _check,
     Show: _show,
     Latency: _latency,
+    Index: run_index,
+    Shards: run_shards,
 }
 
 if __name__ == "__main__":

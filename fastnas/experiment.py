@@ -48,7 +48,7 @@ class Experiment:
         strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
         space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, dso, dso_full, or
             FILE.py:NAME of your own.
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT or folder:ROOT.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
@@ -369,6 +369,7 @@ def _retrain(
             precision=config.precision,
             device=config.device,
             workers=config.workers,
+            max_broken=config.max_broken,
             folder=folder,
             own=parts.space,
             ranks=ranks,

@@ -9,6 +9,7 @@ from fastnas.experiment import Outcome
 from fastnas.report.text import genotype_text
 from fastnas.series import Judged
 from fastnas.space.formats import genotype_to_text
+from fastnas.train.files import read_json_lines
 from fastnas.train.retrain import RetrainResult
 
 
@@ -37,6 +38,9 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.searched is not None:
         console.print(comparison_table(outcome.searched, outcome.random))
         console.print(verdict(outcome.searched, outcome.random), highlight=False, soft_wrap=True)
+    for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
+        skipped = f"{len(read_json_lines(path))} images could not be read and were skipped: {path}"
+        console.print(skipped, highlight=False, soft_wrap=True)
     console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
 
 

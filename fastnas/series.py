@@ -25,7 +25,7 @@ from fastnas.experiment import Experiment, Outcome, Parts, ShowProgress, find, p
 from fastnas.report.progress import Display, plain_console
 from fastnas.space.formats import genotype_to_text
 from fastnas.train.config import STRICT, RetrainConfig, torch_device
-from fastnas.train.data import ImageData, held_out, load_data, shared
+from fastnas.train.data import ImageData, held_out, load_data, search_halves, shared
 from fastnas.train.files import read_json, write_json
 from fastnas.train.retrain import retrain
 from fastnas_kernels.check import complaint, require
@@ -155,7 +155,7 @@ def run_series(
     data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
     for member in members:
         prepare(member, data)
-    held_out(data, experiment.config.train_fraction, experiment.config.weight_share, experiment.config.seed)
+    held_out(data, search_halves(data, experiment.config))
     save_series(series, folder)
     folders = [folder / "runs" / str(number) for number in range(len(members))]
     left = [number for number, of_member in enumerate(folders) if not (of_member / "judged.json").exists()]
@@ -278,7 +278,7 @@ def _search_and_judge(series: Series, number: int, folder: Path, data: ImageData
 def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: str) -> float:
     """The held-out accuracy of a short retraining: of all searches on the same images, from the same seed."""
     config = series.experiment.config
-    data = held_out(parts.data, config.train_fraction, config.weight_share, config.seed)
+    data = held_out(parts.data, search_halves(parts.data, config))
     short = series.short_retraining
     result = retrain(
         genotype,

@@ -5,11 +5,7 @@ bytes saved for the backward pass, without the weights. First compares logits an
 network in float64.
 """
 
-import copy
-import importlib
 import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +13,11 @@ from time import perf_counter
 
 import torch
 import tyro
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 import fastnas
 from measuring.counting import kept_bytes
 from measuring.device import clock_of, medians
+from measuring.foreign import copied, errors_of, foreign_module, step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +51,8 @@ def main(settings: DropIn) -> None:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     device = torch.device(settings.device)
-    sys.path.insert(0, str(settings.checkout))
-    if device.type == "cpu":
-        torch.Tensor.cuda = lambda self, *_, **__: self  # foreign supernets of this family ask for a GPU
-    network = importlib.import_module(settings.module).Network(settings.channels, 10, settings.layers, None).to(device)
+    code = foreign_module(settings.checkout, settings.module, device)
+    network = code.Network(settings.channels, 10, settings.layers, None).to(device)
     logits = network._arch_parameters  # no parameters of the module, and copied by reference
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution, device=device)
     labels = torch.randint(10, (settings.batch_size,), device=device)
@@ -94,38 +87,6 @@ def main(settings: DropIn) -> None:
         ratios = value / seconds[base], num_bytes[name] / num_bytes[base]
         columns = f"{1e3 * value:.0f} | {ratios[0]:.2f} | {num_bytes[name] / 1e6:.0f} | {ratios[1]:.2f}"
         print(f"| {name} | {columns} | {errors[name][0]:.1e} | {errors[name][1]:.1e} |")
-
-
-def errors_of(result: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> tuple[float, float]:
-    """Relative error of logits and of all gradients together.
-
-    Gradients jump where rounding moves a value across the corner of a ReLU, so their errors are of a few such values:
-    they differ by orders of magnitude from one batch to the next.
-    """
-    return tuple(
-        ((torch.cat([t.flatten() for t in mine]) - exact).norm() / exact.norm()).item()
-        for mine, exact in (
-            (result[:1], truth[0].flatten()),
-            (result[1:], torch.cat([t.flatten() for t in truth[1:]])),
-        )
-    )  # type: ignore[return-value]
-
-
-def copied(network: nn.Module) -> nn.Module:
-    """A deep copy; the logits of the architecture, which are no leaves of a graph, stay shared."""
-    shared = {id(value): value for value in vars(network).values() if isinstance(value, Tensor)}
-    return copy.deepcopy(network, shared)
-
-
-def step(network: nn.Module, logits: list[Tensor], images: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, ...]]:
-    """Forward and backward: outputs, and the gradients of all weights and logits of the architecture."""
-    variables = [*network.parameters(), *logits]
-
-    def forward_backward() -> tuple[Tensor, ...]:
-        outputs = network(images)
-        return outputs.detach(), *torch.autograd.grad(F.cross_entropy(outputs, labels), variables)
-
-    return forward_backward
 
 
 if __name__ == "__main__":

@@ -261,7 +261,7 @@ def bytes_of_steps(method: Method, space: CellSpace, data: ImageData, config: Se
     order = torch.arange(2 * config.batch_size).numpy()
     run = Run(method, data, config, cpu, (order, order), 1, state)
     batches = [
-        *evaluation_batches(data.train, data.eval_transform, order, batch_size=config.batch_size, workers=0),
+        *evaluation_batches(data, data.train, order, batch_size=config.batch_size, workers=0),
     ]
     permanent = [*state.w.values(), *state.alpha.values(), *state.supernet.buffers()]
     alpha_step = None

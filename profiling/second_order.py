@@ -58,9 +58,7 @@ def main(options: SecondOrder) -> None:
     state = fresh_state(supernet, method, config, cpu)
     order = np.random.default_rng(0).permutation(len(data.train.labels))
     run = Run(method, data, config, cpu, (order, order), 10**6, state)
-    batches = list(
-        evaluation_batches(data.train, data.eval_transform, order, batch_size=options.batch_size, workers=0)
-    )[: 2 * PAIRS]
+    batches = list(evaluation_batches(data, data.train, order, batch_size=options.batch_size, workers=0))[: 2 * PAIRS]
     for step in range(options.steps):
         search_step(run, batches[step % PAIRS], batches[PAIRS + step % PAIRS])
     problem = alpha_problem(run, batches[0], batches[-1])

@@ -2,8 +2,10 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 if not torch.cuda.is_available():
     # Triton decides at each `@triton.jit` whether to interpret: this must stand before anything imports it
@@ -20,3 +22,26 @@ def _same_torch_state():
     threads = torch.get_num_threads()
     yield
     assert torch.get_num_threads() == threads
+
+
+@pytest.fixture
+def photo():
+    """From a height, a width and a seed to a smooth image: noise is not what JPEG is made for."""
+
+    def make(height, width, seed=0):
+        coarse = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+    return make
+
+
+@pytest.fixture
+def photos(tmp_path, photo):
+    """An image folder of photographs that all differ: two classes, eight to train on and four to test on in each."""
+    for part, count in (("train", 8), ("val", 4)):
+        for c, name in enumerate(("cat", "dog")):
+            folder = tmp_path / "photos" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                photo(100 + 8 * i, 120, seed=100 * count + 10 * c + i).save(folder / f"{i}.JPEG", quality=90)
+    return tmp_path / "photos"

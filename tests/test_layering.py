@@ -40,6 +40,16 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.supernet",
         "fastnas.train",
     },
+    "fastnas.plan": SPACE
+    | {
+        "fastnas.bilevel",
+        "fastnas.cost",
+        "fastnas.mechanisms",
+        "fastnas.method",
+        "fastnas.search",
+        "fastnas.supernet",
+        "fastnas.train",
+    },
     "fastnas.budget": SPACE
     | {
         "fastnas.bilevel",
@@ -63,14 +73,19 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
     "fastnas.series": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.train"},
     "fastnas.printing": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.series", "fastnas.train"},
+    "fastnas.data_verbs": {"fastnas.train"},
+    "fastnas.planning": SPACE | {"fastnas.experiment", "fastnas.plan", "fastnas.supernet"},
     "fastnas.recipes": {"fastnas.experiment", "fastnas.train"},
     "fastnas.cli": SPACE
     | {
         "fastnas.cost",
+        "fastnas.data_verbs",
         "fastnas.experiment",
         "fastnas.latency",
         "fastnas.methods",
         "fastnas.oracle",
+        "fastnas.plan",
+        "fastnas.planning",
         "fastnas.printing",
         "fastnas.recipes",
         "fastnas.report",
@@ -126,6 +141,7 @@ def test_imports_point_down(file):
         ("fastnas.report.page", "from fastnas.train import checkpoint"),
         ("fastnas.search", "import fastnas.cli as words"),
         ("fastnas.oracle.check", "from fastnas.methods import darts"),
+        ("fastnas.search.loop", "from fastnas.plan.planner import plan"),
         ("fastnas.experiment", "from fastnas.cli import main"),
     ],
 )

@@ -19,6 +19,7 @@ from fastnas.methods import robust_darts_dp, robust_darts_l2
 from fastnas.series import Series, _search_and_judge, load_series, places, save_series
 from fastnas.train.config import RetrainConfig
 from fastnas.train.data import held_out, load_data, shared
+from fastnas.train.data.index import divide
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -159,7 +160,7 @@ def test_images_are_shared_and_held_out_ones_are_no_test_images():
     both = shared(data)
     assert both.train.image.arrays.is_shared()
     assert torch.equal(both.train.image(5), data.train.image(5))
-    part = held_out(pickle.loads(pickle.dumps(data)), 0.2, 0.5, 0)
+    part = held_out(pickle.loads(pickle.dumps(data)), divide(data, (0.1, 0.1), 0))
     assert abs(len(part.train.labels) - len(part.test.labels)) <= 10  # one a class
     seen = {part.train.image(i).numpy().tobytes() for i in range(len(part.train.labels))}
     judged = {part.test.image(i).numpy().tobytes() for i in range(len(part.test.labels))}

@@ -1,10 +1,12 @@
 """What every hypergradient is asked about: two losses, how the inner one is descended on, and what may be random."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from fastnas.bilevel.average import Average, alone
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors, int], Tensor]
@@ -51,6 +53,9 @@ class Bilevel:
         outer_size: Examples that the mean in ``outer`` is taken over.
         judge: The outer loss of a draw and what it is worth, from ``(w, alpha, draw)``; ``None`` where losses alone
             count.
+        state: Tensors that evaluating a loss moves, such as statistics of batch normalisation; every hypergradient
+            puts them back.
+        average: The mean over processes, each of which has losses of its own; see :mod:`fastnas.bilevel.average`.
     """
 
     inner: Loss
@@ -59,6 +64,8 @@ class Bilevel:
     log_probability: Callable[[Tensors, int], Tensor] | None = None
     outer_size: int = 1
     judge: Callable[[Tensors, Tensors, int], tuple[Tensor, Tensor]] | None = None
+    state: Sequence[Tensor] = ()
+    average: Average = alone
 
 
 def detached(tensors: Tensors) -> dict[str, Tensor]:

@@ -34,12 +34,12 @@ from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import (
     Batch,
+    BrokenImages,
     ImageData,
-    class_balanced_fraction,
     cut_out,
     load_data,
     paired_batches,
-    split_halves,
+    search_halves,
     steps_per_epoch,
 )
 from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
@@ -109,7 +109,9 @@ def search(
     steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
     require_stages(method, config)
     supernet = _first_supernet(space_or_supernet, method, data, config)
-    run = Run(method, data, config, device, halves, steps, fresh_state(supernet, method, config, device), ranks)
+    broken = BrokenImages(config.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
+    state = fresh_state(supernet, method, config, device)
+    run = Run(method, data, config, device, halves, steps, state, ranks, broken)
     ranks.require_same("the configuration", run.identity)
     history = _restore(run, folder)
     with deterministic():
@@ -127,10 +129,8 @@ def search(
 
 def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:
     """The images for the weights, and for alpha; a method that trains both at once uses all of them for that."""
-    labels = data.train.labels
-    used = class_balanced_fraction(labels, config.train_fraction, config.seed)
-    halves = split_halves(labels, used, config.weight_share, config.seed)
-    return (np.asarray(used), halves[1]) if method.protocol.joint else halves
+    halves = search_halves(data, config)
+    return (np.union1d(*halves), halves.alpha) if method.protocol.joint else halves
 
 
 def _first_supernet(
@@ -143,6 +143,8 @@ def _first_supernet(
     require(has_space, "search", rule, type(space_or_supernet).__name__, remedy)
     rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
     require(len(method.stages) == 1, "search", rule, f"{len(method.stages)} stages", "Search the space instead.")
+    rule, remedy = "recompute must be none beside a supernet of your own", "Say it where the supernet is built."
+    require(config.recompute == ("none",), "search", rule, ", ".join(config.recompute), remedy)
     require_fit(method, space_or_supernet.space)  # type: ignore[arg-type]
     return space_or_supernet
 
@@ -257,6 +259,8 @@ def _batches(run: Run) -> Batches:
             search_from_step=never if run.method.protocol.joint else first * run.steps,
             workers=run.config.workers,
             ranks=run.ranks,
+            device=run.device,
+            broken=run.broken,
         )
     )
 

@@ -61,12 +61,14 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
     state.losses.check("search", state.step)
     mix, at, measured = coefficients_at(run, epoch), run.progress(epoch), evaluated_mix(run, epoch)
     batches = evaluation_batches(
+        run.data,
         run.data.train,
-        run.data.eval_transform,
         run.evaluation_order,
         batch_size=config.batch_size,
         workers=config.workers,
         ranks=run.ranks,
+        device=run.device,
+        broken=run.broken,
     )
     with torch.no_grad():
         outer = evaluate(

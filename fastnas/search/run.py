@@ -25,11 +25,11 @@ from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import SearchConfig
-from fastnas.train.data import ImageData
+from fastnas.train.data import BrokenImages, ImageData
 from fastnas.train.numerics import Losses
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
-from fastnas_kernels.normalisation import statistics_of_all_processes
+from fastnas_kernels.statistics_of_all import statistics_of_all_processes
 
 
 @dataclass
@@ -127,6 +127,7 @@ class Run:
         steps: Steps of an epoch.
         state: All that changes.
         ranks: The processes that run it together.
+        broken: Counts images that cannot be read.
     """
 
     method: Method
@@ -137,6 +138,7 @@ class Run:
     steps: int
     state: SearchState
     ranks: Ranks = ALONE
+    broken: BrokenImages = field(default_factory=BrokenImages)
 
     @property
     def space(self) -> CellSpace:
@@ -199,8 +201,10 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """What must be equal for a checkpoint to fit: all but where and how fast it runs."""
-        numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0))
+        """What must be equal for a checkpoint to fit: all but where, how fast and in how much memory it runs."""
+        numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
+        del numbers["recompute"]  # it changes no number, and earlier checkpoints do not know it
+        numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
         return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
 
@@ -240,6 +244,7 @@ def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: Se
             method.connection.k,
             data.channels,
             data.large,
+            config.recompute,
         )
 
 

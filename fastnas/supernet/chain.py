@@ -5,6 +5,9 @@ A stem, a first block that is not searched, the searched blocks, and a head. Ima
 by the stem; smaller ones are not, since the blocks alone divide their side by 16.
 """
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +16,8 @@ from fastnas.space.genotype import Genotype
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, mbconv
-from fastnas.supernet.mix import Mix, NodeMix, built_on, node_mixes
+from fastnas.supernet.mix import Mix, NodeMix, at_place, built_on, node_mixes
+from fastnas.supernet.recompute import State, Unit, Word, again, through
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.mixture import mixed_sum
@@ -38,11 +42,13 @@ class SearchBlock(nn.Module):
             {name: MBCONV_OPERATIONS[name](inputs, outputs, stride, True) for name in names}
         )
 
-    def forward(self, x: Tensor, node: NodeMix) -> Tensor:
-        """From ``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``; only what is alive runs."""
+    def forward(self, x: Tensor, node: NodeMix, recompute: bool = False) -> Tensor:
+        """From ``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``; only what is alive runs. With
+        ``recompute`` one candidate after another is evaluated again in the backward pass."""
         assert node.alive is not None, "the blocks of a chain differ in their candidates"
         (names,) = node.alive
-        outputs = [self.candidates[name](x) for name in names]
+        running = [self.candidates[name] for name in names]
+        outputs = [again(one, x) if recompute else one(x) for one in running]
         if node.noise is not None and self.place.shortcut:  # elsewhere nothing would be left of the image
             outputs = node.noise.drop(names, outputs, self.place.stride)
         mixed = mixed_sum(outputs, node.candidates) if outputs else None
@@ -67,6 +73,8 @@ class ChainSupernet(nn.Module):
         image_channels: 3 for colour, 1 for grey images.
         large: Halve the resolution in the stem, for images of hundreds of pixels.
         space: The chain.
+        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`. The head is
+            never.
     """
 
     def __init__(
@@ -76,9 +84,10 @@ class ChainSupernet(nn.Module):
         image_channels: int = 3,
         large: bool = False,
         space: CellSpace = PROXYLESS,
+        recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.recompute = space, tuple(recompute)
         shape = proxyless_shape(channels)
         self.stem = _stem(shape, image_channels, large, searching=True)
         self.blocks = nn.ModuleList(
@@ -88,12 +97,26 @@ class ChainSupernet(nn.Module):
         self.classifier = nn.Linear(shape.head, num_classes)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the blocks, which ``recompute`` has words for."""
+        return [self.stem, *self.blocks]
+
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        state = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for block, node in zip(self.blocks, node_mixes(self.space, mix, "normal"), strict=True):
-            state = block(state, node)
+        units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state),))]
+        for place, (block, node) in enumerate(zip(self.blocks, node_mixes(self.space, mix, "normal"), strict=True)):
+            units.append(_of_block(block, node, place))
+        (state,) = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.head(state).mean((2, 3)))
+
+
+def _of_block(block: nn.Module, node: NodeMix, place: int) -> Unit:
+    def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
+        (fresh,) = at_place([node], place)
+        return (modules[0](*state, fresh, edges),)
+
+    return Unit((block,), run)
 
 
 class DerivedBlock(nn.Module):

@@ -45,7 +45,7 @@ class NodeMix(NamedTuple):
         edges: Coefficients of its edges, if they have any.
         alive: The names of the candidates that run on each of its edges; ``None`` for all.
         offset: A number to add to every pixel, if there is one.
-        noise: What drops outputs, the same object in all cells of a forward pass.
+        noise: What drops outputs, the same object in all nodes of a cell; see :func:`at_place`.
         seed: That of the mix.
     """
 
@@ -77,6 +77,15 @@ def node_mixes(space: CellSpace, mix: Mix, cell_type: str) -> list[NodeMix]:
         offset = None if offset_E is None else offset_E[part].sum()
         nodes.append(NodeMix(coefficients, edges, names, offset, noise, mix.seed))
     return nodes
+
+
+def at_place(nodes: list[NodeMix], place: int) -> list[NodeMix]:
+    """``nodes`` for the cell at ``place`` of a network, whose noise begins anew."""
+    noise = nodes[0].noise
+    if noise is None:
+        return nodes
+    fresh = noise.at(place)
+    return [node._replace(noise=fresh) for node in nodes]
 
 
 def _unlike_a_block(space: CellSpace, cell_type: str) -> Columns | None:

@@ -30,13 +30,19 @@ class NoiseSource:
 
     Args:
         noise: Rates and seed.
-        cell_type: Each cell type has a stream of its own.
+        cell_type: Each cell type has streams of its own.
         device: Where the outputs are.
+        place: Which of the network's cells asks; each has a stream of its own, so that it can be evaluated again by
+            itself.
     """
 
-    def __init__(self, noise: EdgeNoise, cell_type: str, device: torch.device) -> None:
-        self.noise = noise
-        self.generator = torch.Generator(device).manual_seed(stream(noise.seed, cell_type))
+    def __init__(self, noise: EdgeNoise, cell_type: str, device: torch.device, place: int = 0) -> None:
+        self.noise, self.cell_type, self.device = noise, cell_type, device
+        self.generator = torch.Generator(device).manual_seed(stream(noise.seed, cell_type, place))
+
+    def at(self, place: int) -> "NoiseSource":
+        """The fresh source of the cell at ``place``."""
+        return NoiseSource(self.noise, self.cell_type, self.device, place)
 
     def drop(self, names: Sequence[str], outputs: Sequence[Tensor], stride: int) -> list[Tensor]:
         """The outputs of one edge's candidates after both kinds of noise."""
@@ -52,5 +58,6 @@ class NoiseSource:
         return dropped
 
     def _kept(self, shape: Sequence[int], rate: float, like: Sequence[Tensor]) -> Tensor:
-        mask = torch.empty(tuple(shape), device=like[0].device).bernoulli_(1 - rate, generator=self.generator)
+        empty = like[0].new_empty(tuple(shape), dtype=torch.get_default_dtype())
+        mask = empty.bernoulli_(1 - rate, generator=self.generator)
         return (mask / (1 - rate)).to(like[0].dtype)

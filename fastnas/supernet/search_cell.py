@@ -11,6 +11,7 @@ from fastnas.supernet.cell_plan import Names, is_planned, plan_of, running
 from fastnas.supernet.mix import NodeMix, built_on
 from fastnas.supernet.noise_operation import Noise, call
 from fastnas.supernet.operations import BuildOperation, Convolution
+from fastnas.supernet.recompute import again
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixture import mixed_sum
@@ -64,19 +65,23 @@ class SearchCell(nn.Module):
     def _stride_from(self, source: int) -> int:
         return self.stride if source < self.space.num_inputs else 1
 
-    def forward(self, inputs: Sequence[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], nodes: Sequence[NodeMix], recompute: bool = False) -> Tensor:
         """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``.
 
-        Candidates that a node does not name as alive are not evaluated.
+        Candidates that a node does not name as alive are not evaluated. With ``recompute`` those of one edge after
+        another are evaluated again in the backward pass, instead of keeping what they computed.
         """
-        states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
+        prepared = zip(self.inputs, inputs, strict=True)
+        states = [again(prepare, x) if recompute else prepare(x) for prepare, x in prepared]
         names = running(nodes, self.everything) if self.planned else None
         plan = None if names is None else plan_of(self.space, self.channels, self.stride, self.k, names)
         if names is None or plan is None:
-            return self._node_by_node(states, nodes)
-        return self._selected(self._whole(states, nodes, names, plan))
+            return self._node_by_node(states, nodes, recompute)
+        return self._selected(self._whole(states, nodes, names, plan, recompute))
 
-    def _whole(self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan) -> Tensor:
+    def _whole(
+        self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan, recompute: bool
+    ) -> Tensor:
         """All nodes side by side, by the function that knows whole cells."""
         weights = []
         for edge, of_edge in zip(self.edges, names, strict=True):
@@ -86,7 +91,7 @@ class SearchCell(nn.Module):
         mix = torch.cat([node.candidates for node in nodes])
         weighted = self.k > 1 and nodes[0].edges is not None
         edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None
-        return mixed_cell(states, weights, mix, edge_mix, plan)[0]
+        return mixed_cell(states, weights, mix, edge_mix, plan, recompute=recompute)[0]
 
     def _selected(self, nodes: Tensor) -> Tensor:
         """The nodes that form the output, from all of them side by side."""
@@ -96,7 +101,7 @@ class SearchCell(nn.Module):
         of_node = nodes.split(self.channels, dim=1)
         return torch.cat([of_node[i - self.space.num_inputs] for i in self.space.concat], dim=1)
 
-    def _node_by_node(self, states: list[Tensor], nodes: Sequence[NodeMix]) -> Tensor:
+    def _node_by_node(self, states: list[Tensor], nodes: Sequence[NodeMix], recompute: bool) -> Tensor:
         """The same for candidates of any kind."""
         mixed, bypass, shared = [], [], []
         for position, node in enumerate(nodes):
@@ -104,11 +109,13 @@ class SearchCell(nn.Module):
                 taken, passed = self._split(states[source], self._stride_from(source))
                 mixed.append(taken)
                 bypass.append(passed)
-                shared.append(_evaluate(self.shared[source], taken, self._leaving(source, nodes), node.seed))
+                leaving = self._leaving(source, nodes)
+                shared.append(_evaluate(self.shared[source], taken, leaving, node.seed, recompute))
             outputs = []
             for source, row in enumerate(self.space.rows(self.space.num_inputs + position)):
                 names = self.names if node.alive is None else node.alive[source]
-                of_edge = shared[source] | _evaluate(self.edges[row], mixed[source], names, node.seed)
+                own = _evaluate(self.edges[row], mixed[source], names, node.seed, recompute)
+                of_edge = shared[source] | own
                 ordered = [of_edge[name] for name in names]
                 stride = self._stride_from(source)
                 outputs += ordered if node.noise is None else node.noise.drop(names, ordered, stride)
@@ -137,8 +144,14 @@ class SearchCell(nn.Module):
         return taken.contiguous(memory_format=torch.channels_last), passed
 
 
-def _evaluate(candidates: nn.Module, x: Tensor, names: Collection[str], seed: int) -> dict[str, Tensor]:
-    return {name: call(candidate, x, seed) for name, candidate in candidates.named_children() if name in names}
+def _evaluate(
+    candidates: nn.Module, x: Tensor, names: Collection[str], seed: int, recompute: bool
+) -> dict[str, Tensor]:
+    return {
+        name: again(one, x) if recompute and not isinstance(one, Noise) else call(one, x, seed)
+        for name, one in candidates.named_children()
+        if name in names
+    }
 
 
 def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:

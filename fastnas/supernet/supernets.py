@@ -3,9 +3,9 @@
 No supernet holds architecture logits: its parameters are network weights, all of them, and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,10 @@ from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.dag import DagSupernet
 from fastnas.supernet.fixed_reduction import FixedReduction
 from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
-from fastnas.supernet.mix import Mix, NodeMix, node_mixes
+from fastnas.supernet.mix import Mix, NodeMix, at_place, node_mixes
 from fastnas.supernet.noise_operation import number_noise
 from fastnas.supernet.operations import batch_norm
+from fastnas.supernet.recompute import State, Unit, Word, through
 from fastnas.supernet.search_cell import SearchCell
 from fastnas_kernels.check import require
 
@@ -43,6 +44,7 @@ class DartsSupernet(nn.Module):
         image_channels: 3 for colour, 1 for grey images.
         large: Begin with three strided convolutions, for images of hundreds of pixels.
         space: The cells.
+        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class DartsSupernet(nn.Module):
         image_channels: int = 3,
         large: bool = False,
         space: CellSpace = DARTS,
+        recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
-        self.space = space
+        self.space, self.recompute = space, tuple(recompute)
         operations = operations_of(space)
         stem_channels = 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
@@ -74,14 +77,33 @@ class DartsSupernet(nn.Module):
         number_noise(self)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the cells, which ``recompute`` has words for."""
+        return [self.stem, *self.cells]
+
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
-        older, newer = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for cell, cell_type in zip(self.cells, self.types, strict=True):
-            searched = (nodes[cell_type],) if cell_type in nodes else ()
-            older, newer = newer, cell([older, newer], *searched)
+        units = [_of_stem(self.stem)]
+        for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
+            units.append(_of_cell(cell, nodes.get(cell_type), place))
+        _, newer = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(newer.mean((2, 3)))
+
+
+def _of_stem(stem: nn.Module) -> Unit:
+    return Unit((stem,), lambda modules, edges, state: tuple(modules[0](*state)))
+
+
+def _of_cell(cell: nn.Module, nodes: list[NodeMix] | None, place: int) -> Unit:
+    """A cell that reads the last two states and becomes the last one; without ``nodes`` nothing in it is chosen."""
+
+    def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
+        older, newer = state
+        return newer, modules[0]([older, newer], *(() if nodes is None else (at_place(nodes, place), edges)))
+
+    return Unit((cell,), run)
 
 
 class NasBench201Supernet(nn.Module):
@@ -95,6 +117,7 @@ class NasBench201Supernet(nn.Module):
         k: Candidates see ``1 / k`` of the channels; 1 for all.
         image_channels: 3 for colour, 1 for grey images.
         space: The cell.
+        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(
@@ -105,10 +128,11 @@ class NasBench201Supernet(nn.Module):
         k: int = 1,
         image_channels: int = 3,
         space: CellSpace = NASBENCH201,
+        recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
         require(cells >= 1, "NasBench201Supernet", "cells must be at least 1 in a stage", cells)
-        self.space = space
+        self.space, self.recompute = space, tuple(recompute)
         operations = operations_of(space)
         self.stem = SmallStem(image_channels, channels, searching=True)
         widths = [channels, 2 * channels, 4 * channels]
@@ -122,25 +146,46 @@ class NasBench201Supernet(nn.Module):
         number_noise(self)
         self.to(memory_format=torch.channels_last)
 
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the cells, which ``recompute`` has words for."""
+        return [self.stem, *(cell for stage in self.stages for cell in stage.children())]
+
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         nodes = node_mixes(self.space, mix, "normal")
-        state, _ = self.stem(images.contiguous(memory_format=torch.channels_last))
+        units = [Unit((self.stem,), lambda modules, edges, state: tuple(modules[0](*state))[:1])]
         for position, stage in enumerate(self.stages):
-            if position:
-                state = self.reductions[position - 1](state)
-            state = _run(stage, state, nodes)
+            for number, cell in enumerate(stage.children()):
+                reduces = position > 0 and number == 0
+                before = (self.reductions[position - 1],) if reduces else ()
+                units.append(_after(before, cell, nodes, len(units)))
+        (state,) = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.norm(state).relu().mean((2, 3)))
 
 
-def _run(stage: nn.Module, state: Tensor, nodes: Sequence[NodeMix]) -> Tensor:
-    for cell in stage.children():
-        state = cell([state], nodes)
-    return state
+def _after(before: tuple[nn.Module, ...], cell: nn.Module, nodes: list[NodeMix], place: int) -> Unit:
+    """A cell that reads the last state alone, and what stands before it, if anything does."""
+
+    def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
+        *first, last = modules
+        (x,) = state
+        for module in first:
+            x = module(x)
+        return (last([x], at_place(nodes, place), edges),)
+
+    return Unit((*before, cell), run)
 
 
 def build_supernet(
-    space: CellSpace, num_classes: int, channels: int, cells: int, k: int, image_channels: int, large: bool
+    space: CellSpace,
+    num_classes: int,
+    channels: int,
+    cells: int,
+    k: int,
+    image_channels: int,
+    large: bool,
+    recompute: Sequence[Word] = ("none",),
 ) -> nn.Module:
     """The supernet of ``space`` at a given size; see the classes for the arguments.
 
@@ -150,16 +195,18 @@ def build_supernet(
     if space.dag is not None:
         remedy = "A part of the channels could not pass by its operations, which are nodes and not edges."
         require(k == 1, "search", f"partial channels must be off (k=1) in the graph {space.name}", f"k={k}", remedy)
+        rule = f"recompute must be none in the graph {space.name}"
+        require(set(recompute) == {"none"}, "search", rule, " ".join(recompute))
         _require_small(space, large)
         return DagSupernet(num_classes, channels, cells, image_channels, with_depth(space, cells))
     if has_reductions(space):
-        return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space)
+        return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space, recompute)
     if space.stages is not None:
         remedy = "A part of the channels could not pass by: its blocks change their number and the resolution."
         require(k == 1, "search", f"partial channels must be off (k=1) in the chain {space.name}", f"k={k}", remedy)
-        return ChainSupernet(num_classes, channels, image_channels, large, with_depth(space, cells))
+        return ChainSupernet(num_classes, channels, image_channels, large, with_depth(space, cells), recompute)
     _require_small(space, large)
-    return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space)
+    return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space, recompute)
 
 
 def _require_small(space: CellSpace, large: bool) -> None:

@@ -1,11 +1,13 @@
 """Budgets and optimisers. What a method *is* lives in :mod:`fastnas.methods`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import ConfigDict
 
+from fastnas.supernet.recompute import Word, require_words
 from fastnas_kernels.check import require
 
 STRICT = ConfigDict(extra="forbid")  # a misspelt field in a configuration file is an error
@@ -77,6 +79,10 @@ class SearchConfig:
         batch_size: Images a step, of each half; all processes together where several run the search.
         train_fraction: Class-balanced share of the training images to use, in the search and in retraining.
         weight_share: Share of those on which weights are trained; alpha is trained on the others.
+        fractions: Class-balanced shares of the training images for the weights and for alpha, of the search alone, in
+            place of the two above; retraining keeps train_fraction.
+        index: A file that says which images these are (`fastnas index`), in place of the three above.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
         weight_lr: Initial learning rate of the weights (SGD).
         weight_lr_final: Learning rate of the weights at the end, for schedules that have one.
         weight_lr_warmup_epochs: Epochs over which that learning rate rises to its initial value.
@@ -91,6 +97,10 @@ class SearchConfig:
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.
         precision: Arithmetic of the networks; alpha is float32 in both.
+        recompute: What is evaluated again in the backward pass to save memory, and changes no number: a word each for
+            the stem and the cells or blocks after it, the last one for all others, too. none keeps everything; edges
+            has those of one edge in memory at a time; cell takes a cell as a whole; joined takes it as one with the
+            cell before.
         seed: Decides everything random.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
@@ -108,6 +118,9 @@ class SearchConfig:
     batch_size: int = 64
     train_fraction: float = 1.0
     weight_share: float = 0.5
+    fractions: tuple[float, float] | None = None
+    index: Path | None = None
+    max_broken: int = 0
     weight_lr: float = 0.1
     weight_lr_final: float = 0.0
     weight_lr_warmup_epochs: int = 0
@@ -122,6 +135,7 @@ class SearchConfig:
     alpha_beta2: float = 0.999
     alpha_weight_decay: float = 1e-3
     precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: tuple[Word, ...] = ("none",)
     seed: int = 0
     device: str = "auto"
     workers: int = 0
@@ -132,7 +146,9 @@ class SearchConfig:
         _require_positive(self, "channels", "cells", "epochs", "batch_size", "weight_lr", "alpha_lr")
         _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "alpha_weight_decay", "weight_lr_final")
         _require_not_negative(self, "seed", "workers", "checkpoint_steps", "alpha_grad_clip", "weight_lr_warmup_epochs")
+        _require_not_negative(self, "max_broken")
         _require_share(self, "alpha_beta1", "alpha_beta2")
+        require_words("SearchConfig", self.recompute)
         where, warmup = "SearchConfig", self.warmup_epochs
         rule = f"warmup_epochs must lie in [0, epochs) = [0, {self.epochs})"
         remedy = "A search that is all warm-up never moves alpha."
@@ -142,6 +158,9 @@ class SearchConfig:
             upper = 1 if name == "weight_share" else 1 + 1e-12
             rule = f"{name} must lie in (0, 1{')' if name == 'weight_share' else ']'}"
             require(0 < share < upper, where, rule, share)
+        rule = "fractions and index must not stand together"
+        both = self.fractions is not None and self.index is not None
+        require(not both, where, rule, f"{self.fractions} and {self.index}", "The index file knows its fractions.")
 
 
 def torch_device(name: str) -> torch.device:

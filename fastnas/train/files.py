@@ -35,9 +35,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write ``data`` as JSON, atomically."""
-    text = json.dumps(data, indent=2, allow_nan=False) + "\n"
+def write_json(path: Path, data: object, indent: int | None = 2) -> None:
+    """Write ``data`` as JSON, atomically; with ``indent`` ``None`` in one line."""
+    text = json.dumps(data, indent=indent, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

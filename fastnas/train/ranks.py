@@ -41,6 +41,11 @@ class Ranks:
         """Whether this process is the one that writes files and speaks."""
         return self.index == 0
 
+    def own_name(self, name: str) -> str:
+        """The name of a file of which every process has one."""
+        stem, dot, suffix = name.rpartition(".")
+        return name if self.is_first else f"{stem}.{self.index}{dot}{suffix}"
+
     def part(self, count: int) -> slice:
         """The part of ``count`` things in a row, a multiple of the number of ranks, that is this one's."""
         return slice(count * self.index // self.size, count * (self.index + 1) // self.size)

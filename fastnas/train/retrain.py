@@ -22,7 +22,15 @@ from fastnas.space.genotype import Genotype
 from fastnas.supernet.derived import build_network
 from fastnas.train.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.train.config import RetrainConfig
-from fastnas.train.data import Batch, ImageData, evaluation_batches, load_data, steps_per_epoch, training_batches
+from fastnas.train.data import (
+    Batch,
+    BrokenImages,
+    ImageData,
+    evaluation_batches,
+    load_data,
+    steps_per_epoch,
+    training_batches,
+)
 from fastnas.train.data.division import class_balanced_fraction
 from fastnas.train.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.train.numerics import Losses, autocast, deterministic, evaluate
@@ -70,6 +78,7 @@ def retrain(
     precision: str = "float32",
     device: str = "auto",
     workers: int = 0,
+    max_broken: int = 0,
     folder: Path | None = None,
     own: CellSpace | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -87,6 +96,7 @@ def retrain(
         precision: ``float32`` or ``bfloat16``.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
         workers: Processes that decode images; 0 decodes between the steps.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
         own: The genotype's space, if the library does not know it.
         on_step: Called after every step with the number of steps done and their total.
@@ -101,7 +111,8 @@ def retrain(
     data = load_data(data) if isinstance(data, str) else data
     place = local_device(device)
     require_divisible(ranks, config.batch_size)
-    training = _Training(genotype, data, config, seed, train_fraction, precision, place, workers, own, ranks)
+    broken = BrokenImages(max_broken, folder and folder / ranks.own_name("broken.jsonl"))
+    training = _Training(genotype, data, config, seed, train_fraction, precision, place, workers, own, ranks, broken)
     shape = (data.channels, data.resolution, data.resolution)
     cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
     history = training.restore(folder)
@@ -144,9 +155,10 @@ class _Training:
         workers: int,
         own: CellSpace | None,
         ranks: Ranks,
+        broken: BrokenImages,
     ) -> None:
         self.data, self.config, self.seed, self.precision, self.device = data, config, seed, precision, device
-        self.workers, self.ranks = workers, ranks
+        self.workers, self.ranks, self.broken = workers, ranks, broken
         self.indices = class_balanced_fraction(data.train.labels, train_fraction, seed)
         self.steps = steps_per_epoch(len(self.indices), config.batch_size)
         with torch_seed(stream(seed, "retraining weights")):
@@ -204,6 +216,8 @@ class _Training:
             workers=self.workers,
             cutout=config.cutout,
             ranks=self.ranks,
+            device=self.device,
+            broken=self.broken,
         )
         started = perf_counter()
         for batch in batches:
@@ -224,10 +238,7 @@ class _Training:
 
     def train_step(self, batch: Batch, drop_path: float) -> None:
         config = self.config
-        images, labels = (
-            batch.images.to(self.device, non_blocking=True),
-            batch.labels.to(self.device, non_blocking=True),
-        )
+        images, labels = batch
         self.network.train()
         own = (self.ranks.index,) if self.ranks.index else ()
         with autocast(self.device, self.precision):
@@ -256,10 +267,12 @@ class _Training:
         test = None
         if epoch + 1 == config.epochs or (epoch + 1) % config.evaluate_every == 0:
             batches = evaluation_batches(
+                data,
                 data.test,
-                data.eval_transform,
                 batch_size=config.batch_size,
                 workers=self.workers,
+                device=self.device,
+                broken=self.broken,
                 ranks=self.ranks,
             )
             test = evaluate(Classifier(self.network).eval(), batches, self.device, self.precision, self.ranks)

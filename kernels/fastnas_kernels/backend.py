@@ -1,4 +1,5 @@
-"""Which implementation serves a tensor: Triton on GPUs, the eager definitions elsewhere, or what the user forces."""
+"""Which implementation serves a tensor: Triton on GPUs, compiled code on CPUs, the eager definitions elsewhere, or what
+the user forces."""
 
 import importlib.util
 import os
@@ -10,37 +11,45 @@ from torch import Tensor
 
 from fastnas_kernels.check import complaint
 
-Backend = Literal["triton", "reference"]
+Backend = Literal["triton", "cpu", "reference"]
 _TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
 
 
 def backend_for(device: torch.device) -> Backend:
     """Name the backend that computes on ``device``.
 
-    CUDA tensors are served by Triton and all others by the eager definitions (``reference``), unless the environment
-    variable ``FASTNAS_BACKEND=triton|cpu|reference``, read at every call, forces one. Where that one cannot serve,
-    there is an error and never a silent fallback.
+    CUDA tensors are served by Triton, those of the CPU by compiled code (``cpu``) where a family of kernels has it,
+    and all others by the eager definitions (``reference``), unless the environment variable
+    ``FASTNAS_BACKEND=triton|cpu|reference``, read at every call, forces one. Where that one cannot serve, there is an
+    error and never a silent fallback.
 
     Args:
         device: Where the tensors lie.
 
     Returns:
-        ``"triton"`` or ``"reference"``.
+        ``"triton"``, ``"cpu"`` or ``"reference"``.
 
     Raises:
         RuntimeError: If the variable has an unknown value, or the backend cannot serve ``device`` here.
     """
-    backend = os.environ.get("FASTNAS_BACKEND") or ("triton" if device.type == "cuda" else "reference")
+    backend = forced_backend() or {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
     if backend == "reference":
         return "reference"
     if backend == "triton":
         _require_triton(device)
         return "triton"
-    remedy = "Set it to triton or reference, or unset it."
     if backend == "cpu":
-        remedy = f"The compiled backend for the CPU is not there yet. {remedy}"
-    rule = "FASTNAS_BACKEND must be triton, cpu or reference" if backend != "cpu" else "FASTNAS_BACKEND must exist"
-    raise RuntimeError(complaint("backend_for", rule, repr(backend), remedy))
+        rule = "tensors must be on the CPU when FASTNAS_BACKEND=cpu"
+        if device.type not in ("cpu", "meta"):
+            raise RuntimeError(complaint("backend_for", rule, device, "Move them there, or unset FASTNAS_BACKEND."))
+        return "cpu"
+    rule = "FASTNAS_BACKEND must be triton, cpu or reference"
+    raise RuntimeError(complaint("backend_for", rule, repr(backend), "Set it to one of them, or unset it."))
+
+
+def forced_backend() -> str | None:
+    """What the environment variable ``FASTNAS_BACKEND`` says, ``None`` if it is not set."""
+    return os.environ.get("FASTNAS_BACKEND") or None
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:

@@ -37,8 +37,7 @@ class _Convolution(torch.autograd.Function):
         x_needed, weight_needed, *_ = ctx.needs_input_grad  # type: ignore[attr-defined]
         ctx.save_for_backward(x if weight_needed else None, weight if x_needed else None)  # type: ignore[arg-type]
         ctx.shapes = x.shape, weight.shape  # type: ignore[attr-defined]
-        channels_last = x.is_contiguous(memory_format=torch.channels_last)
-        ctx.memory_format = torch.channels_last if channels_last else torch.contiguous_format  # type: ignore[attr-defined]
+        ctx.channels_last = x.is_contiguous(memory_format=torch.channels_last)  # type: ignore[attr-defined]
 
     @staticmethod
     def backward(ctx: FunctionCtx, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
@@ -47,7 +46,7 @@ class _Convolution(torch.autograd.Function):
         needed = ctx.needs_input_grad[:3]  # type: ignore[attr-defined]
         stride, padding, dilation, groups = ctx.geometry  # type: ignore[attr-defined]
         if x is None:  # of an argument that was not saved, convolution_backward reads shape and layout alone
-            x = torch.empty(x_shape, dtype=dy.dtype, device=dy.device, memory_format=ctx.memory_format)  # type: ignore[attr-defined]
+            x = _unwritten(dy, x_shape, ctx.channels_last)  # type: ignore[attr-defined]
         if weight is None:
             weight = dy.new_empty(1).expand(weight_shape)
         dx, dweight, dbias = torch.ops.aten.convolution_backward(
@@ -64,6 +63,13 @@ class _Convolution(torch.autograd.Function):
             needed,
         )
         return dx, dweight, dbias, None
+
+
+def _unwritten(like: Tensor, shape: torch.Size, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return like.new_empty(shape)
+    n, channels, height, width = shape
+    return like.new_empty(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _DualConvolution(_Convolution):

@@ -152,7 +152,7 @@ def merge_channels(mixed: Tensor, bypass: Tensor, k: int, order: Tensor | None =
         if order.device.type == "cpu" and not torch.compiler.is_compiling():
             is_permutation = torch.equal(order.sort().values, torch.arange(k * width))
             require(is_permutation, where, "order must be a permutation of the channels", order.tolist())
-    if backend_for(mixed.device) == "reference":
+    if backend_for(mixed.device) != "triton":
         return reference_merge(mixed, bypass, k, order)
     dtype = torch.promote_types(mixed.dtype, bypass.dtype)
     function = _Merge if torch.compiler.is_compiling() else _MergeForwardMode

@@ -51,13 +51,13 @@ def provenance(properties: Mapping[str, str]) -> dict[str, str]:
     return {
         **properties,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
+        "commit": commit(),
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}, Triton {triton.__version__}",
         "command": shlex.join(["python", *sys.argv]),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     """The commit of this file, and whether anything differs from it."""
     root = Path(__file__).parents[2]
 

@@ -26,7 +26,8 @@ def test_each_device_has_a_backend_by_default(monkeypatch, unset):
     else:
         monkeypatch.setenv("FASTNAS_BACKEND", "")
     assert backend_for(CUDA) == "triton"
-    assert backend_for(CPU) == backend_for(torch.device("meta")) == "reference"
+    assert backend_for(CPU) == "cpu"
+    assert backend_for(torch.device("meta")) == "reference"
 
 
 def test_the_variable_is_read_at_every_call_and_forces_its_backend(monkeypatch):
@@ -49,14 +50,20 @@ def test_a_missing_triton_is_an_error_and_no_fallback(monkeypatch):
     monkeypatch.setattr(backend, "_TRITON_IS_INSTALLED", False)
     with pytest.raises(RuntimeError, match=r"triton must be installed, got none\. Install it, or set .*reference"):
         backend_for(CUDA)
-    assert backend_for(CPU) == "reference"
+    assert backend_for(CPU) == "cpu"
 
 
-@pytest.mark.parametrize(("name", "message"), [("cpu", "CPU is not there yet"), ("cuda", "got 'cuda'. Set it to")])
-def test_what_cannot_serve_is_refused_with_a_remedy(monkeypatch, name, message):
+@pytest.mark.parametrize(
+    ("name", "device", "message"),
+    [
+        ("cpu", CUDA, r"tensors must be on the CPU when FASTNAS_BACKEND=cpu, got cuda:0\. Move them"),
+        ("cuda", CPU, r"FASTNAS_BACKEND must be triton, cpu or reference, got 'cuda'\. Set it to"),
+    ],
+)
+def test_what_cannot_serve_is_refused_with_a_remedy(monkeypatch, name, device, message):
     monkeypatch.setenv("FASTNAS_BACKEND", name)
     with pytest.raises(RuntimeError, match=message):
-        backend_for(CPU)
+        backend_for(device)
 
 
 @contextmanager

@@ -1,8 +1,11 @@
 """Images: where they come from, how they are divided, and in which order they arrive."""
 
+from fastnas.train.data.broken import BrokenImages
 from fastnas.train.data.division import class_balanced_fraction, split_halves, steps_per_epoch
 from fastnas.train.data.images import ImageData, ImageSet
+from fastnas.train.data.index import Halves, read_index, search_halves, write_index
 from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
+from fastnas.train.data.shards import write_shards
 from fastnas.train.data.sharing import held_out, shared
 from fastnas.train.data.sources import SOURCES, load_data
 from fastnas.train.data.transforms import cut_out
@@ -10,6 +13,8 @@ from fastnas.train.data.transforms import cut_out
 __all__ = [
     "SOURCES",
     "Batch",
+    "BrokenImages",
+    "Halves",
     "ImageData",
     "ImageSet",
     "class_balanced_fraction",
@@ -18,8 +23,12 @@ __all__ = [
     "held_out",
     "load_data",
     "paired_batches",
+    "read_index",
+    "search_halves",
     "shared",
     "split_halves",
     "steps_per_epoch",
     "training_batches",
+    "write_index",
+    "write_shards",
 ]

@@ -1,6 +1,6 @@
 """Labelled images that are decoded when they are needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from fastnas.train.data.encoded import EncodedImage
+
 Transform = Callable[[Any], Tensor]
+
+
+def as_they_are(images: Tensor) -> Tensor:
+    """The images."""
+    return images
 
 
 @dataclass(frozen=True)
@@ -17,12 +24,14 @@ class ImageSet:
 
     Args:
         labels: Class of every image, int64 ``[N]``.
-        image: From an index to a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its data set; raises
-            ``ValueError`` naming the file for one that cannot be decoded. It is pickled for worker processes.
+        image: From an index to an encoded image, a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its
+            data set; raises ``UnreadableImage`` for one that cannot be read. It is pickled for worker processes.
+        names: What the images are called in their data set, wherever it lies; empty if they have no names.
     """
 
     labels: np.ndarray
-    image: Callable[[int], Image.Image | Tensor]
+    image: Callable[[int], EncodedImage | Image.Image | Tensor]
+    names: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +45,12 @@ class ImageData:
         classes: Names of the classes.
         channels: 3 for colour, 1 for grey images.
         resolution: Side in pixels of what a network sees.
-        train_transform: Augments, converts and normalises to float32 ``[C, resolution, resolution]``; draws from
-            torch's generator of the CPU.
+        train_transform: Decodes and augments, to uint8 ``[C, resolution, resolution]``; draws from torch's generator of
+            the CPU.
         eval_transform: The same without augmentation.
         large: Images of hundreds of pixels, for which networks begin with strided convolutions.
+        normalise: From batches of those, uint8 ``[N, C, resolution, resolution]`` on any device, to float32. Apart from
+            the transforms, so that a byte a value is all that travels from a worker process to a GPU.
     """
 
     name: str
@@ -51,3 +62,4 @@ class ImageData:
     train_transform: Transform
     eval_transform: Transform
     large: bool
+    normalise: Callable[[Tensor], Tensor] = as_they_are

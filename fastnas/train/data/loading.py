@@ -1,28 +1,33 @@
 """Batches in an order that depends on the seed and the step alone.
 
 The batch of step t is a pure function of (seed, t): the same for any number of worker processes, and after a resume
-at t. One loader serves a whole run, so that its workers start once and decode across the borders of epochs.
+at t. One loader serves a whole run, so that its workers start once and decode across the borders of epochs. Workers
+send uint8, pinned where there is a GPU, and the device normalises.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from fastnas.seeds import stream, torch_seed
+from fastnas.train.data.broken import BrokenImages
 from fastnas.train.data.division import steps_per_epoch
+from fastnas.train.data.encoded import UnreadableImage
 from fastnas.train.data.images import ImageData, ImageSet, Transform
-from fastnas.train.data.transforms import Cutout
+from fastnas.train.data.transforms import cut_out
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
 
+CPU = torch.device("cpu")
+
 
 class Batch(NamedTuple):
-    """Images, float32 ``[N, C, H, W]``, and their classes, int64 ``[N]``."""
+    """Normalised images, float32 ``[N, C, H, W]``, and their classes, int64 ``[N]``, on the device of the run."""
 
     images: Tensor
     labels: Tensor
@@ -37,29 +42,67 @@ class _Failure(NamedTuple):
     """An image that could not be read. It travels as a value, since an error raised in a worker process arrives
     wrapped in that process's traceback."""
 
-    message: str
+    name: str
+    got: str
+
+
+_Sample = tuple[Tensor, int]
+
+
+class _Loaded(NamedTuple):
+    """What workers send: uint8 images with their classes, and what went wrong."""
+
+    images: Tensor
+    labels: Tensor
+    failures: list[_Failure]
 
 
 class _Samples(Dataset):
     def __init__(self, images: ImageSet, transform: Transform) -> None:
         self.images, self.transform = images, transform
 
-    def __getitem__(self, key: _Key) -> tuple[Tensor, int] | _Failure:
+    def __getitem__(self, key: _Key) -> _Sample | _Failure:
         index, seed = key
         try:
-            image = self.images.image(index)
-        except ValueError as error:
-            return _Failure(str(error))
-        with torch_seed(seed):
-            return self.transform(image), int(self.images.labels[index])
+            with torch_seed(seed):
+                return self.transform(self.images.image(index)), int(self.images.labels[index])
+        except UnreadableImage as error:
+            return _Failure(error.name, error.got)
 
 
-def _collate(samples: Sequence[tuple[Tensor, int] | _Failure]) -> Batch | _Failure:
-    for sample in samples:
-        if isinstance(sample, _Failure):
-            return sample
-    images, labels = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels))
+@dataclass(frozen=True)
+class _Collate:
+    """Stack samples, in groups of ``group``, in which one that can be read takes the place of one that cannot.
+
+    A batch keeps its size so, and no image of a half gets into the other. With ``group`` 0 it gets smaller instead.
+    """
+
+    group: int
+
+    def __call__(self, samples: Sequence[_Sample | _Failure]) -> _Loaded:
+        failures = [sample for sample in samples if isinstance(sample, _Failure)]
+        size = self.group or len(samples)
+        groups = [samples[start : start + size] for start in range(0, len(samples), size)]
+        readable = [self._readable(group) for group in groups]
+        read = [sample for group in readable for sample in group]
+        if not read or (self.group and not all(readable)):
+            return _Loaded(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), failures)
+        images, labels = zip(*read, strict=True)
+        return _Loaded(_stacked(images), torch.tensor(labels), failures)
+
+    def _readable(self, group: Sequence[_Sample | _Failure]) -> list[_Sample]:
+        read = [sample for sample in group if not isinstance(sample, _Failure)]
+        missing = len(group) - len(read) if self.group and read else 0
+        return read + [read[i % len(read)] for i in range(missing)]
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """A batch laid out as its images are: decoders write the channels of a pixel side by side, and to part them takes
+    a worker as long as to crop."""
+    last = [image.movedim(0, -1) for image in images]
+    if all(image.is_contiguous() for image in last):
+        return torch.stack(last).movedim(-1, 1)
+    return torch.stack(list(images))
 
 
 class _Passes:
@@ -80,20 +123,33 @@ class _Passes:
         return [_Key(int(i), int(s)) for i, s in zip(chosen, source.integers(2**62, size=len(chosen)), strict=True)]
 
 
-def _load(images: ImageSet, transform: Transform, batches: Sequence[list[_Key]] | Any, workers: int) -> Iterator[Batch]:
+def _load(
+    data: ImageData,
+    images: ImageSet,
+    transform: Transform,
+    batches: Sequence[list[_Key]] | Any,
+    workers: int,
+    device: torch.device,
+    broken: BrokenImages,
+    group: int = 0,
+) -> Iterator[Batch]:
     loader = DataLoader(
         _Samples(images, transform),
         batch_sampler=batches,
-        collate_fn=_collate,
+        collate_fn=_Collate(group),
         num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=device.type == "cuda",
         # It seeds workers, whose own randomness nothing uses; without it, torch's global generator would move
         generator=torch.Generator().manual_seed(0),
     )
-    for batch in loader:
-        if isinstance(batch, _Failure):
-            raise ValueError(batch.message)
-        yield batch
+    for loaded in loader:
+        for failure in loaded.failures:
+            broken.add(UnreadableImage(*failure))
+        rule = "a batch must have an image of each half that can be read"
+        require(group == 0 or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files.")
+        if len(loaded.labels):
+            pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
+            yield Batch(data.normalise(pixels.contiguous()), labels)
 
 
 class _Lazily:
@@ -120,6 +176,8 @@ def paired_batches(
     num_steps: int,
     search_from_step: int,
     workers: int,
+    device: torch.device = CPU,
+    broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """For every step one batch for the weights and one for alpha, each half in permutations of its own.
@@ -134,10 +192,13 @@ def paired_batches(
         num_steps: How many steps follow.
         search_from_step: Global number of the first step that needs a batch for alpha; ``None`` comes before.
         workers: Processes that decode; 0 decodes in this one.
+        device: Where to bring the batches, and to normalise them.
+        broken: Counts images that cannot be read; another one of the same batch and half takes the place of each.
+            Without it, the first ends the run.
         ranks: The processes that share every batch; each gets its part of both.
 
     Raises:
-        ValueError: At once if a half does not fill a batch, and on the way if an image cannot be read.
+        ValueError: At once if a half does not fill a batch, and on the way if too many images cannot be read.
     """
     for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights")
     for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha")
@@ -147,8 +208,10 @@ def paired_batches(
         return for_weights.keys(step)[part] + (for_alpha.keys(step)[part] if step >= search_from_step else [])
 
     steps = range(first_step, first_step + num_steps)
-    loaded = _load(data.train, data.train_transform, _Lazily(keys, steps), workers)
-    return (_part(batch, batch_size // ranks.size) for batch in loaded)
+    every, size = _Lazily(keys, steps), batch_size // ranks.size
+    broken = broken or BrokenImages()
+    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, size)
+    return (_part(batch, size) for batch in loaded)
 
 
 def _part(batch: Batch, size: int) -> tuple[Batch, Batch | None]:
@@ -166,6 +229,8 @@ def training_batches(
     num_steps: int,
     workers: int,
     cutout: int = 0,
+    device: torch.device = CPU,
+    broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
     """Augmented batches of ``indices``, pass after pass; see :func:`paired_batches` for the arguments.
@@ -174,32 +239,46 @@ def training_batches(
         cutout: Side in pixels of the square blanked in every image; 0 for none.
     """
     passes = _Passes(indices, batch_size, seed, "retraining", "the training images")
-    transform = v2.Compose([data.train_transform, Cutout(cutout)]) if cutout else data.train_transform
     steps = range(first_step, first_step + num_steps)
-    part = ranks.part(batch_size)
-    return _load(data.train, transform, _Lazily(lambda step: passes.keys(step)[part], steps), workers)
+    part, own = ranks.part(batch_size), (ranks.index,) if ranks.index else ()
+    every = _Lazily(lambda step: passes.keys(step)[part], steps)
+    broken = broken or BrokenImages()
+    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, batch_size // ranks.size)
+    return (
+        _with_squares(batch, cutout, stream(seed, "cutout", step, *own))
+        for step, batch in zip(steps, loaded, strict=True)
+    )
+
+
+def _with_squares(batch: Batch, side: int, seed: int) -> Batch:
+    return batch._replace(images=cut_out(batch.images, side, 1.0, seed)) if side else batch
 
 
 def evaluation_batches(
+    data: ImageData,
     images: ImageSet,
-    transform: Transform,
     indices: np.ndarray | None = None,
     *,
     batch_size: int,
     workers: int = 0,
+    device: torch.device = CPU,
+    broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
 ) -> Iterator[Batch]:
-    """Every image once, in order, in batches of nearly equal size; beside other processes every R-th of them.
+    """Every image once, in order and without augmentation, in batches of nearly equal size; beside other processes
+    every R-th of them.
 
     Args:
-        images: The set.
-        transform: Without randomness.
-        indices: Which images; ``None`` for all.
+        data: Whose transform and normalisation.
+        images: Its training or test images.
+        indices: Which of them; ``None`` for all.
         batch_size: Upper bound on the images of a batch.
         workers: Processes that decode; 0 decodes in this one.
+        device: Where to bring the batches, and to normalise them.
+        broken: Counts images that cannot be read, which are left out. Without it, the first ends the run.
     """
     require(batch_size >= 1, "data", "batch_size must be at least 1", batch_size)
     indices = np.arange(len(images.labels)) if indices is None else indices
     chunks = np.array_split(indices, -(-len(indices) // batch_size)) if len(indices) else []
-    own = chunks[ranks.index :: ranks.size]
-    return _load(images, transform, [[_Key(int(i), 0) for i in chunk] for chunk in own], workers)
+    keys = [[_Key(int(i), 0) for i in chunk] for chunk in chunks[ranks.index :: ranks.size]]
+    return _load(data, images, data.eval_transform, keys, workers, device, broken or BrokenImages())

@@ -1,15 +1,15 @@
 """One data set for several processes, and one part of it to learn from, another to be judged by."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from fastnas.train.data.division import class_balanced_fraction, split_halves
+from fastnas.train.data.encoded import EncodedImage
 from fastnas.train.data.images import ImageData, ImageSet
+from fastnas.train.data.index import Halves
 from fastnas.train.data.sources import Items
 
 
@@ -35,21 +35,17 @@ class _Chosen:
     images: ImageSet
     indices: np.ndarray
 
-    def __call__(self, index: int) -> Image.Image | Tensor | Any:
+    def __call__(self, index: int) -> EncodedImage | Image.Image | Tensor:
         return self.images.image(int(self.indices[index]))
 
 
-def held_out(data: ImageData, train_fraction: float, weight_share: float, seed: int) -> ImageData:
+def held_out(data: ImageData, halves: Halves) -> ImageData:
     """Train and test parts that are both of the training images: to judge what was found without the test set.
 
     Args:
         data: Whose training images.
-        train_fraction: Class-balanced share of them to use.
-        weight_share: Share of those to train on; the others are the test part.
-        seed: Decides which.
+        halves: Those to train on; the others are the test part.
     """
     labels = data.train.labels
-    used = class_balanced_fraction(labels, train_fraction, seed)
-    halves = split_halves(labels, used, weight_share, seed)
     train, test = (ImageSet(labels[half], _Chosen(data.train, half)) for half in halves)
     return replace(data, train=train, test=test)

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from fastnas_kernels.backend import backend_for
 from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.function import fused_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.reference import reference_cell
-from fastnas_kernels.normalisation import is_synchronised
 from fastnas_kernels.precision import accumulator
+from fastnas_kernels.statistics_of_all import is_synchronised
 
 
 def mixed_cell(
@@ -21,6 +22,7 @@ def mixed_cell(
     edge_mix: Tensor | None,
     plan: CellPlan,
     statistics: Tensor | None = None,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """All nodes of a cell whose edges carry weighted sums of candidates (Liu et al., 2019, arXiv:1806.09055, eq. 2).
 
@@ -41,6 +43,8 @@ def mixed_cell(
         plan: What the cell consists of.
         statistics: Mean and biased variance to normalise with, ``[len(plan.norms), 2, C / k]``; ``None`` takes
             those of the batch.
+        recompute: Keep states alone for the backward pass, and evaluate the candidates of one edge after another
+            again in it. The kernels do so anyhow; in the plain form it changes no bit.
 
     Returns:
         All nodes, ``[N, num_nodes * C, H', W']``, and the statistics that were used, ``[len(plan.norms), 2, C / k]``;
@@ -54,9 +58,11 @@ def mixed_cell(
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
     states = _cast(states)
     _require_numbers(states, weights, mix, edge_mix, statistics)
-    if backend_for(states[0].device) == "triton" and not is_synchronised():  # kernels do not wait for other processes
+    backend = backend_for(states[0].device)
+    alone = not is_synchronised()  # kernels do not wait for other processes
+    if alone and (backend == "triton" or (backend == "cpu" and cpu_serves(states[0], plan))):
         return _without_autocast(states, weights, mix, edge_mix, plan, statistics)
-    return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]))
+    return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]), recompute)
 
 
 def _autocast_is_on(state: Tensor) -> bool:

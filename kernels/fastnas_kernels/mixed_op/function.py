@@ -9,25 +9,43 @@ Shape suffixes: I input states, N H W images and pixels, S channels of a state, 
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from fastnas_kernels.backend import on_device_of
+from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
 from fastnas_kernels.mixed_op.reference import reference_cell
 from fastnas_kernels.precision import accumulator
 
 
+def _launch(images: Tensor) -> ModuleType:
+    """The module whose ``run_forward`` serves ``images``."""
+    if backend_for(images.device) == "cpu":
+        from fastnas_kernels.cpu import launch  # noqa: PLC0415
+    else:
+        from fastnas_kernels.mixed_op import launch  # noqa: PLC0415  (Triton, which exists on Linux only)
+    return launch
+
+
+def _launch_backward(images: Tensor) -> ModuleType:
+    """The module whose ``run_backward`` serves ``images``."""
+    if backend_for(images.device) == "cpu":
+        return _launch(images)
+    from fastnas_kernels.mixed_op import launch_backward  # noqa: PLC0415
+
+    return launch_backward
+
+
 @torch.library.custom_op("fastnas::mixed_cell", mutates_args=())
 def _forward_op(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from fastnas_kernels.mixed_op import launch  # noqa: PLC0415  (Triton, which exists on Linux only)
-
     with on_device_of(inputs_INHWS):
-        return launch.run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
+        run_forward = _launch(inputs_INHWS).run_forward
+        return run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
 
 
 @_forward_op.register_fake
@@ -57,10 +75,8 @@ def _backward_op(
     needs: list[bool],
     plan: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from fastnas_kernels.mixed_op import launch_backward  # noqa: PLC0415
-
     with on_device_of(inputs_INHWS):
-        return launch_backward.run_backward(
+        return _launch_backward(inputs_INHWS).run_backward(
             dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
         )
 

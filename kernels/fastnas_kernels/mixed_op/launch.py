@@ -18,6 +18,7 @@ from torch import Tensor
 from fastnas_kernels.mixed_op import node_kernels, stage_kernels, statistics_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
+from fastnas_kernels.mixed_op.rows import noted_statistics, pack, spread_statistics
 from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
 from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for, vendor
 from fastnas_kernels.precision import accumulator
@@ -252,32 +253,6 @@ def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
     return Launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype, vendor()), frozen)
 
 
-def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:
-    """All filters in one vector, channels innermost, in the accumulator's precision."""
-    if not weights:
-        return torch.zeros(1, dtype=dtype, device=tables.packing.device)
-    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), tables.constants.to(dtype)])[tables.packing]
-
-
-def _given_rows(statistics: Tensor, launch: Launcher, stats: Tensor) -> None:
-    """Spread the statistics of the plan's normalisations over the rows that the kernels read."""
-    tables = launch.tables
-    mean, variance = statistics.to(stats.dtype).unbind(1)
-    for half in tables.norm_rows:
-        stats[half, 0], stats[half, 2] = mean, variance
-    stats[:, 1] = (stats[:, 2] + launch.lowered.plan.eps).rsqrt()
-    stats[:, 0].masked_fill_(~tables.live_channels, 0.0)
-
-
-def _of_norms(launch: Launcher, stats: Tensor) -> Tensor:
-    """Mean and variance of the plan's normalisations, ``[norms, 2, C]``, from the rows that the kernels filled."""
-    rows, others = launch.tables.norm_rows
-    found = stats[rows, ::2]
-    if launch.lowered.has_halves:
-        found += stats[others, ::2]
-    return found
-
-
 def run_forward(
     inputs_INHWS: Tensor,
     weights: Sequence[Tensor],
@@ -294,9 +269,13 @@ def run_forward(
     # Rows that nothing fills, the last one among them, are zero
     stats = torch.zeros(launch.lowered.num_rows + 2, 3, launch.channels, dtype=exact, device=launch.device)
     if statistics is not None:
-        _given_rows(statistics, launch, stats)
+        spread_statistics(statistics, launch.tables, plan.eps, stats)
     inputs_IMS = inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels)
     nodes = launch.forward(inputs_IMS, packed, mix.to(exact).contiguous(), edge_mix.to(exact).contiguous(), stats)
     size = launch.size
-    noted = stats.new_empty(0, 2, launch.channels) if launch.frozen else _of_norms(launch, stats)
+    noted = (
+        stats.new_empty(0, 2, launch.channels)
+        if launch.frozen
+        else noted_statistics(launch.lowered, launch.tables, stats)
+    )
     return nodes.view(size.images, size.out_height, size.out_width, -1), stats, packed, noted

@@ -19,6 +19,7 @@ from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_ker
 from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
+from fastnas_kernels.mixed_op.rows import mix_gradient
 from fastnas_kernels.mixed_op.tables import Span
 from fastnas_kernels.precision import accumulator
 
@@ -85,16 +86,9 @@ class Backward:
         return Gradients(
             dinputs,
             None if dpacked is None else dpacked.sum(0),
-            self._of_mix(sums) if self.needs.mix else None,
+            mix_gradient(run.lowered, run.tables, sums) if self.needs.mix else None,
             passed[run.tables.edge_ranks] if self.needs.edge_mix else None,
         )
-
-    def _of_mix(self, sums: Tensor) -> Tensor:
-        rows, others = self.run.tables.mix_rows
-        if self.run.lowered.has_halves:
-            sums[-1] = 0  # stands for the second half of what has none
-        totals = sums.sum(-1).flatten()
-        return totals[rows] + totals[others] if self.run.lowered.has_halves else totals[rows]
 
     def _source(
         self,

@@ -2,13 +2,15 @@
 
 The cell is evaluated state by state. What the edges that leave a state have in common is computed once: the
 ReLU, each pool and its normalisation. Their convolutions are the same function of the same input with other
-weights, so they can run as one; a node is one weighted sum of everything that enters it.
+weights, so they can run as one. What leaves a state is a sum of parts, each of which adds its weighted candidates to
+the nodes that it reaches: a part can be forgotten after the forward pass and evaluated again in the backward one.
 
 Shape suffixes: N images, C channels, H W pixels, E edges in a group, M = N H W.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -18,8 +20,10 @@ from torch.nn import functional as F
 from fastnas_kernels.convolution import Geometry, conv2d
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, Norm
 from fastnas_kernels.mixture import mixed_sum
-from fastnas_kernels.normalisation import by_batch
 from fastnas_kernels.partial_channels import merge_channels
+from fastnas_kernels.precision import accumulator
+from fastnas_kernels.recompute import evaluated_again
+from fastnas_kernels.statistics_of_all import by_batch
 
 
 class Group(NamedTuple):
@@ -110,17 +114,44 @@ def _pool(x: Tensor, kind: str, stride: int) -> Tensor:
     return F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
 
 
+Sums = dict[int, Tensor]
+"""For some nodes a sum of candidates that enter them, ``[N, C, H', W']``."""
+
+
+class Part(NamedTuple):
+    """Candidates on edges that leave one state and that are evaluated together."""
+
+    groups: tuple[Group, ...]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        return [place for group in self.groups for place in group.places]
+
+
+def parts(plan: CellPlan, source: int, batched: bool) -> list[Part]:
+    """All candidates that leave ``source``: those without weights, and those of each edge, or of all if ``batched``."""
+    free: list[Group] = []
+    by_edge: dict[int | None, list[Group]] = {}
+    for group in groups(plan, source, batched):
+        edge, position = group.places[0]
+        if plan.weight_shapes[edge, position]:
+            by_edge.setdefault(None if batched else edge, []).append(group)
+        else:
+            free.append(group)
+    return [Part(tuple(of_part)) for of_part in ([free] if free else []) + list(by_edge.values())]
+
+
 def _outputs(
     x: Tensor,
+    rectified: Tensor,
     source: int,
-    plan: CellPlan,
+    part: Part,
     weights: dict[tuple[int, int], list[Tensor]],
     norm: _Normaliser,
-    batched: bool,
 ) -> Iterable[tuple[tuple[int, int], Tensor]]:
-    """Output of every candidate on the edges that leave ``source``, as ``((edge, position), output)``."""
-    stride, rectified = plan.stride_of(source), x.relu()
-    for (kind, kernel, dilation, repeats), places in groups(plan, source, batched):
+    """Output of every candidate of a part, as ``((edge, position), output)``."""
+    stride = norm.plan.stride_of(source)
+    for (kind, kernel, dilation, repeats), places in part.groups:
         of_group = [weights[place] for place in places]
         if kind == "skip" and stride == 1:
             yield from ((place, x) for place in places)
@@ -142,7 +173,24 @@ def _outputs(
                 geometry = Geometry(stride if stage == 0 else 1, dilation * (kernel // 2), dilation)
                 z = _product(y if stage == 0 else y.relu(), depthwise, pointwise, geometry)
                 y = norm(z, [Norm(*place, stage) for place in places])
-        yield from zip(places, y.split(plan.mixed_channels, dim=1), strict=True)
+        yield from zip(places, y.split(norm.plan.mixed_channels, dim=1), strict=True)
+
+
+def _sums(
+    x: Tensor, rectified: Tensor, source: int, part: Part, norm: _Normaliser, arguments: Sequence[Tensor]
+) -> Sums:
+    """What a part adds to each node that it reaches; ``arguments`` are its coefficients, and then its weights."""
+    places, plan = part.places, norm.plan
+    coefficients = dict(zip(places, arguments, strict=False))
+    remaining = iter(arguments[len(places) :])
+    weights = {place: [next(remaining) for _ in plan.weight_shapes[place]] for place in places}
+    entering: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for place, y in _outputs(x, rectified, source, part, weights, norm):
+        entering.setdefault(plan.edges[place[0]].target, []).append((y, coefficients[place]))
+    return {
+        target: mixed_sum([y for y, _ in pairs], torch.stack([coefficient for _, coefficient in pairs]))
+        for target, pairs in entering.items()
+    }
 
 
 def reference_cell(
@@ -153,21 +201,36 @@ def reference_cell(
     plan: CellPlan,
     statistics: Tensor | None = None,
     batched: bool = False,
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`fastnas_kernels.mixed_op.cell.mixed_cell`; ``batched`` joins the convolutions of a state's edges."""
-    remaining = iter(weights)
+    remaining, coefficients = iter(weights), mix.unbind()
     of_candidate = {place: [next(remaining) for _ in shapes] for place, shapes in plan.weight_shapes.items()}
     norm = _Normaliser(plan, statistics, states[0])
-    outputs: dict[tuple[int, int], Tensor] = {}
+    sums: Sums = {}
     bypass: list[Tensor] = []
     states = list(states)
     for target in range(plan.num_inputs, plan.num_states):
         for source in range(len(bypass), len(states)):
             taken, passed = _split(states[source], plan, source)
             bypass.append(passed)
-            outputs |= dict(_outputs(taken, source, plan, of_candidate, norm, batched))
-        states.append(_node(target, outputs, bypass, mix, edge_mix, plan))
+            rectified = taken.relu()
+            for part in parts(plan, source, batched):
+                arguments = [coefficients[plan.first_coefficient[edge] + position] for edge, position in part.places]
+                arguments += [weight for place in part.places for weight in of_candidate[place]]
+                evaluate = partial(_sums, source=source, part=part, norm=norm)
+                more = _evaluated(recompute, evaluate, taken, rectified, arguments)
+                sums |= {node: sums[node] + y if node in sums else y for node, y in more.items()}
+        states.append(_node(target, sums.pop(target), bypass, edge_mix, plan))
     return torch.cat(states[plan.num_inputs :], dim=1), norm.statistics()
+
+
+def _evaluated(
+    recompute: bool, evaluate: Callable[..., Sums], x: Tensor, rectified: Tensor, arguments: Sequence[Tensor]
+) -> Sums:
+    if not recompute:
+        return evaluate(x, rectified, arguments=arguments)
+    return evaluated_again(lambda x, rectified, *rest: evaluate(x, rectified, arguments=rest), x, rectified, *arguments)
 
 
 def _split(state: Tensor, plan: CellPlan, source: int) -> tuple[Tensor, Tensor]:
@@ -183,21 +246,14 @@ def _split(state: Tensor, plan: CellPlan, source: int) -> tuple[Tensor, Tensor]:
     return taken.contiguous(memory_format=layout), passed
 
 
-def _node(
-    target: int,
-    outputs: dict[tuple[int, int], Tensor],
-    bypass: Sequence[Tensor],
-    mix: Tensor,
-    edge_mix: Tensor | None,
-    plan: CellPlan,
-) -> Tensor:
-    entering = plan.entering(target)
-    places = [(edge, position) for edge in entering for position in range(len(plan.edges[edge].candidates))]
-    first, last = plan.first_coefficient[entering[0]], plan.first_coefficient[entering[-1] + 1]
-    mixed = mixed_sum([outputs[place] for place in places], mix[first:last])
+def _node(target: int, mixed: Tensor, bypass: Sequence[Tensor], edge_mix: Tensor | None, plan: CellPlan) -> Tensor:
+    """The state of a node, from the sum of its candidates and the channels that passed by them."""
     if plan.k == 1:
         return mixed
+    entering = plan.entering(target)
     passed = [bypass[plan.edges[edge].source] for edge in entering]
-    ones = mix.new_ones(len(entering))
-    coefficients = ones if edge_mix is None else edge_mix[entering[0] : entering[-1] + 1]
+    if edge_mix is None:
+        coefficients = torch.ones(len(entering), dtype=accumulator(mixed.dtype), device=mixed.device)
+    else:
+        coefficients = edge_mix[entering[0] : entering[-1] + 1]
     return merge_channels(mixed, mixed_sum(passed, coefficients), plan.k)

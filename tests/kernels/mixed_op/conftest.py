@@ -190,9 +190,17 @@ def use_tiles(monkeypatch):
     return use
 
 
+@pytest.fixture(params=["triton", "cpu"])
+def fused(request, monkeypatch, poison, use_tiles):
+    """The cell by the kernels of each backend, whatever they leave out NaN; Triton's with one program a branch."""
+    monkeypatch.setenv("FASTNAS_BACKEND", request.param)
+    use_tiles()
+    return mixed_cell
+
+
 @pytest.fixture
-def fused(monkeypatch, poison, use_tiles):
-    """The cell by its kernels, one program for each branch, whatever they leave out NaN."""
+def in_triton(monkeypatch, poison, use_tiles):
+    """The same for what only Triton's kernels have."""
     monkeypatch.setenv("FASTNAS_BACKEND", "triton")
     use_tiles()
     return mixed_cell

@@ -90,28 +90,28 @@ def test_odd_extents_and_batches_of_one_in_several_ragged_programs(fused, use_ti
 
 
 @pytest.mark.parametrize("pixels", [slow(16), 32])
-def test_the_size_of_a_program_does_not_matter(fused, use_tiles, arguments, pixels):
+def test_the_size_of_a_program_does_not_matter(in_triton, use_tiles, arguments, pixels):
     plan = fan(MAX, SEPARABLE, SKIP, channels=4, k=2, stride=2)
     given = arguments(plan, (7, 5), batch=3)
     use_tiles(pixels=pixels, splits=3)
-    assert_equals_reference(fused, plan, given)
+    assert_equals_reference(in_triton, plan, given)
 
 
 @pytest.mark.parametrize("edges", [slow(1), 2, 4])
-def test_edges_may_share_a_program_that_they_do_not_fill(fused, use_tiles, arguments, edges):
+def test_edges_may_share_a_program_that_they_do_not_fill(in_triton, use_tiles, arguments, edges):
     use_tiles(edges=edges)
     plan = fan(SEPARABLE, channels=2, nodes=3)
-    assert_equals_reference(fused, plan, arguments(plan, 3))
+    assert_equals_reference(in_triton, plan, arguments(plan, 3))
 
 
 @pytest.mark.parametrize(
     ("channels", "k", "block"),
     [(8, 1, 4), (16, 1, 16), (20, 1, 16), (20, 2, 8), (64, 1, 32), (64, 4, 16), (256, 1, 64)],
 )
-def test_any_number_of_channels_in_several_blocks(fused, use_tiles, arguments, channels, k, block):
+def test_any_number_of_channels_in_several_blocks(in_triton, use_tiles, arguments, channels, k, block):
     use_tiles(pixels=32, channels=block, edges=4 if channels // k <= block else 1)
     plan = solo(MAX, SEPARABLE, channels=channels, k=k)
-    assert_equals_reference(fused, plan, arguments(plan, 3))
+    assert_equals_reference(in_triton, plan, arguments(plan, 3))
 
 
 def test_the_shipped_tiles_serve_a_cell(monkeypatch, poison, arguments):
@@ -197,20 +197,34 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_only_the_gradients_that_are_asked_for_are_computed(fused, arguments, phase):
-    plan = solo(AVG, SEPARABLE, k=2)
-    given = arguments(plan, 3)
-    wanted = PHASES[phase](given)
+def only(wanted, given):
+    """``wanted``, the only ones of all arguments that now want a gradient."""
     for leaf in given.leaves:
         leaf.requires_grad_(any(leaf is chosen for chosen in wanted))
+    return wanted
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_only_the_gradients_that_are_asked_for_are_computed(in_triton, arguments, phase):
+    plan = solo(AVG, SEPARABLE, k=2)
+    given = arguments(plan, 3)
+    wanted = only(PHASES[phase](given), given)
     with Meter() as meter:
-        mine = torch.autograd.grad(fused(*given, plan)[0].square().sum(), wanted)
-    assert_alike(mine, torch.autograd.grad(reference_cell(*given, plan)[0].square().sum(), wanted))
+        torch.autograd.grad(in_triton(*given, plan)[0].square().sum(), wanted)
     assert ("depthwise_weights_kernel" in meter.kernels) == ("weight" in phase)
     assert ("gather_kernel" in meter.kernels) == ("states" in phase)  # this cell has no other state than its input
     assert ("pool_backward_kernel" in meter.kernels) == ("states" in phase)
     assert ("bypass_backward_kernel" in meter.kernels) == ("states" in phase or "edge_mix" in phase)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("phase", PHASES)
+def test_each_gradient_is_the_same_without_the_others(fused, arguments, phase, stride):
+    plan = fan(AVG, SEPARABLE, DILATED, k=2, stride=stride)
+    given = arguments(plan, 3)
+    wanted = only(PHASES[phase](given), given)
+    results = [torch.autograd.grad(cell(*given, plan)[0].square().sum(), wanted) for cell in (fused, reference_cell)]
+    assert_alike(*results)
 
 
 def test_without_a_gradient_nothing_is_saved(fused, arguments):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
+from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.launch import launcher
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.mixed_op.reference import reference_cell
@@ -115,8 +116,9 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", [slow("contiguous"), slow("every second"), "expanded"])
-def test_both_operators_keep_their_contract(monkeypatch, use_tiles, arguments, layout):
-    monkeypatch.setenv("FASTNAS_BACKEND", "triton")
+@pytest.mark.parametrize("backend", ["triton", "cpu"])
+def test_both_operators_keep_their_contract(monkeypatch, use_tiles, arguments, layout, backend):
+    monkeypatch.setenv("FASTNAS_BACKEND", backend)
     use_tiles(pixels=64)
     plan = solo(AVG, DEPTHWISE, stride=2, k=2)
     given, change = arguments(plan, 3), LAYOUTS[layout]
@@ -159,21 +161,24 @@ def assert_at_most_twice_the_error(mine, theirs, truth):
         assert (flat(dm) - flat(dexact)).norm() <= 2 * (flat(dt) - flat(dexact)).norm()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_is_at_most_twice_as_inaccurate_as_the_reference(fused, use_tiles, arguments, dtype):
+@pytest.mark.parametrize(
+    ("backend", "dtype"), [("triton", torch.float32), ("triton", torch.bfloat16), ("cpu", torch.float32)]
+)
+def test_is_at_most_twice_as_inaccurate_as_the_reference(monkeypatch, use_tiles, arguments, backend, dtype):
+    monkeypatch.setenv("FASTNAS_BACKEND", backend)
     plan = solo(Candidate("max_pool"), AVG, SKIP, SEPARABLE, k=2, channels=8)
     # The interpreter adds the pixels of a program one by one, a GPU pairwise: few, or there were 8 times the error
     use_tiles(pixels=16)
     low = arguments(plan, (6, 5), batch=3).to(dtype)
     truth = evaluate(reference_cell, plan, low.to(torch.float64))
-    mine, theirs = (evaluate(cell, plan, low) for cell in (fused, reference_cell))
+    mine, theirs = (evaluate(cell, plan, low) for cell in (mixed_cell, reference_cell))
     assert mine[0].dtype == dtype
     assert mine[1].dtype == torch.float32
     assert [g.dtype for g in mine[2]] == [leaf.dtype for leaf in low.leaves]
     assert_at_most_twice_the_error(mine, theirs, truth)
 
 
-def test_under_autocast_states_are_cast_and_all_else_keeps_its_precision(monkeypatch, fused, arguments):
+def test_under_autocast_states_are_cast_and_all_else_keeps_its_precision(monkeypatch, in_triton, arguments):
     plan = solo(AVG, SKIP, SEPARABLE, k=2, channels=8)
     given = arguments(plan, 6).to(torch.float32)
     truth = evaluate(reference_cell, plan, given.to(torch.float64))
@@ -181,7 +186,7 @@ def test_under_autocast_states_are_cast_and_all_else_keeps_its_precision(monkeyp
     for backend in ("triton", "reference"):
         monkeypatch.setenv("FASTNAS_BACKEND", backend)
         with torch.autocast("cpu", torch.bfloat16):
-            nodes, noted = fused(*given, plan)
+            nodes, noted = in_triton(*given, plan)
         dnodes = torch.linspace(-1, 2, nodes.numel(), dtype=torch.float64).sin().view_as(nodes).bfloat16()
         found[backend] = nodes, noted, torch.autograd.grad(nodes, given.leaves, dnodes)
         assert nodes.dtype == torch.bfloat16
@@ -190,14 +195,14 @@ def test_under_autocast_states_are_cast_and_all_else_keeps_its_precision(monkeyp
     assert_at_most_twice_the_error(found["triton"], found["reference"], truth)
 
 
-def test_second_derivatives_under_autocast_are_those_of_the_cast_states(fused, arguments):
+def test_second_derivatives_under_autocast_are_those_of_the_cast_states(in_triton, arguments):
     plan = solo(AVG, DEPTHWISE)
     given = arguments(plan, 4).to(torch.float32)
     rounded = given.states[0].detach().bfloat16()
     results = []
     for leaf, autocast in ((given.states[0], True), (rounded.double().requires_grad_(), False)):
         others = [x.detach() if autocast else x.detach().double() for x in given.leaves[1:]]
-        cell = fused if autocast else reference_cell
+        cell = in_triton if autocast else reference_cell
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             nodes = function_of_leaves(cell, plan)(leaf, *others)
         (first,) = torch.autograd.grad(nodes.double().pow(3).sum(), leaf, create_graph=True)

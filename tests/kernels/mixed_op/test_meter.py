@@ -54,9 +54,11 @@ def forward_backward(cell, plan, given):
     ],
     ids=["strided and partial", "two blocks of channels", "a node read by another"],
 )
-def test_no_access_leaves_its_tensor_and_no_result_depends_on_the_order(fused, use_tiles, arguments, plan, size, block):
+def test_no_access_leaves_its_tensor_and_no_result_depends_on_the_order(
+    in_triton, use_tiles, arguments, plan, size, block
+):
     use_tiles(pixels=16, channels=block, edges=1)
-    meter = forward_backward(fused, plan, arguments(plan, size))
+    meter = forward_backward(in_triton, plan, arguments(plan, size))
     partial = {"bypass_kernel", "bypass_backward_kernel"} if plan.k > 1 else set()
     found = set(meter.kernels)
     assert found >= partial
@@ -128,11 +130,11 @@ def bytes_of(cell, use_tiles, arguments, *, num_tiles, splits, pixels=16):
     return {kernel: meter.of(kernel).dram_bytes for kernel in meter.kernels}
 
 
-def test_bytes_grow_along_a_straight_line_with_pixels_and_with_splits(fused, use_tiles, arguments):
+def test_bytes_grow_along_a_straight_line_with_pixels_and_with_splits(in_triton, use_tiles, arguments):
     """What profiling/kernel_bytes.py relies on when it measures few pixels."""
 
     def measure(num_tiles, splits):
-        return bytes_of(fused, use_tiles, arguments, num_tiles=num_tiles, splits=splits)
+        return bytes_of(in_triton, use_tiles, arguments, num_tiles=num_tiles, splits=splits)
 
     base, larger, wider = measure(1, 1), measure(2, 1), measure(2, 2)
     for kernel, found in measure(4, 3).items():
@@ -140,9 +142,9 @@ def test_bytes_grow_along_a_straight_line_with_pixels_and_with_splits(fused, use
         assert found == predicted, kernel
 
 
-def test_the_size_of_a_program_changes_the_bytes_of_partial_sums_alone(fused, use_tiles, arguments):
-    small = bytes_of(fused, use_tiles, arguments, num_tiles=4, splits=1, pixels=16)
-    large = bytes_of(fused, use_tiles, arguments, num_tiles=4, splits=1, pixels=64)
+def test_the_size_of_a_program_changes_the_bytes_of_partial_sums_alone(in_triton, use_tiles, arguments):
+    small = bytes_of(in_triton, use_tiles, arguments, num_tiles=4, splits=1, pixels=16)
+    large = bytes_of(in_triton, use_tiles, arguments, num_tiles=4, splits=1, pixels=64)
     without_sums = {"node_kernel", "pointwise_backward_kernel", "depthwise_weights_kernel", "pool_backward_kernel"}
     assert {kernel for kernel in small if small[kernel] == large[kernel]} == without_sums | {"gather_kernel"}
     rows = {"stage_kernel": 2 + 1, "pool_statistics_kernel": 2, "shared_sums_kernel": 2, "depthwise_backward_kernel": 1}

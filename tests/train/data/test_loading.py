@@ -139,15 +139,15 @@ def test_only_images_for_weights_are_decoded_during_warm_up():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_sees_every_image_once_in_order_in_batches_of_nearly_one_size(workers):
-    everything = list(evaluation_batches(DIGITS.test, DIGITS.eval_transform, batch_size=100, workers=workers))
+    everything = list(evaluation_batches(DIGITS, DIGITS.test, batch_size=100, workers=workers))
     assert [len(batch.labels) for batch in everything] == [90, 90, 90, 89]
     assert torch.cat([batch.labels for batch in everything]).tolist() == DIGITS.test.labels.tolist()
 
 
 def test_evaluation_of_some_images_or_of_none():
-    (batch,) = evaluation_batches(DIGITS.test, DIGITS.eval_transform, np.array([5, 3]), batch_size=8)
+    (batch,) = evaluation_batches(DIGITS, DIGITS.test, np.array([5, 3]), batch_size=8)
     assert batch.labels.tolist() == DIGITS.test.labels[[5, 3]].tolist()
-    assert list(evaluation_batches(DIGITS.test, DIGITS.eval_transform, np.array([], int), batch_size=8)) == []
+    assert list(evaluation_batches(DIGITS, DIGITS.test, np.array([], int), batch_size=8)) == []
 
 
 def test_a_batch_that_a_half_cannot_fill_is_refused_before_anything_is_read():
@@ -161,7 +161,7 @@ def test_a_batch_that_a_half_cannot_fill_is_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         training_batches(DIGITS, np.arange(3), batch_size=0, **arguments)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        evaluation_batches(DIGITS.test, DIGITS.eval_transform, batch_size=0)
+        evaluation_batches(DIGITS, DIGITS.test, batch_size=0)
 
 
 def test_data_can_be_sent_to_spawned_workers():

@@ -1,0 +1,99 @@
+"""What products share: gradients that are asked for by name, and what is said where there is none."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastnas.bilevel.problem import Tensors
+from fastnas_kernels.check import complaint, require
+from fastnas_kernels.precision import accumulator
+
+LossOf = Callable[[Tensors], Tensor]
+"""From named tensors to a loss, a scalar."""
+
+# What PyTorch says of operations that know no second derivative, or no forward mode
+_REFUSALS = ("once_differentiable", "derivative for", "forward AD", "jvp function", "order derivatives")
+
+
+def norm(tensors: Tensors) -> float:
+    """The Euclidean norm of all numbers together."""
+    return float(torch.stack([x.detach().to(accumulator(x.dtype)).norm() for x in tensors.values()]).norm())
+
+
+def gradients(
+    where: str, value: Tensor, leaves: Tensors, allow_unused: bool, *, create_graph: bool = False, twice: bool = True
+) -> list[Tensor | None]:
+    require(value.ndim == 0, where, "loss must be a scalar", f"shape {list(value.shape)}", "Take its mean.")
+    found: Sequence[Tensor | None] = [None] * len(leaves)
+    if value.requires_grad:
+        if twice:
+            require_twice(where, value)
+        found = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
+    absent = [name for name, g in zip(leaves, found, strict=True) if g is None]
+    remedy = "Leave them out of v and of, or say allow_unused=True for rows of zeros."
+    require(allow_unused or not absent, where, "every tensor must enter the loss", f"no trace of {absent}", remedy)
+    return list(found)
+
+
+def filled(at: Tensors, rows: Sequence[str], found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+    pairs = zip(rows, found, strict=True)
+    return {name: torch.zeros_like(at[name]) if x is None else x for name, x in pairs}
+
+
+def rows_of(v: Tensors, of: Collection[str] | None) -> tuple[str, ...]:
+    return tuple(v if of is None else of)
+
+
+def require_names(where: str, at: Tensors, v: Tensors, rows: Collection[str]) -> None:
+    require(len(v) > 0, where, "v must not be empty", "no tensor")
+    strange = sorted({*v, *rows} - set(at))
+    require(not strange, where, f"v and of must have names out of {sorted(at)}", strange)
+    for name, x in v.items():
+        expected = list(at[name].shape)
+        require(list(x.shape) == expected, where, f"v[{name!r}] must have shape {expected}", list(x.shape))
+
+
+@contextmanager
+def refused(where: str, remedy: str) -> Iterator[None]:
+    """Say in one line what PyTorch says of an operation that has no second derivative."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(refusal in str(error) for refusal in _REFUSALS):
+            raise
+        said = " ".join(str(error).split())[:160]
+        raise ValueError(complaint(where, "loss must be twice differentiable", repr(said), remedy)) from error
+
+
+@contextmanager
+def copied_when_saved(state: Sequence[Tensor]) -> Iterator[None]:
+    """Let graphs keep copies of ``state``, which is put back before they are differentiated."""
+    storages = {x.untyped_storage()._cdata for x in state}
+    if not storages:
+        yield
+        return
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: x.clone() if x.untyped_storage()._cdata in storages else x, lambda x: x
+    ):
+        yield
+
+
+_ONCE = torch.autograd.function.once_differentiable(lambda ctx, dy: dy).__code__  # one for all that it decorates
+
+
+def require_twice(where: str, value: Tensor) -> None:
+    """Raise if a function that may be differentiated once lies behind ``value``: PyTorch itself takes its second
+    derivative as zero, in silence, in forward mode and where the gradient that it is given is a constant."""
+    seen, waiting = set(), [value.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [parent for parent, _ in node.next_functions]
+        function = getattr(node, "_forward_cls", None)
+        if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
+            got = f"{function.__name__}, which is marked once_differentiable"
+            require(False, where, "loss must be twice differentiable", got, "Use central_difference.")

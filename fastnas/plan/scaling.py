@@ -1,0 +1,143 @@
+"""How much faster a search becomes with more GPUs: a formula over pieces that are measured or stated.
+
+With ``N`` processes on ``N`` GPUs and a batch of ``B`` images for all of them together, a step takes
+
+    ``T(N) = max(compute(N) + exchange(N), loading(N))``,
+    ``compute(N) = fixed + per_image * B / N``,
+    ``exchange(N) = 2 (N - 1) / N * bytes / bandwidth + 2 (N - 1) * messages * latency``  (0 for one process),
+    ``loading(N) = images / (N * cores * images_per_core)``.
+
+Twice ``(N - 1) / N`` of the bytes go through every link of a ring, in ``2 (N - 1)`` turns (Patarasuk and Yuan, 2009,
+"Bandwidth optimal all-reduce algorithms"), of which the slowest link decides the time; nothing of the exchange is
+hidden behind computation, since all gradients leave the graph at once. The bytes are those of the weights once a
+weight step, and of alpha, a few hundred numbers, once an alpha step; an alpha step of second order sends numbers as
+many as the weights as often as :func:`weight_transfers` says.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from fastnas.bilevel.hypergradient import Hypergradient, UnrolledByDifferences, unrolled
+from fastnas_kernels.check import require
+
+WHERE = "scaling"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a step is made of.
+
+    Args:
+        fixed: Seconds of a step that do not depend on the number of images.
+        per_image: Seconds of a step for each image of its batch.
+        num_bytes: That a step sends to be added up.
+        messages: In how many transfers.
+        images: That are read for a step, of both halves.
+        bandwidth: Of the slowest link in a ring, bytes a second.
+        latency: Of a message, seconds.
+        cores: For loading, beside each process.
+        images_per_core: That one core decodes in a second; ``None`` if loading is no limit.
+    """
+
+    fixed: float
+    per_image: float
+    num_bytes: int
+    messages: int
+    images: int
+    bandwidth: float
+    latency: float = 2e-5
+    cores: int = 8
+    images_per_core: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.bandwidth > 0, WHERE, "bandwidth must be positive", self.bandwidth)
+        require(self.fixed >= 0 and self.per_image > 0, WHERE, "seconds must be positive", (self.fixed, self.per_image))
+        loads = self.images_per_core is None or (self.images_per_core > 0 and self.cores > 0)
+        rule = "images_per_core and cores must be positive"
+        require(loads, WHERE, rule, (self.images_per_core, self.cores))
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A step in several processes.
+
+    Args:
+        processes: How many.
+        compute: Seconds of the slowest process.
+        exchange: Seconds until all gradients are added up.
+        loading: Seconds until the next batch is read.
+        speedup: Against one process.
+    """
+
+    processes: int
+    compute: float
+    exchange: float
+    loading: float
+    speedup: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.compute + self.exchange, self.loading)
+
+    @property
+    def efficiency(self) -> float:
+        """Speed-up for each process."""
+        return self.speedup / self.processes
+
+    @property
+    def limit(self) -> str:
+        """What takes most of the step."""
+        if self.loading > self.compute + self.exchange:
+            return "loading"
+        return "compute" if self.compute >= self.exchange else "exchange"
+
+
+def scaled(pieces: Pieces, batch_size: int, counts: Sequence[int]) -> Iterator[Scaled]:
+    """A step in ``counts`` processes, whose batch has ``batch_size`` images together.
+
+    Raises:
+        ValueError: If a count does not divide the batch.
+    """
+    alone = _step(pieces, batch_size, 1)
+    for count in counts:
+        rule = f"batch_size must be a multiple of the {count} processes"
+        require(batch_size % count == 0, WHERE, rule, batch_size)
+        compute, exchange, loading = _step(pieces, batch_size, count)
+        speedup = max(alone[0] + alone[1], alone[2]) / max(compute + exchange, loading)
+        yield Scaled(count, compute, exchange, loading, speedup)
+
+
+def _step(pieces: Pieces, batch_size: int, count: int) -> tuple[float, float, float]:
+    compute = pieces.fixed + pieces.per_image * batch_size / count
+    turns = 2 * (count - 1)
+    exchange = turns / count * pieces.num_bytes / pieces.bandwidth + turns * pieces.messages * pieces.latency
+    loading = 0.0
+    if pieces.images_per_core is not None:
+        loading = pieces.images / (count * pieces.cores * pieces.images_per_core)
+    return compute, exchange, loading
+
+
+def weight_transfers(hypergradient: Hypergradient) -> int:
+    """How often a step of alpha sends as many numbers as there are weights.
+
+    For an unrolled step: the inner gradient; the outer one for the weights after the step, of which the derivative of
+    the inner gradient is taken; and, where that is done by differentiation, once more on its way back through the
+    mean.
+    """
+    if isinstance(hypergradient, UnrolledByDifferences):
+        return 2
+    return 3 if hypergradient is unrolled else 0
+
+
+def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:
+    """Powers of two, and the whole machine, that divide the batch.
+
+    Raises:
+        ValueError: If the whole machine does not divide it.
+    """
+    require(gpus >= 1 and nodes >= 1, WHERE, "gpus and nodes must be positive", (gpus, nodes))
+    whole = gpus * nodes
+    rule = f"batch_size must be a multiple of the {whole} processes"
+    require(batch_size % whole == 0, WHERE, rule, batch_size, "Change --batch-size, --gpus or --nodes.")
+    smaller = [2**i for i in range(whole.bit_length()) if 2**i < whole and batch_size % 2**i == 0]
+    return [*smaller, whole]
