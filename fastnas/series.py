@@ -288,6 +288,7 @@ def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: st
         precision=config.precision,
         device=device,
         workers=config.workers,
+        max_broken=config.max_broken,
         folder=folder / "judged",
         own=parts.space,
     )
