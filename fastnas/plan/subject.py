@@ -105,6 +105,8 @@ def _dearness(space: CellSpace, channels: int) -> list[int]:
     def cost(name: str) -> tuple[int, int]:
         if name == "none":
             return -1, 0
+        if space.dag is not None:
+            return 1, 0  # a connection, which is there
         with torch.device("meta"):
             if name in MBCONV_OPERATIONS and space.stages is not None:
                 module = MBCONV_OPERATIONS[name](channels, channels, 1, True)

@@ -1,7 +1,8 @@
 """Networks of DSO-NAS, supernets and derived ones: three stages of full graphs
 (Zhang et al., 2018, arXiv:1811.01567)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 from fastnas.space.cell_space import DSO, CellSpace, depth_of, require_depth
 from fastnas.space.dag import STAGES, FullDag, living_operations
 from fastnas.space.genotype import CellGenotype, Genotype
-from fastnas.supernet.dag_block import DagBlock, DagReduction, Entering, Structure, entering
+from fastnas.supernet.dag_block import DagBlock, DagReduction, Entering, Structure, begun_at, entering
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.layout import SmallStem
 from fastnas.supernet.mix import Mix, node_mixes
 from fastnas.supernet.operations import batch_norm
+from fastnas.supernet.recompute import State, Unit, Word, through
 from fastnas_kernels.check import require
 
 
@@ -28,6 +30,7 @@ class DagBody(nn.Module):
         image_channels: 3 for colour, 1 for grey images.
         searching: See :func:`fastnas.supernet.operations.batch_norm`.
         left: What to build of every block of the network; ``None`` for all.
+        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(
@@ -39,8 +42,10 @@ class DagBody(nn.Module):
         image_channels: int,
         searching: bool,
         left: Sequence[Structure] | None = None,
+        recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
+        self.recompute = tuple(recompute)
         self.stem = SmallStem(image_channels, channels, searching)
         self.blocks = nn.ModuleList()
         width, first = channels, True
@@ -57,15 +62,18 @@ class DagBody(nn.Module):
 
     def forward(self, images: Tensor, enter: Sequence[Sequence[Entering]], drop_path: DropPath | None = None) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        state = self.stem(images.contiguous(memory_format=torch.channels_last))[0].relu()
-        for block, nodes in zip(self.blocks, enter, strict=True):
-            if isinstance(block, DagReduction):
-                state = block(state, nodes)
-                continue
-            state, graph = block(state, nodes)
-            if graph is not None:
-                state = state + (graph if drop_path is None else drop_path(graph))
+        units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state)[0].relu(),))]
+        for place, (block, nodes) in enumerate(zip(self.blocks, enter, strict=True)):
+            units.append(_of_block(block, nodes, place, drop_path))
+        (state,) = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.norm(state).relu().mean((2, 3)))
+
+
+def _of_block(block: nn.Module, nodes: Sequence[Entering], place: int, drop_path: DropPath | None) -> Unit:
+    def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
+        return (modules[0](*state, begun_at(nodes, place), edges, drop_path),)
+
+    return Unit((block,), run)
 
 
 class DagSupernet(nn.Module):
@@ -77,15 +85,28 @@ class DagSupernet(nn.Module):
         cells: Normal blocks in a stage.
         image_channels: 3 for colour, 1 for grey images.
         space: The graph; its connections belong to all normal blocks, or to one of them each.
+        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(
-        self, num_classes: int, channels: int = 16, cells: int = 8, image_channels: int = 3, space: CellSpace = DSO
+        self,
+        num_classes: int,
+        channels: int = 16,
+        cells: int = 8,
+        image_channels: int = 3,
+        space: CellSpace = DSO,
+        recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
         self.space, self.graphs = space, _graphs(space, cells)
-        self.body = DagBody(_dag_of(space), self.graphs, num_classes, channels, image_channels, searching=True)
+        dag = _dag_of(space)
+        self.body = DagBody(dag, self.graphs, num_classes, channels, image_channels, True, None, recompute)
         self.to(memory_format=torch.channels_last)
+
+    @property
+    def units(self) -> list[nn.Module]:
+        """The stem and the blocks, which ``recompute`` has words for."""
+        return [self.body.stem, *self.body.blocks]
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.space.dag import DagNode, FullDag, living_operations
+from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.mix import NodeMix
 from fastnas.supernet.noise import NoiseSource
 from fastnas.supernet.operations import BuildOperation, Convolution, Pool, batch_norm
+from fastnas.supernet.recompute import again
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.mixture import mixed_sum
 
@@ -28,6 +30,13 @@ class Entering(NamedTuple):
     scales: Tensor
     offset: Tensor | None = None
     noise: NoiseSource | None = None
+
+
+def begun_at(enter: Sequence[Entering], place: int) -> list[Entering]:
+    """``enter`` for the block at ``place`` of a network, whose noise begins anew."""
+    noise = enter[-1].noise
+    fresh = None if noise is None else noise.at(place)
+    return [node._replace(noise=fresh) for node in enter]
 
 
 class Structure(NamedTuple):
@@ -108,9 +117,11 @@ class DagBlock(nn.Module):
         self.norm = _normed(channels, searching) if built else None
         self.shortcut = _normed(channels, searching, Convolution(channels, channels, 1)) if first else nn.Identity()
 
-    def forward(self, x: Tensor, enter: Sequence[Entering]) -> tuple[Tensor, Tensor | None]:
-        """From ``[N, C, H, W]`` to the shortcut's and the graph's output of that shape, ``None`` where nothing is left
-        of the graph. Only operations run that something enters and that something reads."""
+    def forward(
+        self, x: Tensor, enter: Sequence[Entering], recompute: bool = False, drop_path: DropPath | None = None
+    ) -> Tensor:
+        """From ``[N, C, H, W]`` to the same shape. Only operations run that something enters and that something reads;
+        with ``recompute`` one after another is evaluated again in the backward pass."""
         living = living_operations(self.nodes, [node.sources for node in enter])
         states = {0: x}
         for state in sorted(living):
@@ -119,10 +130,15 @@ class DagBlock(nn.Module):
             else:
                 entered = _sum(states, enter[state - 1])
                 assert entered is not None, "something enters an operation that lives"
-            states[state] = self.operations[str(state)](entered)
+            operation = self.operations[str(state)]
+            states[state] = again(operation, entered) if recompute else operation(entered)
         projected = {s: self.projections[str(s)](states[s]) for s in enter[-1].sources if s in living}
         total = _sum(projected, enter[-1])
-        return self.shortcut(x), None if total is None or self.norm is None else self.norm(total)
+        shortcut = self.shortcut(x)
+        if total is None or self.norm is None:
+            return shortcut
+        graph = self.norm(total)
+        return shortcut + (graph if drop_path is None else drop_path(graph))
 
 
 class DagReduction(nn.Module):
@@ -151,10 +167,14 @@ class DagReduction(nn.Module):
             {str(state): halve(kernel) for state, kernel in kernels.items() if left is None or state in left.operations}
         )
 
-    def forward(self, x: Tensor, enter: Sequence[Entering]) -> Tensor:
-        """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left."""
+    def forward(
+        self, x: Tensor, enter: Sequence[Entering], recompute: bool = False, drop_path: DropPath | None = None
+    ) -> Tensor:
+        """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left. No path is
+        dropped, since there is none beside it."""
         living = living_operations(self.nodes, [node.sources for node in enter])
-        total = _sum({state: self.operations[str(state)](x) for state in sorted(living)}, enter[-1])
+        halving = {state: self.operations[str(state)] for state in sorted(living)}
+        total = _sum({s: again(halve, x) if recompute else halve(x) for s, halve in halving.items()}, enter[-1])
         if total is None:
             return torch.zeros_like(x[:, :, ::2, ::2]).repeat(1, 2, 1, 1)
         return total

@@ -195,10 +195,8 @@ def build_supernet(
     if space.dag is not None:
         remedy = "A part of the channels could not pass by its operations, which are nodes and not edges."
         require(k == 1, "search", f"partial channels must be off (k=1) in the graph {space.name}", f"k={k}", remedy)
-        rule = f"recompute must be none in the graph {space.name}"
-        require(set(recompute) == {"none"}, "search", rule, " ".join(recompute))
         _require_small(space, large)
-        return DagSupernet(num_classes, channels, cells, image_channels, with_depth(space, cells))
+        return DagSupernet(num_classes, channels, cells, image_channels, with_depth(space, cells), recompute)
     if has_reductions(space):
         return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space, recompute)
     if space.stages is not None:

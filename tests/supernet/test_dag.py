@@ -16,6 +16,7 @@ from fastnas.space.genotype import CellGenotype, Gene, Genotype
 from fastnas.supernet.dag import DagNetwork, DagSupernet, structure
 from fastnas.supernet.derived import build_network
 from fastnas.supernet.mix import Mix
+from fastnas.supernet.noise import EdgeNoise
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import load_data
@@ -195,3 +196,17 @@ def test_what_has_no_meaning_in_a_full_graph_is_refused():
         build_supernet(DSO, 10, 4, 1, 1, 3, True)
     with pytest.raises(ValueError, match="the space must be one whose costs add up over edges, which dso is not"):
         cost_table(CostConfig(of="parameters", limit=1.0), DSO, NetworkSize(channels=4, cells=1))
+
+
+@pytest.mark.parametrize("words", [("cell",), ("none", "edges"), ("none", "cell", "joined", "none", "edges")])
+def test_evaluating_blocks_again_changes_no_bit(words):
+    gradients = []
+    for recompute in (("none",), words):
+        torch.manual_seed(0)
+        supernet = build_supernet(DSO, 10, 4, 1, 1, 1, False, recompute)
+        scales = torch.rand(NUMBER, generator=torch.Generator().manual_seed(2)).requires_grad_()
+        mix = mix_of(scales)._replace(noise=EdgeNoise(0.3, 0.0, 5))
+        loss = supernet(torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(3)), mix).square().sum()
+        gradients.append(torch.autograd.grad(loss, [scales, *supernet.parameters()]))
+    assert all(map(torch.equal, *gradients))
+    assert len(supernet.units) == 1 + 5
