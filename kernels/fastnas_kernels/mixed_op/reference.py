@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from fastnas_kernels.convolution import Geometry, conv2d
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, Norm
 from fastnas_kernels.mixture import mixed_sum
+from fastnas_kernels.normalisation import normalise
 from fastnas_kernels.partial_channels import merge_channels
 
 
@@ -57,7 +58,7 @@ class _Normaliser:
         if self.given is not None:
             mean, var = self.given[[self.plan.row(norm, shared=False) for norm in norms]].unbind(1)
             return torch.native_batch_norm(z, None, None, mean.flatten(), var.flatten(), False, 0.0, self.plan.eps)[0]
-        y, mean, rstd = torch.native_batch_norm(z, None, None, None, None, True, 0.0, self.plan.eps)
+        y, mean, rstd = normalise(z, self.plan.eps)
         var = (rstd.detach() ** -2 - self.plan.eps).clamp_min(0)
         blocks = zip(norms, mean.detach().chunk(len(norms)), var.chunk(len(norms)), strict=True)
         self.noted |= {self.plan.row(norm, shared=True): (m, v) for norm, m, v in blocks}
