@@ -60,7 +60,8 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         assert value is not None, "asked for only where the method's draw has one"
         return value
 
-    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, len(search_batch.labels))
+    state = tuple(run.state.supernet.buffers())  # a supernet of one's own may keep statistics
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, len(search_batch.labels), state)
 
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -93,9 +93,9 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_forward(*tensors, b_C, dy_C)
 
     @staticmethod
-    def backward(ctx: Any, u: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, u: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         dy, z, mean_C, rstd_C, b_C, dy_C = ctx.saved_tensors
-        dy_needed, z_needed, *_rest = ctx.needs_input_grad
+        dy_needed, z_needed, *_ = ctx.needs_input_grad
         if u is None:
             return None, None, None, None, None
         if torch.is_grad_enabled():
@@ -106,7 +106,7 @@ class _Gradient(torch.autograd.Function):
         return pu, dz, None, None, None
 
     @staticmethod
-    def jvp(ctx: Any, tdy: Tensor | None, tz: Tensor | None, *_: None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+    def jvp(ctx: Any, tdy: Tensor | None, tz: Tensor | None, *_: Any) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
         dy, z, mean_C, rstd_C, b_C, dy_C = ctx.saved_tensors
         tangent = torch.zeros_like(z) if tdy is None else _gradient(tdy, z, mean_C, rstd_C, ctx.eps)
         if tz is None:
