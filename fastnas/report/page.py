@@ -7,7 +7,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from fastnas.report.curves import edge_mix_figure, mix_figure, retrain_figure, search_figure, warm_up_epochs
+from fastnas.report.curves import (
+    edge_mix_figure,
+    eigenvalue_figure,
+    mix_figure,
+    retrain_figure,
+    search_figure,
+    warm_up_epochs,
+)
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title
@@ -57,6 +64,7 @@ def write_report(run: Path) -> Path:
         is_final=(run / "genotype.json").exists(),
         curves=_inline(search_figure(records)) if records else None,
         warm_up=warm_up_epochs(records),
+        eigenvalue=_eigenvalue(run, records),
         mixes=list(_mixes(records, space)),
         networks=networks,
         retraining=_retraining(run),
@@ -146,6 +154,12 @@ def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[t
             has_edges = cell_type in records[0]["edge_mix"]
             edges = _inline(edge_mix_figure(records, space, cell_type)) if has_edges else None
             yield cell_title(space, cell_type), _inline(mix_figure(records, space, cell_type)), edges
+
+
+def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | None:
+    stop: Any = read_json(run / "stop.json") if (run / "stop.json").exists() else {}
+    figure = eigenvalue_figure(records, stop.get("epoch"))
+    return None if figure is None else _inline(figure)
 
 
 def _retraining(run: Path) -> Markup | None:

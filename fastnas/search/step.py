@@ -86,7 +86,8 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
     def loss(alpha: Tensors) -> Tensor:
         return loss_on(w, relax(run.method, run.space, alpha, state.alive, tau))[0]
 
-    return dominant_eigenvalue(loss, state.alpha, seed=stream(run.config.seed, "eigenvalue", epoch))
+    seed, kept = stream(run.config.seed, "eigenvalue", epoch), tuple(state.supernet.buffers())
+    return dominant_eigenvalue(loss, state.alpha, seed=seed, state=kept)
 
 
 def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:
