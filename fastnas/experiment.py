@@ -33,6 +33,7 @@ from fastnas.train.events import EventWriter
 from fastnas.train.files import read_json, save_tensors, write_json
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas.train.retrain import RetrainResult, retrain
+from fastnas.variants import Order, StopBy, with_order, with_stop
 from fastnas_kernels.check import complaint, require
 
 MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
@@ -45,6 +46,9 @@ class Experiment:
 
     Args:
         method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
+        order: 2 differentiates through the next step of the weights, 1 does not; unset for the method's own.
+        stop: Also stop when the loss becomes sharp in alpha: eigenvalue by RobustDARTS's paper, eigenvalue_code by its
+            code, eigenvalue_ada to go back and regularise more instead.
         strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
         space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, dso, dso_full, or
             FILE.py:NAME of your own.
@@ -61,6 +65,8 @@ class Experiment:
     __pydantic_config__ = STRICT
 
     method: str = "pc_darts"
+    order: Order | None = None
+    stop: StopBy | None = None
     strength: float | None = None
     space: str = "darts"
     data: str = "digits"
@@ -174,6 +180,8 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
         ValueError: For names, sizes or settings that do not fit together, before anything runs.
     """
     method = method_named(experiment.method, experiment.strength)
+    method = method if experiment.order is None else with_order(method, experiment.order)
+    method = method if experiment.stop is None else with_stop(method, experiment.stop)
     space = with_depth(load_space(experiment.space), experiment.config.cells)
     require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
     if data is None:
@@ -220,6 +228,8 @@ def find(
     if ranks.is_first:
         write_json(folder / "genotype.json", genotype_to_json(result.genotype))
         save_tensors(folder / "alpha.pt", result.alpha)
+        if result.returned is not None:
+            write_json(folder / "stop.json", {"epoch": result.returned, "reason": result.stopped})
     return result
 
 

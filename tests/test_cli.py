@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.cli import main, parse
-from fastnas.experiment import experiment_to_json, load_experiment, method_named
+from fastnas.experiment import experiment_to_json, load_experiment, method_named, prepare
+from fastnas.mechanisms.control import EigenvalueStop
 from fastnas.methods import METHODS, pc_darts
 from fastnas.recipes import RECIPES
 from fastnas.space.formats import genotype_to_text, read_genotype
@@ -238,6 +240,18 @@ def test_options_win_over_the_recipe():
     assert (command.experiment.method, command.experiment.config.epochs) == ("darts", 7)
     assert (command.experiment.config.channels, command.experiment.retrain.lr) == (16, 0.5)
     assert command.experiment.retrain.epochs == 600
+
+
+def test_order_and_stop_are_options_of_any_method_and_refused_where_they_have_no_meaning(capsys, tmp_path):
+    command = parse(["search", "--method", "pc_darts", "--order", "2", "--stop", "eigenvalue"])
+    method = prepare(command.experiment).method
+    assert method.hypergradient == Unrolled()
+    assert method.control == EigenvalueStop()
+    assert main(["search", "--method", "gdas", "--order", "2", "--run", str(tmp_path / "run")]) == 1
+    assert "method gdas: --order 2 must not stand beside its draw=" in " ".join(capsys.readouterr().err.split())
+    assert main(["search", "--method", "p_darts", "--stop", "eigenvalue", "--run", str(tmp_path / "run")]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "--stop eigenvalue must not stand beside its 3 stages, got both." in error
 
 
 def test_methods_and_genotypes_are_shown(capsys, tmp_path):

@@ -20,6 +20,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
     "fastnas.mechanisms": SPACE | {"fastnas.bilevel"},
     "fastnas.method": SPACE | {"fastnas.bilevel", "fastnas.mechanisms"},
     "fastnas.methods": SPACE | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method"},
+    "fastnas.variants": SPACE | {"fastnas.bilevel", "fastnas.mechanisms", "fastnas.method"},
     "fastnas.train": SPACE | {"fastnas.cost", "fastnas.mechanisms", "fastnas.supernet"},
     "fastnas.report": SPACE | {"fastnas.train.files"},
     "fastnas.search": SPACE
@@ -69,6 +70,7 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.search",
         "fastnas.supernet",
         "fastnas.train",
+        "fastnas.variants",
     },
     "fastnas.latency": SPACE | {"fastnas.cost", "fastnas.supernet", "fastnas.train"},
     "fastnas.series": SPACE | {"fastnas.experiment", "fastnas.report", "fastnas.train"},

@@ -1,12 +1,17 @@
 """Gradients of the outer loss for the outer variables (axes D and E)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
+from fastnas.bilevel.products import Product, forward_over_reverse
+from fastnas.bilevel.solve import ConjugateGradients, Solve
+from fastnas.bilevel.undisturbed import undisturbed
 from fastnas_kernels.check import require
 
 Hypergradient = Callable[[Bilevel, Tensors, Tensors], tuple[Tensor, dict[str, Tensor]]]
@@ -18,21 +23,62 @@ def first_order(problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, d
 
     The weights enter detached, so no gradient is computed or prepared for them.
     """
-    loss = problem.outer(detached(w), alpha, 0)
-    return loss.detach(), gradients_of(loss, alpha)
+    leaves = _leaves(alpha)
+    return _slopes(problem, lambda: problem.outer(detached(w), leaves, 0), leaves)
 
 
-def unrolled(problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-    """Differentiate exactly through one inner step, reverse over reverse.
+@dataclass(frozen=True)
+class Unrolled:
+    """Differentiate exactly through the next steps of the weights.
 
-    The gradient of ``outer(w'(alpha), alpha)`` with ``w' = inner_step(w, d inner / d w)`` (Liu et al., 2019,
-    arXiv:1806.09055, eq. 6; momentum and weight decay enter w' as in the published code). Holds the graph of the
-    inner gradient until the outer one is done.
+    The gradient of ``outer(w_T(alpha), alpha)`` where ``w_T`` is ``w`` after T steps of stochastic gradient descent on
+    the inner loss, with momentum and weight decay as they are (T = 1: Liu et al., 2019, arXiv:1806.09055, eq. 6 and 7).
+    Computed backwards over the steps by products with second derivatives (Maclaurin et al., 2015, arXiv:1502.03492,
+    algorithm 2): beside the weights of every step, one step's graph is alive at a time.
+
+    Args:
+        steps: T. Step t takes the sample ``draw = t`` of the inner loss, the outer loss takes sample 0.
+        differentiated: The last of these steps, through which to look; the others move the weights only (truncation,
+            Shaban et al., 2019, arXiv:1810.10667). Unset for all.
+        product: How second derivatives are computed.
     """
-    inner_gradients = gradients_of(problem.inner(w, alpha, 0), w, create_graph=True)
-    stepped = problem.inner_step(detached(w), inner_gradients)
-    loss = problem.outer(stepped, alpha, 0)
-    return loss.detach(), gradients_of(loss, alpha)
+
+    steps: int = 1
+    differentiated: int | None = None
+    product: Product = forward_over_reverse
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "Unrolled", "steps must be at least 1", self.steps)
+        fits = self.differentiated is None or 0 <= self.differentiated <= self.steps
+        require(fits, "Unrolled", f"differentiated must lie between 0 and steps, {self.steps}", self.differentiated)
+
+    def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        first = 0 if self.differentiated is None else self.steps - self.differentiated
+        step, current, path = problem.inner_step, detached(w), []
+        for t in range(self.steps):
+            leaves = _leaves(current)
+            _, gradients = _slopes(problem, partial(problem.inner, leaves, detached(alpha), t), leaves)
+            path += [(t, current)] if t >= first else []
+            current, step = step(current, gradients), step.next(current, gradients)
+        loss, back, total = _outer(problem, current, alpha)
+        carried = {name: torch.zeros_like(x) for name, x in back.items()}  # for the momentum
+        lr, momentum, decay = step.lr, step.momentum, step.weight_decay
+        for t, at in reversed(path):
+            of_velocity = {
+                name: carried[name] - lr * (momentum if step.nesterov else 1) * x for name, x in back.items()
+            }
+            v = {name: x - lr * back[name] if step.nesterov else x for name, x in of_velocity.items()}
+            rows = ("alpha", "w") if t > first else ("alpha",)
+            of_alpha, of_w = _second_order(problem, at, alpha, v, rows, t, self.product)
+            total = {name: x + of_alpha[name] for name, x in total.items()}
+            if t > first:
+                back = {name: x + decay * v[name] + of_w[name] for name, x in back.items()}
+                carried = {name: momentum * x for name, x in of_velocity.items()}
+        return loss, total
+
+
+unrolled = Unrolled()
+"""Through one step: second-order DARTS."""
 
 
 @dataclass(frozen=True)
@@ -54,25 +100,105 @@ class UnrolledByDifferences:
         require(self.radius > 0, "UnrolledByDifferences", "radius must be positive", self.radius)
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        inner_gradients = gradients_of(problem.inner(w, detached(alpha), 0), w)
-        stepped = {name: p.requires_grad_() for name, p in problem.inner_step(detached(w), inner_gradients).items()}
-        loss = problem.outer(stepped, alpha, 0)
-        both = gradients_of(loss, {**stepped, **alpha})
-        v = {name: both[name] for name in stepped}
-        norm = torch.sqrt(sum(((x * x).sum() for x in v.values()), torch.zeros_like(loss))).detach()
-        scale = self.radius / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        forward, backward = (self._inner(problem, w, v, sign * scale, alpha) for sign in (1, -1))
-        # d w' / d gradient is -lr, or -lr (1 + momentum) where SGD looks ahead
-        step = problem.inner_step
-        rate = step.lr * (1 + step.momentum if step.nesterov else 1)
-        return loss.detach(), {
-            name: both[name] - rate * (forward[name] - backward[name]) / (2 * scale) for name in alpha
-        }
+        leaves, step = _leaves(w), problem.inner_step
+        _, gradients = _slopes(problem, lambda: problem.inner(leaves, detached(alpha), 0), leaves)
+        loss, v, total = _outer(problem, step(detached(w), gradients), alpha)
+        length = torch.stack([(x * x).sum() for x in v.values()]).sum().sqrt()
+        scale = self.radius / length.clamp(min=torch.finfo(length.dtype).tiny)
 
-    @staticmethod
-    def _inner(problem: Bilevel, w: Tensors, v: Tensors, scale: Tensor, alpha: Tensors) -> dict[str, Tensor]:
-        moved = {name: p.detach() + scale * v[name] for name, p in w.items()}
-        return gradients_of(problem.inner(moved, alpha, 0), alpha)
+        def inner(sign: int) -> dict[str, Tensor]:
+            moved = {name: p.detach() + sign * scale * v[name] for name, p in w.items()}
+            logits = _leaves(alpha)
+            return _slopes(problem, lambda: problem.inner(moved, logits, 0), logits)[1]
+
+        ahead, behind = inner(1), inner(-1)
+        # d w' / d gradient is -lr, or -lr (1 + momentum) where SGD looks ahead
+        rate = step.lr * (1 + step.momentum if step.nesterov else 1)
+        return loss, {name: x - rate * (ahead[name] - behind[name]) / (2 * scale) for name, x in total.items()}
+
+
+@dataclass(frozen=True)
+class Implicit:
+    """Differentiate through the minimum of the inner loss, as if the weights had reached it.
+
+    ``d outer - (d2 inner / d alpha d w) (d2 inner / d w2 + (decay + damping) I)^-1 d outer / d w``, by the implicit
+    function theorem (Lorraine et al., 2020, arXiv:1911.02590, eq. 3; for architectures Zhang et al., 2021,
+    arXiv:2106.10784). ``decay`` is the weight decay of the inner step, which is part of what the weights minimise.
+
+    Args:
+        solve: How the linear system is solved: :class:`fastnas.bilevel.solve.ConjugateGradients` or ``Neumann``.
+        damping: Added to the diagonal; positive where the inner loss is not convex.
+        product: How the mixed second derivative is computed; those of the solver share one kept graph.
+    """
+
+    solve: Solve = ConjugateGradients()  # noqa: RUF009  (frozen)
+    damping: float = 0.0
+    product: Product = forward_over_reverse
+
+    def __post_init__(self) -> None:
+        require(self.damping >= 0, "Implicit", "damping must not be negative", self.damping)
+
+    def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        at, fixed, shift = detached(w), detached(alpha), problem.inner_step.weight_decay + self.damping
+        loss, v, total = _outer(problem, at, alpha)
+        matrix = HessianOperator(
+            lambda x: problem.inner(x, fixed, 0),
+            at,
+            keep_graph=True,
+            state=problem.state,
+            allow_unused=True,
+            average=problem.average,
+        )
+        solution = matrix.unflat(self.solve(lambda x: matrix @ x + shift * x, matrix.flat(v)))
+        of_alpha, _ = _second_order(problem, at, alpha, solution, ("alpha",), 0, self.product)
+        return loss, {name: x - of_alpha[name] for name, x in total.items()}
+
+
+def _leaves(tensors: Tensors) -> dict[str, Tensor]:
+    """The same values as variables to differentiate for."""
+    return {name: x.detach().requires_grad_() for name, x in tensors.items()}
+
+
+def _slopes(problem: Bilevel, loss: Callable[[], Tensor], variables: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+    """A loss and its gradient, both averaged over processes, evaluated without a trace."""
+    with undisturbed(problem.state):
+        value = loss()
+        found = gradients_of(value, variables)
+    averaged = problem.average({"": value.detach().reshape(1), **found})
+    return averaged.pop("").reshape(()), averaged
+
+
+def _outer(problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """The outer loss at constants ``w``, and its gradients for both."""
+    of_w, of_alpha = _leaves(w), _leaves(alpha)
+    loss, both = _slopes(problem, lambda: problem.outer(of_w, of_alpha, 0), _joined(of_w, of_alpha))
+    return loss, *_parted(both, w, alpha)
+
+
+def _second_order(
+    problem: Bilevel, w: Tensors, alpha: Tensors, v: Tensors, rows: Collection[str], draw: int, product: Product
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Second derivatives of the inner loss times ``v``, which is on the weights: rows of alpha, and those of ``w``."""
+
+    def inner(at: Tensors) -> Tensor:
+        return problem.inner(*_parted(at, w, alpha), draw)
+
+    of = [name for name in _joined(w, alpha) if name.split(" ", 1)[0] in rows]
+    at, along = _joined(detached(w), detached(alpha)), _joined(v, {})
+    found = problem.average(product(inner, at, along, of, state=problem.state, allow_unused=True))
+    of_w, of_alpha = _parted(found, w, alpha)
+    return of_alpha, of_w
+
+
+def _joined(w: Tensors, alpha: Tensors) -> dict[str, Tensor]:
+    """Both under names that cannot meet."""
+    return {**{f"w {name}": x for name, x in w.items()}, **{f"alpha {name}": x for name, x in alpha.items()}}
+
+
+def _parted(both: Tensors, w: Tensors, alpha: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    parts = (("w", w), ("alpha", alpha))
+    of_w, of_alpha = ({n: both[f"{key} {n}"] for n in names if f"{key} {n}" in both} for key, names in parts)
+    return of_w, of_alpha
 
 
 @dataclass(frozen=True)
@@ -113,8 +239,9 @@ class ImportanceWeighted:
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         assert problem.log_probability is not None, "a method refuses this estimator without a discrete draw"
-        with torch.no_grad():
+        with torch.no_grad(), undisturbed(problem.state):
             losses_K = torch.stack([problem.outer(w, alpha, draw) for draw in range(self.draws)])
         weights_K = self.weights(losses_K, problem.outer_size)
         log_probabilities_K = torch.stack([problem.log_probability(alpha, draw) for draw in range(self.draws)])
-        return losses_K.mean(), gradients_of(-(weights_K * log_probabilities_K).sum(), alpha)
+        gradients = gradients_of(-(weights_K * log_probabilities_K).sum(), alpha)
+        return losses_K.mean(), problem.average(gradients)

@@ -1,7 +1,7 @@
 """What every hypergradient is asked about: two losses, how the inner one is descended on, and what may be random."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -35,10 +35,19 @@ class SgdStep:
         """The weights after one step of ``torch.optim.SGD`` without clipping, ``w`` itself left alone."""
         return {name: p - self.lr * self._direction(name, p, gradients[name]) for name, p in w.items()}
 
+    def next(self, w: Tensors, gradients: Tensors) -> "SgdStep":
+        """The step after this one, of the same batch or another, with the momentum that this one leaves behind."""
+        if self.momentum == 0:
+            return self
+        return replace(self, buffers={name: self._velocity(name, p, gradients[name])[1] for name, p in w.items()})
+
     def _direction(self, name: str, p: Tensor, gradient: Tensor) -> Tensor:
-        gradient = gradient + self.weight_decay * p
-        velocity = self.momentum * self.buffers[name] + gradient if name in self.buffers else gradient
+        gradient, velocity = self._velocity(name, p, gradient)
         return gradient + self.momentum * velocity if self.nesterov else velocity
+
+    def _velocity(self, name: str, p: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        gradient = gradient + self.weight_decay * p
+        return gradient, self.momentum * self.buffers[name] + gradient if name in self.buffers else gradient
 
 
 @dataclass(frozen=True)

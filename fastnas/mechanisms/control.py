@@ -121,6 +121,7 @@ class EigenvalueRule:
         lookback: Epochs between the epoch that fires and the one to return.
         first: The rule holds its peace before the epoch to return is at least this.
         at_least: Measurements below which there is no mean; between it and ``window`` the mean is of all there are.
+        shift: Added to every measurement: the weight decay of alpha, where the loss is measured with it.
     """
 
     growth: float
@@ -129,6 +130,7 @@ class EigenvalueRule:
     lookback: int
     first: int = 0
     at_least: int = 1
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("growth", "window", "lag"):
@@ -136,6 +138,7 @@ class EigenvalueRule:
 
     def __call__(self, measured: Sequence[tuple[int, float]]) -> int | None:
         """The epoch to return to, from ``(epoch, eigenvalue)`` pairs in order, or ``None``."""
+        measured = [(epoch, value + self.shift) for epoch, value in measured]
         means = [self._mean(measured[: n + 1]) for n in range(len(measured))]
         if not measured or len(means) <= self.lag:
             return None
@@ -158,8 +161,8 @@ def eigenvalue_rule_of_the_paper(k: int = 5) -> EigenvalueRule:
 
 def eigenvalue_rule_of_the_code() -> EigenvalueRule:
     """The published code: measured in every second epoch, growth by 1.3 within four measurements, return twelve
-    epochs back and not before epoch 10."""
-    return EigenvalueRule(growth=1.3, window=5, lag=4, lookback=12, first=10, at_least=3)
+    epochs back and not before epoch 10; of the loss with alpha's weight decay, which adds 1e-3 to the eigenvalue."""
+    return EigenvalueRule(growth=1.3, window=5, lag=4, lookback=12, first=10, at_least=3, shift=1e-3)
 
 
 def measurements(records: Records) -> list[tuple[int, float]]:

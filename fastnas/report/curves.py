@@ -134,6 +134,38 @@ def search_figure(records: Records) -> Figure:
     return figure
 
 
+def eigenvalue_figure(records: Records, returned: int | None = None) -> Figure | None:
+    """The largest eigenvalue of the Hessian of the outer loss in alpha over the epochs, and where it ended the search.
+
+    Args:
+        records: Lines of ``metrics.jsonl``.
+        returned: The epoch whose architecture was returned, if a control stopped the search.
+
+    Returns:
+        The figure, or ``None`` if no eigenvalue was measured.
+    """
+    measured = [record for record in records if record.get("eigenvalue") is not None]
+    if not measured:
+        return None
+    figure = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(
+        _epochs(measured), [record["eigenvalue"] for record in measured], ".-", color=COLOURS[4], label="eigenvalue"
+    )
+    if returned is not None:
+        axis.axvline(len(records), color=COLOURS[1], linewidth=1.3, label=f"stopped after epoch {len(records)}")
+        label = f"architecture of epoch {returned + 1}"
+        axis.axvline(returned + 1, color=COLOURS[3], linewidth=1.3, linestyle="--", label=label)
+    for number, back in enumerate(records[-1].get("roll_backs", [])):
+        label = "went back to, with more weight decay" if number == 0 else None
+        axis.axvline(back["to"] + 1, color=COLOURS[6], linewidth=1.3, linestyle=":", label=label)
+    axis.set_title("largest eigenvalue of the outer loss in alpha (nats)", fontsize=9)
+    axis.set_xlabel("epoch", fontsize=9)
+    _calm(axis)
+    _legend(figure, [axis], columns=4)
+    return figure
+
+
 def warm_up_epochs(records: Records) -> int:
     """How many epochs passed before alpha moved."""
     return next((i for i, record in enumerate(records) if record["alpha_moves"]), len(records))

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from fastnas.report.curves import (
     connection_figure,
     edge_mix_figure,
+    eigenvalue_figure,
     mix_figure,
     retrain_figure,
     search_figure,
@@ -64,6 +65,7 @@ def write_report(run: Path) -> Path:
         is_final=(run / "genotype.json").exists(),
         curves=_inline(search_figure(records)) if records else None,
         warm_up=warm_up_epochs(records),
+        eigenvalue=_eigenvalue(run, records),
         mixes=list(_mixes(records, space)),
         networks=networks,
         retraining=_retraining(run),
@@ -155,6 +157,12 @@ def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[t
             graph = space.dag is not None  # too many edges for a panel each
             mixes = connection_figure(records, space) if graph else mix_figure(records, space, cell_type)
             yield cell_title(space, cell_type), _inline(mixes), edges
+
+
+def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | None:
+    stop: Any = read_json(run / "stop.json") if (run / "stop.json").exists() else {}
+    figure = eigenvalue_figure(records, stop.get("epoch"))
+    return None if figure is None else _inline(figure)
 
 
 def _retraining(run: Path) -> Markup | None:

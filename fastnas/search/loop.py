@@ -62,6 +62,7 @@ class SearchResult:
         history: One record an epoch, as in ``metrics.jsonl``.
         supernet: The trained supernet.
         stopped: Why the search ended before its last epoch, or nothing.
+        returned: The epoch whose architecture this is, if a control chose one.
     """
 
     genotype: Genotype
@@ -69,6 +70,7 @@ class SearchResult:
     history: list[dict[str, Any]]
     supernet: nn.Module
     stopped: str = ""
+    returned: int | None = None
 
 
 def search(
@@ -121,10 +123,11 @@ def search(
     verdict = method.control(run.space, history)
     genotype = derived(run, coefficients_at(run, config.epochs - 1))
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
-    if isinstance(verdict, Stop):
-        genotype = parse_genotype(history[verdict.epoch]["genotype"])
+    returned = verdict.epoch if isinstance(verdict, Stop) else None
+    if returned is not None:
+        genotype = parse_genotype(history[returned]["genotype"])
     alpha = {name: a.detach().clone() for name, a in run.state.alpha.items()}
-    return SearchResult(genotype, alpha, history, run.state.supernet, verdict.reason if stopped else "")  # type: ignore[union-attr]
+    return SearchResult(genotype, alpha, history, run.state.supernet, verdict.reason if stopped else "", returned)  # type: ignore[union-attr]
 
 
 def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:

@@ -73,7 +73,8 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         worth = run.method.reward(accuracy, mix.candidates)
         return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
 
-    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge)
+    state = tuple(run.state.supernet.buffers())  # a supernet of one's own may keep statistics
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge, state)
 
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -98,8 +99,9 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
     def loss(alpha: Tensors) -> Tensor:
         return loss_on(w, relax(run.method, run.space, alpha, state.alive, tau))[0]
 
+    seed, kept = stream(run.config.seed, "eigenvalue", epoch), tuple(state.supernet.buffers())
     with run.statistics():
-        return dominant_eigenvalue(loss, state.alpha, seed=stream(run.config.seed, "eigenvalue", epoch))
+        return dominant_eigenvalue(loss, state.alpha, seed=seed, state=kept)
 
 
 def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:

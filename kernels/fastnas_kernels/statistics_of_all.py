@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastnas_kernels.collectives import summed
+from fastnas_kernels.normalisation import normalise
+from fastnas_kernels.precision import accumulator
 
 _depth = 0
 
@@ -42,35 +44,28 @@ class Normalised(NamedTuple):
     var: Tensor
 
 
-def by_batch(x: Tensor, eps: float, weight: Tensor | None = None, bias: Tensor | None = None) -> Normalised:
+def by_batch(x: Tensor, eps: float) -> Normalised:
     """Normalise every channel of ``x``, ``[N, C, H, W]``, by its mean and variance over images and pixels.
-
-    Ioffe and Szegedy, 2015, arXiv:1502.03167, algorithm 1.
 
     Args:
         x: A map.
         eps: Added to the variance.
-        weight: Scale of every channel, ``[C]``; ``None`` for 1.
-        bias: Shift of every channel, ``[C]``; ``None`` for 0.
 
     Returns:
         The map and the statistics, which carry no gradient.
     """
     if not is_synchronised():
-        y, mean, rstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        y, mean, rstd = normalise(x, eps)
         return Normalised(y, mean.detach(), (rstd.detach() ** -2 - eps).clamp_min(0))
-    own_var, own_mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), (0, 2, 3), correction=0)
+    wide = accumulator(x.dtype)
+    own_var, own_mean = torch.var_mean(x.to(wide), (0, 2, 3), correction=0)
     # Every process has as many images. In float64, the difference of squares loses nothing that float32 would keep
     own_mean, own_var = own_mean.double(), own_var.double()
     mean, square = summed(torch.stack([own_mean, own_var + own_mean**2]), dist.get_world_size())
     var = (square - mean**2).clamp_min(0)
-    scale = (var + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    scale, shift = (s.to(own_mean.dtype if x.dtype == torch.float64 else torch.float32) for s in (scale, shift))
-    y = (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    return Normalised(y, mean.detach().to(wide), var.detach().to(wide))
+    rstd = (var + eps).rsqrt()
+    y = x.to(wide) * rstd.to(wide)[:, None, None] - (mean * rstd).to(wide)[:, None, None]
+    return Normalised(y.to(x.dtype), mean.detach().to(wide), var.detach().to(wide))
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -78,5 +73,6 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         if is_synchronised() and not self.track_running_stats:
-            return by_batch(input, self.eps, self.weight, self.bias).y
+            y = by_batch(input, self.eps).y
+            return y if self.weight is None else y * self.weight[:, None, None] + self.bias[:, None, None]
         return super().forward(input)

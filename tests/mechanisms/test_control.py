@@ -1,5 +1,7 @@
 """When searches stop and go back, on histories written by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from fastnas.mechanisms.control import (
@@ -113,6 +115,13 @@ def test_its_means_are_those_of_the_published_tracker():
     assert rule._mean(measured[:2]) is None
     step = [(e, 1.0 if e < 20 else 2.0) for e in range(0, 24, 2)]
     assert (rule._mean(step), rule._mean(step[:-4])) == (pytest.approx(1.4), 1.0)
+
+
+def test_the_shift_of_a_rule_is_added_to_what_it_compares():
+    grown = [(e, 0.002 if e < 20 else 0.0027) for e in range(0, 24, 2)]  # by 1.35, with the shift by 1.23
+    rule = replace(eigenvalue_rule_of_the_code(), window=1, at_least=1)
+    assert rule(grown) is None
+    assert replace(rule, shift=0.0)(grown) == 10
 
 
 def test_the_rule_of_the_paper_compares_means_five_epochs_apart():

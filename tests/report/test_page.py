@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from fastnas.report.curves import eigenvalue_figure
 from fastnas.report.page import accuracies, flatten, verdict, write_report
 from fastnas.train.files import append_json_line, write_json
 
@@ -49,6 +50,21 @@ def test_a_search_that_still_runs_shows_its_curves_and_where_it_stands(started, 
     assert "If it ended now" in page
     assert "max_pool_3x3" in page
     assert page.count("Not yet") == 3
+
+
+def test_a_search_that_measured_its_sharpness_shows_it_and_where_it_stopped(started, records):
+    for epoch in range(4):
+        append_json_line(started / "metrics.jsonl", {**records.search_record(epoch), "eigenvalue": 1.0 + epoch**2})
+    assert "Sharpness in alpha" in write_report(started).read_text()
+    write_json(started / "stop.json", {"epoch": 1, "reason": "the dominant eigenvalue grew"})
+    assert "Sharpness in alpha" in write_report(started).read_text()
+    figure = eigenvalue_figure([{"epoch": e, "eigenvalue": 1.0, "roll_backs": [{"to": 2}]} for e in range(4)], 1)
+    lines = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert lines["eigenvalue"] == [1, 2, 3, 4]
+    assert lines["stopped after epoch 4"] == [4, 4]
+    assert lines["architecture of epoch 2"] == [2, 2]
+    assert lines["went back to, with more weight decay"] == [3, 3]
+    assert eigenvalue_figure([records.search_record(0)]) is None
 
 
 def test_a_comparison_that_still_lacks_the_random_networks_says_so(started):

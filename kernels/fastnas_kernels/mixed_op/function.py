@@ -3,7 +3,8 @@
 Two raw operators, which tracers see from the outside, and one autograd Function around them. The Function saves the
 states and the statistics of their normalisation, nothing else. Its backward runs the kernels where no graph of the
 backward is asked for; where one is (second order, ``torch.func``), it differentiates the plain PyTorch form of the
-same cell, which is exact to any order that PyTorch's normalisation knows.
+same cell, which is exact to any order. Dual numbers go through that form from the start: its forward mode costs two
+passes, that of a Function would be two backward passes on top of the kernels.
 
 Shape suffixes: I input states, N H W images and pixels, S channels of a state, D channels of all nodes.
 """
@@ -13,6 +14,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
@@ -103,15 +105,15 @@ def _(
 
 
 def _reference(plan: CellPlan, statistics: Tensor | None, inputs_INHWS: Tensor, mix: Tensor, edge_mix: Tensor,
-               *weights: Tensor) -> Tensor:  # fmt: skip
-    """The nodes ``[N, H, W, D]`` in plain PyTorch, from the arguments that carry gradients; in the precision in which
-    the kernels calculate."""
+               *weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The nodes ``[N, H, W, D]`` and their statistics in plain PyTorch, from the arguments that carry gradients; in the
+    precision in which the kernels calculate."""
     exact = accumulator(inputs_INHWS.dtype)
     states = [state.permute(0, 3, 1, 2).to(exact) for state in inputs_INHWS]
     filters = [weight.to(exact) for weight in weights]
     edges = edge_mix if plan.k > 1 else None
-    nodes, _ = reference_cell(states, filters, mix, edges, plan, statistics)
-    return nodes.permute(0, 2, 3, 1).to(inputs_INHWS.dtype)
+    nodes, noted = reference_cell(states, filters, mix, edges, plan, statistics)
+    return nodes.permute(0, 2, 3, 1).to(inputs_INHWS.dtype), noted
 
 
 class _Cell(torch.autograd.Function):
@@ -135,7 +137,7 @@ class _Cell(torch.autograd.Function):
         needed = ctx.needs_input_grad[2:]
         if dnodes is None:
             return (None, None, *(None for _ in needed))
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or _has_tangent((dnodes, inputs, mix, edge_mix, *weights)):
             arguments = (inputs, mix, edge_mix, *weights)
             return (None, None, *_reference_gradients(plan_from_text(ctx.plan), statistics, arguments, needed, dnodes))
         needs = [needed[0], any(needed[3:]), needed[1], needed[2]]
@@ -152,7 +154,8 @@ class _Cell(torch.autograd.Function):
 
 
 class _DualCell(_Cell):
-    """The same with forward mode, which ``torch.compile`` does not know."""
+    """The same with forward mode where transforms of ``torch.func`` hide the tangents of what they wrap; which
+    ``torch.compile`` does not know."""
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -166,9 +169,15 @@ class _DualCell(_Cell):
         filled = [torch.zeros_like(x) if t is None else t for x, t in zip(arguments, tangents[2:], strict=True)]
         # Twice backward is once forward: the gradient is linear in what it is given, and the derivative of a linear
         # function is the function. Dual numbers within dual numbers would need nested forward mode instead.
-        nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs), *arguments)  # type: ignore[misc]
+        nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs)[0], *arguments)  # type: ignore[misc]
         _, push = torch.func.vjp(pull, torch.zeros_like(nodes))  # type: ignore[misc]
         return push(tuple(filled))[0].contiguous(), None, None, None
+
+
+def _has_tangent(tensors: Sequence[Tensor]) -> bool:
+    """Whether any of them is a dual number."""
+    inside = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+    return inside and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def _reference_gradients(
@@ -184,7 +193,7 @@ def _reference_gradients(
         remaining = iter(chosen)
         return _reference(
             plan, statistics, *(next(remaining) if n else x for x, n in zip(arguments, needed, strict=True))
-        )
+        )[0]
 
     _, pull = torch.func.vjp(of_needed, *(x for x, n in zip(arguments, needed, strict=True) if n))  # type: ignore[misc]
     gradients = iter(pull(dnodes))
@@ -205,6 +214,9 @@ def fused_cell(
         edges = mix.new_ones(len(plan.edges)) if plan.k > 1 else mix.new_empty(len(plan.edges))
     else:
         edges = edge_mix
+    if _has_tangent((inputs_INHWS, mix, edges, *weights)):
+        nodes, noted = _reference(plan, statistics, inputs_INHWS, mix, edges, *weights)
+        return nodes.permute(0, 3, 1, 2), noted
     function = _Cell if torch.compiler.is_compiling() else _DualCell
     nodes, _, _, noted = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
     return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics

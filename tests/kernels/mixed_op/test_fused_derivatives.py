@@ -99,6 +99,25 @@ def test_functional_transforms_compose(fused, small, derivative):
     assert_alike(*(derivative(loss_of(cell, plan), leaves, tangents) for cell in (fused, reference_cell)))
 
 
+@pytest.mark.parametrize("position", [0, 1, -1])
+def test_a_hessian_vector_product_by_dual_numbers(fused, small, position):
+    """Of an argument, which is dual from the start, and of what stands behind the cell, whose tangents only the
+    backward pass brings."""
+    plan, leaves = small
+    tangent, after = torch.randn_like(leaves[position]), torch.ones((), dtype=torch.float64)
+    results = []
+    for cell in (fused, reference_cell):
+        for behind in (False, True):
+            with forward_ad.dual_level():
+                given = list(leaves)
+                if not behind:
+                    given[position] = forward_ad.make_dual(given[position], tangent)
+                scale = forward_ad.make_dual(after, after) if behind else after
+                value = (function_of_leaves(cell, plan)(*given) * scale).square().sum()
+                results.append([forward_ad.unpack_dual(g).tangent for g in torch.autograd.grad(value, given)])
+    assert_alike(results[0] + results[1], results[2] + results[3])
+
+
 def test_a_hessian_vector_product_by_two_backward_passes(fused, small):
     plan, leaves = small
     results = []
