@@ -114,7 +114,7 @@ def run_backward(
     dpacked = results["dpacked"]
     found = (
         results["dinputs"],
-        None if dpacked is None else dpacked[tables.unpacking],
+        None if dpacked is None else dpacked.index_select(0, tables.unpacking),
         mix_gradient(lowered, tables, sums) if of_mix else None,
         results["passed"],
     )

@@ -16,7 +16,8 @@ def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tenso
     """All filters in one vector, channels innermost, in the accumulator's precision."""
     if not weights:
         return torch.zeros(1, dtype=dtype, device=tables.packing.device)
-    return torch.cat([*(w.reshape(-1).to(dtype) for w in weights), tables.constants.to(dtype)])[tables.packing]
+    flat = torch.cat([*(w.reshape(-1).to(dtype) for w in weights), tables.constants.to(dtype)])
+    return flat.index_select(0, tables.packing)  # several times faster on a CPU than flat[...]
 
 
 def spread_statistics(statistics: Tensor, tables: Tables, eps: float, stats_R3C: Tensor) -> None:
