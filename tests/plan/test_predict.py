@@ -49,6 +49,7 @@ def test_the_prediction_is_what_is_measured(name):
         assert predicted.phases[phase].num_bytes == pytest.approx(peak.num_bytes, rel=ROUNDING)
 
 
+@pytest.mark.slow
 def test_every_stage_is_predicted():
     phases = predict(subject_of(p_darts(), CELLS, cells=3, epochs=3)).phases
     assert set(phases) == {f"{what} step, stage {n}" for what in ("alpha", "weight") for n in (1, 2, 3)}
