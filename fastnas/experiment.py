@@ -2,12 +2,10 @@
 
 import importlib
 import platform
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypedDict
+from typing import Annotated, Any
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -29,11 +27,11 @@ from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.own import load_space
 from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
 from fastnas.train.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
-from fastnas.train.events import EventWriter
 from fastnas.train.files import read_json, save_tensors, write_json
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas.train.retrain import RetrainResult, retrain
 from fastnas.variants import Order, StopBy, with_order, with_stop
+from fastnas.watching import ShowProgress, watched
 from fastnas_kernels.check import complaint, require
 
 MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
@@ -81,17 +79,6 @@ class Experiment:
     def __post_init__(self) -> None:
         rule = "random_genotypes must not be negative"
         require(self.random_genotypes >= 0, "Experiment", rule, self.random_genotypes)
-
-
-class Display(Protocol):
-    """What shows a search or a training while it runs."""
-
-    def step(self, done: int, total: int) -> None: ...
-    def epoch(self, record: Mapping[str, Any]) -> None: ...
-
-
-ShowProgress = Callable[[str], AbstractContextManager[Display]]
-"""From a title to a display that is live inside a ``with`` block."""
 
 
 @dataclass(frozen=True)
@@ -316,28 +303,8 @@ def _search(
     parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks
 ) -> SearchResult:
     title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
-    with _watched("search", title, folder, show_progress, ranks) as watch:
+    with watched("search", title, folder, show_progress, ranks) as watch:
         return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, **watch)
-
-
-class _Watch(TypedDict, total=False):
-    on_step: Callable[[int, int], None]
-    on_epoch: Callable[[Mapping[str, Any]], None]
-
-
-@contextmanager
-def _watched(what: str, title: str, folder: Path, show_progress: ShowProgress, ranks: Ranks) -> Iterator[_Watch]:
-    """What to call after steps and epochs, so that somebody sees them; the first of several processes is seen."""
-    if not ranks.is_first:
-        yield {}
-        return
-    with show_progress(title) as display, EventWriter(folder / "events") as events:
-
-        def on_epoch(record: Mapping[str, Any]) -> None:
-            display.epoch(record)
-            events.write(what, record)
-
-        yield {"on_step": display.step, "on_epoch": on_epoch}
 
 
 def _contestants(experiment: Experiment, parts: Parts, found: Genotype) -> dict[str, Genotype]:
@@ -369,7 +336,7 @@ def _retrain(
     ranks: Ranks,
 ) -> RetrainResult:
     config = experiment.config
-    with _watched("retrain", f"retrain: {name}", folder, show_progress, ranks) as watch:
+    with watched("retrain", f"retrain: {name}", folder, show_progress, ranks) as watch:
         return retrain(
             genotype,
             parts.data,

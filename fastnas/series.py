@@ -21,13 +21,14 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fastnas.experiment import Experiment, Outcome, Parts, ShowProgress, find, prepare, run_experiment
+from fastnas.experiment import Experiment, Outcome, Parts, find, prepare, run_experiment
 from fastnas.report.progress import Display, plain_console
 from fastnas.space.formats import genotype_to_text
 from fastnas.train.config import STRICT, RetrainConfig, torch_device
 from fastnas.train.data import ImageData, held_out, load_data, search_halves, shared
 from fastnas.train.files import read_json, write_json
 from fastnas.train.retrain import retrain
+from fastnas.watching import ShowProgress
 from fastnas_kernels.check import complaint, require
 
 WHERE = "series"

@@ -220,6 +220,20 @@ def test_the_exact_products_of_a_network_with_dropout_agree():
         assert norm({name: one[name] - other[name] for name in at}) < 1e-5 * size  # float32
 
 
+@each_exact
+def test_products_of_a_loss_in_bfloat16_are_float32_and_close(build_problem, product):
+    problem = build_problem(torch.float32, smooth=True)
+    v = problem.direction(problem.at)
+
+    def narrow(at):
+        with torch.autocast("cpu", torch.bfloat16):
+            return problem.loss(at)
+
+    exact, found = product(problem.loss, problem.at, v), product(narrow, problem.at, v)
+    assert {x.dtype for x in found.values()} == {torch.float32}
+    assert relative(problem.flat(found), problem.flat(exact)) < 0.1  # bfloat16 rounds to 2^-9, in some dozen operations
+
+
 # ---- what is refused ----------------------------------------------------------------------------------------------
 
 
