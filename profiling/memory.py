@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Literal, NamedTuple
 
 import torch
@@ -191,8 +191,8 @@ def count_bytes(options: Options) -> Section:
 
 def _resident_cases() -> list[Case]:
     return [
-        case("darts", "darts", side=32, channels=16, batch_size=16),
-        case("darts", "darts", side=32, channels=16, batch_size=16, recompute=("edges",)),
+        case("darts", "darts", side=32, channels=16, cells=8, batch_size=16),
+        case("darts", "darts", side=32, channels=16, cells=8, batch_size=16, recompute=("edges",)),
         case("darts_2nd", "nasbench201", cells=2, side=32, batch_size=32),
         case("pc_darts_imagenet", "darts", "imagenet", 224, channels=16, cells=8, batch_size=4),
     ]
@@ -216,6 +216,9 @@ def rss(options: Options) -> Section:
 
 def _resident(number: int) -> tuple[int, int]:
     torch.set_num_threads(1)
+    small = case("darts", "nasbench201", cells=1, batch_size=2).subject
+    for phase in real_scene(small, moments(small)[0]).phases().values():
+        phase()  # loads libraries and makes tables, which are no part of a step
     subject = _resident_cases()[number].subject
     scene = real_scene(subject, moments(subject)[0])
     given = sum(t.untyped_storage().nbytes() for tensors in scene.given.values() for t in tensors)
@@ -233,22 +236,27 @@ def times(options: Options) -> Section:
     rows = []
     scenes = [real_scene(subject, moments(subject)[0], CPU) for subject in (kept, planned)]
     peaks = [max(peak.num_bytes for peak in peaks_of(scene).values()) for scene in scenes]  # and warm
-    taken: list[list[float]] = [[], []]
+    taken: list[list[tuple[float, float]]] = [[], []]
     for _ in range(options.repeats):
         for scene, of_scene in zip(scenes, taken, strict=True):
-            started = perf_counter()
+            started = process_time(), perf_counter()
             for phase in scene.phases().values():
                 phase()
-            of_scene.append(perf_counter() - started)
-    for title, peak, of_scene in zip(("everything kept", " ".join(options.recompute)), peaks, taken, strict=True):
-        ratio = median(of_scene) / median(taken[0])
-        rows.append([title, f"{peak / 1e6:.0f}", f"{peak / ORIGINAL:.3f}", f"{median(of_scene):.2f}", f"{ratio:.2f}"])
+            of_scene.append((process_time() - started[0], perf_counter() - started[1]))
+    middles = [[median(clock) for clock in zip(*of_scene, strict=True)] for of_scene in taken]
+    for title, peak, middle in zip(("everything kept", " ".join(options.recompute)), peaks, middles, strict=True):
+        row = [title, f"{peak / 1e6:.0f}", f"{peak / ORIGINAL:.3f}"]
+        for mine, first in zip(middle, middles[0], strict=True):
+            row += [f"{mine:.2f}", f"{mine / first:.2f}"]
+        rows.append(row)
     notes = [
         f"DARTS, C=16, 8 cells, 16 images of 32×32, alpha step and weight step; medians of {options.repeats} steps in "
-        "turn, one thread. Share: of the 2.01 GB that the published code keeps."
+        "turn, one thread. Share: of the 2.01 GB that the published code keeps. Other work shared the machine: read "
+        "the CPU seconds."
     ]
-    ok = peaks[1] <= ORIGINAL / 10 and median(taken[1]) <= 1.35 * median(taken[0])
-    return Section("A tenth of the bytes?", ("plan", "peak MB", "share", "s a step", "ratio"), rows, notes, ok=ok)
+    ok = peaks[1] <= ORIGINAL / 10 and middles[1][0] <= 1.35 * middles[0][0]
+    columns = ("plan", "peak MB", "share", "CPU s a step", "ratio", "wall s", "ratio")
+    return Section("A tenth of the bytes?", columns, rows, notes, ok=ok)
 
 
 PARTS: dict[Part, Callable[[Options], Section]] = {

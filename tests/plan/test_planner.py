@@ -50,6 +50,7 @@ def test_a_promised_budget_is_kept(sizes, share):
     assert measure(replace(SUBJECT, config=config)).peak.num_bytes <= size
 
 
+@pytest.mark.slow
 def test_where_nothing_fits_a_single_change_is_named_and_would_help(sizes):
     size = int(0.6 * sizes[1])
     found = planned(size)

@@ -41,7 +41,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("second order", "two paths", "dropped paths", "joined")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CASES])
 def test_the_prediction_is_what_is_measured(name):
     predicted, measured = predict(CASES[name]), measure(CASES[name])
     assert predicted.phases.keys() == measured.phases.keys()
