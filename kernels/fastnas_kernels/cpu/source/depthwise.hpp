@@ -139,10 +139,10 @@ inline void correlate_taps(Vector* sums, const Vector* in, const Padded& shape, 
     }
     for (int t = 0; t < TAPS; t++) total[t] += s[t];  // rows apart: sums of few numbers round less
   }
-  for (int t = 0; t < TAPS; t++) sums[t] = total[t];
+  for (int t = 0; t < TAPS; t++) sums[t] += total[t];
 }
 
-// The gradient of a filter's weights, from what it read and the gradient `d` of what it put out.
+// Adds the gradient of a filter's weights, from what it read and the gradient `d` of what it put out.
 inline void correlate(const Filter& filter, Vector* sums, const Vector* in, const Padded& shape, const Vector* d,
                       const Padded& d_shape) {
   Index distances[MOST_TAPS];

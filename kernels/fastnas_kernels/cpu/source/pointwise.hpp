@@ -70,11 +70,10 @@ inline void outer_rows(Vector* sums, const Vector* t, const Vector* dz, Index dz
     for (int o = 0; o < OUT; o++) sums[(first + r) * Index(blocks) + o] += s[r][o];
 }
 
-// The gradient of a 1x1 filter, `sums[in * blocks + out block]`, of one group of images.
+// Adds the gradient of a 1x1 filter, `sums[in * blocks + out block]`, of one group of images.
 inline void outer(Vector* sums, const Vector* t, Index t_plane, const Vector* dz, Index dz_plane, Index pixels,
                   int blocks) {
   constexpr Index few = 512;  // sums of few numbers round less
-  for (Index i = 0; i < Index(BLOCK) * blocks * blocks; i++) sums[i] = Vector{};
   for (Index x = 0; x < pixels; x += few) {
     const Index n = pixels - x < few ? pixels - x : few;
     for (int b = 0; b < blocks; b++) {
