@@ -163,7 +163,8 @@ def products(settings: SecondOrder) -> Section:
         )  # fmt: skip
     notes = (
         "Ratios of the rows in alpha are to the gradient for alpha, of all others to that for w. Bytes are the most "
-        "that the allocator had handed out at once; those of a kept graph are held before, and not counted.",
+        "that the allocator had handed out at once; those of a kept graph are held before, and not counted. "
+        "A difference is timed as two gradients, half of the four that it takes with its estimate of the error.",
         "Largest relative difference between the exact ways, float32: "
         + ", ".join(f"{what} {error:.0e}" for what, error in errors.items()) + ".",
     )  # fmt: skip
