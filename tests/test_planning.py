@@ -1,26 +1,24 @@
 """The words of `fastnas plan` and of `fastnas search --budget`."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+import fastnas
 from fastnas.cli import main
 
-SPACE = """
-from dataclasses import replace
-
-from fastnas import S2
-
-SMALL = replace(S2, name="small", num_nodes=1, concat=(2,))
-"""
-SIZE = ["--channels", "4", "--cells", "3", "--method", "darts", "--resolution", "16"]
+README = Path(fastnas.__file__).parent / "space" / "README.md"
+SPACE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
+SIZE = ["--channels", "4", "--cells", "1", "--method", "darts", "--resolution", "16"]
 
 
 @pytest.fixture
 def space(tmp_path):
-    file = tmp_path / "spaces.py"
+    file = tmp_path / "my_space.py"
     file.write_text(SPACE)
-    return ["--space", f"{file}:SMALL"]
+    return ["--space", f"{file}:my_space"]
 
 
 def test_a_plan_is_printed_with_its_causes(space, capsys):
@@ -31,11 +29,12 @@ def test_a_plan_is_printed_with_its_causes(space, capsys):
 
 
 def test_a_plan_for_data_that_is_not_here_needs_no_images(space, capsys):
-    sizes = ["--channels", "4", "--cells", "3", "--method", "darts", "--data", "imagenet:nowhere"]
+    sizes = ["--channels", "4", "--cells", "1", "--method", "darts", "--data", "cifar10:nowhere"]
     assert main(["plan", *sizes, *space, "--batch-size", "8", "--budget", "H100", "--no-timed"]) == 0
     assert "keep everything" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_is_an_exit_status(space, capsys):
     assert main(["plan", *SIZE, *space, "--batch-size", "64", "--budget", "900KB", "--no-timed"]) == 1
     assert "--batch-size" in capsys.readouterr().out
