@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 import tyro
@@ -51,7 +52,7 @@ def main(settings: DropIn) -> None:
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     device = torch.device(settings.device)
-    code = foreign_module(settings.checkout, settings.module, device)
+    code: Any = foreign_module(settings.checkout, settings.module, device)
     network = code.Network(settings.channels, 10, settings.layers, None).to(device)
     logits = network._arch_parameters  # no parameters of the module, and copied by reference
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution, device=device)

@@ -35,7 +35,7 @@ from measuring.foreign import copied, errors_of, foreign_module, step
 CPU = torch.device("cpu")
 EXACT = 1e-9
 """Relative, in float64, of logits and gradients: eight cells of normalisations amplify roundings of 1e-16."""
-WEIGHT_STEP = {"lr": 0.025, "momentum": 0.9, "weight_decay": 3e-4}
+WEIGHT_STEP = SgdStep(lr=0.025, momentum=0.9, weight_decay=3e-4)
 GROWTH = {
     "batch_size": (1, 2, 4, 8, 16),
     "channels": (4, 8, 16, 32),
@@ -97,6 +97,16 @@ def task(settings: Peers) -> Task:
     return Task(network, network._arch_parameters, batches, settings)
 
 
+def in_float64(settings: Peers) -> Task:
+    """The same with two images and everything, logits too, in float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        return task(replace(settings, batch_size=2))
+    finally:
+        torch.set_default_dtype(before)
+
+
 def wide(x: Any) -> Any:
     """A network or images in the memory format that PyTorch's CPU kernels prefer."""
     return copied(x).to(memory_format=torch.channels_last) if isinstance(x, nn.Module) else x.to(
@@ -115,9 +125,10 @@ def accelerated(network: nn.Module) -> nn.Module:
 
 def check(given: Task) -> None:
     """Outputs and all first-order gradients of the accelerated network are those of the published one, in float64."""
-    original = copied(given.network).double()
-    images, labels = (x[:2] for x in given.batches[0])
-    results = [step(net, given.logits, images.double(), labels)() for net in (original, accelerated(original))]
+    exact = in_float64(given.settings)
+    images, labels = exact.batches[0]
+    networks = exact.network, accelerated(exact.network)
+    results = [step(net, exact.logits, images, labels)() for net in networks]
     errors = errors_of(results[1], results[0])
     if not max(errors) <= EXACT:
         raise RuntimeError(complaint("peers", f"errors of outputs and gradients must be at most {EXACT}", errors))
@@ -151,7 +162,7 @@ def first_order(given: Task) -> None:
     where(contenders["accelerated"])
 
 
-def compiled(network: nn.Module, what: str) -> Callable[[Tensor], Tensor]:
+def compiled(network: nn.Module, what: str) -> Any:
     """A compiled copy: as a whole, or each of its cells."""
     net: Any = copied(network)
     torch._dynamo.config.recompile_limit = 64  # cells of one class have several shapes
@@ -210,8 +221,7 @@ def second_order(given: Task, architect: str) -> None:
     """The table of a whole second-order step: alpha by its unrolled objective, then the weights."""
     code: Any = foreign_module(given.settings.checkout, architect, CPU)
     torch.set_default_dtype(torch.float64)  # the published code makes a second network of the default dtype
-    exact = task(replace(given.settings, batch_size=2))
-    gradients = [alpha_gradients(exact, code, name) for name in ("published", "differences")]
+    gradients = [alpha_gradients(in_float64(given.settings), code, name) for name in ("published", "differences")]
     torch.set_default_dtype(torch.float32)
     apart = max(((a - b).norm() / a.norm()).item() for a, b in zip(*gradients, strict=True))
     print(f"second-order gradient of alpha, float64: equal to the published architect's to {apart:.0e}\n")
@@ -240,9 +250,9 @@ def alpha_gradients(given: Task, code: Any, how: str) -> list[Tensor]:
 
 def whole_step(given: Task, code: Any, how: str, net: Any, alpha_only: bool = False) -> Callable[[], None]:
     """One step of the search: alpha's gradient and Adam for it, then a step of SGD for the weights."""
-    sgd = torch.optim.SGD(net.parameters(), **WEIGHT_STEP)
+    sgd = torch.optim.SGD(net.parameters(), WEIGHT_STEP.lr, WEIGHT_STEP.momentum, weight_decay=WEIGHT_STEP.weight_decay)
     (outer, outer_labels), (inner, inner_labels) = given.batches
-    options = SimpleNamespace(momentum=WEIGHT_STEP["momentum"], weight_decay=WEIGHT_STEP["weight_decay"],
+    options = SimpleNamespace(momentum=WEIGHT_STEP.momentum, weight_decay=WEIGHT_STEP.weight_decay,
                               arch_learning_rate=0.0, arch_weight_decay=0.0)  # fmt: skip
     published = code.Architect(net, options)
     alpha = {str(number): logits for number, logits in enumerate(given.logits)}
@@ -253,9 +263,9 @@ def whole_step(given: Task, code: Any, how: str, net: Any, alpha_only: bool = Fa
 
     def alpha_step() -> None:
         if how == "published":
-            published.step(inner, inner_labels, outer, outer_labels, WEIGHT_STEP["lr"], sgd, unrolled=True)
+            published.step(inner, inner_labels, outer, outer_labels, WEIGHT_STEP.lr, sgd, unrolled=True)
             return
-        problem = Bilevel(loss(inner, inner_labels), loss(outer, outer_labels), SgdStep(**WEIGHT_STEP))
+        problem = Bilevel(loss(inner, inner_labels), loss(outer, outer_labels), WEIGHT_STEP)
         estimate = unrolled if how == "exact" else UnrolledByDifferences()
         _, found = estimate(problem, dict(net.named_parameters()), alpha)
         for name, logits in alpha.items():

@@ -16,9 +16,10 @@ from fastnas_kernels.mixed_op.plan import CellPlan
 def cpu_serves(state: Tensor, plan: CellPlan) -> bool:
     """Whether a cell with such input states runs in compiled code; otherwise its definition in PyTorch serves.
 
-    That is so for float32 and float64 and filters of up to 15 pixels, if a compiler is found. On two cores it was
-    faster than the definition for every size that was tried, down to one image of four channels
-    (``profiling/results/peers-cpu.md``), so there is no other rule.
+    That is so for float32 and float64 and filters of up to 15 pixels, if a compiler is found and the cell is more than
+    a sum of identities, which PyTorch adds up as fast. All other cells that were tried took a half to a seventh of the
+    definition's time or, a single pool of one image of 4x4 pixels, the same: from one image of four channels and one
+    pixel to sixteen of 32x32 (``profiling/results/peers-cpu.md``).
 
     Raises:
         RuntimeError: If ``FASTNAS_BACKEND=cpu`` forces what cannot be.
@@ -29,7 +30,7 @@ def cpu_serves(state: Tensor, plan: CellPlan) -> bool:
         raise RuntimeError(
             complaint("mixed_cell", "FASTNAS_BACKEND=cpu must be able to serve the cell", reason, remedy)
         )
-    return reason is None
+    return reason is None and (forced_backend() == "cpu" or len(plan.norms) > 0)
 
 
 def _obstacle(state: Tensor, plan: CellPlan) -> str | None:

@@ -60,6 +60,17 @@ def test_what_the_compiled_code_does_not_know_goes_to_the_definition(monkeypatch
         cell.mixed_cell(*given)
 
 
+def test_a_sum_of_identities_is_left_to_pytorch_unless_forced(monkeypatch, calls):
+    plan = CellPlan(4, 1, 1, (EdgePlan(0, 1, (Candidate("skip"),)),))
+    given = [torch.randn(2, 4, 5, 5)], [], torch.ones(1), None, plan
+    monkeypatch.delenv("FASTNAS_BACKEND", raising=False)
+    cell.mixed_cell(*given)
+    assert not calls
+    monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
+    assert torch.equal(cell.mixed_cell(*given)[0], given[0][0])
+    assert len(calls) == 1
+
+
 def test_without_a_compiler_the_definition_serves_and_a_warning_says_so_once(monkeypatch, calls, forget):
     def fail(real, channels):
         raise NoCompiler("nothing compiles here")
