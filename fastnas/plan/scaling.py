@@ -17,7 +17,7 @@ many as the weights as often as :func:`weight_transfers` says.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastnas.bilevel.hypergradient import Hypergradient, UnrolledByDifferences, unrolled
+from fastnas.bilevel.hypergradient import Hypergradient, Unrolled, UnrolledByDifferences
 from fastnas_kernels.check import require
 
 WHERE = "scaling"
@@ -120,13 +120,12 @@ def _step(pieces: Pieces, batch_size: int, count: int) -> tuple[float, float, fl
 def weight_transfers(hypergradient: Hypergradient) -> int:
     """How often a step of alpha sends as many numbers as there are weights.
 
-    For an unrolled step: the inner gradient; the outer one for the weights after the step, of which the derivative of
-    the inner gradient is taken; and, where that is done by differentiation, once more on its way back through the
-    mean.
+    An unrolled step sends the inner gradient, and the outer one for the weights after the step, along which the inner
+    gradient for alpha is differentiated; of more steps, each sends its own and its product with the Hessian.
     """
-    if isinstance(hypergradient, UnrolledByDifferences):
-        return 2
-    return 3 if hypergradient is unrolled else 0
+    if isinstance(hypergradient, Unrolled):
+        return 2 * hypergradient.steps
+    return 2 if isinstance(hypergradient, UnrolledByDifferences) else 0
 
 
 def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:

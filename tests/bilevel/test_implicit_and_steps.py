@@ -145,6 +145,7 @@ def test_settings_without_meaning_are_refused(make, message):
 
 
 HYPERGRADIENTS = [first_order, unrolled, Unrolled(3, 2), UnrolledByDifferences(), Implicit(damping=50.0)]
+NAMES = ["first order", "one step", "three steps", "differences", "implicit", "importance-weighted"]
 
 
 def bilevel(problem, fails=False):
@@ -163,7 +164,7 @@ def bilevel(problem, fails=False):
     return Bilevel(loss(0.0), loss(0.1), SgdStep(0.05, 0.9, 1e-3), state=(statistics,)), statistics
 
 
-@pytest.mark.parametrize("hypergradient", [*HYPERGRADIENTS, ImportanceWeighted(2)], ids=str)
+@pytest.mark.parametrize("hypergradient", [*HYPERGRADIENTS, ImportanceWeighted(2)], ids=NAMES)
 @pytest.mark.parametrize("fails", [False, True])
 def test_everything_stays_bit_for_bit_also_if_a_loss_raises(build_problem, hypergradient, fails):
     problem = build_problem(torch.float64)
