@@ -1,1 +1,35 @@
-"""Bilevel problems and their hypergradients: useful without architecture search."""
+"""Bilevel problems, their hypergradients and their curvature: useful without architecture search."""
+
+from fastnas.bilevel.average import OverProcesses
+from fastnas.bilevel.difference import Difference, central_difference
+from fastnas.bilevel.hypergradient import Implicit, Unrolled, UnrolledByDifferences, first_order, unrolled
+from fastnas.bilevel.operator import HessianOperator
+from fastnas.bilevel.problem import Bilevel, SgdStep
+from fastnas.bilevel.products import forward_over_reverse, gauss_newton, mean_product, reverse_over_reverse
+from fastnas.bilevel.solve import ConjugateGradients, Neumann
+from fastnas.bilevel.spectrum import dominant_eigenvalue, dominant_interval, eigenpairs, spectral_density, trace
+
+__all__ = [
+    "Bilevel",
+    "ConjugateGradients",
+    "Difference",
+    "HessianOperator",
+    "Implicit",
+    "Neumann",
+    "OverProcesses",
+    "SgdStep",
+    "Unrolled",
+    "UnrolledByDifferences",
+    "central_difference",
+    "dominant_eigenvalue",
+    "dominant_interval",
+    "eigenpairs",
+    "first_order",
+    "forward_over_reverse",
+    "gauss_newton",
+    "mean_product",
+    "reverse_over_reverse",
+    "spectral_density",
+    "trace",
+    "unrolled",
+]
