@@ -139,11 +139,10 @@ def budgets(options: Options) -> Section:
     """Plans for shares of what keeping everything needs, and what they then need."""
     rows, ok = [], True
     cases = [
-        (case("darts", "darts", side=32), (0.8, 0.5, 0.25)),
-        (case("pc_darts", "darts", side=32), (0.6, 0.35)),
-        (case("darts", "nasbench201", cells=1, side=32), (0.7, 0.4)),
+        (case("darts", "darts", side=32), (0.5, 0.2)),
+        (case("pc_darts", "darts", side=32), (0.4,)),
+        (case("darts", "nasbench201", cells=1, side=32), (0.5,)),
         (case("proxyless_nas", "proxyless", cells=1, side=32), (0.8,)),
-        (case("darts_2nd", "nasbench201", cells=1, side=16), (0.9,)),
     ]
     for (title, subject), shares in cases:
         everything = predict(subject).peak.num_bytes
@@ -176,16 +175,16 @@ def whole_supernets() -> Iterator[Case]:
 
 
 def count_bytes(options: Options) -> Section:
-    """Peaks of whole supernets under three plans, predicted."""
+    """Peaks of whole supernets, predicted."""
     rows = []
     for title, subject in whole_supernets():
         row = [title.rpartition(",")[0]]
-        for words in ("none", "cell", "edges"):
+        for words in ("none", "edges"):
             prediction = predict(subject.changed(recompute=(words,)))
             row.append(", ".join(f"{name} {show_bytes(p.num_bytes)}" for name, p in prediction.phases.items()))
         rows.append(row)
         print(row, flush=True)
-    columns = ("search", "everything kept", "cell by cell", "edge by edge")
+    columns = ("search", "everything kept", "edge by edge")
     return Section("What do whole supernets need?", columns, rows, ["Predicted peaks, weights and all."])
 
 
