@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -58,6 +58,8 @@ class Peers:
         resolution: Side of the images in pixels.
         runs: Timed runs of each contender.
         threads: Of the CPU.
+        clock: ``processor`` counts the seconds that the processor worked, for a machine that does other work as
+            well; say one thread then.
         compiled: What ``torch.compile`` is given in a further contender, which may take many minutes.
         architect: Time a whole second-order step instead, next to the ``Architect`` of this module of the foreign code.
         growth: Draw how the time of a step grows into this file instead, one setting varied at a time.
@@ -71,6 +73,7 @@ class Peers:
     resolution: int = 32
     runs: int = 5
     threads: int = 2
+    clock: Literal["wall", "processor"] = "wall"
     compiled: Literal["nothing", "cells", "whole"] = "nothing"
     architect: str | None = None
     growth: Path | None = None
@@ -84,6 +87,11 @@ class Task:
     logits: list[Tensor]
     batches: list[tuple[Tensor, Tensor]]
     settings: Peers = field(repr=False)
+
+    @property
+    def device(self) -> HostDevice:
+        """What times a call."""
+        return HostDevice(perf_counter if self.settings.clock == "wall" else process_time)
 
 
 def task(settings: Peers) -> Task:
@@ -152,7 +160,7 @@ def first_order(given: Task) -> None:
         contenders[name] = step(compiled(given.network, settings.compiled), given.logits, images, labels)
         contenders[name]()
         print(f"torch.compile took {perf_counter() - started:.0f} s")
-    seconds = medians(HostDevice(), contenders, settings.runs)
+    seconds = medians(given.device, contenders, settings.runs)
     base = "as published"
     print("| network | ms | faster | saved MB | fewer |\n| --- | ---: | ---: | ---: | ---: |")
     for name, value in seconds.items():
@@ -188,7 +196,7 @@ def floor(given: Task, seconds: float) -> None:
     with torch.no_grad():
         net(images)
     a, b = torch.randn(2, 1024, 1024)
-    rate = 2 * 1024**3 / medians(HostDevice(), {"product": lambda: a @ b}, 20)["product"]
+    rate = 2 * 1024**3 / medians(given.device, {"product": lambda: a @ b}, 20)["product"]
     least = 3 * sum(counted) / rate
     print(f"\narithmetic floor: {3 * sum(counted) / 1e9:.1f} GFLOP at {rate / 1e9:.0f} GFLOP/s = {1e3 * least:.0f} ms; "
           f"the accelerated network takes {seconds / least:.1f} times that")  # fmt: skip
@@ -197,9 +205,7 @@ def floor(given: Task, seconds: float) -> None:
 def where(run: Callable[[], object]) -> None:
     """What the time of a step is spent on."""
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        started = perf_counter()
         run()
-        wall = perf_counter() - started
     kinds = {
         "fastnas::mixed_cell_backward": "cells, backward",
         "fastnas::mixed_cell": "cells, forward",
@@ -211,10 +217,10 @@ def where(run: Callable[[], object]) -> None:
     spent: Counter[str] = Counter()
     for event in profiled.key_averages():
         spent[kinds.get(event.key, "other operations")] += event.self_cpu_time_total / 1e6
-    spent = Counter({kind: value for kind, value in spent.items() if value > 0})
+    total = sum(spent.values())
     print("\n| where the time of `accelerated` goes (one step, profiled) | share |\n| --- | ---: |")
     for kind, value in spent.most_common():
-        print(f"| {kind} | {value / wall:.0%} |")
+        print(f"| {kind} | {value / total:.0%} |")
 
 
 def second_order(given: Task, architect: str) -> None:
@@ -233,7 +239,7 @@ def second_order(given: Task, architect: str) -> None:
         "fastnas, difference as published": whole_step(given, code, "differences", accelerated(given.network)),
         "fastnas, exact": whole_step(given, code, "exact", accelerated(given.network)),
     }
-    seconds = medians(HostDevice(), contenders, given.settings.runs)
+    seconds = medians(given.device, contenders, given.settings.runs)
     print("| second-order step | ms | faster |\n| --- | ---: | ---: |")
     for name, value in seconds.items():
         print(f"| {name} | {1e3 * value:.0f} | {seconds['published architect'] / value:.2f} |")
@@ -300,7 +306,7 @@ def grow(settings: Peers, picture: Path) -> None:
             images, labels = given.batches[0]
             networks = {"as published": copied(given.network), "accelerated": accelerated(given.network)}
             contenders = {key: step(net, given.logits, images, labels) for key, net in networks.items()}
-            seconds = medians(HostDevice(), contenders, settings.runs)
+            seconds = medians(given.device, contenders, settings.runs)
             for key, found in seconds.items():
                 times[key].append(1e3 * found)
             plain, fast = (1e3 * s for s in seconds.values())
