@@ -193,6 +193,12 @@ class Run:
         )
 
     @cached_property
+    def has_tied_weights(self) -> bool:
+        """Whether the supernet has a weight in several places; to look for them in every step would take a tenth of the
+        time of a small one."""
+        return len(list(self.state.supernet.named_parameters(remove_duplicate=False))) > len(self.state.w)
+
+    @cached_property
     def evaluation_order(self) -> np.ndarray:
         """The half for alpha, shuffled: data sets list their images class by class, and a batch of one class has
         statistics that normalise the class away."""

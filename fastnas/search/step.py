@@ -206,7 +206,7 @@ def _loss_on(run: Run, batch: Batch) -> LossAndHits:
     def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
         w, mix = _shared(run.ranks, w, mix)
         with autocast(run.device, run.config.precision):
-            logits = functional_call(run.state.supernet, dict(w), (images, mix))
+            logits = functional_call(run.state.supernet, dict(w), (images, mix), tie_weights=run.has_tied_weights)
         wide = logits.to(accumulator(logits.dtype))
         return run.ranks.mean(F.cross_entropy(wide, labels)), (logits.argmax(1) == labels).sum()
 
