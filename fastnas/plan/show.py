@@ -23,8 +23,6 @@ def describe(plan: Plan) -> Iterator[str]:
     for title, option in rows:
         if option is not None:
             yield f"{title:16} {_line(plan, option)}"
-    if budget.granularity > 1:
-        yield "Counted for cells in plain PyTorch: the kernels of a GPU keep less; what one holds inside is not seen."
     if plan.device:
         yield f"seconds: of one step, from some steps of a small batch on {plan.device}"
     yield "No batch is cut into parts: each would be normalised by statistics of its own, which is another search."

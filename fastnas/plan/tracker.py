@@ -2,14 +2,17 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fastnas_kernels.mixed_op.workspace import workspace_bytes
 
 WORKSPACE, KEPT = "workspace, and what is evaluated again", "kept for the backward pass"
 SECOND, GRADIENTS = "second graph", "gradients of weights"
@@ -31,13 +34,15 @@ class Tracker(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, by cause.
 
     Every operation's results count from the moment at which it returns until the last tensor that sees their memory
-    is gone, so gradients, recomputed results and temporaries are in it; what one operation of PyTorch holds inside
-    itself is not. The storages of tensors without memory (fake ones) count like real ones.
+    is gone, so gradients, recomputed results and temporaries are in it, and what the kernels of a cell hold while they
+    run; what one operation of PyTorch holds inside itself is not. The storages of tensors without memory (fake ones)
+    count like real ones.
 
     A storage is workspace until something says more: autograd keeps it, or it is the gradient of a weight.
 
     Args:
-        granularity: Bytes that an allocator rounds up to: 512 for CUDA's, 1 to count what is asked for.
+        granularity: Bytes that an allocator rounds up to: 512 for CUDA's, where Triton's kernels are counted, 1 on a
+            CPU, to count what is asked for.
     """
 
     def __init__(self, granularity: int = 1) -> None:
@@ -108,17 +113,17 @@ class Tracker(TorchDispatchMode):
         highest, self.highest = self.highest, self.num_bytes
         return highest
 
-    def _look(self) -> None:
-        self.highest = max(self.highest, self.num_bytes)
-        if self.num_bytes > self.peak.num_bytes:
-            self.peak = Peak(self.num_bytes, {cause: size for cause, size in self.causes.items() if size})
+    def _look(self, inside: int = 0) -> None:
+        now = self.num_bytes + inside
+        self.highest = max(self.highest, now)
+        if now > self.peak.num_bytes:
+            causes = self.causes + Counter({WORKSPACE: inside})
+            self.peak = Peak(now, {cause: size for cause, size in causes.items() if size})
 
-    def __torch_dispatch__(
-        self, function: Callable[..., Any], types: Any, arguments: Any = (), options: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, function: OpOverload, types: Any, arguments: Any = (), options: Any = None) -> Any:
         results = function(*arguments, **(options or {}))
         for result in tree_leaves(results):
             if isinstance(result, Tensor):
                 self._add(result, WORKSPACE)
-        self._look()
+        self._look(workspace_bytes(function, arguments, self.granularity > 1))
         return results

@@ -121,12 +121,51 @@ def run_backward(
     return tuple(inputs_INHWS.new_empty(0) if x is None else x for x in found)  # type: ignore[return-value]
 
 
+def workspace_bytes(
+    shape: Sequence[int], dtype: torch.dtype, plan: CellPlan, frozen: bool, needs: Sequence[bool] | None
+) -> int:
+    """What a call holds inside itself, in bytes, where nothing is run.
+
+    Args:
+        shape: Of the input states, ``[I, N, H, W, S]``.
+        dtype: Of them.
+        plan: The cell.
+        frozen: Whether statistics are given.
+        needs: Which gradients are asked for, see :func:`run_backward`; ``None`` for the forward pass.
+    """
+    lowered = lower(plan)
+    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
+    wanted = {} if needs is None else dict(zip(("dinputs", "dpacked", "sums", "passed"), needs, strict=True))
+    names = [name for name in _POINTERS[4:] if wanted.get(name, True)]
+    # Only whether a pointer is there decides what is held, not where it points to
+    cell = _described(lowered, tables, frozen, shape, lowered.packing.size, dict.fromkeys(names, _ALIGNMENT))
+    function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels)
+    return function(ctypes.byref(cell), None)
+
+
 def _run(name: str, lowered: Lowered, tables: Tables, frozen: bool, tensors: dict[str, Tensor]) -> None:
-    plan, inputs = lowered.plan, tensors["inputs"]
-    _, images, height, width, _ = inputs.shape
+    inputs = tensors["inputs"]
+    pointers = {key: tensor.data_ptr() for key, tensor in tensors.items()}
+    cell = _described(lowered, tables, frozen, inputs.shape, tensors["packed"].numel(), pointers)
+    function = _function(name, inputs.dtype, lowered.plan.mixed_channels)
+    num_bytes = function(ctypes.byref(cell), None)
+    memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
+    function(ctypes.byref(cell), memory.data_ptr() + -memory.data_ptr() % _ALIGNMENT)
+
+
+def _described(
+    lowered: Lowered,
+    tables: Tables,
+    frozen: bool,
+    shape: Sequence[int],
+    packed_length: int,
+    pointers: dict[str, int],
+) -> _Cell:
+    plan = lowered.plan
+    _, images, height, width, _ = shape
     out_height, out_width = plan.size_after(height, width)
     ranges, sum_rows = _ranges(lowered)
-    cell = _Cell(
+    return _Cell(
         images=images,
         height=height,
         width=width,
@@ -144,18 +183,14 @@ def _run(name: str, lowered: Lowered, tables: Tables, frozen: bool, tensors: dic
         frozen=frozen,
         threads=torch.get_num_threads(),
         chunk_bytes=CHUNK_BYTES,
-        packed_length=tensors["packed"].numel(),
+        packed_length=packed_length,
         eps=plan.eps,
         branches=tables.branches.data_ptr(),
         edges=tables.edges.data_ptr(),
         ranges=ranges.ctypes.data,
         sum_rows=sum_rows.ctypes.data,
-        **{key: tensor.data_ptr() for key, tensor in tensors.items()},
+        **pointers,
     )
-    function = _function(name, inputs.dtype, plan.mixed_channels)
-    num_bytes = function(ctypes.byref(cell), None)
-    memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
-    function(ctypes.byref(cell), memory.data_ptr() + -memory.data_ptr() % _ALIGNMENT)
 
 
 _ALIGNMENT = 64
