@@ -171,8 +171,8 @@ def test_first_order_phases_ask_for_their_own_gradients_alone(name, monkeypatch)
         assert seen == [(True, False)] + [(False, False)] * 3
     elif name == "smooth_darts_adv":
         assert seen == [(False, True), *[(False, True)] * 7, *[(False, False)] * 2, (True, False)]
-    elif second_order:  # the inner gradient and the outer one for both, and the weights
-        assert seen == [(True, True), (True, True), (True, False)]
+    elif second_order:  # the inner gradient, the outer one for both, how the former depends on alpha, and the weights
+        assert seen == [(True, False), (True, True), (False, True), (True, False)]
     else:
         alpha_first = [(False, True), (True, False)]
         assert seen == (alpha_first[::-1] if method.protocol.weights_first else alpha_first)

@@ -228,6 +228,10 @@ class _Crossing(Function):
     def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         return _Crossing.apply(dy, ctx.mode, not ctx.to_fake), None, None  # type: ignore[return-value]
 
+    @staticmethod
+    def jvp(ctx, tx: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        return _Crossing.apply(tx, ctx.mode, ctx.to_fake)  # type: ignore[return-value]
+
 
 def _crossed(mix: Mix, mode: FakeTensorMode) -> Mix:
     """The coefficients as tensors without memory."""

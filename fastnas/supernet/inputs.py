@@ -16,10 +16,11 @@ Sets = tuple[tuple[tuple[int, ...], ...], ...]
 
 
 def input_sets(space: CellSpace) -> Sets:
-    """The sets of edges that a node may keep, in lexicographic order; empty where derivation keeps all edges."""
+    """The sets of edges that a node may keep, in lexicographic order; empty where no node has a choice of them."""
     if space.kept_edges is None:
         return ()
-    return tuple(tuple(combinations(space.rows(target), space.kept_edges)) for target in space.targets)
+    sets = tuple(tuple(combinations(space.rows(target), space.kept_edges)) for target in space.targets)
+    return sets if any(len(of_node) > 1 for of_node in sets) else ()
 
 
 @lru_cache(maxsize=32)

@@ -195,8 +195,13 @@ def _reference_gradients(
             plan, statistics, *(next(remaining) if n else x for x, n in zip(arguments, needed, strict=True))
         )[0]
 
-    _, pull = torch.func.vjp(of_needed, *(x for x, n in zip(arguments, needed, strict=True) if n))  # type: ignore[misc]
-    gradients = iter(pull(dnodes))
+    chosen = [x for x, n in zip(arguments, needed, strict=True) if n]
+    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (*chosen, dnodes))  # type: ignore[attr-defined]
+    if torch.is_grad_enabled() and not wrapped:  # hooks on what graphs keep do not go with the transforms of torch.func
+        gradients = iter(torch.autograd.grad(of_needed(*chosen), chosen, dnodes, create_graph=True))
+    else:
+        _, pull = torch.func.vjp(of_needed, *chosen)  # type: ignore[misc]
+        gradients = iter(pull(dnodes))
     return [next(gradients) if n else None for n in needed]
 
 
