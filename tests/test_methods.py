@@ -18,6 +18,7 @@ from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.data import Batch, load_data
 from fastnas.train.retrain import retrain
 
+pytestmark = pytest.mark.xdist_group("methods")  # whole searches serve several tests
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
 STEPS = 2  # an epoch of TINY

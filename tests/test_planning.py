@@ -21,6 +21,7 @@ def space(tmp_path):
     return ["--space", f"{file}:my_space"]
 
 
+@pytest.mark.slow
 def test_a_plan_is_printed_with_its_causes(space, capsys):
     assert main(["plan", *SIZE, *space, "--batch-size", "32", "--budget", "4MB", "--no-timed"]) == 0
     shown = capsys.readouterr().out
@@ -67,6 +68,7 @@ def test_a_search_within_a_budget_finds_what_one_without_it_finds(space, tmp_pat
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_search_that_cannot_fit_does_not_begin(space, tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = ["search", *SIZE, *space, "--batch-size", "64", "--run", str(folder), "--budget", "900KB"]

@@ -95,7 +95,7 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, u: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         dy, z, mean_C, rstd_C, b_C, dy_C = ctx.saved_tensors
-        dy_needed, z_needed, *_ = ctx.needs_input_grad
+        dy_needed, z_needed = ctx.needs_input_grad[:2]
         if u is None:
             return None, None, None, None, None
         if torch.is_grad_enabled():
@@ -113,7 +113,7 @@ class _Gradient(torch.autograd.Function):
             return tangent, None, None
         if torch.is_grad_enabled():
             return tangent + _bent_in_full(tz, dy, z, ctx.eps), None, None
-        _, a_C, tz_C = _applied(tz, z, mean_C, rstd_C, ctx.eps)
+        a_C, tz_C = _applied(tz, z, mean_C, rstd_C, ctx.eps)[1:]
         return tangent + _bent(tz, dy, z, mean_C, rstd_C, (a_C, tz_C, b_C, dy_C)), None, None
 
 

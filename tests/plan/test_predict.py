@@ -77,6 +77,7 @@ def test_causes_add_up_and_only_second_order_has_a_second_graph():
     assert SECOND not in first.causes
 
 
+@pytest.mark.slow
 def test_what_a_method_draws_never_takes_more_than_predicted():
     subject = subject_of(gdas())
     predicted = predict(subject).peak.num_bytes

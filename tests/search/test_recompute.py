@@ -18,6 +18,8 @@ from fastnas.train.data import Batch, load_data
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=8, device="cpu")
 WORDS = [("edges",), ("cell",), ("cell", "joined", "edges", "none")]
+FEW_WORDS = [*(pytest.param(words, marks=pytest.mark.slow) for words in WORDS[:2]), WORDS[2]]
+"""The last has all of them; the others stand among the slow tests where much runs."""
 
 
 def make_run(method, space, words=("none",), **changes):
@@ -62,20 +64,20 @@ def test_no_method_takes_another_step(name):
     assert_same(after_steps(method, NASBENCH201, ("edges", "cell", "joined", "edges")), expected)
 
 
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("words", FEW_WORDS)
 @pytest.mark.parametrize("space", [DARTS, S4, SHARPDARTS, PROXYLESS], ids=lambda space: space.name)
 def test_no_space_gives_another_step(space, words):
     assert_same(after_steps(darts(), space, words, 1), after_steps(darts(), space, ("none",), 1))
 
 
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("words", FEW_WORDS)
 @pytest.mark.parametrize("name", ["gdas", "pc_darts", "darts_2nd"])
 def test_samples_partial_channels_and_second_order_are_the_same_in_cells(name, words):
     method = method_of(name)
     assert_same(after_steps(method, DARTS, words, 1), after_steps(method, DARTS, ("none",), 1))
 
 
-@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("words", FEW_WORDS)
 @pytest.mark.parametrize("space", [DARTS, NASBENCH201, PROXYLESS], ids=lambda space: space.name)
 def test_the_same_paths_are_dropped(space, words):
     method = replace(p_darts() if space is DARTS else robust_darts_dp(), drop_path=lambda at: 0.3)

@@ -9,6 +9,7 @@ statistics, C channels that the candidates see.
 import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import compress
 
 import numpy as np
 import torch
@@ -135,8 +136,9 @@ def workspace_bytes(
     """
     lowered = lower(plan)
     tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
-    wanted = {} if needs is None else dict(zip(("dinputs", "dpacked", "sums", "passed"), needs, strict=True))
-    names = [name for name in _POINTERS[4:] if wanted.get(name, True)]
+    states, filters, _, edges = (True,) * 4 if needs is None else needs
+    left_out = set(compress(("dinputs", "dpacked", "passed"), (not states, not filters, not edges)))
+    names = [name for name in _POINTERS[4:] if name not in left_out]
     # Only whether a pointer is there decides what is held, not where it points to
     cell = _described(lowered, tables, frozen, shape, lowered.packing.size, dict.fromkeys(names, _ALIGNMENT))
     function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels)

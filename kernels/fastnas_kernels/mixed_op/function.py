@@ -198,7 +198,8 @@ def _reference_gradients(
     chosen = [x for x, n in zip(arguments, needed, strict=True) if n]
     wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (*chosen, dnodes))  # type: ignore[attr-defined]
     if torch.is_grad_enabled() and not wrapped:  # hooks on what graphs keep do not go with the transforms of torch.func
-        gradients = iter(torch.autograd.grad(of_needed(*chosen), chosen, dnodes, create_graph=True))
+        own = [x.view_as(x) for x in chosen]  # a state may depend on a weight, whose gradient is that of the cell alone
+        gradients = iter(torch.autograd.grad(of_needed(*own), own, dnodes, create_graph=True))
     else:
         _, pull = torch.func.vjp(of_needed, *chosen)  # type: ignore[misc]
         gradients = iter(pull(dnodes))

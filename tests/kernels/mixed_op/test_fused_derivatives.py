@@ -58,6 +58,7 @@ def test_first_derivatives_agree_with_finite_differences(fused, small, frozen):
     assert gradcheck(function_of_leaves(fused, plan, statistics), leaves, fast_mode=True)
 
 
+@pytest.mark.parametrize("fused", [pytest.param("triton", marks=pytest.mark.slow), "cpu"], indirect=True)
 def test_second_derivatives_agree_with_finite_differences(fused, small):
     plan, leaves = small
     assert gradgradcheck(function_of_leaves(fused, plan), leaves, fast_mode=True)
