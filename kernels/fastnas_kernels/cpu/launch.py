@@ -29,7 +29,7 @@ CHUNK_BYTES = 2**23
 
 _INTEGERS = (
     "images", "height", "width", "out_height", "out_width", "channels", "mixed", "k", "num_inputs", "num_nodes",
-    "stride", "num_edges", "num_branches", "num_sources", "frozen", "threads", "chunk_bytes", "packed_length",
+    "stride", "num_edges", "num_branches", "num_sources", "frozen", "threads", "chunk_bytes",
 )  # fmt: skip
 _POINTERS = (
     "branches", "edges", "ranges", "sum_rows", "inputs", "packed", "mix", "edge_mix", "nodes", "stats", "dnodes",
@@ -57,24 +57,34 @@ def run_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nodes ``[N, H', W', D]``, statistics ``[R, 3, C]``, packed weights, and the statistics of the plan's
     normalisations, ``[norms, 2, C]``, empty if they were given."""
-    lowered, dtype, frozen = lower(plan), inputs_INHWS.dtype, statistics is not None
-    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
-    _, images, height, width, _ = inputs_INHWS.shape
-    nodes = torch.empty(images, *plan.size_after(height, width), plan.num_nodes * plan.channels, dtype=dtype)
-    stats = torch.zeros(lowered.num_rows + 2, 3, plan.mixed_channels, dtype=dtype)  # some rows stay zero
+    dtype, tables = inputs_INHWS.dtype, tables_for(plan, statistics is not None)
+    packed = pack(weights, tables, dtype)
+    nodes, stats = forward(inputs_INHWS, packed, mix.to(dtype), edge_mix.to(dtype), statistics, plan)
+    return nodes, stats, packed, noted(stats, plan, statistics is not None)
+
+
+def forward(
+    inputs: Tensor, packed: Tensor, mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: CellPlan
+) -> tuple[Tensor, Tensor]:
+    """Nodes and statistics; all of numbers, or all of pairs, ``[..., 2]``, of a number and its tangent."""
+    lowered, frozen, pair = lower(plan), statistics is not None, inputs.shape[5:]
+    tables = tables_for(plan, frozen)
+    _, images, height, width, _ = inputs.shape[:5]
+    nodes = inputs.new_empty(images, *plan.size_after(height, width), plan.num_nodes * plan.channels, *pair)
+    stats = inputs.new_zeros(lowered.num_rows + 2, 3, plan.mixed_channels, *pair)  # some rows stay zero
     if statistics is not None:
-        spread_statistics(statistics, tables, plan.eps, stats)
-    tensors = {
-        "inputs": inputs_INHWS.contiguous(),
-        "packed": pack(weights, tables, dtype),
-        "mix": mix.to(dtype).contiguous(),
-        "edge_mix": edge_mix.to(dtype).contiguous(),
-        "nodes": nodes,
-        "stats": stats,
-    }
-    _run("cell_forward", lowered, tables, frozen, tensors)
-    noted = stats.new_empty(0, 2, plan.mixed_channels) if frozen else noted_statistics(lowered, tables, stats)
-    return nodes, stats, tensors["packed"], noted
+        spread_statistics(statistics, tables, plan.eps, stats[..., 0] if pair else stats)
+    tensors = {"inputs": inputs, "packed": packed, "mix": mix, "edge_mix": edge_mix}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    _run("cell_forward", lowered, tables, frozen, {**tensors, "nodes": nodes, "stats": stats})
+    return nodes, stats
+
+
+def noted(stats: Tensor, plan: CellPlan, frozen: bool) -> Tensor:
+    """The statistics of the plan's normalisations, ``[norms, 2, C]``, empty if they were given."""
+    if frozen:
+        return stats.new_empty(0, 2, plan.mixed_channels)
+    return noted_statistics(lower(plan), tables_for(plan, frozen), stats)
 
 
 def run_backward(
@@ -91,39 +101,59 @@ def run_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the input states, of all weights one after another, of the mix and of the weights of the edges;
     empty where not needed."""
-    lowered, dtype = lower(plan), inputs_INHWS.dtype
-    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
-    of_states, of_weights, of_mix, of_edges = needs
-    sums = torch.zeros(lowered.sum_spans[-1][1] + 1, 2, plan.mixed_channels, dtype=dtype)
-    results = {
-        "sums": sums,
-        "dinputs": torch.empty(inputs_INHWS.shape, dtype=dtype) if of_states else None,
-        "dpacked": torch.empty(packed.shape, dtype=dtype) if of_weights else None,
-        "passed": torch.zeros(len(plan.edges), dtype=dtype) if of_edges else None,
-    }
+    dtype = inputs_INHWS.dtype
     tensors = {
-        "inputs": inputs_INHWS.contiguous(),
-        "packed": packed.contiguous(),
-        "mix": mix.to(dtype).contiguous(),
-        "edge_mix": edge_mix.to(dtype).contiguous(),
-        "nodes": nodes_NHWD.contiguous(),
-        "stats": stats.contiguous(),
-        "dnodes": dnodes_NHWD.contiguous(),
-        **{name: result for name, result in results.items() if result is not None},
+        "dnodes": dnodes_NHWD,
+        "inputs": inputs_INHWS,
+        "nodes": nodes_NHWD,
+        "packed": packed,
+        "mix": mix.to(dtype),
+        "edge_mix": edge_mix.to(dtype),
+        "stats": stats,
     }
-    _run("cell_backward", lowered, tables, frozen, tensors)
-    dpacked = results["dpacked"]
+    dinputs, dpacked, sums, passed = backward(tensors, frozen, needs, plan)
+    tables = tables_for(plan, frozen)
     found = (
-        results["dinputs"],
+        dinputs,
         None if dpacked is None else dpacked.index_select(0, tables.unpacking),
-        mix_gradient(lowered, tables, sums) if of_mix else None,
-        results["passed"],
+        mix_gradient(lower(plan), tables, sums) if needs[2] else None,
+        passed,
     )
     return tuple(inputs_INHWS.new_empty(0) if x is None else x for x in found)  # type: ignore[return-value]
 
 
+def backward(
+    given: dict[str, Tensor], frozen: bool, needs: Sequence[bool], plan: CellPlan
+) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+    """Gradients of the input states and of the packed weights, rows of sums, and the gradient of the weights of the
+    edges, ``None`` where not needed; of numbers or of pairs, as all tensors that are ``given``, by their names."""
+    lowered, inputs = lower(plan), given["inputs"]
+    pair = inputs.shape[5:]
+    of_states, of_weights, _, of_edges = needs
+    results = {
+        "sums": inputs.new_zeros(lowered.sum_spans[-1][1] + 1, 2, plan.mixed_channels, *pair),
+        "dinputs": inputs.new_empty(inputs.shape) if of_states else None,
+        "dpacked": torch.empty_like(given["packed"]) if of_weights else None,
+        "passed": inputs.new_zeros(len(plan.edges), *pair) if of_edges else None,
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in given.items()}
+    tensors |= {name: result for name, result in results.items() if result is not None}
+    _run("cell_backward", lowered, tables_for(plan, frozen), frozen, tensors)
+    return results["dinputs"], results["dpacked"], tensors["sums"], results["passed"]
+
+
+def tables_for(plan: CellPlan, frozen: bool) -> Tables:
+    """The tables of a plan whose statistics are given or not."""
+    return tables_of(lower(plan), torch.device("cpu"), not frozen, 1)
+
+
 def workspace_bytes(
-    shape: Sequence[int], dtype: torch.dtype, plan: CellPlan, frozen: bool, needs: Sequence[bool] | None
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    plan: CellPlan,
+    frozen: bool,
+    needs: Sequence[bool] | None,
+    dual: bool = False,
 ) -> int:
     """What a call holds inside itself, in bytes, where nothing is run.
 
@@ -133,23 +163,23 @@ def workspace_bytes(
         plan: The cell.
         frozen: Whether statistics are given.
         needs: Which gradients are asked for, see :func:`run_backward`; ``None`` for the forward pass.
+        dual: Whether every number has a tangent.
     """
-    lowered = lower(plan)
-    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
+    lowered, tables = lower(plan), tables_for(plan, frozen)
     states, filters, _, edges = (True,) * 4 if needs is None else needs
     left_out = set(compress(("dinputs", "dpacked", "passed"), (not states, not filters, not edges)))
     names = [name for name in _POINTERS[4:] if name not in left_out]
     # Only whether a pointer is there decides what is held, not where it points to
-    cell = _described(lowered, tables, frozen, shape, lowered.packing.size, dict.fromkeys(names, _ALIGNMENT))
-    function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels)
+    cell = _described(lowered, tables, frozen, shape, dict.fromkeys(names, _ALIGNMENT))
+    function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels, dual)
     return function(ctypes.byref(cell), None)
 
 
 def _run(name: str, lowered: Lowered, tables: Tables, frozen: bool, tensors: dict[str, Tensor]) -> None:
     inputs = tensors["inputs"]
     pointers = {key: tensor.data_ptr() for key, tensor in tensors.items()}
-    cell = _described(lowered, tables, frozen, inputs.shape, tensors["packed"].numel(), pointers)
-    function = _function(name, inputs.dtype, lowered.plan.mixed_channels)
+    cell = _described(lowered, tables, frozen, inputs.shape, pointers)
+    function = _function(name, inputs.dtype, lowered.plan.mixed_channels, inputs.dim() > 5)
     num_bytes = function(ctypes.byref(cell), None)
     memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
     function(ctypes.byref(cell), memory.data_ptr() + -memory.data_ptr() % _ALIGNMENT)
@@ -160,11 +190,10 @@ def _described(
     tables: Tables,
     frozen: bool,
     shape: Sequence[int],
-    packed_length: int,
     pointers: dict[str, int],
 ) -> _Cell:
     plan = lowered.plan
-    _, images, height, width, _ = shape
+    _, images, height, width, _ = shape[:5]
     out_height, out_width = plan.size_after(height, width)
     ranges, sum_rows = _ranges(lowered)
     return _Cell(
@@ -185,7 +214,6 @@ def _described(
         frozen=frozen,
         threads=torch.get_num_threads(),
         chunk_bytes=CHUNK_BYTES,
-        packed_length=packed_length,
         eps=plan.eps,
         branches=tables.branches.data_ptr(),
         edges=tables.edges.data_ptr(),
@@ -205,18 +233,18 @@ def _ranges(lowered: Lowered) -> tuple[np.ndarray, np.ndarray]:
     return np.array(lowered.ranges, dtype=np.int32), np.array(starts, dtype=np.int32)
 
 
-def prepare(real: str, channels: int) -> ctypes.CDLL:
-    """The library for that many channels, compiled if it is not yet.
+def prepare(real: str, channels: int, dual: bool = False) -> ctypes.CDLL:
+    """The library for that many channels, of numbers or of numbers with a tangent, compiled if it is not yet.
 
     Raises:
         NoCompiler: If that cannot be done here.
     """
-    return library(real, min(16, max(4, 1 << (channels - 1).bit_length())))
+    return library(real, min(16, max(4, 1 << (channels - 1).bit_length())), dual)
 
 
 @lru_cache
-def _function(name: str, dtype: torch.dtype, channels: int) -> Callable[..., int]:
-    function = getattr(prepare(REALS[dtype], channels), name)
+def _function(name: str, dtype: torch.dtype, channels: int, dual: bool) -> Callable[..., int]:
+    function = getattr(prepare(REALS[dtype], channels, dual), name)
     function.argtypes = ctypes.POINTER(_Cell), ctypes.c_void_p
     function.restype = ctypes.c_ssize_t
     return function

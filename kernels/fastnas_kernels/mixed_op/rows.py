@@ -12,11 +12,13 @@ from fastnas_kernels.mixed_op.lowering import Lowered
 from fastnas_kernels.mixed_op.tables import Tables
 
 
-def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:
-    """All filters in one vector, channels innermost, in the accumulator's precision."""
+def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype, constant: bool = True) -> Tensor:
+    """All filters in one vector, channels innermost, in the accumulator's precision. ``constant`` includes what is the
+    same for all weights, of which a tangent has nothing."""
     if not weights:
         return torch.zeros(1, dtype=dtype, device=tables.packing.device)
-    flat = torch.cat([*(w.reshape(-1).to(dtype) for w in weights), tables.constants.to(dtype)])
+    constants = tables.constants.to(dtype) if constant else tables.constants.new_zeros(2, dtype=dtype)
+    flat = torch.cat([*(w.reshape(-1).to(dtype) for w in weights), constants])
     return flat.index_select(0, tables.packing)  # several times faster on a CPU than flat[...]
 
 

@@ -85,7 +85,7 @@ class Forward {
     for (Index c = 0; c < cell.mixed; c++) {
       auto at = [&](Index image, int which) {
         const Vector* v = of_groups + (image / SHARE * 2 + which) * shape_.blocks + c / BLOCK;
-        return (*v)[image % SHARE * BLOCK + c % BLOCK];
+        return lane(v, image % SHARE * BLOCK + c % BLOCK);
       };
       Real mean = 0, squares = 0;
       for (Index i = 0; i < cell.images; i++) mean += at(i, 0);
@@ -97,7 +97,8 @@ class Forward {
       const Real variance = squares / Real(cell.images * shape_.pixels);
       Real* stats = cell.stats + row * 3 * cell.mixed + c;
       stats[0] = mean;
-      stats[cell.mixed] = 1 / std::sqrt(variance + Real(cell.eps));
+      using std::sqrt;  // or that of dual numbers
+      stats[cell.mixed] = 1 / sqrt(variance + Real(cell.eps));
       stats[2 * cell.mixed] = variance;
     }
   }
