@@ -1,7 +1,7 @@
 """Runs a lowered cell on numbers with a tangent: the derivatives of the nodes, and of the gradients, along a direction.
 
-Number and tangent of everything lie side by side in the compiled code, ``[..., 2]``; outside they are two tensors.
-Shapes are those of :mod:`fastnas_kernels.cpu.launch`.
+Shapes are those of :mod:`fastnas_kernels.cpu.launch`. Inside, numbers and tangents of images are two tensors, of all
+else one of pairs, ``[..., 2]``.
 """
 
 from collections.abc import Sequence
@@ -29,10 +29,8 @@ def run_dual_forward(
     dtype, tables = inputs_INHWS[0].dtype, launch.tables_for(plan, statistics is not None)
     values = pack(weights, tables, dtype)
     packed = torch.stack([values, pack(tangents, tables, dtype, False) if tangents else torch.zeros_like(values)], -1)
-    nodes, stats = launch.forward(
-        torch.stack(list(inputs_INHWS), -1), packed, _pair(mix, dtype), _pair(edge_mix, dtype), statistics, plan
-    )
-    return *_parted(nodes), stats, packed, launch.noted(stats[..., 0], plan, statistics is not None)
+    nodes, stats = launch.forward(inputs_INHWS, packed, _pair(mix, dtype), _pair(edge_mix, dtype), statistics, plan)
+    return *nodes, stats, packed, launch.noted(stats[..., 0], plan, statistics is not None)
 
 
 def run_dual_backward(
@@ -49,23 +47,12 @@ def run_dual_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The four gradients of :func:`fastnas_kernels.cpu.launch.run_backward`, then their tangents."""
     dtype, tables = inputs_INHWS[0].dtype, launch.tables_for(plan, frozen)
-    dinputs, dpacked, sums, passed = launch.backward(
-        {
-            "dnodes": _pair(dnodes_NHWD, dtype),
-            "inputs": _pair(inputs_INHWS, dtype),
-            "nodes": _pair(nodes_NHWD, dtype),
-            "packed": packed,
-            "mix": _pair(mix, dtype),
-            "edge_mix": _pair(edge_mix, dtype),
-            "stats": stats,
-        },
-        frozen,
-        needs,
-        plan,
-    )
+    images = {"dnodes": dnodes_NHWD, "inputs": inputs_INHWS, "nodes": nodes_NHWD}
+    given = {"packed": packed, "mix": _pair(mix, dtype), "edge_mix": _pair(edge_mix, dtype), "stats": stats}
+    dinputs, dpacked, sums, passed = launch.backward(images, given, frozen, needs, plan)
     nothing = stats.new_empty(0, 2)
     found = (
-        _parted(nothing if dinputs is None else dinputs),
+        dinputs or _parted(nothing),
         _parted(nothing if dpacked is None else dpacked.index_select(0, tables.unpacking)),
         [mix_gradient(lower(plan), tables, part) for part in _parted(sums)] if needs[2] else _parted(nothing),
         _parted(nothing if passed is None else passed),

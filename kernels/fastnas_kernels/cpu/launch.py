@@ -37,14 +37,18 @@ _POINTERS = (
 )  # fmt: skip
 
 
-class _Cell(ctypes.Structure):
-    """The ``Cell`` of ``source/cell.hpp``."""
+_IMAGES = ("inputs", "nodes", "dnodes", "dinputs")
+"""Those of the pointers behind which the tangents are tensors of their own."""
 
-    _fields_ = (
-        *((name, ctypes.c_ssize_t) for name in _INTEGERS),
-        ("eps", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-    )
+
+def _structure(dual: bool) -> type[ctypes.Structure]:
+    """The ``Cell`` of ``source/cell.hpp``."""
+    numbers = [(name, ctypes.c_ssize_t) for name in _INTEGERS]
+    pointers = [(name, ctypes.c_void_p * 2 if dual and name in _IMAGES else ctypes.c_void_p) for name in _POINTERS]
+    return type("Cell", (ctypes.Structure,), {"_fields_": [*numbers, ("eps", ctypes.c_double), *pointers]})
+
+
+_CELL, _DUAL_CELL = _structure(False), _structure(True)
 
 
 def run_forward(
@@ -57,26 +61,30 @@ def run_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nodes ``[N, H', W', D]``, statistics ``[R, 3, C]``, packed weights, and the statistics of the plan's
     normalisations, ``[norms, 2, C]``, empty if they were given."""
-    dtype, tables = inputs_INHWS.dtype, tables_for(plan, statistics is not None)
-    packed = pack(weights, tables, dtype)
-    nodes, stats = forward(inputs_INHWS, packed, mix.to(dtype), edge_mix.to(dtype), statistics, plan)
+    dtype = inputs_INHWS.dtype
+    packed = pack(weights, tables_for(plan, statistics is not None), dtype)
+    (nodes,), stats = forward([inputs_INHWS], packed, mix.to(dtype), edge_mix.to(dtype), statistics, plan)
     return nodes, stats, packed, noted(stats, plan, statistics is not None)
 
 
+Images = Sequence[Tensor]
+"""One tensor, or two: numbers and their tangents. Everything else of numbers with tangents is one tensor of pairs,
+``[..., 2]``."""
+
+
 def forward(
-    inputs: Tensor, packed: Tensor, mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: CellPlan
-) -> tuple[Tensor, Tensor]:
-    """Nodes and statistics; all of numbers, or all of pairs, ``[..., 2]``, of a number and its tangent."""
-    lowered, frozen, pair = lower(plan), statistics is not None, inputs.shape[5:]
-    tables = tables_for(plan, frozen)
-    _, images, height, width, _ = inputs.shape[:5]
-    nodes = inputs.new_empty(images, *plan.size_after(height, width), plan.num_nodes * plan.channels, *pair)
-    stats = inputs.new_zeros(lowered.num_rows + 2, 3, plan.mixed_channels, *pair)  # some rows stay zero
+    inputs: Images, packed: Tensor, mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: CellPlan
+) -> tuple[Images, Tensor]:
+    """Nodes and statistics, of numbers or of numbers with tangents."""
+    lowered, frozen, pair = lower(plan), statistics is not None, packed.shape[1:]
+    _, images, height, width, _ = inputs[0].shape
+    shape = images, *plan.size_after(height, width), plan.num_nodes * plan.channels
+    nodes = [x.new_empty(shape) for x in inputs]
+    stats = packed.new_zeros(lowered.num_rows + 2, 3, plan.mixed_channels, *pair)  # some rows stay zero
     if statistics is not None:
-        spread_statistics(statistics, tables, plan.eps, stats[..., 0] if pair else stats)
-    tensors = {"inputs": inputs, "packed": packed, "mix": mix, "edge_mix": edge_mix}
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _run("cell_forward", lowered, tables, frozen, {**tensors, "nodes": nodes, "stats": stats})
+        spread_statistics(statistics, tables_for(plan, frozen), plan.eps, stats[..., 0] if pair else stats)
+    given = {"packed": packed, "mix": mix, "edge_mix": edge_mix, "stats": stats}
+    _run("cell_forward", plan, frozen, {"inputs": inputs, "nodes": nodes}, given)
     return nodes, stats
 
 
@@ -102,44 +110,34 @@ def run_backward(
     """Gradients of the input states, of all weights one after another, of the mix and of the weights of the edges;
     empty where not needed."""
     dtype = inputs_INHWS.dtype
-    tensors = {
-        "dnodes": dnodes_NHWD,
-        "inputs": inputs_INHWS,
-        "nodes": nodes_NHWD,
-        "packed": packed,
-        "mix": mix.to(dtype),
-        "edge_mix": edge_mix.to(dtype),
-        "stats": stats,
-    }
-    dinputs, dpacked, sums, passed = backward(tensors, frozen, needs, plan)
-    tables = tables_for(plan, frozen)
+    images = {"dnodes": [dnodes_NHWD], "inputs": [inputs_INHWS], "nodes": [nodes_NHWD]}
+    given = {"packed": packed, "mix": mix.to(dtype), "edge_mix": edge_mix.to(dtype), "stats": stats}
+    dinputs, dpacked, sums, passed = backward(images, given, frozen, needs, plan)
     found = (
-        dinputs,
-        None if dpacked is None else dpacked.index_select(0, tables.unpacking),
-        mix_gradient(lower(plan), tables, sums) if needs[2] else None,
+        dinputs and dinputs[0],
+        None if dpacked is None else dpacked.index_select(0, tables_for(plan, frozen).unpacking),
+        mix_gradient(lower(plan), tables_for(plan, frozen), sums) if needs[2] else None,
         passed,
     )
     return tuple(inputs_INHWS.new_empty(0) if x is None else x for x in found)  # type: ignore[return-value]
 
 
 def backward(
-    given: dict[str, Tensor], frozen: bool, needs: Sequence[bool], plan: CellPlan
-) -> tuple[Tensor | None, Tensor | None, Tensor, Tensor | None]:
+    images: dict[str, Images], given: dict[str, Tensor], frozen: bool, needs: Sequence[bool], plan: CellPlan
+) -> tuple[Images | None, Tensor | None, Tensor, Tensor | None]:
     """Gradients of the input states and of the packed weights, rows of sums, and the gradient of the weights of the
-    edges, ``None`` where not needed; of numbers or of pairs, as all tensors that are ``given``, by their names."""
-    lowered, inputs = lower(plan), given["inputs"]
-    pair = inputs.shape[5:]
+    edges, ``None`` where not needed; of numbers or of numbers with tangents, as everything is that is given."""
+    packed = given["packed"]
     of_states, of_weights, _, of_edges = needs
     results = {
-        "sums": inputs.new_zeros(lowered.sum_spans[-1][1] + 1, 2, plan.mixed_channels, *pair),
-        "dinputs": inputs.new_empty(inputs.shape) if of_states else None,
-        "dpacked": torch.empty_like(given["packed"]) if of_weights else None,
-        "passed": inputs.new_zeros(len(plan.edges), *pair) if of_edges else None,
+        "sums": packed.new_zeros(lower(plan).sum_spans[-1][1] + 1, 2, plan.mixed_channels, *packed.shape[1:]),
+        "dpacked": torch.empty_like(packed) if of_weights else None,
+        "passed": packed.new_zeros(len(plan.edges), *packed.shape[1:]) if of_edges else None,
     }
-    tensors = {name: tensor.contiguous() for name, tensor in given.items()}
-    tensors |= {name: result for name, result in results.items() if result is not None}
-    _run("cell_backward", lowered, tables_for(plan, frozen), frozen, tensors)
-    return results["dinputs"], results["dpacked"], tensors["sums"], results["passed"]
+    dinputs = [x.new_empty(x.shape) for x in images["inputs"]] if of_states else None
+    written = {name: result for name, result in results.items() if result is not None}
+    _run("cell_backward", plan, frozen, images | ({"dinputs": dinputs} if dinputs else {}), given | written)
+    return dinputs, results["dpacked"], written["sums"], results["passed"]
 
 
 def tables_for(plan: CellPlan, frozen: bool) -> Tables:
@@ -165,39 +163,44 @@ def workspace_bytes(
         needs: Which gradients are asked for, see :func:`run_backward`; ``None`` for the forward pass.
         dual: Whether every number has a tangent.
     """
-    lowered, tables = lower(plan), tables_for(plan, frozen)
     states, filters, _, edges = (True,) * 4 if needs is None else needs
     left_out = set(compress(("dinputs", "dpacked", "passed"), (not states, not filters, not edges)))
     names = [name for name in _POINTERS[4:] if name not in left_out]
     # Only whether a pointer is there decides what is held, not where it points to
-    cell = _described(lowered, tables, frozen, shape, dict.fromkeys(names, _ALIGNMENT))
+    images, others = (
+        dict.fromkeys((n for n in names if (n in _IMAGES) == which), _ALIGNMENT) for which in (True, False)
+    )
+    cell = _described(plan, frozen, shape, {name: [place] * (1 + dual) for name, place in images.items()}, others)
     function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels, dual)
     return function(ctypes.byref(cell), None)
 
 
-def _run(name: str, lowered: Lowered, tables: Tables, frozen: bool, tensors: dict[str, Tensor]) -> None:
-    inputs = tensors["inputs"]
-    pointers = {key: tensor.data_ptr() for key, tensor in tensors.items()}
-    cell = _described(lowered, tables, frozen, inputs.shape, pointers)
-    function = _function(name, inputs.dtype, lowered.plan.mixed_channels, inputs.dim() > 5)
+def _run(name: str, plan: CellPlan, frozen: bool, images: dict[str, Images], others: dict[str, Tensor]) -> None:
+    # Copies have to live until the end
+    images = {name: [part.contiguous() for part in parts] for name, parts in images.items()}
+    others = {name: tensor.contiguous() for name, tensor in others.items()}
+    inputs = images["inputs"]
+    places = {name: [part.data_ptr() for part in parts] for name, parts in images.items()}
+    cell = _described(
+        plan, frozen, inputs[0].shape, places, {name: tensor.data_ptr() for name, tensor in others.items()}
+    )
+    function = _function(name, inputs[0].dtype, plan.mixed_channels, len(inputs) > 1)
     num_bytes = function(ctypes.byref(cell), None)
     memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
     function(ctypes.byref(cell), memory.data_ptr() + -memory.data_ptr() % _ALIGNMENT)
 
 
 def _described(
-    lowered: Lowered,
-    tables: Tables,
-    frozen: bool,
-    shape: Sequence[int],
-    pointers: dict[str, int],
-) -> _Cell:
-    plan = lowered.plan
-    _, images, height, width, _ = shape[:5]
+    plan: CellPlan, frozen: bool, shape: Sequence[int], images: dict[str, list[int]], others: dict[str, int]
+) -> ctypes.Structure:
+    lowered, tables = lower(plan), tables_for(plan, frozen)
+    _, num_images, height, width, _ = shape
     out_height, out_width = plan.size_after(height, width)
     ranges, sum_rows = _ranges(lowered)
-    return _Cell(
-        images=images,
+    dual = len(images["inputs"]) > 1
+    structure = _DUAL_CELL if dual else _CELL
+    return structure(
+        images=num_images,
         height=height,
         width=width,
         out_height=out_height,
@@ -219,7 +222,8 @@ def _described(
         edges=tables.edges.data_ptr(),
         ranges=ranges.ctypes.data,
         sum_rows=sum_rows.ctypes.data,
-        **pointers,
+        **{name: (ctypes.c_void_p * 2)(*parts) if dual else parts[0] for name, parts in images.items()},
+        **others,
     )
 
 
@@ -245,6 +249,6 @@ def prepare(real: str, channels: int, dual: bool = False) -> ctypes.CDLL:
 @lru_cache
 def _function(name: str, dtype: torch.dtype, channels: int, dual: bool) -> Callable[..., int]:
     function = getattr(prepare(REALS[dtype], channels, dual), name)
-    function.argtypes = ctypes.POINTER(_Cell), ctypes.c_void_p
+    function.argtypes = ctypes.POINTER(_DUAL_CELL if dual else _CELL), ctypes.c_void_p
     function.restype = ctypes.c_ssize_t
     return function

@@ -77,8 +77,7 @@ class _DualCell(_Cell):
     def jvp(ctx, _plan: None, _statistics: None, *u: Some) -> tuple[Tensor, None, None, None]:
         statistics, *x = ctx.saved_tensors
         if _knows_tangents(x[0], ctx.plan):
-            *kept, _ = _Dual.apply(ctx.plan, statistics, [None if t is None else t.detach() for t in u], *x)
-            return _Tangent.apply(ctx.plan, statistics, *kept, *x, *u), None, None, None
+            return _dual_nodes(ctx.plan, statistics, x, u)[1], None, None, None
         return tangent_of(_definition(ctx.plan, statistics), x, u)[1].contiguous(), None, None, None
 
 
@@ -153,36 +152,41 @@ class _Dual(torch.autograd.Function):
 
 
 class _Tangent(torch.autograd.Function):
-    """``J u``, from what :class:`_Dual` kept."""
+    """``J u``, which :class:`_Dual` has computed. PyTorch's own operations on dual numbers keep the graphs of tangents
+    alive, in cycles of references, until their level ends; so this keeps no more than it must."""
 
     @staticmethod
-    def forward(
-        plan: str, statistics: Some, nodes: Tensor, tangent: Tensor, stats: Tensor, packed: Tensor, *x_and_u: Some
-    ) -> Tensor:
+    def forward(plan: str, statistics: Some, tangent: Tensor, *x_and_u: Some) -> Tensor:
         return tangent.detach()
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
-        ctx.plan, *kept_x_and_u = inputs
+        ctx.plan, statistics, _, *x_and_u = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*kept_x_and_u)
+        ctx.save_for_backward(statistics, *x_and_u)
 
     @staticmethod
     def backward(ctx, of_tangent: Some) -> tuple[Some, ...]:
-        statistics, nodes, tangent, stats, packed, *x_and_u = ctx.saved_tensors
-        (x, u), wanted = _halves(x_and_u), ctx.needs_input_grad[6:]
+        statistics, *x_and_u = ctx.saved_tensors
+        (x, u), wanted = _halves(x_and_u), ctx.needs_input_grad[3:]
         if of_tangent is None:
-            return *(None,) * 6, *(None for _ in wanted)
+            return None, None, None, *(None for _ in wanted)
         if torch.is_grad_enabled() or _is_dual_level():
             filled = [torch.zeros_like(v) if t is None else t for v, t in zip(x, u, strict=True)]
             at = (*_with_tangents(x, u), *filled)
             found = gradients_of(_derivative(ctx.plan, statistics), at, wanted, of_tangent)
-            return *(None,) * 6, *_spread(found, wanted)
+            return None, None, None, *_spread(found, wanted)
         either = [a or b for a, b in zip(*_halves(wanted), strict=True)]
-        kept = [nodes, tangent], stats, packed
-        pairs = _spread(_dual_gradients(ctx.plan, statistics, either, kept, (of_tangent, None), x, u), either)
+        pairs = _spread(_derivatives(ctx.plan, statistics, either, of_tangent, None, x, u)[1], either)
         found = [*(pair and pair[1] for pair in pairs), *(pair and pair[0] for pair in pairs)]
-        return *(None,) * 6, *(g if want else None for g, want in zip(found, wanted, strict=True))
+        return None, None, None, *(g if want else None for g, want in zip(found, wanted, strict=True))
+
+
+def _dual_nodes(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[Some]) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes, their tangent, and the statistics of the normalisations, differentiable for ``x`` and ``u``."""
+    constant = [None if t is None else t.detach() for t in u]
+    nodes, tangent, _, _, noted = _Dual.apply(plan, statistics, constant, *x)
+    return nodes, _Tangent.apply(plan, statistics, tangent, *x, *u), noted
 
 
 def _dual_forward(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[Some]) -> tuple[Tensor, ...]:
@@ -323,8 +327,8 @@ def fused_cell(
         nodes, _, _, noted = function.apply(plan.text, statistics, *x)
     elif _knows_tangents(inputs_INHWS, plan.text):
         values = [forward_ad.unpack_dual(v).primal for v in x]
-        *kept, noted = _Dual.apply(plan.text, statistics, [None if t is None else t.detach() for t in u], *values)
-        nodes = forward_ad.make_dual(kept[0], _Tangent.apply(plan.text, statistics, *kept, *values, *u))
+        *both, noted = _dual_nodes(plan.text, statistics, values, u)
+        nodes = forward_ad.make_dual(*both)
     else:
         nodes, noted = nodes_of(plan, statistics, *x)
     return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics

@@ -22,11 +22,14 @@ struct Cell {
   Index frozen, threads, chunk_bytes;
   double eps;
   const int32_t *branches, *edges, *ranges, *sum_rows;
-  const Real *inputs, *packed, *mix, *edge_mix;
-  Real *nodes, *stats;
+  ConstImage inputs;
+  const Real *packed, *mix, *edge_mix;
+  Image nodes;
+  Real* stats;
   // Backward only; a null pointer in place of a gradient that nobody asked for
-  const Real* dnodes;
-  Real *dinputs, *dpacked, *sums, *passed;
+  ConstImage dnodes;
+  Image dinputs;
+  Real *dpacked, *sums, *passed;
 };
 
 struct Branch {
@@ -53,6 +56,14 @@ class Memory {
     return place;
   }
 
+  Image take_image(Index count) {
+#ifdef DUAL
+    return {take<Number>(count), take<Number>(count)};
+#else
+    return take<Number>(count);
+#endif
+  }
+
   Index used() const { return used_; }
 
  private:
@@ -72,7 +83,7 @@ inline void parallel(Index threads, Index count, Run run) {
 }
 
 struct State {
-  const Real* base;
+  ConstImage base;
   Index height, width, pitch, stride;
 
   Index image() const { return height * width * pitch; }
@@ -103,8 +114,7 @@ struct Shape {
       const Index size = cell.images * cell.height * cell.width * cell.channels;
       return {cell.inputs + number * size, cell.height, cell.width, cell.channels, cell.stride};
     }
-    const Real* base = cell.nodes + (number - cell.num_inputs) * cell.channels;
-    return {base, cell.out_height, cell.out_width, cell.num_nodes * cell.channels, 1};
+    return {cell.nodes + (number - cell.num_inputs) * cell.channels, cell.out_height, cell.out_width, cell.num_nodes * cell.channels, 1};
   }
 
   Filter filter(Index b) const {
@@ -120,32 +130,36 @@ struct Shape {
   }
 
   // One pixel of all images of a group: BLOCK channels `step` apart.
-  Vector load(const Real* at, Index image, Index group, int block, Index step = 1) const {
-    alignas(VECTOR_BYTES) Real lanes[LANES] = {};
+  Vector load(ConstImage at, Index image, Index group, int block, Index step = 1) const {
     const Index live = std::min<Index>(SHARE, cell.images - group * SHARE);
     const Index count = std::min<Index>(BLOCK, cell.mixed - block * BLOCK);
-    at += group * SHARE * image + block * BLOCK * step;
-    if (step == 1 && count == BLOCK) {
-      for (Index g = 0; g < live; g++) std::memcpy(lanes + g * BLOCK, at + g * image, BLOCK * sizeof(Real));
-    } else {
-      for (Index g = 0; g < live; g++)
-        for (Index c = 0; c < count; c++) lanes[g * BLOCK + c] = at[g * image + c * step];
-    }
-    return from_lanes(lanes, AllLanes());
+    return of_image(at + (group * SHARE * image + block * BLOCK * step), [&](const Number* from) {
+      alignas(VECTOR_BYTES) Number lanes[LANES] = {};
+      if (step == 1 && count == BLOCK) {
+        for (Index g = 0; g < live; g++) std::memcpy(lanes + g * BLOCK, from + g * image, BLOCK * sizeof(Number));
+      } else {
+        for (Index g = 0; g < live; g++)
+          for (Index c = 0; c < count; c++) lanes[g * BLOCK + c] = from[g * image + c * step];
+      }
+      Numbers v;
+      std::memcpy(&v, lanes, sizeof v);
+      return v;
+    });
   }
 
-  void store(Vector v, Real* at, Index image, Index group, int block, Index step = 1) const {
-    alignas(VECTOR_BYTES) Real lanes[LANES];
-    to_lanes(v, lanes, AllLanes());
+  void store(Vector v, Image at, Index image, Index group, int block, Index step = 1) const {
     const Index live = std::min<Index>(SHARE, cell.images - group * SHARE);
     const Index count = std::min<Index>(BLOCK, cell.mixed - block * BLOCK);
-    at += group * SHARE * image + block * BLOCK * step;
-    if (step == 1 && count == BLOCK) {
-      for (Index g = 0; g < live; g++) std::memcpy(at + g * image, lanes + g * BLOCK, BLOCK * sizeof(Real));
-    } else {
-      for (Index g = 0; g < live; g++)
-        for (Index c = 0; c < count; c++) at[g * image + c * step] = lanes[g * BLOCK + c];
-    }
+    to_image(v, at + (group * SHARE * image + block * BLOCK * step), [&](Numbers numbers, Number* to) {
+      alignas(VECTOR_BYTES) Number lanes[LANES];
+      std::memcpy(lanes, &numbers, sizeof lanes);
+      if (step == 1 && count == BLOCK) {
+        for (Index g = 0; g < live; g++) std::memcpy(to + g * image, lanes + g * BLOCK, BLOCK * sizeof(Number));
+      } else {
+        for (Index g = 0; g < live; g++)
+          for (Index c = 0; c < count; c++) to[g * image + c * step] = lanes[g * BLOCK + c];
+      }
+    });
   }
 
   // The numbers of all channels in `row`, repeated for every image of a vector.

@@ -1,6 +1,7 @@
 // Numbers that carry a tangent: f(v + e d) = f(v) + e f'(v) d with e * e = 0 (Clifford, 1873; forward-mode automatic
 // differentiation). Comparisons look at the number alone, so at a corner of ReLU or of a maximum the derivative is that
-// of the branch which the number takes. In memory number and tangent of a Real lie side by side.
+// of the branch which the number takes. In memory number and tangent of a Real lie side by side;
+// the tangents of images are images of their own.
 #pragma once
 
 #include "lanes.hpp"
@@ -42,6 +43,30 @@ struct Dual {
 using Real = Dual<Number>;
 using Vector = Dual<Numbers>;
 
+// Where images and their tangents lie.
+template <class N>
+struct Places {
+  N *v, *d;
+
+  Real operator[](Index i) const { return {v[i], d[i]}; }
+  Places operator+(Index i) const { return {v + i, d + i}; }
+  operator Places<const N>() const { return {v, d}; }
+  explicit operator bool() const { return v; }
+};
+using Image = Places<Number>;
+using ConstImage = Places<const Number>;
+
+inline void put(Image to, Index i, Real value) { to.v[i] = value.v, to.d[i] = value.d; }
+
+template <class F>
+inline Vector of_image(ConstImage at, F f) {
+  return {f(at.v), f(at.d)};
+}
+template <class F>
+inline void to_image(Vector v, Image at, F f) {
+  f(v.v, at.v), f(v.d, at.d);
+}
+
 inline Vector all(Real value) { return {Numbers{} + value.v, Numbers{} + value.d}; }
 inline Real lane(const Vector* v, Index i) {
   const Number* numbers = reinterpret_cast<const Number*>(v);
@@ -63,10 +88,10 @@ inline void add_product(Vector& sum, Vector a, Vector b) {
   sum.d += a.d * b.v;
 }
 
-template <class Count>
-inline Vector from_lanes(const Real* at, Count count) {
+template <class Places, class Count>
+inline Vector from_lanes(Places at, Count count) {
   Vector v = {};
-  for (Index i = 0; i < count; i++) v.v[i] = at[i].v, v.d[i] = at[i].d;
+  for (Index i = 0; i < count; i++) v.v[i] = Real(at[i]).v, v.d[i] = Real(at[i]).d;
   return v;
 }
 template <class Count>

@@ -209,7 +209,7 @@ class Forward {
   void finish_node(Index number) {
     const Cell& cell = shape_.cell;
     const Index pitch = cell.num_nodes * cell.channels, image = shape_.pixels * pitch;
-    Real* out = cell.nodes + number * cell.channels;
+    const Image out = cell.nodes + number * cell.channels;
     parallel(cell.threads, shape_.groups, [&](Index group, Index) {
       for (int block = 0; block < shape_.blocks; block++)
         for (Index i = 0; i < shape_.pixels; i++)
@@ -223,9 +223,9 @@ class Forward {
       for (Index e = 0; e < cell.num_edges; e++)
         if (shape_.edge(e).node == number) add_passing(shape_.state(shape_.edge(e).source), n, y, cell.edge_mix[e], row);
       for (Index x = 0; x < cell.out_width; x++) {
-        Real* at = out + n * image + (y * cell.out_width + x) * pitch;
+        const Image at = out + (n * image + (y * cell.out_width + x) * pitch);
         for (Index r = 1; r < cell.k; r++)
-          for (Index c = 0; c < cell.mixed; c++) at[c * cell.k + r] = row[x * cell.channels + r * cell.mixed + c];
+          for (Index c = 0; c < cell.mixed; c++) put(at, c * cell.k + r, row[x * cell.channels + r * cell.mixed + c]);
       }
     });
   }
@@ -239,7 +239,7 @@ class Forward {
       add_scaled(row, coefficient, row + width, width);
       return;
     }
-    const Real* in = state.base + n * state.image() + y * state.width * state.pitch;
+    const ConstImage in = state.base + (n * state.image() + y * state.width * state.pitch);
     for (Index x = 0; x < cell.out_width; x++)
       add_scaled(row + x * cell.channels, coefficient, in + x * state.pitch, cell.channels);
   }

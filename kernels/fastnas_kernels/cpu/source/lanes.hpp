@@ -47,12 +47,26 @@ inline void add_product(Numbers& sum, Numbers a, Numbers b) { sum += a * b; }
 #else
 using Real = Number;
 using Vector = Numbers;
+using Image = Real*;
+using ConstImage = const Real*;
 
 inline Vector all(Real value) { return Vector{} + value; }
 inline Real lane(const Vector* v, Index i) { return reinterpret_cast<const Real*>(v)[i]; }
 template <class F>
 inline Vector each(Vector v, F f) {
   return f(v);
+}
+
+inline void put(Image to, Index i, Real value) { to[i] = value; }
+
+// What f makes of an image; f of a vector and an image.
+template <class F>
+inline Vector of_image(ConstImage at, F f) {
+  return f(at);
+}
+template <class F>
+inline void to_image(Vector v, Image at, F f) {
+  f(v, at);
 }
 
 // The first `count` lanes from memory, the others zero; and the way back.

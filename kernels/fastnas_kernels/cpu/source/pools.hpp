@@ -45,7 +45,7 @@ inline void pool_back(const Vector* in, const State& state, Index out_height, In
 
 // The first maximum of a 2x2 window of `count` channels, and where it is (0 to 3).
 template <class Count>
-inline void pool_window(const State& state, const Real* in, Index rows, Index columns, Count count, Real* highest,
+inline void pool_window(const State& state, ConstImage in, Index rows, Index columns, Count count, Real* highest,
                         Real* position) {
   Vector best = {}, where = {};
   for (Index i = 0; i < rows; i++)
@@ -62,9 +62,9 @@ inline void pool_window(const State& state, const Real* in, Index rows, Index co
 // The same for one line of the channels that pass by a strided cell.
 inline void pool_line(const State& state, Index image, Index y, Index columns, Index channels, Real* highest,
                       Real* position) {
-  const Real* line = state.base + image * state.image() + 2 * y * state.width * state.pitch;
+  const ConstImage line = state.base + (image * state.image() + 2 * y * state.width * state.pitch);
   for (Index x = 0; x < columns; x++, highest += channels, position += channels) {
-    const Real* in = line + 2 * x * state.pitch;
+    const ConstImage in = line + 2 * x * state.pitch;
     const Index right = std::min<Index>(2, state.width - 2 * x), down = std::min<Index>(2, state.height - 2 * y);
     Index q = 0;
     for (; q + LANES <= channels; q += LANES)
@@ -73,6 +73,7 @@ inline void pool_line(const State& state, Index image, Index y, Index columns, I
   }
 }
 
-inline void add_scaled(Real* out, Real factor, const Real* in, Index count) {
+template <class In>
+inline void add_scaled(Real* out, Real factor, In in, Index count) {
   for (Index i = 0; i < count; i++) out[i] += factor * in[i];
 }
