@@ -8,7 +8,7 @@ rate of matrix products, and where the time of the accelerated network goes. --g
 
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,11 @@ from torch.profiler import ProfilerActivity, profile
 
 import fastnas
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, unrolled
-from fastnas.bilevel.problem import Bilevel, SgdStep
+from fastnas.bilevel.problem import Bilevel, SgdStep, Tensors
 from fastnas_kernels.check import complaint
 from measuring.counting import kept_bytes
 from measuring.device import HostDevice, medians
-from measuring.foreign import copied, errors_of, foreign_module, step
+from measuring.foreign import attributes, copied, errors_of, foreign_module, logits_of, step
 
 CPU = torch.device("cpu")
 EXACT = 1e-9
@@ -39,7 +39,7 @@ WEIGHT_STEP = SgdStep(lr=0.025, momentum=0.9, weight_decay=3e-4)
 GROWTH = {
     "batch_size": (1, 2, 4, 8, 16),
     "channels": (4, 8, 16, 32),
-    "layers": (2, 3, 5, 8),
+    "layers": (3, 4, 5, 8),
     "resolution": (8, 16, 32),
     "threads": (1, 2),
 }
@@ -261,11 +261,15 @@ def whole_step(given: Task, code: Any, how: str, net: Any, alpha_only: bool = Fa
     options = SimpleNamespace(momentum=WEIGHT_STEP.momentum, weight_decay=WEIGHT_STEP.weight_decay,
                               arch_learning_rate=0.0, arch_weight_decay=0.0)  # fmt: skip
     published = code.Architect(net, options)
-    alpha = {str(number): logits for number, logits in enumerate(given.logits)}
+    alpha = logits_of(net, given.logits)
     adam = torch.optim.Adam(given.logits, lr=0.0)
 
-    def loss(images: Tensor, labels: Tensor) -> Callable[[Mapping[str, Tensor], object, int], Tensor]:
-        return lambda w, _alpha, _draw: F.cross_entropy(functional_call(net, dict(w), (images,)), labels)
+    def loss(images: Tensor, labels: Tensor) -> Callable[[Tensors, Tensors, int], Tensor]:
+        def of(w: Tensors, logits: Tensors, _draw: int) -> Tensor:
+            with attributes(net, logits):
+                return F.cross_entropy(functional_call(net, dict(w), (images,)), labels)
+
+        return of
 
     def alpha_step() -> None:
         if how == "published":
