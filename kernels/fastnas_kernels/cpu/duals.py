@@ -29,8 +29,9 @@ def run_dual_forward(
     dtype, tables = inputs_INHWS[0].dtype, launch.tables_for(plan, statistics is not None)
     values = pack(weights, tables, dtype)
     packed = torch.stack([values, pack(tangents, tables, dtype, False) if tangents else torch.zeros_like(values)], -1)
-    nodes, stats = launch.forward(inputs_INHWS, packed, _pair(mix, dtype), _pair(edge_mix, dtype), statistics, plan)
-    return *nodes, stats, packed, launch.noted(stats[..., 0], plan, statistics is not None)
+    both, stats = launch.forward(inputs_INHWS, packed, _pair(mix, dtype), _pair(edge_mix, dtype), statistics, plan)
+    nodes, along = both
+    return nodes, along, stats, packed, launch.noted(stats[..., 0], plan, statistics is not None)
 
 
 def run_dual_backward(

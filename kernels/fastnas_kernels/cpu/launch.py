@@ -7,7 +7,7 @@ statistics, C channels that the candidates see.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import compress
 
@@ -123,7 +123,7 @@ def run_backward(
 
 
 def backward(
-    images: dict[str, Images], given: dict[str, Tensor], frozen: bool, needs: Sequence[bool], plan: CellPlan
+    images: Mapping[str, Images], given: dict[str, Tensor], frozen: bool, needs: Sequence[bool], plan: CellPlan
 ) -> tuple[Images | None, Tensor | None, Tensor, Tensor | None]:
     """Gradients of the input states and of the packed weights, rows of sums, and the gradient of the weights of the
     edges, ``None`` where not needed; of numbers or of numbers with tangents, as everything is that is given."""
@@ -136,7 +136,7 @@ def backward(
     }
     dinputs = [x.new_empty(x.shape) for x in images["inputs"]] if of_states else None
     written = {name: result for name, result in results.items() if result is not None}
-    _run("cell_backward", plan, frozen, images | ({"dinputs": dinputs} if dinputs else {}), given | written)
+    _run("cell_backward", plan, frozen, {**images, **({"dinputs": dinputs} if dinputs else {})}, given | written)
     return dinputs, results["dpacked"], written["sums"], results["passed"]
 
 
@@ -175,7 +175,7 @@ def workspace_bytes(
     return function(ctypes.byref(cell), None)
 
 
-def _run(name: str, plan: CellPlan, frozen: bool, images: dict[str, Images], others: dict[str, Tensor]) -> None:
+def _run(name: str, plan: CellPlan, frozen: bool, images: Mapping[str, Images], others: dict[str, Tensor]) -> None:
     # Copies have to live until the end
     images = {name: [part.contiguous() for part in parts] for name, parts in images.items()}
     others = {name: tensor.contiguous() for name, tensor in others.items()}

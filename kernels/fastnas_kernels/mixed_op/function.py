@@ -14,6 +14,7 @@ Shape suffixes: I input states, N H W images and pixels, S channels of a state, 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -266,12 +267,12 @@ def _families(needed: Sequence[bool]) -> list[bool]:
 def _chosen(found: Sequence[Tensor], x: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
     """Gradients as ``x`` is, of those that are needed, from those of the kernels."""
     dinputs, dweights, dmix, dedge_mix = found
-    weights = x[3:]
-    parts = dweights.split([w.numel() for w in weights]) if any(needed[3:]) else [dweights] * len(weights)
-    alike = (
-        (g.view_as(v), v) for g, v, need in zip((dinputs, dmix, dedge_mix, *parts), x, needed, strict=True) if need
-    )
-    return [g.to(v.dtype) for g, v in alike]
+    inputs, mix, edge_mix, *weights = x
+    of_weights: Sequence[Some] = [None] * len(weights)
+    if any(needed[3:]):  # one conversion for all, which are many
+        of_weights = dweights.to(weights[0].dtype).split([w.numel() for w in weights])
+    gradients = dinputs.to(inputs.dtype), dmix.to(mix.dtype), dedge_mix.to(edge_mix.dtype), *of_weights
+    return [g.view(v.shape) for g, v in compress(zip(gradients, x, strict=True), needed)]  # type: ignore[union-attr]
 
 
 def _spread(found: Sequence, needed: Sequence[bool]) -> list:

@@ -17,8 +17,8 @@ def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype, constant
     same for all weights, of which a tangent has nothing."""
     if not weights:
         return torch.zeros(1, dtype=dtype, device=tables.packing.device)
-    constants = tables.constants.to(dtype) if constant else tables.constants.new_zeros(2, dtype=dtype)
-    flat = torch.cat([*(w.reshape(-1).to(dtype) for w in weights), constants])
+    constants = tables.constants if constant else torch.zeros_like(tables.constants)
+    flat = torch.cat([*(w.reshape(-1) for w in weights), constants]).to(dtype)
     return flat.index_select(0, tables.packing)  # several times faster on a CPU than flat[...]
 
 
