@@ -5,10 +5,10 @@ It returns the rows ``of`` of the Hessian times ``v``: with ``v`` and ``of`` on 
 with ``v`` on the weights and ``of`` on alpha the mixed one, ``(d2 loss / d alpha d w) v``. Nothing is moved in place,
 no ``.grad`` is touched, and the random state stays as it was.
 
-Which one when, by the measurements of ``profiling/second_order.py``: :func:`forward_over_reverse`, which is the fastest,
+Which one when, by the measurements of ``profiling/second_order.py``: :func:`forward_over_reverse`, the fastest, which
 keeps no graph of the backward pass and computes rows for nothing but ``of``; :func:`reverse_over_reverse` where an
-operation has no forward mode, or where memory counts and the direction is on the weights; :func:`kept_product` for many
-at one point, where each costs one backward pass through the graph of the gradient;
+operation has no forward mode, or where memory counts and the direction is on the weights; :func:`kept_product` for
+many at one point, where each costs one backward pass through the graph of the gradient;
 :mod:`fastnas.bilevel.difference` where a loss cannot be differentiated twice, and as a check.
 """
 
