@@ -20,6 +20,7 @@ from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
 from fastnas_kernels.mixed_op.reference import reference_cell
+from fastnas_kernels.operator import operator
 from fastnas_kernels.precision import accumulator
 
 
@@ -41,7 +42,7 @@ def _launch_backward(images: Tensor) -> ModuleType:
     return launch_backward
 
 
-@torch.library.custom_op("fastnas::mixed_cell", mutates_args=())
+@operator("mixed_cell")
 def _forward_op(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,7 +51,7 @@ def _forward_op(
         return run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
 
 
-@_forward_op.register_fake
+@torch.library.register_fake("fastnas::mixed_cell")
 def _(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -64,7 +65,7 @@ def _(
     return inputs_INHWS.new_empty(shape), stats, packed, stats.new_empty(norms, 2, cell.mixed_channels)
 
 
-@torch.library.custom_op("fastnas::mixed_cell_backward", mutates_args=())
+@operator("mixed_cell_backward")
 def _backward_op(
     dnodes_NHWD: Tensor,
     inputs_INHWS: Tensor,
@@ -83,7 +84,7 @@ def _backward_op(
         )
 
 
-@_backward_op.register_fake
+@torch.library.register_fake("fastnas::mixed_cell_backward")
 def _(
     dnodes_NHWD: Tensor,
     inputs_INHWS: Tensor,
@@ -146,8 +147,8 @@ class _Cell(torch.autograd.Function):
         )
         gradients: list[Tensor | None] = [dinputs, dmix.to(mix.dtype), dedge_mix.to(edge_mix.dtype)]
         if needs[1]:
-            parts = dweights.split([w.numel() for w in weights])
-            gradients += [part.view(w.shape).to(w.dtype) for part, w in zip(parts, weights, strict=True)]
+            parts = torch._utils._unflatten_dense_tensors(dweights, weights)  # type: ignore[attr-defined]
+            gradients += [g if g.dtype == w.dtype else g.to(w.dtype) for g, w in zip(parts, weights, strict=True)]
         else:
             gradients += [None] * len(weights)
         return (None, None, *(g if need else None for g, need in zip(gradients, needed, strict=True)))
@@ -172,6 +173,19 @@ class _DualCell(_Cell):
         nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs)[0], *arguments)  # type: ignore[misc]
         _, push = torch.func.vjp(pull, torch.zeros_like(nodes))  # type: ignore[misc]
         return push(tuple(filled))[0].contiguous(), None, None, None
+
+
+class _PlainCell(_Cell):
+    """The same without transforms of ``torch.func``: where a Function has a ``setup_context``, PyTorch looks up the
+    signature of its ``forward`` at every call, which takes longer than the kernels of a small cell."""
+
+    @staticmethod
+    def forward(ctx, *inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        output = _Cell.forward(*inputs)
+        _Cell.setup_context(ctx, inputs, output)
+        return output
+
+    setup_context = staticmethod(torch.autograd.Function.setup_context)
 
 
 def _has_tangent(tensors: Sequence[Tensor]) -> bool:
@@ -206,6 +220,12 @@ def _reference_gradients(
     return [next(gradients) if n else None for n in needed]
 
 
+def _function() -> type[_Cell]:
+    if torch.compiler.is_compiling():
+        return _Cell
+    return _DualCell if torch._C._are_functorch_transforms_active() else _PlainCell  # type: ignore[attr-defined]
+
+
 def fused_cell(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -223,6 +243,6 @@ def fused_cell(
     if _has_tangent((inputs_INHWS, mix, edges, *weights)):
         nodes, noted = _reference(plan, statistics, inputs_INHWS, mix, edges, *weights)
         return nodes.permute(0, 3, 1, 2), noted
-    function = _Cell if torch.compiler.is_compiling() else _DualCell
+    function = _function()
     nodes, _, _, noted = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
     return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics
