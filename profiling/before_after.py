@@ -1,0 +1,183 @@
+"""What do the compiled cells change in a whole search, and what does the published code take for the same step?
+
+Runs one search twice with the same seed: in plain PyTorch, and as the library chooses by itself. Prints processor
+seconds of a search step (alpha and the weights; the median), of all else (start, evaluation and derivation), and how
+far the two traces of alpha are apart; with --checkout also the step of the original code, first order, on a network
+and batches of the same size. Then where the time of a search goes that is left.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from time import process_time
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from fastnas.methods import METHODS
+from fastnas.search import search
+from fastnas.space.cell_space import DARTS
+from fastnas.train.config import SearchConfig
+from fastnas.train.data import ImageData, load_data
+from fastnas_kernels.check import require
+from measuring.device import HostDevice, forced
+from measuring.foreign import foreign_module
+from measuring.spent import shares
+from measuring.writing import Section, provenance
+
+BACKENDS: Mapping[str, str] = {"plain PyTorch": "reference", "as chosen": ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeforeAfter:
+    """What to search with, and how far.
+
+    Args:
+        method: darts, pc_darts, ...
+        data: digits, cifar10:ROOT or folder:ROOT.
+        train_fraction: Class-balanced share of the training images; half of it trains weights, half alpha.
+        channels: Channels of the first cells.
+        cells: Depth.
+        batch_size: Images a step, of each half.
+        epochs: All of them move alpha.
+        threads: Of the CPU; processor seconds are those of all threads together.
+        checkout: Folder of the original code, with the modules `model_search` and `architect`.
+        steps: Steps of the original code.
+    """
+
+    method: str = "pc_darts"
+    data: str = "digits"
+    train_fraction: float = 1.0
+    channels: int = 16
+    cells: int = 5
+    batch_size: int = 64
+    epochs: int = 2
+    threads: int = 1
+    checkout: Path | None = None
+    steps: int = 3
+
+
+class Trace(NamedTuple):
+    """Processor seconds of every step and of the whole search, and alpha at the end of every epoch."""
+
+    steps: list[float]
+    whole: float
+    alpha: list[Tensor]
+
+    @property
+    def step(self) -> float:
+        """The median."""
+        return median(self.steps)
+
+    @property
+    def rest(self) -> float:
+        """What is no step."""
+        return self.whole - sum(self.steps)
+
+
+def traced(settings: BeforeAfter, data: ImageData, epochs: int) -> Trace:
+    """A search, observed."""
+    config = SearchConfig(
+        channels=settings.channels,
+        cells=settings.cells,
+        epochs=epochs,
+        warmup_epochs=0,
+        batch_size=settings.batch_size,
+        train_fraction=settings.train_fraction,
+        device="cpu",
+    )
+    marks: list[float] = []
+    begins: set[int] = set()
+    records: list[Mapping[str, Any]] = []
+
+    def on_step(done: int, total: int) -> None:
+        marks.append(process_time())
+
+    def on_epoch(record: Mapping[str, Any]) -> None:
+        records.append(record)
+        begins.add(len(marks))
+
+    started = process_time()
+    search(DARTS, METHODS[settings.method](), data, config, on_step=on_step, on_epoch=on_epoch)
+    whole = process_time() - started
+    # An epoch's last step is reported after its evaluation, and its first one begins there
+    last = {begin - 1 for begin in begins}
+    steps = [after - before for number, (before, after) in enumerate(pairwise(marks), 1) if number not in last]
+    return Trace(steps, whole, [_flat(record) for record in records])
+
+
+def _flat(record: Mapping[str, Any]) -> Tensor:
+    return torch.cat([torch.tensor(rows).flatten() for rows in record["alpha"].values()])
+
+
+def original(settings: BeforeAfter, data: ImageData) -> float:
+    """Median processor seconds of the published step: alpha on one batch, then the weights on another."""
+    assert settings.checkout is not None
+    model, architect = (foreign_module(settings.checkout, name, torch.device("cpu")) for name in _MODULES)
+    net = model.Network(settings.channels, len(data.classes), settings.cells, nn.CrossEntropyLoss())  # type: ignore[attr-defined]
+    sgd = torch.optim.SGD(net.parameters(), 0.025, 0.9, weight_decay=3e-4)
+    options = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
+    of_alpha = architect.Architect(net, options)  # type: ignore[attr-defined]
+    shape = settings.batch_size, 3, data.resolution, data.resolution
+    batches = [(torch.randn(shape), torch.randint(len(data.classes), shape[:1])) for _ in range(2)]
+
+    def step() -> None:
+        of_alpha.step(*batches[0], *batches[1], 0.025, sgd, unrolled=False)
+        sgd.zero_grad()
+        nn.functional.cross_entropy(net(batches[0][0]), batches[0][1]).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 5)
+        sgd.step()
+
+    device = HostDevice(process_time)
+    device.seconds(step)
+    return median(device.seconds(step) for _ in range(settings.steps))
+
+
+_MODULES = ("model_search", "architect")
+
+
+def main(settings: BeforeAfter) -> None:
+    """Print all of it."""
+    require(settings.method in METHODS, "before_after", f"method must be among {', '.join(METHODS)}", settings.method)
+    torch.set_num_threads(settings.threads)
+    data = load_data(settings.data)
+    observe = partial(traced, settings, data, settings.epochs)
+    traces = {name: _on(backend, observe) for name, backend in BACKENDS.items()}
+    for name, value in provenance(HostDevice().properties()).items():
+        print(f"- {name}: {value}")
+    before, now = traces.values()
+    rows = [[name, *_numbers(trace, before)] for name, trace in traces.items()]
+    if settings.checkout is not None:
+        seconds = original(settings, data)
+        rows.append(["published code", "", f"{1e3 * seconds:.0f}", f"{before.step / seconds:.2f}", "", ""])
+    columns = ("search", "steps", "ms a step", "faster", "all else, s", "all, s")
+    apart = ", ".join(f"{x:.1e}" for x in _distance(before.alpha, now.alpha))
+    moved = _distance(before.alpha[-1:], before.alpha[:1])[0]
+    notes = (f"alpha of both after each epoch: apart by at most {apart}; it moved since the first by {moved:.1e}",)
+    print(Section("A search step", columns, rows, notes))
+    found = _on("", lambda: shares(partial(traced, settings, data, 1)))
+    print(Section("Where the time goes", ("one epoch, profiled", "share"), [[k, f"{v:.0%}"] for k, v in found.items()]))
+
+
+def _on(backend: str, run: Callable[[], Any]) -> Any:
+    with forced(backend):
+        return run()
+
+
+def _numbers(trace: Trace, before: Trace) -> list[str]:
+    step = [f"{1e3 * trace.step:.0f}", f"{before.step / trace.step:.2f}"]
+    return [str(len(trace.steps)), *step, f"{trace.rest:.1f}", f"{trace.whole:.1f}"]
+
+
+def _distance(mine: list[Tensor], others: list[Tensor]) -> list[float]:
+    return [(x - y).abs().max().item() for x, y in zip(mine, others, strict=True)]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(BeforeAfter, description=__doc__))
