@@ -37,14 +37,15 @@ def test_steps_at_the_end_of_an_epoch_hold_its_evaluation_and_are_left_out(monke
                     next(clock)
             on_step(done, 6)
             if done % 3 == 0:
-                on_epoch({"alpha": {"normal": [[float(done)]]}})
+                on_epoch({"alpha": {"normal": [[float(done)]], "reduction": [[1.0]]}})
 
     monkeypatch.setattr(before_after, "search", search)
     trace = before_after.traced(TINY, load_data("digits"), 2)
     assert trace.steps == [1, 1, 1]
     assert trace.whole == 107
     assert trace.rest == 104
-    assert [alpha.item() for alpha in trace.alpha] == [3.0, 6.0]
+    assert len(trace.alpha[0]) == 2 * 14 * 8  # before the first epoch
+    assert [alpha.tolist() for alpha in trace.alpha[1:]] == [[3.0, 1.0], [6.0, 1.0]]
 
 
 def test_distances_are_the_largest_of_each_epoch():
