@@ -4,7 +4,8 @@ Times a forward and backward pass of cells of many kinds and sizes: as `mixed_ce
 in plain PyTorch, and edge by edge as the published code does it, in either memory format. They run in turn, and the
 least time of each counts: seconds of the processor with one thread, of the wall with more. Before that all of them must
 agree in float64. Prints how many times as fast the choice is as the fastest of the others, marks what is slower than
-0.95 times that, and ends with the exit code 1 if something is slower than 0.9 times.
+0.95 times that, and ends with the exit code 1 if something is slower than 0.9 times: than all others where candidates
+are mixed, than the definition where nothing is.
 """
 
 import sys
@@ -47,6 +48,9 @@ KINDS: Mapping[str, Sequence[Sequence[str]]] = {
     "one pool": [["max_pool_3x3"]],
 }
 """Primitives on the edges of a DARTS cell; where there is one edge, it leads from one state to one node."""
+UNMIXED = ("identities", "one convolution", "one pool")
+"""Nothing is mixed in these: PyTorch's own operations have no candidates to be slow for, and what the choice is judged
+by is the definition, the only other way that it has."""
 
 
 class Size(NamedTuple):
@@ -205,9 +209,10 @@ def main(settings: Sizes) -> int:
     print("- float64: nodes and gradients of all contenders agree\n")
     for section in tables(rows, settings.kinds):
         print(section)
-    slow = [row for row in rows if row.faster(DEFINITION, PUBLISHED) < REFUSED]
-    for row in slow:
-        print(f"slower than {REFUSED}: {row.kind}, {row.size}, {row.phase}: {row.faster(DEFINITION, PUBLISHED):.2f}")
+    judged = [(row, row.faster(*(DEFINITION, PUBLISHED)[: 1 if row.kind in UNMIXED else 2])) for row in rows]
+    slow = [f"{row.kind}, {row.size}, {row.phase}: {ratio:.2f}" for row, ratio in judged if ratio < REFUSED]
+    for line in slow:
+        print(f"slower than {REFUSED}: {line}")
     return 1 if slow else 0
 
 
