@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastnas_kernels.check import require
 from fastnas_kernels.collectives import summed
 from fastnas_kernels.normalisation import normalise
 from fastnas_kernels.precision import accumulator
@@ -69,10 +70,15 @@ def by_batch(x: Tensor, eps: float) -> Normalised:
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """PyTorch's, which also knows the batch of all processes where it keeps no running statistics."""
+    """PyTorch's; where it keeps no running statistics, it also knows the batch of all processes, and without scale and
+    shift its second derivatives are cheap."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if is_synchronised() and not self.track_running_stats:
-            y = by_batch(input, self.eps).y
-            return y if self.weight is None else y * self.weight[:, None, None] + self.bias[:, None, None]
-        return super().forward(input)
+        if self.track_running_stats or (self.affine and not is_synchronised()):
+            return super().forward(input)
+        several = input.numel() > input.shape[1]
+        require(
+            several, "BatchNorm2d", "images and pixels must be more than one", list(input.shape), "Use more images."
+        )
+        y = by_batch(input, self.eps).y if is_synchronised() else normalise(input, self.eps)[0]
+        return y if self.weight is None else y * self.weight[:, None, None] + self.bias[:, None, None]

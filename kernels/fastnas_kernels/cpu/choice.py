@@ -49,16 +49,21 @@ def _obstacle(state: Tensor, plan: CellPlan) -> str | None:
     return None if state.is_meta else _compiled(REALS[state.dtype], plan.mixed_channels)
 
 
+def cpu_knows_tangents(dtype: torch.dtype, plan: CellPlan) -> bool:
+    """Whether the second derivatives of a cell that :func:`cpu_serves` run in compiled code, too."""
+    return _compiled(REALS[dtype], plan.mixed_channels, True) is None
+
+
 @torch.compiler.assume_constant_result  # tracers need not look into compilers and files
-def _compiled(real: str, channels: int) -> str | None:
-    return _failure(real, channels)
+def _compiled(real: str, channels: int, dual: bool = False) -> str | None:
+    return _failure(real, channels, dual)
 
 
 @lru_cache
-def _failure(real: str, channels: int) -> str | None:
+def _failure(real: str, channels: int, dual: bool) -> str | None:
     """Compiles what is needed; says why that cannot be done, the first time also as a warning."""
     try:
-        prepare(real, channels)
+        prepare(real, channels, dual)
     except NoCompiler as error:
         _warn_once(str(error))
         return str(error)

@@ -28,7 +28,7 @@ class NoCompiler(RuntimeError):
 
 
 @lru_cache
-def library(real: str, channels: int) -> ctypes.CDLL:
+def library(real: str, channels: int, dual: bool = False) -> ctypes.CDLL:
     """The compiled kernels for one type of numbers and about so many channels.
 
     Compiled at first use by ``$CXX``, ``c++``, ``g++`` or ``clang++`` into ``$XDG_CACHE_HOME/fastnas`` (by default
@@ -37,6 +37,7 @@ def library(real: str, channels: int) -> ctypes.CDLL:
     Args:
         real: ``float`` or ``double``.
         channels: 4, 8 or 16: vectors hold so many channels if they are that long.
+        dual: Whether every number has a tangent.
 
     Returns:
         The loaded library.
@@ -45,7 +46,7 @@ def library(real: str, channels: int) -> ctypes.CDLL:
         NoCompiler: If there is no compiler, or it fails.
     """
     compiler = _compiler()
-    flags = (*FLAGS, f"-DREAL={real}", f"-DCHANNELS={channels}")
+    flags = (*FLAGS, f"-DREAL={real}", f"-DCHANNELS={channels}", *(("-DDUAL",) if dual else ()))
     folder = _cache_folder()
     path = folder / f"cell-{_key(compiler, flags)}.so"
     if not path.exists():

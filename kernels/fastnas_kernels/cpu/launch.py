@@ -29,7 +29,7 @@ CHUNK_BYTES = 2**23
 
 _INTEGERS = (
     "images", "height", "width", "out_height", "out_width", "channels", "mixed", "k", "num_inputs", "num_nodes",
-    "stride", "num_edges", "num_branches", "num_sources", "frozen", "threads", "chunk_bytes", "packed_length",
+    "stride", "num_edges", "num_branches", "num_sources", "frozen", "threads", "chunk_bytes",
 )  # fmt: skip
 _POINTERS = (
     "branches", "edges", "ranges", "sum_rows", "inputs", "packed", "mix", "edge_mix", "nodes", "stats", "dnodes",
@@ -37,14 +37,18 @@ _POINTERS = (
 )  # fmt: skip
 
 
-class _Cell(ctypes.Structure):
-    """The ``Cell`` of ``source/cell.hpp``."""
+_IMAGES = ("inputs", "nodes", "dnodes", "dinputs")
+"""Those of the pointers behind which the tangents are tensors of their own."""
 
-    _fields_ = (
-        *((name, ctypes.c_ssize_t) for name in _INTEGERS),
-        ("eps", ctypes.c_double),
-        *((name, ctypes.c_void_p) for name in _POINTERS),
-    )
+
+def _structure(dual: bool) -> type[ctypes.Structure]:
+    """The ``Cell`` of ``source/cell.hpp``."""
+    numbers = [(name, ctypes.c_ssize_t) for name in _INTEGERS]
+    pointers = [(name, ctypes.c_void_p * 2 if dual and name in _IMAGES else ctypes.c_void_p) for name in _POINTERS]
+    return type("Cell", (ctypes.Structure,), {"_fields_": [*numbers, ("eps", ctypes.c_double), *pointers]})
+
+
+_CELL, _DUAL_CELL = _structure(False), _structure(True)
 
 
 def run_forward(
@@ -57,24 +61,38 @@ def run_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Nodes ``[N, H', W', D]``, statistics ``[R, 3, C]``, packed weights, and the statistics of the plan's
     normalisations, ``[norms, 2, C]``, empty if they were given."""
-    lowered, dtype, frozen = lower(plan), inputs_INHWS.dtype, statistics is not None
-    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
-    _, images, height, width, _ = inputs_INHWS.shape
-    nodes = torch.empty(images, *plan.size_after(height, width), plan.num_nodes * plan.channels, dtype=dtype)
-    stats = torch.zeros(lowered.num_rows + 2, 3, plan.mixed_channels, dtype=dtype)  # some rows stay zero
+    dtype = inputs_INHWS.dtype
+    packed = pack(weights, tables_for(plan, statistics is not None), dtype)
+    (nodes,), stats = forward([inputs_INHWS], packed, mix.to(dtype), edge_mix.to(dtype), statistics, plan)
+    return nodes, stats, packed, noted(stats, plan, statistics is not None)
+
+
+Images = Sequence[Tensor]
+"""One tensor, or two: numbers and their tangents. Everything else of numbers with tangents is one tensor of pairs,
+``[..., 2]``."""
+
+
+def forward(
+    inputs: Images, packed: Tensor, mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: CellPlan
+) -> tuple[Images, Tensor]:
+    """Nodes and statistics, of numbers or of numbers with tangents."""
+    lowered, frozen, pair = lower(plan), statistics is not None, packed.shape[1:]
+    _, images, height, width, _ = inputs[0].shape
+    shape = images, *plan.size_after(height, width), plan.num_nodes * plan.channels
+    nodes = [x.new_empty(shape) for x in inputs]
+    stats = packed.new_zeros(lowered.num_rows + 2, 3, plan.mixed_channels, *pair)  # some rows stay zero
     if statistics is not None:
-        spread_statistics(statistics, tables, plan.eps, stats)
-    tensors = {
-        "inputs": inputs_INHWS.contiguous(),
-        "packed": pack(weights, tables, dtype),
-        "mix": mix.to(dtype).contiguous(),
-        "edge_mix": edge_mix.to(dtype).contiguous(),
-        "nodes": nodes,
-        "stats": stats,
-    }
-    _run("cell_forward", lowered, tables, frozen, tensors)
-    noted = stats.new_empty(0, 2, plan.mixed_channels) if frozen else noted_statistics(lowered, tables, stats)
-    return nodes, stats, tensors["packed"], noted
+        spread_statistics(statistics, tables_for(plan, frozen), plan.eps, stats[..., 0] if pair else stats)
+    given = {"packed": packed, "mix": mix, "edge_mix": edge_mix, "stats": stats}
+    _run("cell_forward", plan, frozen, {"inputs": inputs, "nodes": nodes}, given)
+    return nodes, stats
+
+
+def noted(stats: Tensor, plan: CellPlan, frozen: bool) -> Tensor:
+    """The statistics of the plan's normalisations, ``[norms, 2, C]``, empty if they were given."""
+    if frozen:
+        return stats.new_empty(0, 2, plan.mixed_channels)
+    return noted_statistics(lower(plan), tables_for(plan, frozen), stats)
 
 
 def run_backward(
@@ -91,39 +109,49 @@ def run_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of the input states, of all weights one after another, of the mix and of the weights of the edges;
     empty where not needed."""
-    lowered, dtype = lower(plan), inputs_INHWS.dtype
-    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
-    of_states, of_weights, of_mix, of_edges = needs
-    sums = torch.zeros(lowered.sum_spans[-1][1] + 1, 2, plan.mixed_channels, dtype=dtype)
-    results = {
-        "sums": sums,
-        "dinputs": torch.empty(inputs_INHWS.shape, dtype=dtype) if of_states else None,
-        "dpacked": torch.empty(packed.shape, dtype=dtype) if of_weights else None,
-        "passed": torch.zeros(len(plan.edges), dtype=dtype) if of_edges else None,
-    }
-    tensors = {
-        "inputs": inputs_INHWS.contiguous(),
-        "packed": packed.contiguous(),
-        "mix": mix.to(dtype).contiguous(),
-        "edge_mix": edge_mix.to(dtype).contiguous(),
-        "nodes": nodes_NHWD.contiguous(),
-        "stats": stats.contiguous(),
-        "dnodes": dnodes_NHWD.contiguous(),
-        **{name: result for name, result in results.items() if result is not None},
-    }
-    _run("cell_backward", lowered, tables, frozen, tensors)
-    dpacked = results["dpacked"]
+    dtype = inputs_INHWS.dtype
+    images = {"dnodes": [dnodes_NHWD], "inputs": [inputs_INHWS], "nodes": [nodes_NHWD]}
+    given = {"packed": packed, "mix": mix.to(dtype), "edge_mix": edge_mix.to(dtype), "stats": stats}
+    dinputs, dpacked, sums, passed = backward(images, given, frozen, needs, plan)
     found = (
-        results["dinputs"],
-        None if dpacked is None else dpacked.index_select(0, tables.unpacking),
-        mix_gradient(lowered, tables, sums) if of_mix else None,
-        results["passed"],
+        dinputs and dinputs[0],
+        None if dpacked is None else dpacked.index_select(0, tables_for(plan, frozen).unpacking),
+        mix_gradient(lower(plan), tables_for(plan, frozen), sums) if needs[2] else None,
+        passed,
     )
     return tuple(inputs_INHWS.new_empty(0) if x is None else x for x in found)  # type: ignore[return-value]
 
 
+def backward(
+    images: dict[str, Images], given: dict[str, Tensor], frozen: bool, needs: Sequence[bool], plan: CellPlan
+) -> tuple[Images | None, Tensor | None, Tensor, Tensor | None]:
+    """Gradients of the input states and of the packed weights, rows of sums, and the gradient of the weights of the
+    edges, ``None`` where not needed; of numbers or of numbers with tangents, as everything is that is given."""
+    packed = given["packed"]
+    of_states, of_weights, _, of_edges = needs
+    results = {
+        "sums": packed.new_zeros(lower(plan).sum_spans[-1][1] + 1, 2, plan.mixed_channels, *packed.shape[1:]),
+        "dpacked": torch.empty_like(packed) if of_weights else None,
+        "passed": packed.new_zeros(len(plan.edges), *packed.shape[1:]) if of_edges else None,
+    }
+    dinputs = [x.new_empty(x.shape) for x in images["inputs"]] if of_states else None
+    written = {name: result for name, result in results.items() if result is not None}
+    _run("cell_backward", plan, frozen, images | ({"dinputs": dinputs} if dinputs else {}), given | written)
+    return dinputs, results["dpacked"], written["sums"], results["passed"]
+
+
+def tables_for(plan: CellPlan, frozen: bool) -> Tables:
+    """The tables of a plan whose statistics are given or not."""
+    return tables_of(lower(plan), torch.device("cpu"), not frozen, 1)
+
+
 def workspace_bytes(
-    shape: Sequence[int], dtype: torch.dtype, plan: CellPlan, frozen: bool, needs: Sequence[bool] | None
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    plan: CellPlan,
+    frozen: bool,
+    needs: Sequence[bool] | None,
+    dual: bool = False,
 ) -> int:
     """What a call holds inside itself, in bytes, where nothing is run.
 
@@ -133,42 +161,46 @@ def workspace_bytes(
         plan: The cell.
         frozen: Whether statistics are given.
         needs: Which gradients are asked for, see :func:`run_backward`; ``None`` for the forward pass.
+        dual: Whether every number has a tangent.
     """
-    lowered = lower(plan)
-    tables = tables_of(lowered, torch.device("cpu"), not frozen, 1)
     states, filters, _, edges = (True,) * 4 if needs is None else needs
     left_out = set(compress(("dinputs", "dpacked", "passed"), (not states, not filters, not edges)))
     names = [name for name in _POINTERS[4:] if name not in left_out]
     # Only whether a pointer is there decides what is held, not where it points to
-    cell = _described(lowered, tables, frozen, shape, lowered.packing.size, dict.fromkeys(names, _ALIGNMENT))
-    function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels)
+    images, others = (
+        dict.fromkeys((n for n in names if (n in _IMAGES) == which), _ALIGNMENT) for which in (True, False)
+    )
+    cell = _described(plan, frozen, shape, {name: [place] * (1 + dual) for name, place in images.items()}, others)
+    function = _function("cell_forward" if needs is None else "cell_backward", dtype, plan.mixed_channels, dual)
     return function(ctypes.byref(cell), None)
 
 
-def _run(name: str, lowered: Lowered, tables: Tables, frozen: bool, tensors: dict[str, Tensor]) -> None:
-    inputs = tensors["inputs"]
-    pointers = {key: tensor.data_ptr() for key, tensor in tensors.items()}
-    cell = _described(lowered, tables, frozen, inputs.shape, tensors["packed"].numel(), pointers)
-    function = _function(name, inputs.dtype, lowered.plan.mixed_channels)
+def _run(name: str, plan: CellPlan, frozen: bool, images: dict[str, Images], others: dict[str, Tensor]) -> None:
+    # Copies have to live until the end
+    images = {name: [part.contiguous() for part in parts] for name, parts in images.items()}
+    others = {name: tensor.contiguous() for name, tensor in others.items()}
+    inputs = images["inputs"]
+    places = {name: [part.data_ptr() for part in parts] for name, parts in images.items()}
+    cell = _described(
+        plan, frozen, inputs[0].shape, places, {name: tensor.data_ptr() for name, tensor in others.items()}
+    )
+    function = _function(name, inputs[0].dtype, plan.mixed_channels, len(inputs) > 1)
     num_bytes = function(ctypes.byref(cell), None)
     memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
     function(ctypes.byref(cell), memory.data_ptr() + -memory.data_ptr() % _ALIGNMENT)
 
 
 def _described(
-    lowered: Lowered,
-    tables: Tables,
-    frozen: bool,
-    shape: Sequence[int],
-    packed_length: int,
-    pointers: dict[str, int],
-) -> _Cell:
-    plan = lowered.plan
-    _, images, height, width, _ = shape
+    plan: CellPlan, frozen: bool, shape: Sequence[int], images: dict[str, list[int]], others: dict[str, int]
+) -> ctypes.Structure:
+    lowered, tables = lower(plan), tables_for(plan, frozen)
+    _, num_images, height, width, _ = shape
     out_height, out_width = plan.size_after(height, width)
     ranges, sum_rows = _ranges(lowered)
-    return _Cell(
-        images=images,
+    dual = len(images["inputs"]) > 1
+    structure = _DUAL_CELL if dual else _CELL
+    return structure(
+        images=num_images,
         height=height,
         width=width,
         out_height=out_height,
@@ -185,13 +217,13 @@ def _described(
         frozen=frozen,
         threads=torch.get_num_threads(),
         chunk_bytes=CHUNK_BYTES,
-        packed_length=packed_length,
         eps=plan.eps,
         branches=tables.branches.data_ptr(),
         edges=tables.edges.data_ptr(),
         ranges=ranges.ctypes.data,
         sum_rows=sum_rows.ctypes.data,
-        **pointers,
+        **{name: (ctypes.c_void_p * 2)(*parts) if dual else parts[0] for name, parts in images.items()},
+        **others,
     )
 
 
@@ -205,18 +237,18 @@ def _ranges(lowered: Lowered) -> tuple[np.ndarray, np.ndarray]:
     return np.array(lowered.ranges, dtype=np.int32), np.array(starts, dtype=np.int32)
 
 
-def prepare(real: str, channels: int) -> ctypes.CDLL:
-    """The library for that many channels, compiled if it is not yet.
+def prepare(real: str, channels: int, dual: bool = False) -> ctypes.CDLL:
+    """The library for that many channels, of numbers or of numbers with a tangent, compiled if it is not yet.
 
     Raises:
         NoCompiler: If that cannot be done here.
     """
-    return library(real, min(16, max(4, 1 << (channels - 1).bit_length())))
+    return library(real, min(16, max(4, 1 << (channels - 1).bit_length())), dual)
 
 
 @lru_cache
-def _function(name: str, dtype: torch.dtype, channels: int) -> Callable[..., int]:
-    function = getattr(prepare(REALS[dtype], channels), name)
-    function.argtypes = ctypes.POINTER(_Cell), ctypes.c_void_p
+def _function(name: str, dtype: torch.dtype, channels: int, dual: bool) -> Callable[..., int]:
+    function = getattr(prepare(REALS[dtype], channels, dual), name)
+    function.argtypes = ctypes.POINTER(_DUAL_CELL if dual else _CELL), ctypes.c_void_p
     function.restype = ctypes.c_ssize_t
     return function

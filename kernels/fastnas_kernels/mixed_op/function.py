@@ -1,157 +1,67 @@
 """The kernels of a cell as one differentiable function.
 
-Two raw operators, which tracers see from the outside, and one autograd Function around them. The Function saves the
-states and the statistics of their normalisation, nothing else. Its backward runs the kernels where no graph of the
-backward is asked for; where one is (second order, ``torch.func``), it differentiates the plain PyTorch form of the
-same cell, which is exact to any order. Dual numbers go through that form from the start: its forward mode costs two
-passes, that of a Function would be two backward passes on top of the kernels.
+Around the raw operators stand autograd Functions: the cell, its gradient, and both parts of the cell at dual numbers.
+With ``J`` the cell's derivative at ``x`` and ``u`` a direction, all three need only ``J u``, ``J^T c`` and the
+derivative of ``J^T c`` along ``u``: what pulls ``u`` back through the gradient ``J^T c`` is that derivative, because
+second derivatives are symmetric, and ``J u``. Where the backend computes on numbers with a tangent, that is one pass
+forward and one backward on them, whether a product with second derivatives goes forward over reverse (dual numbers) or
+reverse over reverse. Elsewhere, and for third derivatives, the definition of the same cell in plain PyTorch is
+differentiated, which is exact to any order.
+
+The cell saves its states and the statistics of their normalisation, nothing else.
 
 Shape suffixes: I input states, N H W images and pixels, S channels of a state, D channels of all nodes.
 """
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastnas_kernels.backend import backend_for, on_device_of
-from fastnas_kernels.mixed_op.lowering import lower
+from fastnas_kernels.backend import backend_for
+from fastnas_kernels.cpu.choice import cpu_knows_tangents
+from fastnas_kernels.mixed_op import operators
+from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, tangent_of
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
-from fastnas_kernels.mixed_op.reference import reference_cell
-from fastnas_kernels.operator import operator
-from fastnas_kernels.precision import accumulator
 
-
-def _launch(images: Tensor) -> ModuleType:
-    """The module whose ``run_forward`` serves ``images``."""
-    if backend_for(images.device) == "cpu":
-        from fastnas_kernels.cpu import launch  # noqa: PLC0415
-    else:
-        from fastnas_kernels.mixed_op import launch  # noqa: PLC0415  (Triton, which exists on Linux only)
-    return launch
-
-
-def _launch_backward(images: Tensor) -> ModuleType:
-    """The module whose ``run_backward`` serves ``images``."""
-    if backend_for(images.device) == "cpu":
-        return _launch(images)
-    from fastnas_kernels.mixed_op import launch_backward  # noqa: PLC0415
-
-    return launch_backward
-
-
-@operator("mixed_cell")
-def _forward_op(
-    inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with on_device_of(inputs_INHWS):
-        run_forward = _launch(inputs_INHWS).run_forward
-        return run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
-
-
-@torch.library.register_fake("fastnas::mixed_cell")
-def _(
-    inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    cell = plan_from_text(plan)
-    lowered, dtype = lower(cell), accumulator(inputs_INHWS.dtype)
-    _, images, height, width, _ = inputs_INHWS.shape
-    shape = (images, *cell.size_after(height, width), cell.num_nodes * cell.channels)
-    stats = inputs_INHWS.new_empty(lowered.num_rows + 2, 3, cell.mixed_channels, dtype=dtype)
-    packed = inputs_INHWS.new_empty(lowered.packing.size, dtype=dtype)
-    norms = len(cell.norms) if statistics is None else 0
-    return inputs_INHWS.new_empty(shape), stats, packed, stats.new_empty(norms, 2, cell.mixed_channels)
-
-
-@operator("mixed_cell_backward")
-def _backward_op(
-    dnodes_NHWD: Tensor,
-    inputs_INHWS: Tensor,
-    nodes_NHWD: Tensor,
-    packed: Tensor,
-    mix: Tensor,
-    edge_mix: Tensor,
-    stats: Tensor,
-    frozen: bool,
-    needs: list[bool],
-    plan: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    with on_device_of(inputs_INHWS):
-        return _launch_backward(inputs_INHWS).run_backward(
-            dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
-        )
-
-
-@torch.library.register_fake("fastnas::mixed_cell_backward")
-def _(
-    dnodes_NHWD: Tensor,
-    inputs_INHWS: Tensor,
-    nodes_NHWD: Tensor,
-    packed: Tensor,
-    mix: Tensor,
-    edge_mix: Tensor,
-    stats: Tensor,
-    frozen: bool,
-    needs: list[bool],
-    plan: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    weights = lower(plan_from_text(plan)).unpacking.size
-    like = (
-        inputs_INHWS.new_empty(inputs_INHWS.shape),
-        *(packed.new_empty(n) for n in (weights, *mix.shape, *edge_mix.shape)),
-    )
-    return tuple(x if need else inputs_INHWS.new_empty(0) for x, need in zip(like, needs, strict=True))  # type: ignore[return-value]
-
-
-def _reference(plan: CellPlan, statistics: Tensor | None, inputs_INHWS: Tensor, mix: Tensor, edge_mix: Tensor,
-               *weights: Tensor) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The nodes ``[N, H, W, D]`` and their statistics in plain PyTorch, from the arguments that carry gradients; in the
-    precision in which the kernels calculate."""
-    exact = accumulator(inputs_INHWS.dtype)
-    states = [state.permute(0, 3, 1, 2).to(exact) for state in inputs_INHWS]
-    filters = [weight.to(exact) for weight in weights]
-    edges = edge_mix if plan.k > 1 else None
-    nodes, noted = reference_cell(states, filters, mix, edges, plan, statistics)
-    return nodes.permute(0, 2, 3, 1).to(inputs_INHWS.dtype), noted
+Some = Tensor | None
 
 
 class _Cell(torch.autograd.Function):
+    """Nodes from ``x``: the input states, mix, weights of the edges, and filters."""
+
     @staticmethod
-    def forward(
-        plan: str, statistics: Tensor | None, inputs: Tensor, mix: Tensor, edge_mix: Tensor, *weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return _forward_op(inputs, list(weights), mix, edge_mix, statistics, plan)
+    def forward(plan: str, statistics: Some, *x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        inputs, mix, edge_mix, *weights = x
+        return operators.forward(inputs, list(weights), mix, edge_mix, statistics, plan)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-        ctx.plan, statistics, *differentiable = inputs
+        ctx.plan, statistics, *x = inputs
         nodes, stats, packed, noted = output
         ctx.mark_non_differentiable(stats, packed, noted)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(statistics, nodes, stats, packed, *differentiable)
+        ctx.save_for_backward(statistics, nodes, stats, packed, *x)
 
     @staticmethod
-    def backward(ctx, dnodes: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        statistics, nodes, stats, packed, inputs, mix, edge_mix, *weights = ctx.saved_tensors
+    def backward(ctx, dnodes: Some, *_: None) -> tuple[Some, ...]:
+        statistics, nodes, stats, packed, *x = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
         if dnodes is None:
-            return (None, None, *(None for _ in needed))
-        if torch.is_grad_enabled() or _has_tangent((dnodes, inputs, mix, edge_mix, *weights)):
-            arguments = (inputs, mix, edge_mix, *weights)
-            return (None, None, *_reference_gradients(plan_from_text(ctx.plan), statistics, arguments, needed, dnodes))
-        needs = [needed[0], any(needed[3:]), needed[1], needed[2]]
-        dinputs, dweights, dmix, dedge_mix = _backward_op(
-            dnodes, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, needs, ctx.plan
-        )
-        gradients: list[Tensor | None] = [dinputs, dmix.to(mix.dtype), dedge_mix.to(edge_mix.dtype)]
-        if needs[1]:
-            parts = torch._utils._unflatten_dense_tensors(dweights, weights)  # type: ignore[attr-defined]
-            gradients += [g if g.dtype == w.dtype else g.to(w.dtype) for g, w in zip(parts, weights, strict=True)]
+            return None, None, *(None for _ in needed)
+        kept = nodes, stats, packed
+        if not torch.is_grad_enabled():
+            tangent = _tangent(dnodes)
+            found = _gradients(ctx.plan, statistics, needed, kept, dnodes, x)
+            if tangent is not None:  # of what stands behind the cell: the gradient is linear in it
+                along = _gradients(ctx.plan, statistics, needed, kept, tangent, x)
+                found = [forward_ad.make_dual(g, t) for g, t in zip(found, along, strict=True)]
+        elif _knows_tangents(x[0], ctx.plan) and _tangent(dnodes) is None:
+            found = _Gradient.apply(ctx.plan, statistics, needed, *kept, dnodes, *x)
         else:
-            gradients += [None] * len(weights)
-        return (None, None, *(g if need else None for g, need in zip(gradients, needed, strict=True)))
+            found = gradients_of(_definition(ctx.plan, statistics), x, needed, dnodes)
+        return None, None, *_spread(found, needed)
 
 
 class _DualCell(_Cell):
@@ -164,19 +74,15 @@ class _DualCell(_Cell):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
-    def jvp(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None, None]:
-        statistics, *arguments = ctx.saved_tensors
-        plan = plan_from_text(ctx.plan)
-        filled = [torch.zeros_like(x) if t is None else t for x, t in zip(arguments, tangents[2:], strict=True)]
-        # Twice backward is once forward: the gradient is linear in what it is given, and the derivative of a linear
-        # function is the function. Dual numbers within dual numbers would need nested forward mode instead.
-        nodes, pull = torch.func.vjp(lambda *xs: _reference(plan, statistics, *xs)[0], *arguments)  # type: ignore[misc]
-        _, push = torch.func.vjp(pull, torch.zeros_like(nodes))  # type: ignore[misc]
-        return push(tuple(filled))[0].contiguous(), None, None, None
+    def jvp(ctx, _plan: None, _statistics: None, *u: Some) -> tuple[Tensor, None, None, None]:
+        statistics, *x = ctx.saved_tensors
+        if _knows_tangents(x[0], ctx.plan):
+            return _dual_nodes(ctx.plan, statistics, x, u)[1], None, None, None
+        return tangent_of(_definition(ctx.plan, statistics), x, u)[1].contiguous(), None, None, None
 
 
 class _PlainCell(_Cell):
-    """The same without transforms of ``torch.func``: where a Function has a ``setup_context``, PyTorch looks up the
+    """The same outside of transforms of ``torch.func``: where a Function has a ``setup_context``, PyTorch looks up the
     signature of its ``forward`` at every call, which takes longer than the kernels of a small cell."""
 
     @staticmethod
@@ -188,36 +94,228 @@ class _PlainCell(_Cell):
     setup_context = staticmethod(torch.autograd.Function.setup_context)
 
 
-def _has_tangent(tensors: Sequence[Tensor]) -> bool:
-    """Whether any of them is a dual number."""
-    inside = not torch.compiler.is_compiling() and forward_ad._current_level >= 0
-    return inside and any(forward_ad.unpack_dual(x).tangent is not None for x in tensors)
+class _Gradient(torch.autograd.Function):
+    """``J^T dnodes``: the gradients of those of ``x`` that ``needed`` marks, from what the cell kept."""
+
+    @staticmethod
+    def forward(
+        plan: str, statistics: Some, needed: Sequence[bool], nodes: Tensor, stats: Tensor, packed: Tensor,
+        dnodes: Tensor, *x: Tensor,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        return tuple(_gradients(plan, statistics, needed, (nodes, stats, packed), dnodes, x))
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.plan, statistics, ctx.needed, _, _, _, *differentiable = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(statistics, *differentiable)
+        ctx.save_for_forward(statistics, *differentiable)
+
+    @staticmethod
+    def backward(ctx, *u: Some) -> tuple[Some, ...]:
+        statistics, *differentiable = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[6:]
+        if torch.is_grad_enabled() or any(_tangent(t) is not None for t in u):
+            found = gradients_of(_gradient(ctx.plan, statistics, ctx.needed), differentiable, wanted, *u)
+            return *(None,) * 6, *_spread(found, wanted)
+        dnodes, *x = differentiable
+        along = _spread(u, ctx.needed)
+        of_dnodes, found = _derivatives(ctx.plan, statistics, wanted[1:], dnodes, None, x, along)
+        return *(None,) * 6, of_dnodes if wanted[0] else None, *_spread([t for _, t in found], wanted[1:])
+
+    @staticmethod
+    def jvp(ctx, *tangents: Some) -> tuple[Tensor, ...]:
+        statistics, *differentiable = ctx.saved_tensors
+        along = tangents[6:]
+        if any(_is_wrapped(t) for t in (*differentiable, *along)):  # transforms within transforms
+            return tangent_of(_gradient(ctx.plan, statistics, ctx.needed), differentiable, along)[1]
+        dnodes, *x = differentiable
+        _, found = _derivatives(ctx.plan, statistics, ctx.needed, dnodes, along[0], x, along[1:])
+        return tuple(t for _, t in found)
 
 
-def _reference_gradients(
-    plan: CellPlan,
-    statistics: Tensor | None,
-    arguments: Sequence[Tensor],
-    needed: Sequence[bool],
-    dnodes: Tensor,
-) -> list[Tensor | None]:
-    """Gradients of the arguments that need one, themselves differentiable."""
+class _Dual(torch.autograd.Function):
+    """Nodes at ``x + e u`` for a constant ``u``, in which ``None`` stands for zeros; and what the pass kept."""
 
-    def of_needed(*chosen: Tensor) -> Tensor:
-        remaining = iter(chosen)
-        return _reference(
-            plan, statistics, *(next(remaining) if n else x for x, n in zip(arguments, needed, strict=True))
-        )[0]
+    @staticmethod
+    def forward(plan: str, statistics: Some, u: Sequence[Some], *x: Tensor) -> tuple[Tensor, ...]:
+        return _dual_forward(plan, statistics, x, u)
 
-    chosen = [x for x, n in zip(arguments, needed, strict=True) if n]
-    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(x) for x in (*chosen, dnodes))  # type: ignore[attr-defined]
-    if torch.is_grad_enabled() and not wrapped:  # hooks on what graphs keep do not go with the transforms of torch.func
-        own = [x.view_as(x) for x in chosen]  # a state may depend on a weight, whose gradient is that of the cell alone
-        gradients = iter(torch.autograd.grad(of_needed(*own), own, dnodes, create_graph=True))
-    else:
-        _, pull = torch.func.vjp(of_needed, *chosen)  # type: ignore[misc]
-        gradients = iter(pull(dnodes))
-    return [next(gradients) if n else None for n in needed]
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.plan, statistics, u, *x = inputs
+        nodes, tangent, stats, packed, noted = output
+        ctx.mark_non_differentiable(tangent, stats, packed, noted)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(statistics, nodes, tangent, stats, packed, *x, *u)
+
+    @staticmethod
+    def backward(ctx, dnodes: Some, *_: None) -> tuple[Some, ...]:
+        statistics, nodes, tangent, stats, packed, *x_and_u = ctx.saved_tensors
+        (x, u), needed = _halves(x_and_u), ctx.needs_input_grad[3:]
+        if dnodes is None:
+            return None, None, None, *(None for _ in needed)
+        if torch.is_grad_enabled():
+            found = gradients_of(_definition(ctx.plan, statistics), _with_tangents(x, u), needed, dnodes)
+            return None, None, None, *_spread(found, needed)
+        kept = [nodes, tangent], stats, packed
+        pairs = _dual_gradients(ctx.plan, statistics, needed, kept, (dnodes, _tangent(dnodes)), x, u)
+        found = [forward_ad.make_dual(*pair) for pair in pairs] if _is_dual_level() else [g for g, _ in pairs]
+        return None, None, None, *_spread(found, needed)
+
+
+class _Tangent(torch.autograd.Function):
+    """``J u``, which :class:`_Dual` has computed. PyTorch's own operations on dual numbers keep the graphs of tangents
+    alive, in cycles of references, until their level ends; so this keeps no more than it must."""
+
+    @staticmethod
+    def forward(plan: str, statistics: Some, tangent: Tensor, *x_and_u: Some) -> Tensor:
+        return tangent.detach()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.plan, statistics, _, *x_and_u = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(statistics, *x_and_u)
+
+    @staticmethod
+    def backward(ctx, of_tangent: Some) -> tuple[Some, ...]:
+        statistics, *x_and_u = ctx.saved_tensors
+        (x, u), wanted = _halves(x_and_u), ctx.needs_input_grad[3:]
+        if of_tangent is None:
+            return None, None, None, *(None for _ in wanted)
+        if torch.is_grad_enabled() or _is_dual_level():
+            filled = [torch.zeros_like(v) if t is None else t for v, t in zip(x, u, strict=True)]
+            at = (*_with_tangents(x, u), *filled)
+            found = gradients_of(_derivative(ctx.plan, statistics), at, wanted, of_tangent)
+            return None, None, None, *_spread(found, wanted)
+        either = [a or b for a, b in zip(*_halves(wanted), strict=True)]
+        pairs = _spread(_derivatives(ctx.plan, statistics, either, of_tangent, None, x, u)[1], either)
+        found = [*(pair and pair[1] for pair in pairs), *(pair and pair[0] for pair in pairs)]
+        return None, None, None, *(g if want else None for g, want in zip(found, wanted, strict=True))
+
+
+def _dual_nodes(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[Some]) -> tuple[Tensor, Tensor, Tensor]:
+    """Nodes, their tangent, and the statistics of the normalisations, differentiable for ``x`` and ``u``."""
+    constant = [None if t is None else t.detach() for t in u]
+    nodes, tangent, _, _, noted = _Dual.apply(plan, statistics, constant, *x)
+    return nodes, _Tangent.apply(plan, statistics, tangent, *x, *u), noted
+
+
+def _dual_forward(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[Some]) -> tuple[Tensor, ...]:
+    """Nodes, their tangent, statistics and packed weights as pairs, and the statistics of the normalisations."""
+    inputs, mix, edge_mix = _pairs(x[:3], u[:3])
+    tangents = [] if all(t is None for t in u[3:]) else [t for _, t in _pairs(x[3:], u[3:])]
+    return operators.dual_forward(inputs, list(x[3:]), tangents, mix, edge_mix, statistics, plan)
+
+
+def _with_tangents(x: Sequence[Tensor], u: Sequence[Some]) -> Sequence[Tensor]:
+    """Dual numbers again, if that is what the cell was given: saved tensors have no tangent."""
+    if not _is_dual_level():
+        return x
+    return [v if t is None else forward_ad.make_dual(v, t) for v, t in zip(x, u, strict=True)]
+
+
+def _definition(plan: str, statistics: Some) -> Callable[..., Tensor]:
+    """The nodes as a function of ``x`` in plain PyTorch."""
+    return lambda *x: nodes_of(plan_from_text(plan), statistics, *x)[0]
+
+
+def _derivative(plan: str, statistics: Some) -> Callable[..., Tensor]:
+    """``J u`` as a function of ``x`` and ``u``."""
+    return lambda *x_and_u: tangent_of(_definition(plan, statistics), *_halves(x_and_u))[1]
+
+
+def _gradient(plan: str, statistics: Some, needed: Sequence[bool]) -> Callable[..., tuple[Tensor, ...]]:
+    """The gradients of those of ``x`` that are needed, as a function of the nodes' gradient and ``x``."""
+    return lambda dnodes, *x: tuple(gradients_of(_definition(plan, statistics), x, needed, dnodes))
+
+
+def _gradients(
+    plan: str, statistics: Some, needed: Sequence[bool], kept: tuple[Tensor, Tensor, Tensor], dnodes: Tensor,
+    x: Sequence[Tensor],
+) -> list[Tensor]:  # fmt: skip
+    """The gradients that are needed, by the kernels."""
+    nodes, stats, packed = kept
+    inputs, mix, edge_mix, *_ = x
+    found = operators.backward(
+        dnodes, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, _families(needed), plan
+    )
+    return _chosen(found, x, needed)
+
+
+def _derivatives(
+    plan: str, statistics: Some, needed: Sequence[bool], dnodes: Tensor, along: Some, x: Sequence[Tensor],
+    u: Sequence[Some],
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:  # fmt: skip
+    """``J u``, and the gradients that are needed with their derivatives along ``u`` and, of ``dnodes``, ``along``."""
+    nodes, tangent, stats, packed, _ = _dual_forward(plan, statistics, x, u)
+    if not any(needed):
+        return tangent, []
+    kept = [nodes, tangent], stats, packed
+    return tangent, _dual_gradients(plan, statistics, needed, kept, (dnodes, along), x, u)
+
+
+def _dual_gradients(
+    plan: str, statistics: Some, needed: Sequence[bool], kept: tuple[list[Tensor], Tensor, Tensor],
+    dnodes: tuple[Tensor, Some], x: Sequence[Tensor], u: Sequence[Some],
+) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
+    """The gradients that are needed, each with its tangent, from what a forward pass on numbers with tangents kept."""
+    nodes, stats, packed = kept
+    inputs, mix, edge_mix = _pairs(x[:3], u[:3])
+    (both,) = _pairs(dnodes[:1], dnodes[1:])
+    found = operators.dual_backward(
+        both, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, _families(needed), plan
+    )
+    return list(zip(_chosen(found[:4], x, needed), _chosen(found[4:], x, needed), strict=True))
+
+
+def _families(needed: Sequence[bool]) -> list[bool]:
+    """Which of the four gradients of the kernels are needed: that of all filters comes as one."""
+    inputs, mix, edge_mix, *weights = needed
+    return [inputs, any(weights), mix, edge_mix]
+
+
+def _chosen(found: Sequence[Tensor], x: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    """Gradients as ``x`` is, of those that are needed, from those of the kernels."""
+    dinputs, dweights, dmix, dedge_mix = found
+    weights = x[3:]
+    unflatten = torch._utils._unflatten_dense_tensors  # type: ignore[attr-defined]
+    parts = unflatten(dweights, weights) if any(needed[3:]) else [dweights] * len(weights)
+    alike = ((g, v) for g, v, need in zip((dinputs, dmix, dedge_mix, *parts), x, needed, strict=True) if need)
+    return [g if g.dtype == v.dtype else g.to(v.dtype) for g, v in alike]
+
+
+def _spread(found: Sequence, needed: Sequence[bool]) -> list:
+    """Each in the place of one that is needed, ``None`` in the others."""
+    rest = iter(found)
+    return [next(rest) if need else None for need in needed]
+
+
+def _halves(both: Sequence) -> tuple[Sequence, Sequence]:
+    return both[: len(both) // 2], both[len(both) // 2 :]
+
+
+def _pairs(x: Sequence[Tensor], u: Sequence[Some]) -> list[list[Tensor]]:
+    return [[v, v.new_zeros(()).expand_as(v) if t is None else t] for v, t in zip(x, u, strict=True)]
+
+
+def _knows_tangents(inputs: Tensor, plan: str) -> bool:
+    """Whether the backend computes on numbers with a tangent."""
+    return backend_for(inputs.device) == "cpu" and cpu_knows_tangents(inputs.dtype, plan_from_text(plan))
+
+
+def _is_dual_level() -> bool:
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def _tangent(x: Some) -> Some:
+    """That of a dual number, ``None`` if it is none."""
+    return forward_ad.unpack_dual(x).tangent if x is not None and _is_dual_level() else None
+
+
+def _is_wrapped(x: Some) -> bool:
+    return x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
 
 
 def _function() -> type[_Cell]:
@@ -230,9 +328,9 @@ def fused_cell(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
     mix: Tensor,
-    edge_mix: Tensor | None,
+    edge_mix: Some,
     plan: CellPlan,
-    statistics: Tensor | None,
+    statistics: Some,
 ) -> tuple[Tensor, Tensor]:
     """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` by the kernels, which calculate in at least float32."""
     inputs_INHWS = torch.stack([state.permute(0, 2, 3, 1) for state in states])
@@ -240,9 +338,14 @@ def fused_cell(
         edges = mix.new_ones(len(plan.edges)) if plan.k > 1 else mix.new_empty(len(plan.edges))
     else:
         edges = edge_mix
-    if _has_tangent((inputs_INHWS, mix, edges, *weights)):
-        nodes, noted = _reference(plan, statistics, inputs_INHWS, mix, edges, *weights)
-        return nodes.permute(0, 3, 1, 2), noted
-    function = _function()
-    nodes, _, _, noted = function.apply(plan.text, statistics, inputs_INHWS, mix, edges, *weights)
+    x = inputs_INHWS, mix, edges, *weights
+    u = [_tangent(v) for v in x] if _is_dual_level() else [None] * len(x)
+    if all(t is None for t in u):
+        nodes, _, _, noted = _function().apply(plan.text, statistics, *x)
+    elif _knows_tangents(inputs_INHWS, plan.text):
+        values = [forward_ad.unpack_dual(v).primal for v in x]
+        *both, noted = _dual_nodes(plan.text, statistics, values, u)
+        nodes = forward_ad.make_dual(*both)
+    else:
+        nodes, noted = nodes_of(plan, statistics, *x)
     return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics

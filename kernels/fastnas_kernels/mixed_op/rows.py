@@ -12,12 +12,14 @@ from fastnas_kernels.mixed_op.lowering import Lowered
 from fastnas_kernels.mixed_op.tables import Tables
 
 
-def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype) -> Tensor:
-    """All filters in one vector, channels innermost, in the accumulator's precision."""
+def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype, constant: bool = True) -> Tensor:
+    """All filters in one vector, channels innermost, in the accumulator's precision. ``constant`` includes what is the
+    same for all weights, of which a tangent has nothing."""
     if not weights:
         return torch.zeros(1, dtype=dtype, device=tables.packing.device)
+    constants = tables.constants if constant else torch.zeros_like(tables.constants)
     # One operation: on a CPU, one for each of a cell's 168 small weights takes longer than the cell
-    flat = torch._utils._flatten_dense_tensors([*weights, tables.constants]).to(dtype)  # type: ignore[attr-defined]
+    flat = torch._utils._flatten_dense_tensors([*weights, constants]).to(dtype)  # type: ignore[attr-defined]
     return flat.index_select(0, tables.packing)  # several times faster on a CPU than flat[...]
 
 

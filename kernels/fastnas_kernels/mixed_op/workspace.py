@@ -20,19 +20,20 @@ def workspace_bytes(operator: OpOverload, arguments: Sequence[Any], on_gpu: bool
         on_gpu: Whether Triton's kernels would run, of whose memory this is an upper bound, or compiled code of the
             CPU, which says it itself.
     """
-    if operator.name() == "fastnas::mixed_cell":
-        inputs, _, _, _, statistics, text = arguments
-        frozen, needs = statistics is not None, None
-    elif operator.name() == "fastnas::mixed_cell_backward":
-        _, inputs, _, _, _, _, _, frozen, needs, text = arguments
-    else:
+    family, _, name = operator.name().partition("::")
+    if family != "fastnas" or not name.startswith("mixed_cell"):
         return 0
+    dual, backward = "dual" in name, "backward" in name
+    inputs = arguments[1 if backward else 0]
+    inputs = inputs[0] if dual else inputs  # a number and its tangent
+    *_, given, text = arguments
+    frozen, needs = (arguments[-3], given) if backward else (given is not None, None)
     plan = plan_from_text(text)
     if on_gpu:
         return _of_triton(plan, inputs.shape, inputs.element_size(), needs)
     from fastnas_kernels.cpu import launch  # noqa: PLC0415  (a compiler is needed only where its code would run)
 
-    return launch.workspace_bytes(inputs.shape, inputs.dtype, plan, frozen, needs)
+    return launch.workspace_bytes(inputs.shape, inputs.dtype, plan, frozen, needs, dual)
 
 
 def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bool] | None) -> int:

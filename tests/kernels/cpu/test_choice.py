@@ -75,7 +75,7 @@ def test_a_sum_of_few_or_large_identities_is_left_to_pytorch_unless_forced(
 
 
 def test_without_a_compiler_the_definition_serves_and_a_warning_says_so_once(monkeypatch, calls, forget):
-    def fail(real, channels):
+    def fail(real, channels, dual):
         raise NoCompiler("nothing compiles here")
 
     monkeypatch.setattr(choice, "prepare", fail)

@@ -1,3 +1,4 @@
+import itertools
 import os
 import stat
 import warnings
@@ -47,10 +48,11 @@ def test_what_was_compiled_is_found_by_the_next_process(folder, stub, monkeypatc
     assert sum("-DREAL=float" in line for line in calls.read_text().splitlines()) == 1
 
 
-def test_other_numbers_and_channels_are_other_libraries(folder, stub, monkeypatch):
+def test_other_numbers_channels_and_tangents_are_other_libraries(folder, stub, monkeypatch):
     stub(COMPILES)
     monkeypatch.setattr(compiler.ctypes, "CDLL", lambda path: path)
-    assert len({library(real, channels) for real in ("float", "double") for channels in (4, 8, 16)}) == 6
+    choices = itertools.product(("float", "double"), (4, 8, 16), (False, True))
+    assert len({library(*choice) for choice in choices}) == 12
 
 
 @pytest.mark.parametrize("change", ["_processor", "SOURCES", "FLAGS"])
@@ -105,8 +107,9 @@ def test_a_cache_that_cannot_be_written_is_replaced_by_a_folder_of_the_process(m
     assert first == compiler._cache_folder()
 
 
-def test_the_sources_compile_without_a_warning(tmp_path):
-    flags = (*compiler.FLAGS, "-Wall", "-Wextra", "-Werror", "-O1", "-DREAL=float", "-DCHANNELS=4")
+@pytest.mark.parametrize("dual", [(), ("-DDUAL",)])
+def test_the_sources_compile_without_a_warning(tmp_path, dual):
+    flags = (*compiler.FLAGS, "-Wall", "-Wextra", "-Werror", "-O1", "-DREAL=float", "-DCHANNELS=4", *dual)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         compiler._compile(compiler._compiler(), flags, tmp_path / "cell.so")

@@ -90,8 +90,14 @@ def test_tangents_may_be_missing(fused, small):
             torch.func.grad(lambda *xs: (torch.func.grad(loss)(*xs) * v[0]).sum(), argnums=1)(*leaves)
         ],
         lambda loss, leaves, v: torch.func.vjp(torch.func.grad(loss), *leaves)[1](v[0]),
+        lambda loss, leaves, v: torch.func.grad(lambda *xs: torch.func.jvp(loss, xs, tuple(v))[1], argnums=(0, 1))(
+            *leaves
+        ),
+        lambda loss, leaves, v: [
+            torch.func.grad(lambda *xs: torch.func.jvp(torch.func.grad(loss), xs, tuple(v))[1].square().sum())(*leaves)
+        ],
     ],
-    ids=["jvp of grad", "grad of grad", "vjp of grad"],
+    ids=["jvp of grad", "grad of grad", "vjp of grad", "grad of jvp", "grad of jvp of grad"],
 )
 def test_functional_transforms_compose(fused, small, derivative):
     plan, leaves = small
@@ -128,6 +134,54 @@ def test_a_hessian_vector_product_by_two_backward_passes(fused, small):
     assert_alike(*results)
 
 
+@pytest.mark.parametrize("of", ["x", "u"])
+def test_a_tangent_has_gradients_of_its_own(fused, small, of):
+    """For the point and for the direction, inside the level of its dual numbers."""
+    plan, leaves = small
+    directions = [torch.randn_like(leaf).requires_grad_() for leaf in leaves]
+    results = []
+    for cell in (fused, reference_cell):
+        with forward_ad.dual_level():
+            given = [forward_ad.make_dual(*pair) for pair in zip(leaves, directions, strict=True)]
+            tangent = forward_ad.unpack_dual(function_of_leaves(cell, plan)(*given)).tangent
+        results.append(torch.autograd.grad(tangent.pow(2).sum(), {"x": leaves, "u": directions}[of]))
+    assert_alike(*results)
+
+
+def test_third_derivatives_exist(fused, small):
+    plan, leaves = small
+    v = [torch.randn_like(leaf) for leaf in leaves]
+    results = []
+    for cell in (fused, reference_cell):
+        first = torch.autograd.grad(loss_of(cell, plan)(*leaves), leaves, create_graph=True)
+        along = sum((g * t).sum() for g, t in zip(first, v, strict=True))
+        second = torch.autograd.grad(along, leaves, create_graph=True)
+        results.append(torch.autograd.grad(sum((g * g).sum() for g in second), leaves))
+    assert_alike(*results)
+
+
+def test_the_graph_of_a_gradient_at_dual_numbers_can_be_kept(fused, small):
+    plan, leaves = small
+    v, results = torch.randn_like(leaves[0]), []
+    for cell in (fused, reference_cell):
+        with forward_ad.dual_level():
+            given = [forward_ad.make_dual(leaves[0], v), *leaves[1:]]
+            first = torch.autograd.grad(loss_of(cell, plan)(*given), given, create_graph=True)
+            second = torch.autograd.grad(sum((g * g).sum() for g in first), given)
+            results.append([x for pair in map(forward_ad.unpack_dual, second) for x in pair])
+    assert_alike(*results)
+
+
+@pytest.mark.parametrize("needed", [0, 1, -1])
+def test_a_gradient_that_is_asked_for_alone_can_be_differentiated(fused, small, needed):
+    plan, leaves = small
+    results = []
+    for cell in (fused, reference_cell):
+        (first,) = torch.autograd.grad(loss_of(cell, plan)(*leaves), [leaves[needed]], create_graph=True)
+        results.append(torch.autograd.grad(first.square().sum(), leaves))
+    assert_alike(*results)
+
+
 LAYOUTS = {
     "contiguous": lambda x: x,
     "every second": lambda x: x.repeat_interleave(2, -1)[..., ::2],
@@ -156,6 +210,31 @@ def test_both_operators_keep_their_contract(monkeypatch, use_tiles, arguments, l
         torch.library.opcheck(backward, arguments_of_backward, test_utils=tests)
     frozen = torch.rand(len(plan.norms), 2, plan.mixed_channels, dtype=torch.float64)
     torch.library.opcheck(forward, (state, weights, mix, edge_mix, frozen, plan.text), test_utils=tests)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_operators_on_numbers_with_tangents_keep_their_contract(monkeypatch, arguments, layout):
+    monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
+    plan = solo(AVG, DEPTHWISE, stride=2, k=2)
+    given, change = arguments(plan, 3), LAYOUTS[layout]
+
+    def pair(x):
+        return [change(x.detach()), change(torch.randn_like(x))]
+
+    inputs, mix, edge_mix = (
+        pair(x) for x in (given.states[0].detach().permute(0, 2, 3, 1)[None], given.mix, given.edge_mix)
+    )
+    weights, tangents = zip(*map(pair, given.weights), strict=True)
+    forward, backward = torch.ops.fastnas.mixed_cell_dual.default, torch.ops.fastnas.mixed_cell_dual_backward.default
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_dynamic")
+    for along in (list(tangents), []):
+        arguments_of_forward = (inputs, list(weights), along, mix, edge_mix, None, plan.text)
+        torch.library.opcheck(forward, arguments_of_forward, test_utils=tests)
+    nodes, tangent, stats, packed, _ = forward(*arguments_of_forward)
+    dnodes = pair(nodes)
+    for needs in ([True] * 4, [False, False, True, True]):
+        given = (dnodes, inputs, [nodes, tangent], packed, mix, edge_mix, stats, False, needs, plan.text)
+        torch.library.opcheck(backward, given, test_utils=tests)
 
 
 def test_compiles_without_a_break(fused, small):

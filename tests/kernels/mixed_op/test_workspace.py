@@ -1,7 +1,9 @@
 import weakref
+from contextlib import nullcontext
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -38,8 +40,9 @@ class Calls(TorchDispatchMode):
         return function(*arguments, **(options or {}))
 
 
+@pytest.mark.parametrize("dual", [False, True])
 @pytest.mark.parametrize(("channels", "stride", "k"), [(8, 1, 1), (8, 2, 1), (16, 1, 4)])
-def test_what_the_compiled_code_says_without_running_is_what_it_takes(monkeypatch, channels, stride, k):
+def test_what_the_compiled_code_says_without_running_is_what_it_takes(monkeypatch, channels, stride, k, dual):
     plan, taken = a_plan(channels, stride, k), []
     states = [torch.randn(2, channels, 8, 8, requires_grad=True) for _ in range(2)]
     weights = [torch.randn(shape, requires_grad=True) for shapes in plan.weight_shapes.values() for shape in shapes]
@@ -57,8 +60,10 @@ def test_what_the_compiled_code_says_without_running_is_what_it_takes(monkeypatc
         return call
 
     monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
-    with Calls() as calls:
+    with Calls() as calls, forward_ad.dual_level() if dual else nullcontext():
         monkeypatch.setattr(cpu_launch, "_function", watched)
+        if dual:
+            mix = forward_ad.make_dual(mix, torch.ones_like(mix))
         fused_cell(states, weights, mix, None, plan, None)[0].sum().backward()
     assert len(taken) == 2
     assert calls.said == taken

@@ -251,7 +251,7 @@ class Backward {
       const Index begin = place < blocks * taps ? place / taps * BLOCK : (place - blocks * taps) % blocks * BLOCK;
       for (Index channel = begin; channel < std::min(begin + BLOCK, c); channel++) {
         Real total = 0;
-        for (int g = 0; g < LANES; g += BLOCK) total += sum[g + channel - begin];
+        for (int g = 0; g < LANES; g += BLOCK) total += lane(&sum, g + channel - begin);
         out[channel] = total;
       }
     };

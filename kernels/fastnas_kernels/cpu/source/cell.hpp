@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <numeric>
 #include <vector>
@@ -20,14 +19,17 @@ struct Cell {
   Index images, height, width, out_height, out_width;
   Index channels, mixed, k, num_inputs, num_nodes, stride;
   Index num_edges, num_branches, num_sources;
-  Index frozen, threads, chunk_bytes, packed_length;
+  Index frozen, threads, chunk_bytes;
   double eps;
   const int32_t *branches, *edges, *ranges, *sum_rows;
-  const Real *inputs, *packed, *mix, *edge_mix;
-  Real *nodes, *stats;
+  ConstImage inputs;
+  const Real *packed, *mix, *edge_mix;
+  Image nodes;
+  Real* stats;
   // Backward only; a null pointer in place of a gradient that nobody asked for
-  const Real* dnodes;
-  Real *dinputs, *dpacked, *sums, *passed;
+  ConstImage dnodes;
+  Image dinputs;
+  Real *dpacked, *sums, *passed;
 };
 
 struct Branch {
@@ -54,6 +56,14 @@ class Memory {
     return place;
   }
 
+  Image take_image(Index count) {
+#ifdef DUAL
+    return {take<Number>(count), take<Number>(count)};
+#else
+    return take<Number>(count);
+#endif
+  }
+
   Index used() const { return used_; }
 
  private:
@@ -73,7 +83,7 @@ inline void parallel(Index threads, Index count, Run run) {
 }
 
 struct State {
-  const Real* base;
+  ConstImage base;
   Index height, width, pitch, stride;
 
   Index image() const { return height * width * pitch; }
@@ -104,8 +114,7 @@ struct Shape {
       const Index size = cell.images * cell.height * cell.width * cell.channels;
       return {cell.inputs + number * size, cell.height, cell.width, cell.channels, cell.stride};
     }
-    const Real* base = cell.nodes + (number - cell.num_inputs) * cell.channels;
-    return {base, cell.out_height, cell.out_width, cell.num_nodes * cell.channels, 1};
+    return {cell.nodes + (number - cell.num_inputs) * cell.channels, cell.out_height, cell.out_width, cell.num_nodes * cell.channels, 1};
   }
 
   Filter filter(Index b) const {
@@ -121,54 +130,54 @@ struct Shape {
   }
 
   // One pixel of all images of a group: BLOCK channels `step` apart.
-  Vector load(const Real* at, Index image, Index group, int block, Index step = 1) const {
-    alignas(Vector) Real lanes[LANES] = {};
+  Vector load(ConstImage at, Index image, Index group, int block, Index step = 1) const {
     const Index live = std::min<Index>(SHARE, cell.images - group * SHARE);
     const Index count = std::min<Index>(BLOCK, cell.mixed - block * BLOCK);
-    at += group * SHARE * image + block * BLOCK * step;
-    if (step == 1 && count == BLOCK) {
-      for (Index g = 0; g < live; g++) std::memcpy(lanes + g * BLOCK, at + g * image, BLOCK * sizeof(Real));
-    } else {
-      for (Index g = 0; g < live; g++)
-        for (Index c = 0; c < count; c++) lanes[g * BLOCK + c] = at[g * image + c * step];
-    }
-    Vector v;
-    std::memcpy(&v, lanes, sizeof v);
-    return v;
+    return of_image(at + (group * SHARE * image + block * BLOCK * step), [&](const Number* from) {
+      alignas(VECTOR_BYTES) Number lanes[LANES] = {};
+      if (step == 1 && count == BLOCK) {
+        for (Index g = 0; g < live; g++) std::memcpy(lanes + g * BLOCK, from + g * image, BLOCK * sizeof(Number));
+      } else {
+        for (Index g = 0; g < live; g++)
+          for (Index c = 0; c < count; c++) lanes[g * BLOCK + c] = from[g * image + c * step];
+      }
+      Numbers v;
+      std::memcpy(&v, lanes, sizeof v);
+      return v;
+    });
   }
 
-  void store(Vector v, Real* at, Index image, Index group, int block, Index step = 1) const {
-    alignas(Vector) Real lanes[LANES];
-    std::memcpy(lanes, &v, sizeof v);
+  void store(Vector v, Image at, Index image, Index group, int block, Index step = 1) const {
     const Index live = std::min<Index>(SHARE, cell.images - group * SHARE);
     const Index count = std::min<Index>(BLOCK, cell.mixed - block * BLOCK);
-    at += group * SHARE * image + block * BLOCK * step;
-    if (step == 1 && count == BLOCK) {
-      for (Index g = 0; g < live; g++) std::memcpy(at + g * image, lanes + g * BLOCK, BLOCK * sizeof(Real));
-    } else {
-      for (Index g = 0; g < live; g++)
-        for (Index c = 0; c < count; c++) at[g * image + c * step] = lanes[g * BLOCK + c];
-    }
+    to_image(v, at + (group * SHARE * image + block * BLOCK * step), [&](Numbers numbers, Number* to) {
+      alignas(VECTOR_BYTES) Number lanes[LANES];
+      std::memcpy(lanes, &numbers, sizeof lanes);
+      if (step == 1 && count == BLOCK) {
+        for (Index g = 0; g < live; g++) std::memcpy(to + g * image, lanes + g * BLOCK, BLOCK * sizeof(Number));
+      } else {
+        for (Index g = 0; g < live; g++)
+          for (Index c = 0; c < count; c++) to[g * image + c * step] = lanes[g * BLOCK + c];
+      }
+    });
   }
 
   // The numbers of all channels in `row`, repeated for every image of a vector.
   Vector repeated(const Real* row, int block) const {
-    alignas(Vector) Real lanes[LANES] = {};
+    alignas(VECTOR_BYTES) Real lanes[LANES] = {};
     const Index count = std::min<Index>(BLOCK, cell.mixed - block * BLOCK);
     for (int g = 0; g < SHARE; g++)
       for (Index c = 0; c < count; c++) lanes[g * BLOCK + c] = row[block * BLOCK + c];
-    Vector v;
-    std::memcpy(&v, lanes, sizeof v);
-    return v;
+    return from_lanes(lanes, AllLanes());
   }
 
   // One where a lane belongs to an image, zero in those of the last group that are left over.
   Vector live_lanes(Index group) const {
-    Vector v = {};
+    alignas(VECTOR_BYTES) Real lanes[LANES] = {};
     for (int g = 0; g < SHARE; g++)
       if (group * SHARE + g < cell.images)
-        for (int c = 0; c < BLOCK; c++) v[g * BLOCK + c] = 1;
-    return v;
+        for (int c = 0; c < BLOCK; c++) lanes[g * BLOCK + c] = 1;
+    return from_lanes(lanes, AllLanes());
   }
 
   // For each channel the sum over all images of partial sums `[group][..][block]`, groups `pitch` vectors apart.
@@ -176,7 +185,7 @@ struct Shape {
     for (Index c = 0; c < cell.mixed; c++) {
       Real sum = 0;
       for (Index group = 0; group < groups; group++)
-        for (int g = 0; g < SHARE; g++) sum += partial[group * pitch + c / BLOCK][g * BLOCK + c % BLOCK];
+        for (int g = 0; g < SHARE; g++) sum += lane(partial + group * pitch + c / BLOCK, g * BLOCK + c % BLOCK);
       out[c] = sum;
     }
   }
@@ -203,12 +212,12 @@ inline void fill_filters(const Shape& shape, Index b, const Filters& filters) {
       const Index place = in * shape.blocks + block;
       filters.pointwise[place] = in < c ? shape.repeated(packed + of.pointwise + in * c, block) : Vector{};
       if (!filters.turned) continue;
-      alignas(Vector) Real lanes[LANES] = {};
-      for (int lane = 0; lane < LANES; lane++) {
-        const Index out = block * BLOCK + lane % BLOCK;
-        if (in < c && out < c) lanes[lane] = packed[of.pointwise + out * c + in];
+      alignas(VECTOR_BYTES) Real lanes[LANES] = {};
+      for (int i = 0; i < LANES; i++) {
+        const Index out = block * BLOCK + i % BLOCK;
+        if (in < c && out < c) lanes[i] = packed[of.pointwise + out * c + in];
       }
-      std::memcpy(&filters.turned[place], lanes, sizeof lanes);
+      filters.turned[place] = from_lanes(lanes, AllLanes());
     }
   }
 }
@@ -217,8 +226,8 @@ inline void fill_filters(const Shape& shape, Index b, const Filters& filters) {
 inline void stage(const Shape& shape, const Filter& filter, const Filters& weights, const Vector* in,
                   const Padded& padded, Vector* t, bool keep, Vector* z) {
   const Index width = shape.cell.out_width, height = shape.cell.out_height;
-  // 128 vectors of 64 bytes stay in the first cache
-  const Index rows = std::min(height, std::max<Index>(1, 128 / (width * shape.blocks)));
+  // 8 KiB stay in the first cache
+  const Index rows = std::min(height, std::max<Index>(1, Index(8192 / sizeof(Vector)) / (width * shape.blocks)));
   for (Index first = 0; first < height; first += rows) {
     const Index last = std::min(height, first + rows);
     const Index t_plane = keep ? shape.pixels : rows * width;

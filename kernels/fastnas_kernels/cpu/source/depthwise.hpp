@@ -1,7 +1,7 @@
 // Depthwise convolutions of one block of channels: a filter is a list of weights and of distances in vectors.
 //
 // What is read has a border of zeros, so no tap has to be looked at twice. With kernel, dilation and stride reduced to
-// distances, one loop serves every convolution and its two gradients. Eight pixels at a time keep their sums in
+// distances, one loop serves every convolution and its two gradients. A few pixels at a time keep their sums in
 // registers; each tap's weight is loaded once for all of them.
 #pragma once
 
@@ -15,7 +15,7 @@ inline void filter_pixels(Vector* sums, const Vector* in, const Index* distances
   for (int t = 0; t < taps; t++) {
     const Vector weight = weights[t];
     const Vector* at = in + distances[t];
-    for (int p = 0; p < PIXELS; p++) s[p] += weight * at[p * STEP];
+    for (int p = 0; p < PIXELS; p++) add_product(s[p], weight, at[p * STEP]);
   }
   for (int p = 0; p < PIXELS; p++) sums[p] = s[p];
 }
@@ -24,14 +24,14 @@ inline void filter_pixels(Vector* sums, const Vector* in, const Index* distances
 template <int STEP, class Finish>
 inline void filter_row(const Vector* in, const Index* distances, const Vector* weights, int taps, int columns,
                        Finish finish) {
-  Vector s[8];
+  Vector s[AT_ONCE];
   int x = 0;
   auto run = [&]<int PIXELS>(std::integral_constant<int, PIXELS>) {
     filter_pixels<PIXELS, STEP>(s, in + x * STEP, distances, weights, taps);
     for (int p = 0; p < PIXELS; p++) finish(x + p, s[p]);
     x += PIXELS;
   };
-  while (columns - x >= 8) run(std::integral_constant<int, 8>());
+  while (columns - x >= AT_ONCE) run(std::integral_constant<int, AT_ONCE>());
   if (columns - x >= 4) run(std::integral_constant<int, 4>());
   if (columns - x >= 2) run(std::integral_constant<int, 2>());
   if (columns - x >= 1) run(std::integral_constant<int, 1>());
@@ -135,7 +135,7 @@ inline void correlate_taps(Vector* sums, const Vector* in, const Padded& shape, 
     for (int t = 0; t < TAPS; t++) s[t] = Vector{};
     for (Index x = 0; x < d_shape.width; x++) {
       const Vector v = row[x];
-      for (int t = 0; t < TAPS; t++) s[t] += v * u[of[t] + x * STEP];
+      for (int t = 0; t < TAPS; t++) add_product(s[t], v, u[of[t] + x * STEP]);
     }
     for (int t = 0; t < TAPS; t++) total[t] += s[t];  // rows apart: sums of few numbers round less
   }

@@ -85,7 +85,7 @@ class Forward {
     for (Index c = 0; c < cell.mixed; c++) {
       auto at = [&](Index image, int which) {
         const Vector* v = of_groups + (image / SHARE * 2 + which) * shape_.blocks + c / BLOCK;
-        return (*v)[image % SHARE * BLOCK + c % BLOCK];
+        return lane(v, image % SHARE * BLOCK + c % BLOCK);
       };
       Real mean = 0, squares = 0;
       for (Index i = 0; i < cell.images; i++) mean += at(i, 0);
@@ -97,7 +97,8 @@ class Forward {
       const Real variance = squares / Real(cell.images * shape_.pixels);
       Real* stats = cell.stats + row * 3 * cell.mixed + c;
       stats[0] = mean;
-      stats[cell.mixed] = 1 / std::sqrt(variance + Real(cell.eps));
+      using std::sqrt;  // or that of dual numbers
+      stats[cell.mixed] = 1 / sqrt(variance + Real(cell.eps));
       stats[2 * cell.mixed] = variance;
     }
   }
@@ -208,7 +209,7 @@ class Forward {
   void finish_node(Index number) {
     const Cell& cell = shape_.cell;
     const Index pitch = cell.num_nodes * cell.channels, image = shape_.pixels * pitch;
-    Real* out = cell.nodes + number * cell.channels;
+    const Image out = cell.nodes + number * cell.channels;
     parallel(cell.threads, shape_.groups, [&](Index group, Index) {
       for (int block = 0; block < shape_.blocks; block++)
         for (Index i = 0; i < shape_.pixels; i++)
@@ -222,9 +223,9 @@ class Forward {
       for (Index e = 0; e < cell.num_edges; e++)
         if (shape_.edge(e).node == number) add_passing(shape_.state(shape_.edge(e).source), n, y, cell.edge_mix[e], row);
       for (Index x = 0; x < cell.out_width; x++) {
-        Real* at = out + n * image + (y * cell.out_width + x) * pitch;
+        const Image at = out + (n * image + (y * cell.out_width + x) * pitch);
         for (Index r = 1; r < cell.k; r++)
-          for (Index c = 0; c < cell.mixed; c++) at[c * cell.k + r] = row[x * cell.channels + r * cell.mixed + c];
+          for (Index c = 0; c < cell.mixed; c++) put(at, c * cell.k + r, row[x * cell.channels + r * cell.mixed + c]);
       }
     });
   }
@@ -238,7 +239,7 @@ class Forward {
       add_scaled(row, coefficient, row + width, width);
       return;
     }
-    const Real* in = state.base + n * state.image() + y * state.width * state.pitch;
+    const ConstImage in = state.base + (n * state.image() + y * state.width * state.pitch);
     for (Index x = 0; x < cell.out_width; x++)
       add_scaled(row + x * cell.channels, coefficient, in + x * state.pitch, cell.channels);
   }

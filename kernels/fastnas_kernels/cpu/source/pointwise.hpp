@@ -15,7 +15,7 @@ inline void multiply_pixels(Vector* z, Index z_plane, const Vector* t, Index t_p
     for_each<BLOCK>([&](auto channel) {
       for (int p = 0; p < PIXELS; p++) {
         const Vector v = spread<channel>(t + p);
-        for (int o = 0; o < OUT; o++) s[p][o] += v * w[channel * blocks + o];
+        for (int o = 0; o < OUT; o++) add_product(s[p][o], v, w[channel * blocks + o]);
       }
     });
   for (int p = 0; p < PIXELS; p++)
@@ -30,7 +30,7 @@ inline void multiply_blocks(Vector* z, Index z_plane, const Vector* t, Index t_p
     multiply_pixels<PIXELS, OUT>(z + x, z_plane, t + x, t_plane, w, blocks);
     x += PIXELS;
   };
-  while (pixels - x >= 8) run(std::integral_constant<int, 8>());
+  while (pixels - x >= AT_ONCE) run(std::integral_constant<int, AT_ONCE>());
   if (pixels - x >= 4) run(std::integral_constant<int, 4>());
   if (pixels - x >= 2) run(std::integral_constant<int, 2>());
   if (pixels - x >= 1) run(std::integral_constant<int, 1>());
@@ -56,13 +56,12 @@ inline void outer_rows(Vector* sums, const Vector* t, const Vector* dz, Index dz
     Vector d[OUT];
     for (int o = 0; o < OUT; o++) d[o] = dz[o * dz_plane + x];
     if constexpr (BLOCK == LANES) {
-      const Real* channels = reinterpret_cast<const Real*>(t + x) + first;
       for (int r = 0; r < ROWS; r++)
-        for (int o = 0; o < OUT; o++) s[r][o] += channels[r] * d[o];
+        for (int o = 0; o < OUT; o++) add_product(s[r][o], all(lane(t + x, first + r)), d[o]);
     } else {
       for_each<ROWS>([&](auto row) {
         const Vector v = spread<row>(t + x);
-        for (int o = 0; o < OUT; o++) s[row][o] += v * d[o];
+        for (int o = 0; o < OUT; o++) add_product(s[row][o], v, d[o]);
       });
     }
   }
@@ -81,7 +80,7 @@ inline void outer(Vector* sums, const Vector* t, Index t_plane, const Vector* dz
       const Vector* tb = t + b * t_plane + x;
       int o = 0;
       if constexpr (BLOCK == LANES) {
-        constexpr int ROWS = BLOCK < 8 ? BLOCK : 8;
+        constexpr int ROWS = BLOCK < AT_ONCE ? BLOCK : AT_ONCE;
         for (; o + 2 <= blocks; o += 2)
           for (int first = 0; first < BLOCK; first += ROWS)
             outer_rows<ROWS, 2>(rows + o, tb, dz + o * dz_plane + x, dz_plane, n, first, blocks);

@@ -24,7 +24,7 @@ class SharedGradient {
     partial_ = memory.take(3 * cell.num_edges * shape.groups * shape.blocks);
     node_sums_ = memory.take<Real>(cell.num_nodes * cell.mixed);
     const Index nodes = cell.num_nodes * cell.images * shape.pixels * cell.channels;
-    whole_ = memory.take<Real>(nodes);
+    whole_ = memory.take_image(nodes);
     passing_ = memory.take<Real>(cell.k > 1 ? nodes : 0);
     lines_ = memory.take<Real>(cell.k > 1 ? 4 * cell.threads * cell.out_width * cell.channels : 0);
     const Index lines = cell.images * std::max(cell.height, cell.out_height);
@@ -43,8 +43,8 @@ class SharedGradient {
     const Cell& cell = shape_.cell;
     parallel(cell.threads, cell.images * cell.out_height, [&](Index line, Index) {
       for (Index i = line * cell.out_width; i < (line + 1) * cell.out_width; i++)
-        std::copy_n(cell.dnodes + (i * cell.num_nodes + node) * cell.channels, cell.channels,
-                    whole(node) + i * cell.channels);
+        for (Index c = 0; c < cell.channels; c++)
+          put(whole(node), i * cell.channels + c, cell.dnodes[(i * cell.num_nodes + node) * cell.channels + c]);
     });
   }
 
@@ -65,7 +65,7 @@ class SharedGradient {
     if (cell.k == 1) return;
     parallel(cell.threads, cell.images * cell.out_height, [&](Index line, Index) {
       for (Index i = line * cell.out_width; i < (line + 1) * cell.out_width; i++) {
-        const Real* from = whole(node) + i * cell.channels;
+        const ConstImage from = whole(node) + i * cell.channels;
         Real* to = passing(node) + i * cell.channels;
         std::fill_n(to, cell.mixed, Real(0));
         for (Index r = 1; r < cell.k; r++)
@@ -97,7 +97,7 @@ class SharedGradient {
 
  private:
   // The gradient of a node as images, shuffled as they are.
-  Real* whole(Index node) const {
+  Image whole(Index node) const {
     return whole_ + node * shape_.cell.images * shape_.pixels * shape_.cell.channels;
   }
   // The same in the order before the shuffle, zero in the mixed channels.
@@ -196,7 +196,7 @@ class SharedGradient {
     const Cell& cell = shape_.cell;
     const bool is_node = source >= cell.num_inputs;
     const Index plane = state.height * state.width, image = plane * cell.channels;
-    Real* out = is_node ? whole(source - cell.num_inputs) : cell.dinputs + source * cell.images * image;
+    const Image out = is_node ? whole(source - cell.num_inputs) : cell.dinputs + source * cell.images * image;
     for (int block = 0; block < shape_.blocks; block++)
       for (Index i = 0; i < plane; i++) {
         Vector v = dstate[block * plane + i];
@@ -210,7 +210,7 @@ class SharedGradient {
     const Cell& cell = shape_.cell;
     const bool is_node = source >= cell.num_inputs;
     const Index lines = cell.images * cell.out_height, plane = state.height * state.width;
-    Real* out = nullptr;
+    Image out = {};
     if (wanted) out = is_node ? whole(source - cell.num_inputs) : cell.dinputs + source * cell.images * plane * cell.channels;
     parallel(cell.threads, lines, [&](Index line, Index thread) {
       const Index n = line / cell.out_height, y = line % cell.out_height;
@@ -218,18 +218,22 @@ class SharedGradient {
       Real *collected = lines_ + 4 * thread * width, *values = collected + width, *position = values + width;
       Real* dots = position + width;
       if (state.stride == 2) pool_line(state, n, y, cell.out_width, cell.channels, values, position);
-      const Real* x = state.stride == 2 ? values : state.base + n * state.image() + y * state.width * state.pitch;
-      const Index pitch = state.stride == 2 ? cell.channels : state.pitch;
       std::fill_n(collected, width, Real(0));
-      for (Index rank = 0; rank < Index(leaving_.size()); rank++) {
-        const Index e = leaving_[rank];
-        const Real* dy = passing(shape_.edge(e).node) + line * width;
-        std::fill_n(dots, cell.channels, Real(0));
-        for (Index i = 0; i < cell.out_width; i++)
-          for (Index q = 0; q < cell.channels; q++) dots[q] += dy[i * cell.channels + q] * x[i * pitch + q];
-        add_scaled(collected, cell.edge_mix[e], dy, width);
-        passed_[rank * lines + line] = std::accumulate(dots + cell.mixed, dots + cell.channels, Real(0));
-      }
+      auto correlate_line = [&](auto x, Index pitch) {
+        for (Index rank = 0; rank < Index(leaving_.size()); rank++) {
+          const Index e = leaving_[rank];
+          const Real* dy = passing(shape_.edge(e).node) + line * width;
+          std::fill_n(dots, cell.channels, Real(0));
+          for (Index i = 0; i < cell.out_width; i++)
+            for (Index q = 0; q < cell.channels; q++) dots[q] += dy[i * cell.channels + q] * x[i * pitch + q];
+          add_scaled(collected, cell.edge_mix[e], dy, width);
+          passed_[rank * lines + line] = std::accumulate(dots + cell.mixed, dots + cell.channels, Real(0));
+        }
+      };
+      if (state.stride == 2)
+        correlate_line(values, cell.channels);
+      else
+        correlate_line(state.base + (n * state.image() + y * state.width * state.pitch), state.pitch);
       if (out) pass_back(state, n, y, collected, position, is_node, out);
     });
     if (!cell.passed) return;
@@ -241,16 +245,16 @@ class SharedGradient {
   }
 
   // One line of the gradient of what passed by, to the pixels where it came from.
-  void pass_back(const State& state, Index n, Index y, const Real* dy, const Real* position, bool add, Real* out) const {
+  void pass_back(const State& state, Index n, Index y, const Real* dy, const Real* position, bool add, Image out) const {
     const Cell& cell = shape_.cell;
     for (Index x = 0; x < cell.out_width; x++, dy += cell.channels, position += cell.channels)
       for (int i = 0; i < state.stride * state.stride; i++) {
         const Index row = y * state.stride + i / 2, column = x * state.stride + i % 2;
         if (row >= state.height || column >= state.width) continue;
-        Real* to = out + ((n * state.height + row) * state.width + column) * cell.channels;
+        const Image to = out + ((n * state.height + row) * state.width + column) * cell.channels;
         for (Index q = cell.mixed; q < cell.channels; q++) {
           const Real v = state.stride == 1 || position[q] == Real(i) ? dy[q] : Real(0);
-          to[q] = add ? to[q] + v : v;
+          put(to, q, add ? to[q] + v : v);
         }
       }
   }
@@ -258,5 +262,6 @@ class SharedGradient {
   const Shape& shape_;
   std::vector<Index> leaving_;
   Vector *dnodes_, *partial_;
-  Real *node_sums_, *whole_, *passing_, *lines_, *passed_;
+  Image whole_;
+  Real *node_sums_, *passing_, *lines_, *passed_;
 };
