@@ -51,6 +51,8 @@ class BeforeAfter:
         threads: Of the CPU; processor seconds are those of all threads together.
         checkout: Folder of the original code, with the modules `model_search` and `architect`.
         steps: Steps of the original code.
+        control: Also search in plain PyTorch without oneDNN, which rounds in another order: how far do roundings alone
+            drive alpha apart?
     """
 
     method: str = "pc_darts"
@@ -63,6 +65,7 @@ class BeforeAfter:
     threads: int = 1
     checkout: Path | None = None
     steps: int = 3
+    control: bool = False
 
 
 class Trace(NamedTuple):
@@ -165,6 +168,11 @@ def main(settings: BeforeAfter) -> None:
     columns = ("search", "steps", "ms a step", "faster", "all else, s", "all, s")
     apart = ", ".join(f"{x:.1e}" for x in _distance(before.alpha, now.alpha)[1:])
     moved = _distance(before.alpha[-1:], before.alpha[:1])[0]
+    if settings.control:
+        with torch.backends.mkldnn.flags(enabled=False):
+            control = _on(BACKENDS["plain PyTorch"], observe)
+        drift = ", ".join(f"{x:.1e}" for x in _distance(before.alpha, control.alpha)[1:])
+        print(f"plain PyTorch with and without oneDNN: alpha apart by at most {drift}\n")
     notes = (f"alpha of both after each epoch: apart by at most {apart}; it moved by {moved:.1e}",)
     print(Section("A search step", columns, rows, notes))
     found = _on("", lambda: shares(partial(traced, settings, data, 1)))

@@ -7,7 +7,7 @@ from before_after import BeforeAfter, Trace
 
 from fastnas.train.data import load_data
 
-TINY = BeforeAfter(train_fraction=0.1, channels=4, cells=3, batch_size=16, epochs=2)
+TINY = BeforeAfter(train_fraction=0.1, channels=4, cells=3, batch_size=16, epochs=2, control=True)
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def test_both_searches_are_tabled_with_what_is_left(threads, capsys):
     printed = capsys.readouterr().out
     assert "\n| plain PyTorch | 5 | " in printed  # of 8, without the first and the last of each epoch
     assert "\n| as chosen | 5 | " in printed
+    assert "plain PyTorch with and without oneDNN: alpha apart by at most " in printed
     assert "alpha of both after each epoch: apart by at most " in printed
     assert "| cells, backward | " in printed
 
