@@ -7,7 +7,7 @@ rate of matrix products, and where the time of the accelerated network goes. --g
 """
 
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,11 +24,11 @@ from torch.nn import functional as F
 
 import fastnas
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, unrolled
-from fastnas.bilevel.problem import Bilevel, SgdStep
+from fastnas.bilevel.problem import Bilevel, SgdStep, Tensors
 from fastnas_kernels.check import complaint
 from measuring.counting import kept_bytes
 from measuring.device import HostDevice, medians
-from measuring.foreign import copied, errors_of, foreign_module, step
+from measuring.foreign import attributes, copied, errors_of, foreign_module, logits_of, step
 from measuring.spent import shares
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ WEIGHT_STEP = SgdStep(lr=0.025, momentum=0.9, weight_decay=3e-4)
 GROWTH = {
     "batch_size": (1, 2, 4, 8, 16),
     "channels": (4, 8, 16, 32),
-    "layers": (2, 3, 5, 8),
+    "layers": (3, 4, 5, 8),
     "resolution": (8, 16, 32),
     "threads": (1, 2),
 }
@@ -73,7 +73,7 @@ class Peers:
     runs: int = 5
     threads: int = 2
     clock: Literal["wall", "processor"] = "wall"
-    compiled: Literal["nothing", "cells", "whole"] = "nothing"
+    compiled: Literal["nothing", "edges", "cells", "whole"] = "nothing"
     architect: str | None = None
     growth: Path | None = None
 
@@ -170,13 +170,13 @@ def first_order(given: Task) -> None:
 
 
 def compiled(network: nn.Module, what: str) -> Any:
-    """A compiled copy: as a whole, or each of its cells."""
+    """A compiled copy: as a whole, or each of its cells or of their edges, which the code of DARTS calls ``_ops``."""
     net: Any = copied(network)
     torch._dynamo.config.recompile_limit = 64  # cells of one class have several shapes
     if what == "whole":
         return torch.compile(net)
-    for cell in net.cells:
-        cell.compile()
+    for part in net.cells if what == "cells" else (edge for cell in net.cells for edge in cell._ops):
+        part.compile()
     return net
 
 
@@ -246,11 +246,15 @@ def whole_step(given: Task, code: Any, how: str, net: Any, alpha_only: bool = Fa
     options = SimpleNamespace(momentum=WEIGHT_STEP.momentum, weight_decay=WEIGHT_STEP.weight_decay,
                               arch_learning_rate=0.0, arch_weight_decay=0.0)  # fmt: skip
     published = code.Architect(net, options)
-    alpha = {str(number): logits for number, logits in enumerate(given.logits)}
+    alpha = logits_of(net, given.logits)
     adam = torch.optim.Adam(given.logits, lr=0.0)
 
-    def loss(images: Tensor, labels: Tensor) -> Callable[[Mapping[str, Tensor], object, int], Tensor]:
-        return lambda w, _alpha, _draw: F.cross_entropy(functional_call(net, dict(w), (images,)), labels)
+    def loss(images: Tensor, labels: Tensor) -> Callable[[Tensors, Tensors, int], Tensor]:
+        def of(w: Tensors, logits: Tensors, _draw: int) -> Tensor:
+            with attributes(net, logits):
+                return F.cross_entropy(functional_call(net, dict(w), (images,)), labels)
+
+        return of
 
     def alpha_step() -> None:
         if how == "published":

@@ -3,7 +3,8 @@
 import copy
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -25,6 +26,25 @@ def copied(network: nn.Module) -> nn.Module:
     """A deep copy; the logits of the architecture, which are no leaves of a graph, stay shared."""
     shared = {id(value): value for value in vars(network).values() if isinstance(value, Tensor)}
     return copy.deepcopy(network, shared)
+
+
+def logits_of(network: nn.Module, logits: list[Tensor]) -> dict[str, Tensor]:
+    """Those of ``logits`` that are attributes of the network, by their names."""
+    known = {id(x) for x in logits}
+    return {name: value for name, value in vars(network).items() if id(value) in known}
+
+
+@contextmanager
+def attributes(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors in place of attributes, for as long as the block lasts."""
+    before = {name: getattr(network, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(network, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(network, name, value)
 
 
 def step(network: nn.Module, logits: list[Tensor], images: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, ...]]:

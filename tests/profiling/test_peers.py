@@ -1,6 +1,7 @@
 """A small supernet of somebody else, next to itself."""
 
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import peers
@@ -51,10 +52,44 @@ class Network(nn.Module):
         return self.head(s1.mean((2, 3)))
 """
 
+ARCHITECT = """
+import torch
+from torch.nn import functional as F
+
+
+class Architect:
+    def __init__(self, network, args):
+        self.network, self.decay = network, args.weight_decay
+
+    def gradients(self, images, labels, weights):
+        alphas = self.network.alphas
+        with torch.no_grad():
+            for w, value in zip(self.network.parameters(), weights):
+                w.copy_(value)
+        variables = [*self.network.parameters(), alphas]
+        *of_w, of_alpha = torch.autograd.grad(F.cross_entropy(self.network(images), labels), variables)
+        return of_w, of_alpha
+
+    def step(self, inner, inner_labels, outer, outer_labels, lr, sgd, unrolled):
+        before = [w.detach().clone() for w in self.network.parameters()]
+        of_w, _ = self.gradients(inner, inner_labels, before)
+        v, of_alpha = self.gradients(
+            outer, outer_labels, [w - lr * (g + self.decay * w) for w, g in zip(before, of_w)]
+        )
+        radius = 0.01 / torch.cat([x.flatten() for x in v]).norm()
+        _, ahead = self.gradients(inner, inner_labels, [w + radius * x for w, x in zip(before, v)])
+        _, behind = self.gradients(inner, inner_labels, [w - radius * x for w, x in zip(before, v)])
+        with torch.no_grad():
+            for w, value in zip(self.network.parameters(), before):
+                w.copy_(value)
+        self.network.alphas.grad = of_alpha - lr * (ahead - behind) / (2 * radius)
+"""
+
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     (tmp_path / "small_foreign_supernet.py").write_text(NETWORK)
+    (tmp_path / "small_foreign_architect.py").write_text(ARCHITECT)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for kind in (torch.Tensor, torch.nn.Module):
         monkeypatch.setattr(kind, "cuda", kind.cuda)  # the script replaces it
@@ -91,6 +126,17 @@ def test_a_network_without_a_cell_is_refused(settings):
     given = peers.task(settings)
     with pytest.raises(RuntimeError, match="every cell must be accelerated"):
         peers.accelerated(given.network.stem)
+
+
+def test_a_second_order_step_is_compared_before_it_is_timed(settings, capsys, monkeypatch):
+    peers.main(replace(settings, architect="small_foreign_architect"))
+    printed = capsys.readouterr().out
+    assert "second-order gradient of alpha, float64: equal to the published architect's to" in printed
+    names = ("published architect", "fastnas, difference as published", "fastnas, exact")
+    assert all(f"\n| {name} | " in printed for name in names)
+    monkeypatch.setattr(peers, "attributes", lambda *_: nullcontext())  # alpha does not arrive
+    with pytest.raises(RuntimeError, match="second-order gradients must be equal to 1e-6"):
+        peers.main(replace(settings, architect="small_foreign_architect"))
 
 
 def test_growth_is_a_picture_and_a_row_for_every_value(settings, monkeypatch, capsys, tmp_path):
