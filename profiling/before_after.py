@@ -13,12 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from time import process_time
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fastnas.methods import METHODS
 from fastnas.search import search
@@ -49,7 +49,8 @@ class BeforeAfter:
         batch_size: Images a step, of each half.
         epochs: All of them move alpha.
         threads: Of the CPU; processor seconds are those of all threads together.
-        checkout: Folder of the original code, with the modules `model_search` and `architect`.
+        checkout: Folder of the original code, whose module `model_search` defines
+            ``Network(channels, classes, cells, criterion)``.
         steps: Steps of the original code.
         control: Also search in plain PyTorch without oneDNN, which rounds in another order: how far do roundings alone
             drive alpha apart?
@@ -128,27 +129,25 @@ def _flat(alpha: Mapping[str, Any]) -> Tensor:
 def original(settings: BeforeAfter, data: ImageData) -> float:
     """Median processor seconds of the published step: alpha on one batch, then the weights on another."""
     assert settings.checkout is not None
-    model, architect = (foreign_module(settings.checkout, name, CPU) for name in _MODULES)
-    net = model.Network(settings.channels, len(data.classes), settings.cells, nn.CrossEntropyLoss())  # type: ignore[attr-defined]
+    code: Any = foreign_module(settings.checkout, "model_search", CPU)
+    net = code.Network(settings.channels, len(data.classes), settings.cells, nn.CrossEntropyLoss())
     sgd = torch.optim.SGD(net.parameters(), 0.025, 0.9, weight_decay=3e-4)
-    options = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
-    of_alpha = architect.Architect(net, options)  # type: ignore[attr-defined]
+    adam = torch.optim.Adam(net._arch_parameters, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
     shape = settings.batch_size, 3, data.resolution, data.resolution
     batches = [(torch.randn(shape), torch.randint(len(data.classes), shape[:1])) for _ in range(2)]
 
     def step() -> None:
-        of_alpha.step(*batches[0], *batches[1], 0.025, sgd, unrolled=False)
+        adam.zero_grad()
+        F.cross_entropy(net(batches[1][0]), batches[1][1]).backward()  # with the gradients of the weights, as published
+        adam.step()
         sgd.zero_grad()
-        nn.functional.cross_entropy(net(batches[0][0]), batches[0][1]).backward()
+        F.cross_entropy(net(batches[0][0]), batches[0][1]).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5)
         sgd.step()
 
     device = HostDevice(process_time)
     device.seconds(step)
     return median(device.seconds(step) for _ in range(settings.steps))
-
-
-_MODULES = ("model_search", "architect")
 
 
 def main(settings: BeforeAfter) -> None:
