@@ -7,7 +7,6 @@ rate of matrix products, and where the time of the accelerated network goes. --g
 """
 
 import subprocess
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,7 +21,6 @@ import tyro
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile
 
 import fastnas
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, unrolled
@@ -31,6 +29,7 @@ from fastnas_kernels.check import complaint
 from measuring.counting import kept_bytes
 from measuring.device import HostDevice, medians
 from measuring.foreign import attributes, copied, errors_of, foreign_module, logits_of, step
+from measuring.spent import shares
 
 CPU = torch.device("cpu")
 EXACT = 1e-9
@@ -74,7 +73,7 @@ class Peers:
     runs: int = 5
     threads: int = 2
     clock: Literal["wall", "processor"] = "wall"
-    compiled: Literal["nothing", "cells", "whole"] = "nothing"
+    compiled: Literal["nothing", "edges", "cells", "whole"] = "nothing"
     architect: str | None = None
     growth: Path | None = None
 
@@ -171,13 +170,13 @@ def first_order(given: Task) -> None:
 
 
 def compiled(network: nn.Module, what: str) -> Any:
-    """A compiled copy: as a whole, or each of its cells."""
+    """A compiled copy: as a whole, or each of its cells or of their edges, which the code of DARTS calls ``_ops``."""
     net: Any = copied(network)
     torch._dynamo.config.recompile_limit = 64  # cells of one class have several shapes
     if what == "whole":
         return torch.compile(net)
-    for cell in net.cells:
-        cell.compile()
+    for part in net.cells if what == "cells" else (edge for cell in net.cells for edge in cell._ops):
+        part.compile()
     return net
 
 
@@ -204,23 +203,9 @@ def floor(given: Task, seconds: float) -> None:
 
 def where(run: Callable[[], object]) -> None:
     """What the time of a step is spent on."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        run()
-    kinds = {
-        "fastnas::mixed_cell_backward": "cells, backward",
-        "fastnas::mixed_cell": "cells, forward",
-        "aten::convolution_backward": "convolutions outside cells",
-        "aten::mkldnn_convolution": "convolutions outside cells",
-        "aten::native_batch_norm": "normalisations outside cells",
-        "aten::native_batch_norm_backward": "normalisations outside cells",
-    }
-    spent: Counter[str] = Counter()
-    for event in profiled.key_averages():
-        spent[kinds.get(event.key, "other operations")] += event.self_cpu_time_total / 1e6
-    total = sum(spent.values())
     print("\n| where the time of `accelerated` goes (one step, profiled) | share |\n| --- | ---: |")
-    for kind, value in spent.most_common():
-        print(f"| {kind} | {value / total:.0%} |")
+    for kind, share in shares(run).items():
+        print(f"| {kind} | {share:.0%} |")
 
 
 def second_order(given: Task, architect: str) -> None:

@@ -59,6 +59,11 @@ class SearchCell(nn.Module):
                 (own if is_own else shared[edge.source])[name] = operation
             self.edges.append(own)
         self.shared = nn.ModuleList(shared)
+        # Of each candidate of every edge: to look for them takes as long as a small cell
+        self.convolutions = tuple(
+            {name: tuple(m for m in one.modules() if isinstance(m, Convolution)) for name, one in own.named_children()}
+            for own in self.edges
+        )
         self.everything = tuple(built_on(space, cell_type, row) for row in range(len(space.edges)))
         self.planned = all(is_planned(name, operations[name]) for names in self.everything for name in names)
 
@@ -83,11 +88,8 @@ class SearchCell(nn.Module):
         self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan, recompute: bool
     ) -> Tensor:
         """All nodes side by side, by the function that knows whole cells."""
-        weights = []
-        for edge, of_edge in zip(self.edges, names, strict=True):
-            own = dict(edge.named_children())
-            running_here = [own[name] for name in of_edge if name in own]
-            weights += [m.weight for one in running_here for m in one.modules() if isinstance(m, Convolution)]
+        of_edges = zip(self.convolutions, names, strict=True)
+        weights = [one.weight for found, of_edge in of_edges for name in of_edge for one in found.get(name, ())]
         mix = torch.cat([node.candidates for node in nodes])
         weighted = self.k > 1 and nodes[0].edges is not None
         edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None

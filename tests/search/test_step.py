@@ -1,6 +1,7 @@
 """The gradients of whole steps, in float64 on real supernets, against differences of the losses themselves."""
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -185,3 +186,30 @@ def test_weight_penalties_reach_the_weights_alone():
     for name, p in before.items():
         torch.testing.assert_close(plain[name] - decayed[name], 0.1 * 0.2 * p, rtol=1e-6, atol=1e-9)
     assert torch.equal(runs[0].state.alpha["alpha.normal"], runs[1].state.alpha["alpha.normal"])
+
+
+def test_the_weight_step_evaluates_the_supernet_as_it_is_and_the_alpha_step_with_held_weights(monkeypatch):
+    run, calls = make_run(darts()), []
+
+    def called(net, w, arguments, tie_weights):
+        calls.append({p.requires_grad for p in w.values()})
+        return torch.func.functional_call(net, w, arguments, tie_weights=tie_weights)
+
+    monkeypatch.setattr(import_module("fastnas.search.step"), "functional_call", called)
+    search_step(run, *make_batches())
+    assert calls == [{False}]
+
+
+def test_the_weights_move_bit_for_bit_as_a_plain_loop_moves_them():
+    run = make_run(darts(), weight_decay=0.1)
+    optimizer, mine = run.state.weight_optimizer, list(run.state.w.values())
+    group = optimizer.param_groups[0]
+    theirs = [p.detach().clone().requires_grad_() for p in mine]
+    plain = torch.optim.SGD(theirs, group["lr"], group["momentum"], weight_decay=0.1, foreach=False)
+    for _ in range(3):
+        for p, q in zip(mine, theirs, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = p.grad.clone()
+        optimizer.step()
+        plain.step()
+    assert all(torch.equal(p, q) for p, q in zip(mine, theirs, strict=True))

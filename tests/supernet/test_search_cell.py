@@ -1,6 +1,7 @@
 """The cell against itself written out edge by edge, and the identities that tie the methods together."""
 
 import dataclasses
+from copy import deepcopy
 
 import pytest
 import torch
@@ -172,3 +173,13 @@ def test_channels_that_cannot_be_shared_out_are_refused():
         SearchCell(DARTS, DARTS_OPERATIONS, identities, 6, 1, 4)
     with pytest.raises(ValueError, match=r"an even number \(k = 4\), got 12 channels\. Choose channels as a multiple"):
         SearchCell(DARTS, DARTS_OPERATIONS, identities, 12, 2, 4)
+
+
+def test_a_copy_of_a_cell_uses_its_own_weights():
+    cell, inputs, (alpha, _) = make_cell(), make_inputs(), make_mix()
+    before, copy = run(cell, inputs, alpha), deepcopy(cell)
+    with torch.no_grad():
+        for weight in copy.parameters():
+            weight.mul_(torch.rand_like(weight))
+    assert torch.equal(run(cell, inputs, alpha), before)
+    assert not torch.allclose(run(copy, inputs, alpha), before)

@@ -17,9 +17,10 @@ def cpu_serves(state: Tensor, plan: CellPlan) -> bool:
     """Whether a cell with such input states runs in compiled code; otherwise its definition in PyTorch serves.
 
     That is so for float32 and float64 and filters of up to 15 pixels, if a compiler is found and the cell is more than
-    a sum of identities, which PyTorch adds up as fast. All other cells that were tried took a half to a seventh of the
-    definition's time or, a single pool of one image of 4x4 pixels, the same: from one image of four channels and one
-    pixel to sixteen of 32x32 (``profiling/results/peers-cpu.md``).
+    a sum of few or large identities, for which PyTorch takes 0.8 of the time. All other cells that were tried took at
+    most the definition's time, a single pool, and a seventh of it in the median of whole cells, from two images of four
+    channels and one pixel to sixteen of 32x32. PyTorch's operations, edge by edge, are faster where nothing is mixed,
+    by 0.3 ms at most (``profiling/sizes.py`` and ``profiling/results/sizes-cpu.md``).
 
     Raises:
         RuntimeError: If ``FASTNAS_BACKEND=cpu`` forces what cannot be.
@@ -30,7 +31,13 @@ def cpu_serves(state: Tensor, plan: CellPlan) -> bool:
         raise RuntimeError(
             complaint("mixed_cell", "FASTNAS_BACKEND=cpu must be able to serve the cell", reason, remedy)
         )
-    return reason is None and (forced_backend() == "cpu" or len(plan.norms) > 0)
+    return reason is None and (forced_backend() == "cpu" or not _only_adds(state, plan))
+
+
+def _only_adds(state: Tensor, plan: CellPlan) -> bool:
+    """Whether there are only identities, so few or so large that PyTorch adds them up as fast. In small cells it is the
+    start of its operations that takes the time: two edges of 64 numbers take 1.4 times as long there, fourteen 3.9."""
+    return not plan.norms and (len(plan.edges) == 1 or state.numel() > 2**16)
 
 
 def _obstacle(state: Tensor, plan: CellPlan) -> str | None:

@@ -113,10 +113,8 @@ def _require_fit(
     require(fits, where, f"states must have shape [N, {plan.channels}, H, W]", list(shape))
     for state in states:
         require_shape(where, "states", state, shape, "all input states are alike")
-    expected = [shape for shapes in plan.weight_shapes.values() for shape in shapes]
-    require(len(weights) == len(expected), where, f"weights must be {len(expected)}", len(weights))
-    for number, (weight, shape) in enumerate(zip(weights, expected, strict=True)):
-        require_shape(where, f"weights[{number}]", weight, shape, "the plan's weight_shapes")
+    if [weight.shape for weight in weights] != plan.filter_shapes:
+        _complain_of_weights(where, weights, plan.filter_shapes)
     require_shape(where, "mix", mix, [plan.num_coefficients], "one coefficient for each live candidate")
     if edge_mix is not None:
         require(plan.k > 1, where, "edge_mix must be None without partial channels", list(edge_mix.shape))
@@ -126,7 +124,29 @@ def _require_fit(
         require_shape(where, "statistics", statistics, rows, "mean and variance of each normalisation")
 
 
+def _complain_of_weights(where: str, weights: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> None:
+    require(len(weights) == len(expected), where, f"weights must be {len(expected)}", len(weights))
+    for number, (weight, shape) in enumerate(zip(weights, expected, strict=True)):
+        require_shape(where, f"weights[{number}]", weight, shape, "the plan's weight_shapes")
+
+
 def _require_numbers(
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    mix: Tensor,
+    edge_mix: Tensor | None,
+    statistics: Tensor | None,
+) -> None:
+    coefficients = [x for x in (mix, edge_mix, statistics) if x is not None]
+    kinds = {(x.dtype, x.device) for x in (*states, *weights, *coefficients)}
+    if len(kinds) > 1 or not mix.is_floating_point():  # one look at all of them: a cell has hundreds of weights
+        _require_kinds(states, weights, mix, edge_mix, statistics)
+    for name, tensor in (("mix", mix), ("edge_mix", edge_mix)):
+        if tensor is not None and _can_be_read(tensor):
+            require(not bool(tensor.isnan().any()), "mixed_cell", f"{name} must not hold NaN", tensor.tolist())
+
+
+def _require_kinds(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
     mix: Tensor,
@@ -150,9 +170,6 @@ def _require_numbers(
         rule = f"{name} must have the dtype of the states, {first.dtype}"
         rule = rule if same or exact == first.dtype else f"{rule}, or {exact}"
         require(not same and tensor.dtype == exact, where, rule, tensor.dtype)
-    for name, tensor in (("mix", mix), ("edge_mix", edge_mix)):
-        if tensor is not None and _can_be_read(tensor):
-            require(not bool(tensor.isnan().any()), where, f"{name} must not hold NaN", tensor.tolist())
 
 
 def _can_be_read(tensor: Tensor) -> bool:

@@ -82,6 +82,19 @@ class _DualCell(_Cell):
         return tangent_of(_definition(ctx.plan, statistics), x, u)[1].contiguous(), None, None, None
 
 
+class _PlainCell(_Cell):
+    """The same outside of transforms of ``torch.func``: where a Function has a ``setup_context``, PyTorch looks up the
+    signature of its ``forward`` at every call, which takes longer than the kernels of a small cell."""
+
+    @staticmethod
+    def forward(ctx, *inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        output = _Cell.forward(*inputs)
+        _Cell.setup_context(ctx, inputs, output)
+        return output
+
+    setup_context = staticmethod(torch.autograd.Function.setup_context)
+
+
 class _Gradient(torch.autograd.Function):
     """``J^T dnodes``: the gradients of those of ``x`` that ``needed`` marks, from what the cell kept."""
 
@@ -269,10 +282,10 @@ def _chosen(found: Sequence[Tensor], x: Sequence[Tensor], needed: Sequence[bool]
     dinputs, dweights, dmix, dedge_mix = found
     inputs, mix, edge_mix, *weights = x
     of_weights: Sequence[Some] = [None] * len(weights)
-    if any(needed[3:]):  # one conversion for all, which are many
-        of_weights = dweights.to(weights[0].dtype).split([w.numel() for w in weights])
+    if any(needed[3:]):  # one operation for all, which are many
+        of_weights = torch._utils._unflatten_dense_tensors(dweights.to(weights[0].dtype), weights)  # type: ignore[attr-defined]
     gradients = dinputs.to(inputs.dtype), dmix.to(mix.dtype), dedge_mix.to(edge_mix.dtype), *of_weights
-    return [g.view(v.shape) for g, v in compress(zip(gradients, x, strict=True), needed)]  # type: ignore[union-attr]
+    return list(compress(gradients, needed))  # type: ignore[arg-type]
 
 
 def _spread(found: Sequence, needed: Sequence[bool]) -> list:
@@ -307,6 +320,12 @@ def _is_wrapped(x: Some) -> bool:
     return x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
 
 
+def _function() -> type[_Cell]:
+    if torch.compiler.is_compiling():
+        return _Cell
+    return _DualCell if torch._C._are_functorch_transforms_active() else _PlainCell  # type: ignore[attr-defined]
+
+
 def fused_cell(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -322,10 +341,9 @@ def fused_cell(
     else:
         edges = edge_mix
     x = inputs_INHWS, mix, edges, *weights
-    u = [_tangent(v) for v in x]
+    u = [_tangent(v) for v in x] if _is_dual_level() else [None] * len(x)
     if all(t is None for t in u):
-        function = _Cell if torch.compiler.is_compiling() else _DualCell
-        nodes, _, _, noted = function.apply(plan.text, statistics, *x)
+        nodes, _, _, noted = _function().apply(plan.text, statistics, *x)
     elif _knows_tangents(inputs_INHWS, plan.text):
         values = [forward_ad.unpack_dual(v).primal for v in x]
         *both, noted = _dual_nodes(plan.text, statistics, values, u)

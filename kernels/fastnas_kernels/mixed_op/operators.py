@@ -13,6 +13,7 @@ from torch import Tensor
 from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import plan_from_text
+from fastnas_kernels.operator import operator
 from fastnas_kernels.precision import accumulator
 
 
@@ -41,7 +42,7 @@ def _launch_duals() -> ModuleType:
     return duals
 
 
-@torch.library.custom_op("fastnas::mixed_cell", mutates_args=())
+@operator("mixed_cell")
 def forward(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -51,7 +52,7 @@ def forward(
         return run_forward(inputs_INHWS, weights, mix, edge_mix, statistics, plan_from_text(plan))
 
 
-@forward.register_fake
+@torch.library.register_fake("fastnas::mixed_cell")
 def _(
     inputs_INHWS: Tensor, weights: list[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None, plan: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,7 +79,7 @@ def _rows(inputs_INHWS: Tensor, plan: str, *pair: int) -> tuple[Tensor, Tensor]:
     return stats, stats.new_empty(lowered.packing.size, *pair)
 
 
-@torch.library.custom_op("fastnas::mixed_cell_backward", mutates_args=())
+@operator("mixed_cell_backward")
 def backward(
     dnodes_NHWD: Tensor,
     inputs_INHWS: Tensor,
@@ -99,7 +100,7 @@ def backward(
         )
 
 
-@backward.register_fake
+@torch.library.register_fake("fastnas::mixed_cell_backward")
 def _(
     dnodes_NHWD: Tensor,
     inputs_INHWS: Tensor,
@@ -126,7 +127,7 @@ def _gradients(
     return tuple(x if need else inputs_INHWS.new_empty(0) for x, need in zip(like, needs, strict=True))  # type: ignore[return-value]
 
 
-@torch.library.custom_op("fastnas::mixed_cell_dual", mutates_args=())
+@operator("mixed_cell_dual")
 def dual_forward(
     inputs_INHWS: list[Tensor],
     weights: list[Tensor],
@@ -144,7 +145,7 @@ def dual_forward(
     )
 
 
-@dual_forward.register_fake
+@torch.library.register_fake("fastnas::mixed_cell_dual")
 def _(
     inputs_INHWS: list[Tensor],
     weights: list[Tensor],
@@ -159,7 +160,7 @@ def _(
     return nodes, tangent, stats, packed, _noted(stats, statistics, plan)
 
 
-@torch.library.custom_op("fastnas::mixed_cell_dual_backward", mutates_args=())
+@operator("mixed_cell_dual_backward")
 def dual_backward(
     dnodes_NHWD: list[Tensor],
     inputs_INHWS: list[Tensor],
@@ -178,7 +179,7 @@ def dual_backward(
     )
 
 
-@dual_backward.register_fake
+@torch.library.register_fake("fastnas::mixed_cell_dual_backward")
 def _(
     dnodes_NHWD: list[Tensor],
     inputs_INHWS: list[Tensor],

@@ -87,7 +87,7 @@ class CellPlan:
         missing = set(range(self.num_inputs, self.num_states)) - {e.target for e in self.edges if e.candidates}
         require(not missing, "CellPlan", "every node must have a live candidate", f"none into {sorted(missing)}")
         # Fills their caches: torch.compile cannot enter the lock that they have in Python 3.11
-        _ = self.text, self.first_coefficient, self.weight_shapes
+        _ = self.text, self.first_coefficient, self.weight_shapes, self.filter_shapes
 
     @cached_property
     def text(self) -> str:
@@ -155,6 +155,11 @@ class CellPlan:
                 of_candidate = [(c // 2, c, 1, 1)] * 2
             shapes[edge, position] = of_candidate
         return shapes
+
+    @cached_property
+    def filter_shapes(self) -> list[tuple[int, int, int, int]]:
+        """Shapes of all weights, one after another."""
+        return [shape for shapes in self.weight_shapes.values() for shape in shapes]
 
     @cached_property
     def norms(self) -> tuple[Norm, ...]:

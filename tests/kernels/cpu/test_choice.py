@@ -60,15 +60,18 @@ def test_what_the_compiled_code_does_not_know_goes_to_the_definition(monkeypatch
         cell.mixed_cell(*given)
 
 
-def test_a_sum_of_identities_is_left_to_pytorch_unless_forced(monkeypatch, calls):
-    plan = CellPlan(4, 1, 1, (EdgePlan(0, 1, (Candidate("skip"),)),))
-    given = [torch.randn(2, 4, 5, 5)], [], torch.ones(1), None, plan
+@pytest.mark.parametrize(("num_edges", "side", "compiled"), [(1, 5, 0), (2, 5, 1), (2, 91, 0)])
+def test_a_sum_of_few_or_large_identities_is_left_to_pytorch_unless_forced(
+    monkeypatch, calls, num_edges, side, compiled
+):
+    plan = CellPlan(4, 2, 1, tuple(EdgePlan(source, 2, (Candidate("skip"),)) for source in range(num_edges)))
+    given = [torch.randn(2, 4, side, side) for _ in range(2)], [], torch.ones(num_edges), None, plan
     monkeypatch.delenv("FASTNAS_BACKEND", raising=False)
     cell.mixed_cell(*given)
-    assert not calls
+    assert len(calls) == compiled
     monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
-    assert torch.equal(cell.mixed_cell(*given)[0], given[0][0])
-    assert len(calls) == 1
+    assert torch.equal(cell.mixed_cell(*given)[0], sum(given[0][1:num_edges], given[0][0]))
+    assert len(calls) == compiled + 1
 
 
 def test_without_a_compiler_the_definition_serves_and_a_warning_says_so_once(monkeypatch, calls, forget):
