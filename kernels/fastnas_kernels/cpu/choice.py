@@ -3,7 +3,6 @@
 import warnings
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import forced_backend
@@ -42,9 +41,13 @@ def _obstacle(state: Tensor, plan: CellPlan) -> str | None:
     return None if state.is_meta else _compiled(REALS[state.dtype], plan.mixed_channels)
 
 
-@torch.compiler.assume_constant_result  # tracers need not look into compilers and files
 def _compiled(real: str, channels: int) -> str | None:
     return _failure(real, channels)
+
+
+# Tracers need not look into compilers and files. This is what torch.compiler.assume_constant_result does, which would
+# first import torch._dynamo, a second for everybody who imports fastnas
+vars(_compiled)["_dynamo_marked_constant"] = True
 
 
 @lru_cache
