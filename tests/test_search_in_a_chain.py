@@ -32,7 +32,7 @@ from fastnas.train.data import load_data
 from fastnas.train.files import read_json
 
 DIGITS = load_data("digits")
-TINY = SearchConfig(channels=2, cells=1, epochs=2, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
+TINY = SearchConfig(channels=2, cells=1, epochs=2, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 CHAIN = proxyless(1)
 REFUSED = {
     "darts_plus": r"control=SkipCount\(.*\) must not stand beside the space proxyless",
@@ -123,7 +123,7 @@ def test_a_search_that_is_killed_goes_on_bit_for_bit(method, tmp_path):
 
 
 def test_proxyless_moves_two_logits_of_a_block_and_the_others_keep_their_probability():
-    config = replace(TINY, epochs=1, train_fraction=0.03, alpha_weight_decay=0.0, alpha_beta1=0.0)
+    config = replace(TINY, epochs=1, batch_size=16, alpha_weight_decay=0.0, alpha_beta1=0.0)
     steps = []
     result = search(PROXYLESS, proxyless_nas(alpha_every=1), DIGITS, config, on_step=lambda done, _: steps.append(done))
     assert max(steps) == 1

@@ -57,7 +57,13 @@ def assert_same(mine, theirs):
         assert (m is None and t is None) or torch.equal(m, t)
 
 
-@pytest.mark.parametrize("name", METHODS)
+SAME_STEPS = {"darts_plus", "robust_darts", "robust_darts_ada", "robust_darts_l2"}
+"""Another rule to stop, or another weight decay, makes no other step than those of darts and of darts_2nd."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SAME_STEPS else name for name in METHODS]
+)
 def test_no_method_takes_another_step(name):
     method = method_of(name)
     expected = after_steps(method, NASBENCH201, ("none",))
@@ -80,24 +86,24 @@ def test_samples_partial_channels_and_second_order_are_the_same_in_cells(name, w
 @pytest.mark.parametrize("words", FEW_WORDS)
 @pytest.mark.parametrize("space", [DARTS, NASBENCH201, PROXYLESS], ids=lambda space: space.name)
 def test_the_same_paths_are_dropped(space, words):
-    method = replace(p_darts() if space is DARTS else robust_darts_dp(), drop_path=lambda at: 0.3)
+    method = {DARTS: p_darts(), NASBENCH201: robust_darts_dp()}.get(space, darts())
+    method = replace(method, drop_path=lambda at: 0.3)
     expected = after_steps(method, space, ("none",), 1)
     assert_same(after_steps(method, space, words, 1), expected)
     undisturbed = after_steps(replace(method, drop_path=lambda at: 0.0), space, ("none",), 1)
     assert not all(torch.equal(a, b) for a, b in zip(expected, undisturbed, strict=True))
 
 
-@pytest.mark.parametrize("words", WORDS)
-def test_autocast_casts_the_same_way_again(words):
+def test_autocast_casts_the_same_way_again():
     expected = after_steps(darts(), DARTS, ("none",), 1, precision="bfloat16")
-    assert_same(after_steps(darts(), DARTS, words, 1, precision="bfloat16"), expected)
+    for words in WORDS:
+        assert_same(after_steps(darts(), DARTS, words, 1, precision="bfloat16"), expected)
 
 
-@pytest.mark.parametrize("words", WORDS)
-def test_the_hessian_of_alpha_has_the_same_eigenvalue(words):
+def test_the_hessian_of_alpha_has_the_same_eigenvalue():
     batch = make_batches()[0]
-    mine, theirs = (outer_eigenvalue(make_run(darts(), NASBENCH201, w), batch, 0) for w in (words, ("none",)))
-    assert mine == theirs
+    found = {outer_eigenvalue(make_run(darts(), NASBENCH201, words), batch, 0) for words in [("none",), *WORDS]}
+    assert len(found) == 1
 
 
 class Convolutions(TorchDispatchMode):
