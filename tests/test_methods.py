@@ -17,6 +17,7 @@ from fastnas.space.cell_space import DARTS, NASBENCH201
 from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.data import Batch, load_data
 from fastnas.train.retrain import retrain
+from tests.quick import quick_method
 
 pytestmark = pytest.mark.xdist_group("methods")  # whole searches serve several tests
 DIGITS = load_data("digits")
@@ -36,16 +37,7 @@ def config_of(name, **changes):
 
 
 def method_of(name):
-    """The method as it comes, but with fewer samples, and alpha in every step."""
-    method = METHODS[name]()
-    if name == "parsec":
-        few = replace(method.hypergradient, draws=3)
-        method = replace(method, hypergradient=few, weight_average=few)
-    if name == "proxyless_nas_r":
-        method = replace(method, hypergradient=replace(method.hypergradient, draws=3))
-    if name.startswith("proxyless_nas"):
-        method = replace(method, protocol=replace(method.protocol, alpha_every=1))
-    return method
+    return quick_method(name, draws=3)
 
 
 def make_run(method, config, space=NASBENCH201):

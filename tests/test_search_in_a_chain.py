@@ -30,6 +30,7 @@ from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.data import load_data
 from fastnas.train.files import read_json
+from tests.quick import quick_method
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=2, cells=1, epochs=2, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
@@ -40,19 +41,6 @@ REFUSED = {
     "pc_darts": r"connection=Connection\(k=4, .*\) must not stand beside the space proxyless",
     "pc_darts_imagenet": r"connection=Connection\(k=2, .*\) must not stand beside the space proxyless",
 }
-
-
-def method_of(name):
-    """The method as it comes, but with fewer samples, and alpha in every step."""
-    method = METHODS[name]()
-    if name == "parsec":
-        few = replace(method.hypergradient, draws=2)
-        method = replace(method, hypergradient=few, weight_average=few)
-    if name == "proxyless_nas_r":
-        method = replace(method, hypergradient=replace(method.hypergradient, draws=2))
-    if name.startswith("proxyless_nas"):
-        method = replace(method, protocol=replace(method.protocol, alpha_every=1))
-    return method
 
 
 KINDS = (
@@ -70,7 +58,7 @@ KINDS = (
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_search_in_the_chain_is_finite_and_derives_a_network_that_runs(name):
-    result = search(PROXYLESS, method_of(name), DIGITS, TINY)
+    result = search(PROXYLESS, quick_method(name), DIGITS, TINY)
     assert result.alpha["alpha.normal"].shape == (6, 7)  # the depth is that of the configuration
     assert all(tensor.isfinite().all() for tensor in [*result.alpha.values(), *result.supernet.parameters()])
     CHAIN.check(result.genotype)

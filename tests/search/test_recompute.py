@@ -14,6 +14,7 @@ from fastnas.space.cell_space import DARTS, NASBENCH201, PROXYLESS, S4, SHARPDAR
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import Batch, load_data
+from tests.quick import quick_method
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=8, device="cpu")
@@ -32,14 +33,6 @@ def make_run(method, space, words=("none",), **changes):
 def make_batches():
     generator = torch.Generator().manual_seed(1)
     return [Batch(torch.rand(8, 1, 8, 8, generator=generator), torch.arange(8) % 10) for _ in range(2)]
-
-
-def method_of(name):
-    method = METHODS[name]()
-    if name == "parsec":
-        few = replace(method.hypergradient, draws=2)
-        method = replace(method, hypergradient=few, weight_average=few)
-    return replace(method, protocol=replace(method.protocol, alpha_every=1))
 
 
 def after_steps(method, space, words, steps=2, **changes):
@@ -65,7 +58,7 @@ SAME_STEPS = {"darts_plus", "robust_darts", "robust_darts_ada", "robust_darts_l2
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in SAME_STEPS else name for name in METHODS]
 )
 def test_no_method_takes_another_step(name):
-    method = method_of(name)
+    method = quick_method(name)
     expected = after_steps(method, NASBENCH201, ("none",))
     assert_same(after_steps(method, NASBENCH201, ("edges", "cell", "joined", "edges")), expected)
 
@@ -79,7 +72,7 @@ def test_no_space_gives_another_step(space, words):
 @pytest.mark.parametrize("words", FEW_WORDS)
 @pytest.mark.parametrize("name", ["gdas", "pc_darts", "darts_2nd"])
 def test_samples_partial_channels_and_second_order_are_the_same_in_cells(name, words):
-    method = method_of(name)
+    method = quick_method(name)
     assert_same(after_steps(method, DARTS, words, 1), after_steps(method, DARTS, ("none",), 1))
 
 
