@@ -24,8 +24,6 @@ from fastnas.plan.show import describe as describe_plan
 from fastnas.plan.show import describe_scaling
 from fastnas.planning import PlanCommand, plan_of, scaling_of
 from fastnas.recipes import RECIPES
-from fastnas.report.draw import save_drawing
-from fastnas.report.page import write_report
 from fastnas.report.text import genotype_text
 from fastnas.space.cell_space import with_depth
 from fastnas.space.formats import read_genotype
@@ -191,6 +189,8 @@ def _plan(command: PlanCommand, console: Console) -> bool:
 
 
 def _report(command: Report, console: Console) -> None:
+    from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
+
     console.print(f"report: {write_report(command.run)}", highlight=False, soft_wrap=True)
 
 
@@ -212,6 +212,8 @@ def _show(command: Show, console: Console) -> None:
     genotype = read_genotype(command.genotype, own)
     console.print(genotype_text(genotype, own), markup=False, highlight=False)
     if command.out is not None:
+        from fastnas.report.draw import save_drawing  # noqa: PLC0415  (matplotlib takes half a second)
+
         save_drawing(genotype, command.out, own)
         console.print(f"drawn: {command.out}", highlight=False, soft_wrap=True)
 

@@ -15,7 +15,6 @@ from fastnas.budget import CostConfig, cost_table, within_budget
 from fastnas.cost.tables import CostTable, NetworkSize, derived_cost
 from fastnas.method import Method
 from fastnas.methods import METHODS, REGULARISED
-from fastnas.report.page import write_report
 from fastnas.search import SearchResult, require_stages, search, stage_supernet
 from fastnas.space.benchmark import TableEntry, look_up
 from fastnas.space.cell_space import SPACES, CellSpace, depth_of, with_depth
@@ -133,9 +132,13 @@ def run_experiment(
             results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
             if ranks.is_first:
                 write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
-    report = write_report(folder) if ranks.is_first else folder / "report.html"
+    if ranks.is_first:
+        from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
+
+        write_report(folder)
     searched = results[0] if results else None
     cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
+    report = folder / "report.html"
     return Outcome(result.genotype, searched, results[1:], entry, report, parts.space, result.stopped, cost)
 
 

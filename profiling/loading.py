@@ -26,7 +26,8 @@ from fastnas.seeds import torch_seed
 from fastnas.train.data import ImageData, load_data, training_batches, write_shards
 from fastnas.train.data.encoded import EncodedImage
 from fastnas.train.data.images import as_they_are
-from fastnas.train.data.transforms import IMAGENET, RandomResizedCrop
+from fastnas.train.data.pixels import IMAGENET
+from fastnas.train.data.transforms import RandomResizedCrop
 from fastnas_kernels.check import require
 from measuring.writing import Section
 

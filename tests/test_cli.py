@@ -1,7 +1,9 @@
 """The command line as people use it, in processes of its own where signals are sent."""
 
 import json
+import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -40,30 +42,27 @@ SETTINGS = {
 TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-def start(*arguments, cwd):
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
-    command = [sys.executable, "-m", "fastnas", *arguments]
-    return subprocess.Popen(
-        command,
-        cwd=cwd,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=heed_interrupts,  # noqa: PLW1509  (no other thread runs yet)
-    )
+def start(*arguments, cwd, largest_file=None):
+    """A process that has imported everything already: that would take longer than what it is to do."""
+    process = multiprocessing.get_context("fork").Process(target=run, args=(arguments, cwd, largest_file))
+    process.start()
+    return process
 
 
-def heed_interrupts():
-    """A shell that runs the tests in the background has its children ignore Ctrl-C."""
+def run(arguments, cwd, largest_file):
+    # A shell that runs the tests in the background has its children ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    os.environ["COLUMNS"] = "200"
+    os.chdir(cwd)
+    sys.exit(main(arguments))
 
 
 def wait_for(path, process):
     deadline = time.monotonic() + 120
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -79,10 +78,18 @@ def trace(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start("search", *TINY, "--run", "run", cwd=folder)
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
-    return folder / "run", output
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    done = subprocess.run(
+        [sys.executable, "-m", "fastnas", "search", *TINY, "--run", "run"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
 
 
 def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
@@ -101,20 +108,20 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
     run = tmp_path / "run"
     process = start("search", *TINY, "--run", "run", cwd=tmp_path)
     wait_for(run / milestone, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    resumed = start("search", "--resume", "run", cwd=tmp_path)
-    _, errors = resumed.communicate(timeout=240)
-    assert resumed.returncode == 0, errors
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert main(["search", "--resume", str(run)]) == 0
     assert trace(run) == trace(uninterrupted[0])
 
 
-def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path):
+def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path, capfd):
     process = start("search", *TINY, "--run", "run", cwd=tmp_path)
     wait_for(tmp_path / "run" / "checkpoint.pt", process)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    output, errors = capfd.readouterr()
     assert errors == "fastnas: interrupted. Everything up to the last checkpoint is kept.\n"
     assert "fastnas search --resume run" in output
     assert (tmp_path / "run" / "checkpoint.pt").exists()
@@ -186,24 +193,13 @@ def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uni
     assert (run / "checkpoint.pt").exists()
 
 
-def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
-    pytest.importorskip("resource")  # a limit on the size of files stands for the disk
-    script = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000));"
-        "from fastnas.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    done = subprocess.run(
-        [sys.executable, "-c", script, "search", *TINY, "--run", "run"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
-    assert done.stderr.count("\n") == 1
+def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path, capfd):
+    process = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
+    process.join()
+    assert process.exitcode == 1
+    errors = capfd.readouterr().err
+    assert errors.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
+    assert errors.count("\n") == 1
     assert not list((tmp_path / "run").glob(".*"))
     assert (tmp_path / "run" / "config.json").exists()
 
@@ -268,6 +264,7 @@ def test_a_method_is_checked_and_one_that_is_wrong_fails_with_the_claim(capsys, 
     status, output, _ = run_main(capsys, "check", "--method", "darts")
     assert status == 0
     assert "darts in nasbench201" in output
+    assert "the hypergradient is" in output
     assert "FAILED" not in output
     own = "from dataclasses import replace\nfrom fastnas import darts\n"
     own += (

@@ -108,6 +108,8 @@ MAY_IMPORT = {  # layer -> the other layers that it may import
         "fastnas.training_verbs",
     },
 }
+HEAVY = {"matplotlib", "sklearn", "torch._dynamo", "torch.utils.tensorboard", "torchvision"}
+"""Each takes a half to two seconds."""
 FILES = sorted([*(ROOT / "fastnas").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 
 
@@ -119,8 +121,10 @@ def name_of(file):
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("kernels.").removesuffix(".__init__")
 
 
-def imports_of(source):
-    for node in ast.walk(ast.parse(source)):
+def imports_of(source, at_once=False):
+    """What ``source`` imports, or only what it does ``at_once``: not inside of functions, and not for types alone."""
+    tree = ast.parse(source)
+    for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -184,6 +188,20 @@ def test_every_layer_stands_above_all_that_it_may_import():
 def test_mechanisms_do_not_import_each_other():
     for file in (ROOT / "fastnas" / "mechanisms").glob("*.py"):
         assert not [target for target in imports_of(file.read_text()) if target.startswith("fastnas.mechanisms")]
+
+
+def test_the_command_line_answers_before_anything_is_imported_that_few_commands_need():
+    texts = {name_of(file): file.read_text() for file in FILES}
+    waiting, heavy = ["fastnas.cli"], []
+    while waiting:
+        module = waiting.pop()
+        source = texts.pop(module, "")  # each once
+        for target in imports_of(source, at_once=True):
+            names = [target.rsplit(".", n)[0] for n in range(target.count(".") + 1)]
+            waiting += names
+            heavy += [(module, name) for name in names if name in HEAVY]
+    assert "fastnas.search.loop" not in texts  # so the walk went deep
+    assert heavy == []
 
 
 def test_no_file_grows_beyond_four_hundred_lines():

@@ -30,9 +30,10 @@ from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import RetrainConfig, SearchConfig
 from fastnas.train.data import load_data
 from fastnas.train.files import read_json
+from tests.quick import quick_method
 
 DIGITS = load_data("digits")
-TINY = SearchConfig(channels=2, cells=1, epochs=2, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
+TINY = SearchConfig(channels=2, cells=1, epochs=2, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 CHAIN = proxyless(1)
 REFUSED = {
     "darts_plus": r"control=SkipCount\(.*\) must not stand beside the space proxyless",
@@ -40,19 +41,6 @@ REFUSED = {
     "pc_darts": r"connection=Connection\(k=4, .*\) must not stand beside the space proxyless",
     "pc_darts_imagenet": r"connection=Connection\(k=2, .*\) must not stand beside the space proxyless",
 }
-
-
-def method_of(name):
-    """The method as it comes, but with fewer samples, and alpha in every step."""
-    method = METHODS[name]()
-    if name == "parsec":
-        few = replace(method.hypergradient, draws=2)
-        method = replace(method, hypergradient=few, weight_average=few)
-    if name == "proxyless_nas_r":
-        method = replace(method, hypergradient=replace(method.hypergradient, draws=2))
-    if name.startswith("proxyless_nas"):
-        method = replace(method, protocol=replace(method.protocol, alpha_every=1))
-    return method
 
 
 KINDS = (
@@ -70,7 +58,7 @@ KINDS = (
 
 @pytest.mark.parametrize("name", KINDS)
 def test_a_search_in_the_chain_is_finite_and_derives_a_network_that_runs(name):
-    result = search(PROXYLESS, method_of(name), DIGITS, TINY)
+    result = search(PROXYLESS, quick_method(name), DIGITS, TINY)
     assert result.alpha["alpha.normal"].shape == (6, 7)  # the depth is that of the configuration
     assert all(tensor.isfinite().all() for tensor in [*result.alpha.values(), *result.supernet.parameters()])
     CHAIN.check(result.genotype)
@@ -123,7 +111,7 @@ def test_a_search_that_is_killed_goes_on_bit_for_bit(method, tmp_path):
 
 
 def test_proxyless_moves_two_logits_of_a_block_and_the_others_keep_their_probability():
-    config = replace(TINY, epochs=1, train_fraction=0.03, alpha_weight_decay=0.0, alpha_beta1=0.0)
+    config = replace(TINY, epochs=1, batch_size=16, alpha_weight_decay=0.0, alpha_beta1=0.0)
     steps = []
     result = search(PROXYLESS, proxyless_nas(alpha_every=1), DIGITS, config, on_step=lambda done, _: steps.append(done))
     assert max(steps) == 1

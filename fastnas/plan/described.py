@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from fastnas.train.data import ImageData, ImageSet, load_data
-from fastnas.train.data.sources import SMALL
+from fastnas.train.data.images import SMALL
 
 _SIZES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "imagenet": (1000, 3, 224)}
 """Classes, channels and side in pixels."""

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.utils.tensorboard import SummaryWriter
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class EventWriter:
@@ -21,6 +22,8 @@ class EventWriter:
 
     def write(self, prefix: str, record: Mapping[str, Any]) -> None:
         """Write every number of ``record``, and of the dictionaries in it, at the record's epoch."""
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  (half a second that other commands save)
+
         writer = self.writer = self.writer or SummaryWriter(str(self.folder), purge_step=record["epoch"])
         for name, value in record.items():
             if isinstance(value, int | float) and name not in ("epoch", "epochs"):

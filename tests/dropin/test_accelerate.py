@@ -98,14 +98,15 @@ def test_second_derivatives_are_equal(pair):
 
 
 def test_float32_is_at_most_twice_as_inaccurate_as_the_network_itself(pair):
-    network, twin = (network.float().double() for network in pair[:2])  # the same rounded weights for all three
+    network, twin = (network.float() for network in pair[:2])
+    exact = copy.deepcopy(network).double()  # of the same rounded weights
     names = [name for name, _ in network.named_parameters()]
     squares = torch.zeros(2, 3, dtype=torch.float64)  # [the network, the engine] x [output, alphas, all gradients]
     for _ in range(4):
         x = images(dtype=torch.float32)
-        truth, of_truth = gradients(copy.deepcopy(network), x.double())
+        truth, of_truth = gradients(exact, x.double())
         for row, net in enumerate((network, twin)):
-            logits, of_net = gradients(copy.deepcopy(net).float(), x)
+            logits, of_net = gradients(net, x)
             of_each = torch.stack([((a - b) ** 2).sum() for a, b in zip(of_net, of_truth, strict=True)])
             is_alpha = torch.tensor([name.startswith("alphas") for name in names])
             squares[row] += torch.stack([((logits - truth) ** 2).sum(), of_each[is_alpha].sum(), of_each.sum()])

@@ -11,7 +11,6 @@ import fastnas
 from fastnas import check
 from fastnas.bilevel.hypergradient import first_order, unrolled
 from fastnas.bilevel.reinforce import Reinforce
-from fastnas.cli import main
 from fastnas.mechanisms.draw import Sample, gumbel_all, gumbel_selected_with_scalars
 from fastnas.mechanisms.perturbation import random_smoothing
 from fastnas.mechanisms.relaxation import sigmoid, softmax
@@ -87,7 +86,7 @@ def test_no_method_raises_an_alarm_in_the_darts_space(name):
         proxyless_nas(two_paths=False),
         proxyless_nas_r(baseline=False),
         nasp(published_for=SMALL),
-        parsec(self_normalised=False, temperature=100.0),
+        parsec(self_normalised=False, temperature=100.0, draws=3),
         darts_2nd(by_differences=True),
         sharp_darts(detach_max=True),
         replace(darts(), relaxation=sigmoid),
@@ -152,30 +151,28 @@ def test_a_baseline_that_holds_the_draws_own_reward_is_found_by_its_mean_too():
 
 
 @pytest.mark.parametrize(
-    ("method", "claim", "expected"),
+    ("method", "expected"),
     [
-        (replace(darts(), relaxation=detached), None, "every alpha that matters gets a gradient"),
-        (replace(darts(), hypergradient=doubled_gradient), slope_of_outer, GRADIENT),
+        (replace(darts(), relaxation=detached), "every alpha that matters gets a gradient"),
         (
             replace(darts(), penalties=(Term(cost_of_a_list, Constant(1.0), expected=True),)),
-            None,
             "the penalty has a slope, and it reaches alpha",
         ),
         (
             replace(smooth_darts_rs(), perturbation=smoothing_at_any_radius),
-            None,
             "a perturbation of radius 0 changes no bit of the weight step",
         ),
-        (replace(snas(), draw=Unseeded()), None, "the steps are the same again from the same seed"),
+        (replace(snas(), draw=Unseeded()), "the steps are the same again from the same seed"),
     ],
-    ids=["detached relaxation", "doubled gradient", "penalty of a list", "radius ignored", "draw without a seed"],
+    ids=["detached relaxation", "penalty of a list", "radius ignored", "draw without a seed"],
 )
-def test_a_defect_in_a_part_of_a_method_is_found(method, claim, expected):
-    assert names_of(check(NASBENCH201, method, claim=claim)) == {expected}
+def test_a_defect_in_a_part_of_a_method_is_found(method, expected):
+    assert names_of(check(NASBENCH201, method)) == {expected}
 
 
-def test_a_gradient_that_is_twice_the_exact_one_is_named():
+def test_a_gradient_that_is_twice_the_exact_one_is_found_and_named():
     report = check(NASBENCH201, replace(darts(), hypergradient=doubled_gradient), claim=slope_of_outer)
+    assert names_of(report) == {GRADIENT}
     assert "It is 2 times the exact one." in report.failures[0].meaning
 
 
@@ -200,19 +197,6 @@ def test_a_space_needs_a_method_and_a_system_none():
         check(lambda seed: None, darts())
     with pytest.raises(ValueError, match="check: a supernet must have a CellSpace as its attribute space"):
         check(nn.Linear(1, 1), darts())
-
-
-def test_the_command_prints_a_table_and_says_by_its_status_whether_all_is_well(capsys, tmp_path, monkeypatch):
-    assert main(["check", "--method", "darts"]) == 0
-    assert "the hypergradient is" in capsys.readouterr().out
-    (tmp_path / "defective_method.py").write_text(
-        "from dataclasses import replace\nfrom fastnas import darts\n\n\n"
-        "def cut(alpha, alive=None, tau=1.0):\n    return alpha.detach().softmax(-1)\n\n\n"
-        "def method():\n    return replace(darts(), relaxation=cut)\n"
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    assert main(["check", "--method", "defective_method:method"]) == 1
-    assert "FAILED" in capsys.readouterr().out
 
 
 def test_the_function_is_what_users_import():

@@ -8,15 +8,15 @@ from torch.nn import functional as F
 
 from fastnas import check
 from fastnas.oracle.claims import slope_after_step
+from tests.oracle import random_defects
+from tests.oracle.random_defects import GRADIENT
 
-GRADIENT = "the hypergradient is the one that is claimed"
 ALPHA = "every alpha that matters gets a gradient"
 BETA = "every beta that matters gets a gradient"
 PENALTY = "the penalty has a slope, and it reaches alpha"
 WEIGHTS = "an alpha step leaves the weights alone"
 STATISTICS = "an alpha step leaves the network's statistics alone"
 LOGITS = "a weight step leaves alpha alone"
-FREQUENCY = "the candidates are drawn as often as their probabilities say"
 
 
 # First order
@@ -167,17 +167,20 @@ DEFECTS = {
     "a penalty of the choice": (with_penalty(cost_of_the_choice), PENALTY),
     "a penalty with a detached factor": (with_penalty(cost_half_detached), PENALTY),
     "a penalty that is never added": (penalty_forgotten, PENALTY),
+    **random_defects.DEFECTS,
 }
 HEALTHY = {
     "first order": first_order,
     "second order": unrolled_by(),
     "a penalty": with_penalty(expected_cost),
+    **random_defects.HEALTHY,
 }
 SAID = {
     "alpha steps on the batch of the weights": "slope of the inner loss",
     "a virtual step that does nothing": "the step of the weights does nothing",
     "the second-order term with the other sign": "counts -1 times",
     "/ 2. * eps": "the second-order term is missing",
+    **random_defects.SAID,
 }
 
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fastnas.budget import CostConfig, cost_table
 from fastnas.cost.tables import NetworkSize
-from fastnas.methods import METHODS, darts, dso_nas, gdas, p_darts, pc_darts
+from fastnas.methods import darts, dso_nas, gdas, p_darts, pc_darts
 from fastnas.oracle.check import check
 from fastnas.search import search
 from fastnas.space.cell_space import DSO, DSO_FULL, dso
@@ -20,9 +20,10 @@ from fastnas.supernet.noise import EdgeNoise
 from fastnas.supernet.supernets import build_supernet
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import load_data
+from tests.quick import quick_method
 
 DIGITS = load_data("digits")
-TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=16, train_fraction=0.05, device="cpu")
+TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 NUMBER = len(DSO.edges)
 
 
@@ -174,7 +175,7 @@ def test_dso_nas_searches_its_space_and_removes_what_it_drove_to_zero(space):
 
 @pytest.mark.parametrize("name", ["darts", "snas", "gdas", "parsec", "nasp", "proxyless_nas", "asap"])
 def test_other_methods_choose_between_a_connection_and_none(name):
-    result = search(DSO, METHODS[name](), DIGITS, replace(TINY, epochs=2))
+    result = search(DSO, quick_method(name), DIGITS, replace(TINY, epochs=2))
     DSO.check(result.genotype)
     assert all(tensor.isfinite().all() for tensor in [*result.alpha.values(), *result.supernet.parameters()])
 

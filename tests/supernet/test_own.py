@@ -18,7 +18,7 @@ from fastnas.supernet.own import load_space
 README = Path(fastnas.__file__).parent / "space" / "README.md"
 EXAMPLE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
 TINY = ["--channels", "4", "--cells", "1", "--epochs", "2", "--warmup-epochs", "1", "--batch-size", "32"]
-TINY += ["--train-fraction", "0.1", "--device", "cpu", "--random-genotypes", "1", "--retrain.channels", "4"]
+TINY += ["--train-fraction", "0.1", "--device", "cpu", "--random-genotypes", "0", "--retrain.channels", "4"]
 TINY += ["--retrain.cells", "1", "--retrain.epochs", "1", "--retrain.batch-size", "32"]
 TWO_CELLS = (
     EXAMPLE.replace("num_inputs=1", "num_inputs=2")
@@ -75,8 +75,8 @@ def test_reading_a_genotype_executes_nothing(named):
 
 @pytest.mark.parametrize("text", [EXAMPLE, TWO_CELLS], ids=["one cell type", "two cell types"])
 def test_an_own_space_goes_the_whole_way(named, text, capsys):
-    cells = [] if text is EXAMPLE else ["--cells", "3", "--retrain.cells", "3"]
-    assert main(["search", "--method", "darts", "--space", named(text), *TINY, *cells, "--run", "run"]) == 0
+    size = ["--random-genotypes", "1"] if text is EXAMPLE else ["--cells", "3", "--retrain.cells", "3"]
+    assert main(["search", "--method", "darts", "--space", named(text), *TINY, *size, "--run", "run"]) == 0
     assert "my_space" in Path("run/report.html").read_text()
     Path("my_space.py").rename("gone.py")
     assert main(["report", "run"]) == 0  # needs no code

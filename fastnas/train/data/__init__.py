@@ -5,10 +5,10 @@ from fastnas.train.data.division import class_balanced_fraction, split_halves, s
 from fastnas.train.data.images import ImageData, ImageSet
 from fastnas.train.data.index import Halves, read_index, search_halves, write_index
 from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
+from fastnas.train.data.pixels import cut_out
 from fastnas.train.data.shards import write_shards
 from fastnas.train.data.sharing import held_out, shared
 from fastnas.train.data.sources import SOURCES, load_data
-from fastnas.train.data.transforms import cut_out
 
 __all__ = [
     "SOURCES",

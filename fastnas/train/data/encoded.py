@@ -4,9 +4,10 @@ import io
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastnas_kernels.check import complaint
 
@@ -137,7 +138,7 @@ def _ending_below(content: bytes, rows: int) -> bytes:
 
 def _pixels(image: Image.Image) -> Tensor:
     image.load()
-    return pil_to_tensor(image if image.mode == "RGB" else image.convert("RGB"))
+    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
 
 
 def described(error: BaseException) -> str:

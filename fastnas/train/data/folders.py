@@ -10,13 +10,10 @@ import numpy as np
 from torchvision import datasets
 
 from fastnas.train.data.encoded import EncodedImage, UnreadableImage, described, first_sentence
-from fastnas.train.data.images import ImageData, ImageSet
-from fastnas.train.data.transforms import CIFAR, IMAGENET, Normalise, large_transforms, small_transforms
+from fastnas.train.data.images import SMALL, SMALLEST, WHERE, ImageData, ImageSet
+from fastnas.train.data.pixels import CIFAR, IMAGENET, Normalise
+from fastnas.train.data.transforms import large_transforms, small_transforms
 from fastnas_kernels.check import complaint, require
-
-WHERE = "data"
-SMALL = 96  # pixels; above, images are treated like ImageNet's
-SMALLEST = 8  # pixels; a search space halves them twice
 
 
 @dataclass(frozen=True)

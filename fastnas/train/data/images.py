@@ -5,17 +5,31 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
 from fastnas.train.data.encoded import EncodedImage
 
+WHERE = "data"
+SMALL = 96  # pixels; above, images are treated like ImageNet's
+SMALLEST = 8  # pixels; a search space halves them twice
 Transform = Callable[[Any], Tensor]
 
 
 def as_they_are(images: Tensor) -> Tensor:
     """The images."""
     return images
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images ``[N, ...]`` in memory."""
+
+    arrays: Any
+
+    def __call__(self, index: int) -> Tensor:
+        return torch.as_tensor(self.arrays[index])
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from fastnas.train.data.broken import BrokenImages
 from fastnas.train.data.division import steps_per_epoch
 from fastnas.train.data.encoded import UnreadableImage
 from fastnas.train.data.images import ImageData, ImageSet, Transform
-from fastnas.train.data.transforms import cut_out
+from fastnas.train.data.pixels import cut_out
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas_kernels.check import require
 

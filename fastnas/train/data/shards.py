@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from fastnas.train.data.encoded import UNREADABLE, EncodedImage, UnreadableImage, described
-from fastnas.train.data.folders import photographs
 from fastnas.train.data.images import ImageData, ImageSet
 from fastnas.train.files import read_json, write_atomically, write_json
 from fastnas_kernels.check import complaint, require
@@ -133,8 +132,8 @@ def _no_larger(encoded: EncodedImage, side: int | None) -> tuple[bytes, str]:
         raise UnreadableImage(encoded.name, described(error)) from None
 
 
-def load_shards(root: Path, download: bool, resolution: int | None) -> ImageData:
-    """What :func:`write_shards` wrote."""
+def read_shards(root: Path, download: bool) -> tuple[str, ImageSet, ImageSet, tuple[str, ...]]:
+    """What :func:`write_shards` wrote: the name of the data, images to train and to test on, and their classes."""
     require(not download, "data", "download must be off for shards", download, "Leave --download out.")
     about = root / "shards.json"
     require(about.is_file(), "data", f"{root} must hold shards", "no shards.json in it", "Write them: fastnas shards.")
@@ -143,7 +142,7 @@ def load_shards(root: Path, download: bool, resolution: int | None) -> ImageData
     is_ours = is_ours and isinstance(content.get("name"), str) and _are_names(content.get("classes"))
     require(is_ours, "data", f"{about} must be of fastnas", "another program's file")
     train, test = (_part(root, part, len(content["classes"])) for part in PARTS)
-    return photographs(content["name"], train, test, tuple(content["classes"]), resolution)
+    return content["name"], train, test, tuple(content["classes"])
 
 
 def _are_names(value: object) -> bool:

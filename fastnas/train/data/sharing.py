@@ -8,9 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from fastnas.train.data.encoded import EncodedImage
-from fastnas.train.data.images import ImageData, ImageSet
+from fastnas.train.data.images import ImageData, ImageSet, Items
 from fastnas.train.data.index import Halves
-from fastnas.train.data.sources import Items
 
 
 def shared(data: ImageData) -> ImageData:

@@ -1,8 +1,4 @@
-"""Augmentation and normalisation, with the numbers of the field."""
-
-from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple
+"""Augmentation, with the numbers of the field."""
 
 import torch
 from PIL import Image
@@ -12,61 +8,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import crop, pil_to_tensor, resize, to_pil_image
 
 from fastnas.train.data.encoded import EncodedImage, Part
-
-
-class Statistics(NamedTuple):
-    """Mean and standard deviation of the pixels of each channel, of values in [0, 1]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-CIFAR = Statistics((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768))
-IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-GREY = Statistics((0.5,), (0.5,))
-
-
-def cut_out(images: Tensor, side: int, probability: float, seed: int) -> Tensor:
-    """Blank a square in some normalised images (DeVries and Taylor, 2017, arXiv:1708.04552).
-
-    Args:
-        images: ``[N, C, H, W]``; left alone.
-        side: Of the square, in pixels. Its centre is uniform over the image, so it may hang over the border.
-        probability: Of an image to be cut.
-        seed: Decides which, and where.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    count, (height, width) = len(images), images.shape[-2:]
-    is_cut = torch.rand(count, generator=generator) < probability
-    top, left = (torch.randint(size, (count, 1), generator=generator) - side // 2 for size in (height, width))
-    row, column = torch.arange(height), torch.arange(width)
-    in_rows, in_columns = (row >= top) & (row < top + side), (column >= left) & (column < left + side)
-    square = is_cut[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
-    return images.masked_fill(square[:, None].to(images.device), 0)
-
-
-@dataclass(frozen=True)
-class Normalise:
-    """From uint8 to float32 with mean 0 and standard deviation 1.
-
-    Bit for bit ``v2.ToDtype(torch.float32, scale=True)`` and ``v2.Normalize``, on batches and on the device.
-
-    Args:
-        statistics: Of the data.
-    """
-
-    statistics: Statistics
-
-    def __call__(self, images: Tensor) -> Tensor:
-        mean, std = _moments(self.statistics, images.device)
-        return images.to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
-
-
-@cache
-def _moments(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Once on each device: a copy from the host in every step would wait for the step before."""
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in statistics)
-    return mean, std
 
 
 class Decode(nn.Module):

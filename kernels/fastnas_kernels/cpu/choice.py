@@ -3,7 +3,6 @@
 import warnings
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import forced_backend
@@ -54,9 +53,13 @@ def cpu_knows_tangents(dtype: torch.dtype, plan: CellPlan) -> bool:
     return _compiled(REALS[dtype], plan.mixed_channels, True) is None
 
 
-@torch.compiler.assume_constant_result  # tracers need not look into compilers and files
 def _compiled(real: str, channels: int, dual: bool = False) -> str | None:
     return _failure(real, channels, dual)
+
+
+# Tracers need not look into compilers and files. This is what torch.compiler.assume_constant_result does, which would
+# first import torch._dynamo, a second for everybody who imports fastnas
+vars(_compiled)["_dynamo_marked_constant"] = True
 
 
 @lru_cache

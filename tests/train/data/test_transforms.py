@@ -4,15 +4,8 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from fastnas.train.data.transforms import (
-    CIFAR,
-    GREY,
-    IMAGENET,
-    Normalise,
-    cut_out,
-    large_transforms,
-    small_transforms,
-)
+from fastnas.train.data.pixels import CIFAR, GREY, IMAGENET, Normalise, cut_out
+from fastnas.train.data.transforms import large_transforms, small_transforms
 
 
 def steps_of(transform):

@@ -1,6 +1,5 @@
-"""The silent defects of draws and of coefficients, and the one check that must find each."""
+"""The silent defects of draws and of coefficients, and the one check that must find each, for test_defects.py."""
 
-import pytest
 import torch
 from torch.nn import functional as F
 
@@ -172,19 +171,3 @@ SAID = {
     "unlikely draws count most": "the wrong sign",
     "all draws count alike": "the importance weights are missing",
 }
-
-
-@pytest.mark.parametrize("name", HEALTHY)
-def test_a_healthy_search_raises_no_alarm(name, raises_no_alarm):
-    raises_no_alarm(HEALTHY[name])
-
-
-@pytest.mark.parametrize("name", DEFECTS)
-def test_a_defect_is_found_by_the_check_that_should_find_it(name, fails):
-    build, expected = DEFECTS[name]
-    fails(build, {expected} if isinstance(expected, str) else expected)
-
-
-@pytest.mark.parametrize("name", SAID)
-def test_a_known_defect_is_named(name, is_said_of):
-    is_said_of(DEFECTS[name][0], SAID[name])
