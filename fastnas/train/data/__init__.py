@@ -7,13 +7,14 @@ from fastnas.train.data.index import Halves, read_index, search_halves, write_in
 from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches, training_batches
 from fastnas.train.data.shards import write_shards
 from fastnas.train.data.sharing import held_out, shared
-from fastnas.train.data.sources import SOURCES, load_data
+from fastnas.train.data.sources import SOURCES, Decoder, load_data
 from fastnas.train.data.transforms import cut_out
 
 __all__ = [
     "SOURCES",
     "Batch",
     "BrokenImages",
+    "Decoder",
     "Halves",
     "ImageData",
     "ImageSet",

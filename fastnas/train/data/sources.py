@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torchvision import datasets
 
+from fastnas.train.data.dali import decoded_by_dali
 from fastnas.train.data.division import class_balanced_fraction
 from fastnas.train.data.encoded import first_sentence
 from fastnas.train.data.folders import SMALL, SMALLEST, load_folder, load_imagenet
@@ -21,7 +22,12 @@ WHERE = "data"
 SOURCES = "digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT"
 
 
-def load_data(source: str, *, download: bool = False, resolution: int | None = None) -> ImageData:
+Decoder = Literal["pillow", "dali"]
+
+
+def load_data(
+    source: str, *, download: bool = False, resolution: int | None = None, decoder: Decoder = "pillow"
+) -> ImageData:
     """The data set that ``source`` names.
 
     Args:
@@ -32,9 +38,11 @@ def load_data(source: str, *, download: bool = False, resolution: int | None = N
             of which the folders are a part, one a line.
         download: Fetch CIFAR into ``ROOT`` if it is not there.
         resolution: Side in pixels to bring images to; ``None`` for that of the data.
+        decoder: Of JPEG files. Both give the same bits; ``dali`` is an extra, see :mod:`fastnas.train.data.dali`.
 
     Raises:
-        ValueError: If the name or the folder is not as described.
+        ValueError: If the name or the folder is not as described, or there are no files for ``dali`` to decode.
+        RuntimeError: If ``dali`` is not installed.
     """
     kind, _, root = source.partition(":")
     require(kind in _LOADERS, WHERE, f"source must be {SOURCES}", repr(source))
@@ -43,7 +51,8 @@ def load_data(source: str, *, download: bool = False, resolution: int | None = N
     require(bool(root) == needs_root, WHERE, f"{kind} must {'name' if needs_root else 'not name'} a folder", got)
     rule = f"resolution must be at least {SMALLEST} pixels"
     require(resolution is None or resolution >= SMALLEST, WHERE, rule, resolution)
-    return _LOADERS[kind](Path(root).expanduser(), download, resolution)
+    data = _LOADERS[kind](Path(root).expanduser(), download, resolution)
+    return decoded_by_dali(data) if decoder == "dali" else data
 
 
 @dataclass(frozen=True)
