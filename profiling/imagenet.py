@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import tyro
@@ -192,7 +192,7 @@ def hashed(tensor: Tensor) -> str:
     return tensor.numpy().tobytes().hex()
 
 
-def json_lines(folder: Path) -> list[dict[str, object]]:
+def json_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
