@@ -25,7 +25,7 @@ from fastnas.supernet.derived import build_network
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.own import load_space
 from fastnas.train.config import STRICT, RetrainConfig, SearchConfig
-from fastnas.train.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
+from fastnas.train.data import Decoder, ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.train.files import read_json, save_tensors, write_json
 from fastnas.train.ranks import ALONE, Ranks
 from fastnas.train.retrain import RetrainResult, retrain
@@ -52,6 +52,7 @@ class Experiment:
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
         download: Fetch CIFAR into ROOT if it is not there.
         resolution: Side in pixels to bring images to; unset for that of the data.
+        decoder: Of JPEG files: pillow, or dali where it is installed, which gives the same bits in less time.
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
         config: The search.
@@ -69,6 +70,7 @@ class Experiment:
     data: str = "digits"
     download: bool = False
     resolution: int | None = None
+    decoder: Decoder = "pillow"
     random_genotypes: int = 4
     retrain_searched: bool = True
     config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
@@ -159,6 +161,16 @@ class Parts:
     costs: CostTable | None
 
 
+def data_of(experiment: Experiment) -> ImageData:
+    """The images that ``experiment`` names."""
+    return load_data(
+        experiment.data,
+        download=experiment.download,
+        resolution=experiment.resolution,
+        decoder=experiment.decoder,
+    )
+
+
 def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     """Load what ``experiment`` names.
 
@@ -175,7 +187,7 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     space = with_depth(load_space(experiment.space), experiment.config.cells)
     require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
     if data is None:
-        data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
+        data = data_of(experiment)
     size = NetworkSize(
         channels=experiment.retrain.channels,
         cells=experiment.retrain.cells,

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fastnas.experiment import Experiment, Outcome, Parts, find, prepare, run_experiment
+from fastnas.experiment import Experiment, Outcome, Parts, data_of, find, prepare, run_experiment
 from fastnas.report.progress import Display, plain_console
 from fastnas.space.formats import genotype_to_text
 from fastnas.train.config import STRICT, RetrainConfig, torch_device
-from fastnas.train.data import ImageData, held_out, load_data, search_halves, shared
+from fastnas.train.data import ImageData, held_out, search_halves, shared
 from fastnas.train.files import read_json, write_json
 from fastnas.train.retrain import retrain
 from fastnas.watching import ShowProgress
@@ -153,7 +153,7 @@ def run_series(
         ValueError: Before anything runs, if settings do not fit together; at the end, if a search failed.
     """
     experiment, members = series.experiment, series.members
-    data = load_data(experiment.data, download=experiment.download, resolution=experiment.resolution)
+    data = data_of(experiment)
     for member in members:
         prepare(member, data)
     held_out(data, search_halves(data, experiment.config))

@@ -2,7 +2,8 @@
 
 Runs the full supernet of a recipe, with all its classes, on real JPEG files for one epoch: once without interruption,
 and once killed (SIGKILL) behind its first checkpoint and resumed. Compares what both leave, bit for bit, and prints
-the peak resident memory and the time. Images of only some classes do: the others keep their places in the classifier.
+the peak that was planned beside that of the resident memory, and the time. Images of only some classes do: the others
+keep their places in the classifier.
 """
 
 import json
@@ -11,18 +12,46 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter, sleep
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 import tyro
 from torch import Tensor
 
+from fastnas.experiment import Experiment, load_experiment, method_named
+from fastnas.plan.budget import show_bytes
+from fastnas.plan.described import described
+from fastnas.plan.planner import plan
+from fastnas.space.cell_space import with_depth
+from fastnas.supernet.own import load_space
 from fastnas_kernels.check import require
 from measuring.writing import commit
+
+COLUMNS = (
+    "recipe",
+    "steps",
+    "images",
+    "uninterrupted",
+    "planned peak",
+    "resident peak less the baseline",
+    "resident peak",
+    "killed, resumed",
+    "same result",
+)
+TINY = {
+    "--method": "darts",
+    "--space": "nasbench201",
+    "--resolution": 32,
+    "--channels": 4,
+    "--cells": 1,
+    "--retrain.auxiliary": 0,
+}
+"""Another network on the same images, which needs next to nothing: the rest of a search is what its process holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,15 +90,14 @@ def main(options: Options) -> int:
     print(
         f"torch {torch.__version__}, {os.environ.get('OMP_NUM_THREADS', 'all')} thread(s) of a CPU, commit {commit()}"
     )
-    print(
-        "\n| recipe | steps | images | uninterrupted | peak memory | killed, resumed | same result |\n"
-        + "| --- " * 7
-        + "|"
-    )
     same = True
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "data"
         lay_out(options, root)
+        bare = run([*command(options, options.recipes[0], root, TINY), "--run", str(Path(scratch) / "bare")])
+        require(bare.status == 0, "imagenet", "the search of the tiny network must end well", bare)
+        print(f"resident at most in a search with a tiny network, the baseline: {show_bytes(bare.peak_bytes)}\n")
+        print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|", flush=True)
         for recipe in options.recipes:
             folders = [Path(scratch) / recipe / name for name in ("whole", "killed")]
             whole = run([*command(options, recipe, root), "--run", str(folders[0])])
@@ -79,15 +107,36 @@ def main(options: Options) -> int:
                 (whole.status, resumed.status) == (0, 0), "imagenet", "both searches must end well", (whole, resumed)
             )
             require(killed.status == -signal.SIGKILL, "imagenet", "the search must be killed on its way", killed)
+            planned = planned_bytes(load_experiment(folders[0] / "config.json"))
             equal, steps = results(folders[0]) == results(folders[1]), json_lines(folders[0])[-1]["step"]
             same &= equal
-            print(
-                f"| {recipe} | {steps} | {2 * steps * options.batch_size} | {whole.seconds:.0f} s "
-                f"| {whole.peak_bytes / 2**30:.2f} GiB | {killed.seconds:.0f} s, {resumed.seconds:.0f} s "
-                f"| {'bit for bit' if equal else 'NO'} |",
-                flush=True,
+            row = (
+                recipe,
+                str(steps),
+                str(2 * steps * options.batch_size),
+                f"{whole.seconds:.0f} s",
+                show_bytes(planned),
+                show_bytes(whole.peak_bytes - bare.peak_bytes),
+                show_bytes(whole.peak_bytes),
+                f"{killed.seconds:.0f} s, {resumed.seconds:.0f} s",
+                "bit for bit" if equal else "NO",
             )
+            print("| " + " | ".join(row) + " |", flush=True)
     return 0 if same else 1
+
+
+def planned_bytes(experiment: Experiment) -> int:
+    """The peak that a plan promises for the search if nothing is evaluated again."""
+    found = plan(
+        with_depth(load_space(experiment.space), experiment.config.cells),
+        method_named(experiment.method, experiment.strength),
+        described(experiment.data, experiment.resolution),
+        experiment.config,
+        budget="1024GiB",
+        timed=False,
+        neighbours=False,
+    )
+    return found.everything.prediction.peak.num_bytes
 
 
 def lay_out(options: Options, root: Path) -> None:
@@ -103,7 +152,9 @@ def lay_out(options: Options, root: Path) -> None:
     (root / "classes.txt").write_text("\n".join([*present, *absent]))
 
 
-def command(options: Options, recipe: str, root: Path) -> list[str]:
+def command(
+    options: Options, recipe: str, root: Path, changes: Mapping[str, object] = MappingProxyType({})
+) -> list[str]:
     """A search of one epoch in which alpha moves from the first step."""
     settings = {
         "--recipe": recipe,
@@ -116,6 +167,7 @@ def command(options: Options, recipe: str, root: Path) -> list[str]:
         "--workers": 1,
         "--seed": options.seed,
         "--device": "cpu",
+        **changes,
     }
     words = [word for name, value in settings.items() for word in (name, *str(value).split())]
     return [sys.executable, "-m", "fastnas", "search", "--no-retrain-searched", *words]
@@ -147,7 +199,7 @@ def hashed(tensor: Tensor) -> str:
     return tensor.numpy().tobytes().hex()
 
 
-def json_lines(folder: Path) -> list[dict[str, object]]:
+def json_lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

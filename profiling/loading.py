@@ -1,9 +1,9 @@
 """How many images a second does a core load, next to torchvision's ImageFolder?
 
 Every contender brings batches into the training process through one worker process: normalised float32, or uint8 where
-a GPU normalises. Counted are the CPU seconds of both processes, from the start of the worker to its end. Before that
-the pixels are compared: parts that are decoded whole must equal those of torchvision's v2.RandomResizedCrop bit for
-bit, and of the others the mean absolute difference is printed.
+a GPU normalises; with DALI where it is installed. Counted are the CPU seconds of both processes, from the start of the
+worker to its end. Before that the pixels are compared: parts that are decoded whole must equal those of torchvision's
+v2.RandomResizedCrop bit for bit, and of the others the mean absolute difference is printed.
 """
 
 import resource
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -24,6 +25,7 @@ from torchvision.transforms import v2
 
 from fastnas.seeds import torch_seed
 from fastnas.train.data import ImageData, load_data, training_batches, write_shards
+from fastnas.train.data.dali import decoded_by_dali
 from fastnas.train.data.encoded import EncodedImage
 from fastnas.train.data.images import as_they_are
 from fastnas.train.data.pixels import IMAGENET
@@ -31,6 +33,7 @@ from fastnas.train.data.transforms import RandomResizedCrop
 from fastnas_kernels.check import require
 from measuring.writing import Section
 
+DALI = "nvidia-dali-cuda120"
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
 
 
@@ -64,7 +67,8 @@ class Pixels(NamedTuple):
 
 
 def main(options: Options) -> int:
-    print(f"torch {torch.__version__}, 1 thread, {files(options)}\n")
+    dali = dali_version()
+    print(f"torch {torch.__version__}, {f'DALI {dali}' if dali else 'no DALI'}, 1 thread, {files(options)}\n")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "data"
         lay_out(options, root)
@@ -72,6 +76,14 @@ def main(options: Options) -> int:
         print(differences(options, data))
         print(speeds(options, contenders(options, root, data), len(data.train.labels)))
     return 0
+
+
+def dali_version() -> str | None:
+    """Of the package, if it is installed."""
+    try:
+        return version(DALI)
+    except PackageNotFoundError:
+        return None
 
 
 def files(options: Options) -> str:
@@ -162,16 +174,22 @@ def contenders(options: Options, root: Path, data: ImageData) -> dict[str, Calla
 
         return pass_over
 
-    return {
+    ours_uint8 = replace(data, train_transform=plain, normalise=as_they_are)
+    small_uint8 = replace(shards[smaller], train_transform=plain, normalise=as_they_are)
+    found = {
         "ImageFolder": torchvisions(*ordinary, *to_float),
         "imagenet:ROOT": ours(replace(data, train_transform=plain)),
-        "imagenet:ROOT, uint8": ours(replace(data, train_transform=plain, normalise=as_they_are)),
+        "imagenet:ROOT, uint8": ours(ours_uint8),
         "shards:ROOT, uint8": ours(replace(shards[copied], train_transform=plain, normalise=as_they_are)),
         small: ours(replace(shards[smaller], train_transform=plain)),
-        f"{small}, uint8": ours(replace(shards[smaller], train_transform=plain, normalise=as_they_are)),
+        f"{small}, uint8": ours(small_uint8),
         "ImageFolder with ColorJitter": torchvisions(*ordinary, jitter, *to_float),
         "imagenet:ROOT with ColorJitter, uint8": ours(replace(data, normalise=as_they_are)),
     }
+    if dali_version() is not None:
+        for name, of_name in {"imagenet:ROOT": ours_uint8, small: small_uint8}.items():
+            found[f"{name}, uint8, --decoder dali"] = ours(decoded_by_dali(of_name))
+    return found
 
 
 def speeds(options: Options, passes: Mapping[str, Callable[[], int]], count: int) -> Section:

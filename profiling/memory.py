@@ -1,8 +1,9 @@
 """How well is the memory of a search step predicted, does every plan keep its budget, and what does recomputing cost?
 
-Predictions run the step on tensors without memory; measurements run it on real ones and follow every storage.
-`accuracy` compares both over many configurations, `draws` lets methods draw for themselves, `budgets` plans and
-measures what was planned, `bytes` counts whole supernets, `rss` asks the operating system, `times` takes the seconds.
+Predictions run the step on tensors without memory; measurements run it on real ones and follow every storage, or on a
+GPU ask its allocator. `accuracy` compares both over many configurations, `draws` lets methods draw for themselves,
+`budgets` plans and measures what was planned, `bytes` counts whole supernets, `rss` asks the operating system, `times`
+takes the seconds of one search under several plans, with the cells that FASTNAS_BACKEND names.
 """
 
 import multiprocessing
@@ -25,12 +26,17 @@ from fastnas.plan.planner import plan
 from fastnas.plan.predict import measure, peaks_of, predict
 from fastnas.plan.subject import CPU, Subject, moments, real_scene
 from fastnas.space.cell_space import space_named, with_depth
-from fastnas.train.config import SearchConfig
+from fastnas.train.config import SearchConfig, torch_device
+from fastnas_kernels.backend import backend_for, forced_backend
+from measuring.device import CudaDevice
+from measuring.memory import step_peak
 from measuring.writing import Section, provenance
 
 Part = Literal["accuracy", "draws", "budgets", "bytes", "rss", "times"]
-ORIGINAL = 2.01e9
-"""Bytes that the published DARTS supernet keeps for C=16, 8 cells, 16 images of 32x32: 119.9 MiB an image."""
+ORIGINAL = 119.9 * 2**20
+"""Bytes an image that the published DARTS supernet keeps for C=16, 8 cells, 32x32: 2.01 GB for 16 images."""
+GPU_BLOCK = 512
+"""What CUDA's allocator rounds up to."""
 SMALL = SearchConfig(channels=8, cells=3, epochs=6, batch_size=8, device="cpu")
 
 
@@ -41,16 +47,34 @@ class Options:
     Args:
         parts: What to do.
         out: A Markdown file to write as well.
-        recompute: The plan that `times` compares with keeping everything.
-        repeats: Steps of each in `times`.
+        device: Where `accuracy` and `budgets` measure: auto takes a GPU if there is one.
         first: Configurations of `accuracy` to take, from the first.
+        plans: What `times` compares with keeping everything; the words of a plan are parted by commas.
+        budget: `times` also takes what the planner chooses for it, as 201MB.
+        repeats: Steps of each plan in `times`.
+        method: Of the search in `times`.
+        space: Its space.
+        data: Its data set, which need not be there.
+        side: Of its images in pixels.
+        channels: Of its first cells.
+        cells: Its depth.
+        batch_size: Images of each of its phases.
     """
 
     parts: tuple[Part, ...] = ("accuracy",)
     out: Path | None = None
-    recompute: tuple[str, ...] = ("edges",)
-    repeats: int = 5
+    device: str = "auto"
     first: int | None = None
+    plans: tuple[str, ...] = ("edges",)
+    budget: str | None = None
+    repeats: int = 5
+    method: str = "darts"
+    space: str = "darts"
+    data: str = "cifar10"
+    side: int = 32
+    channels: int = 16
+    cells: int = 8
+    batch_size: int = 16
 
 
 class Case(NamedTuple):
@@ -101,18 +125,38 @@ def configurations() -> Iterator[Case]:
     yield case("darts", "darts", side=32, precision="bfloat16", recompute=("edges",))
 
 
+class Compared(NamedTuple):
+    """Peak bytes of the largest phase of a step."""
+
+    predicted: int
+    measured: int
+
+
+def compared(subject: Subject, device: torch.device) -> Compared:
+    """The same search predicted as for the allocator of ``device``, and measured there."""
+    if device.type == "cpu":
+        return Compared(predict(subject).peak.num_bytes, measure(subject).peak.num_bytes)
+    return Compared(predict(subject, GPU_BLOCK).peak.num_bytes, step_peak(CudaDevice(device), subject))
+
+
 def accuracy(options: Options) -> Section:
     """Predicted and measured peaks of every configuration."""
-    rows, errors = [], []
+    device, rows, errors = torch_device(options.device), [], []
     for title, subject in list(configurations())[: options.first]:
-        predicted, measured = predict(subject).peak.num_bytes, measure(subject).peak.num_bytes
-        errors.append(abs(predicted / measured - 1))
-        rows.append([title, f"{predicted / 1e6:.2f}", f"{measured / 1e6:.2f}", f"{errors[-1]:.4%}"])
+        predicted, measured = compared(subject, device)
+        errors.append(predicted / measured - 1)
+        rows.append([title, f"{predicted / 1e6:.2f}", f"{measured / 1e6:.2f}", f"{errors[-1]:+.4%}"])
         print(rows[-1], flush=True)
-    worst, middle = max(errors), median(errors)
-    note = f"{len(errors)} configurations: median error {middle:.4%}, largest {worst:.4%}. MB of the largest phase."
+    sizes = [abs(error) for error in errors]
+    worst, middle, below = max(sizes), median(sizes), sum(error < 0 for error in errors)
+    notes = [f"{len(errors)} configurations: median error {middle:.4%}, largest {worst:.4%}. MB of the largest phase."]
+    if device.type != "cpu":
+        notes.append(
+            f"Measured by the allocator, cuDNN's workspaces among it; of the kernels' an upper bound is predicted. "
+            f"{below} predictions were too low."
+        )
     columns = ("configuration", "predicted", "measured", "error")
-    return Section("Is the peak what was predicted?", columns, rows, [note], ok=middle <= 0.03 and worst <= 0.1)
+    return Section("Is the peak what was predicted?", columns, rows, notes, ok=middle <= 0.03 and worst <= 0.1)
 
 
 def draws(options: Options) -> Section:
@@ -137,7 +181,8 @@ def draws(options: Options) -> Section:
 
 def budgets(options: Options) -> Section:
     """Plans for shares of what keeping everything needs, and what they then need."""
-    rows, ok = [], True
+    device, rows, exceeded = torch_device(options.device), [], 0
+    granularity = 1 if device.type == "cpu" else GPU_BLOCK
     cases = [
         (case("darts", "darts", side=32), (0.5, 0.2)),
         (case("pc_darts", "darts", side=32), (0.4,)),
@@ -145,10 +190,10 @@ def budgets(options: Options) -> Section:
         (case("proxyless_nas", "proxyless", cells=1, side=32), (0.8,)),
     ]
     for (title, subject), shares in cases:
-        everything = predict(subject).peak.num_bytes
+        everything = predict(subject, granularity).peak.num_bytes
         for share in shares:
             size = int(share * everything)
-            budget = Budget(f"{size / 1e6:.1f} MB", size, size)
+            budget = Budget(f"{size / 1e6:.1f} MB", size, size, granularity)
             found = plan(
                 subject.space, subject.method, subject.data, subject.config,
                 budget=budget, timed=False, neighbours=False,
@@ -157,13 +202,14 @@ def budgets(options: Options) -> Section:
             if found.chosen is None:
                 row += ["nothing fits", ""]
             else:
-                measured = measure(replace(subject, config=found.config)).peak.num_bytes
-                ok = ok and measured <= size
+                measured = compared(replace(subject, config=found.config), device).measured
+                exceeded += measured > size
                 row += [" ".join(found.config.recompute), f"{measured / 1e6:.1f}"]
             rows.append(row)
             print(row, flush=True)
     columns = ("configuration", "everything kept", "budget", "plan", "measured")
-    return Section("Does every plan keep its budget?", columns, rows, ["MB."], ok=ok)
+    notes = [f"MB; {exceeded} budgets exceeded."]
+    return Section("Does every plan keep its budget?", columns, rows, notes, ok=exceeded == 0)
 
 
 def whole_supernets() -> Iterator[Case]:
@@ -229,13 +275,18 @@ def _resident(number: int) -> tuple[int, int]:
 
 
 def times(options: Options) -> Section:
-    """Steps of the published DARTS supernet: everything kept, and the plan, in turn."""
-    _, kept = next(whole_supernets())
-    planned = kept.changed(recompute=options.recompute)
-    rows = []
-    scenes = [real_scene(subject, moments(subject)[0], CPU) for subject in (kept, planned)]
+    """Steps of one search, everything kept and under each plan, in turn."""
+    title, kept = case(
+        options.method, options.space, options.data, options.side,
+        channels=options.channels, cells=options.cells, batch_size=options.batch_size,
+    )  # fmt: skip
+    plans = [("none",), *(tuple(words.split(",")) for words in options.plans)]
+    if options.budget is not None:
+        found = plan(kept.space, kept.method, kept.data, kept.config, budget=options.budget, neighbours=False)
+        plans.append(found.config.recompute)
+    scenes = [real_scene(kept.changed(recompute=words), moments(kept)[0], CPU) for words in plans]
     peaks = [max(peak.num_bytes for peak in peaks_of(scene).values()) for scene in scenes]  # and warm
-    taken: list[list[tuple[float, float]]] = [[], []]
+    taken: list[list[tuple[float, float]]] = [[] for _ in scenes]
     for _ in range(options.repeats):
         for scene, of_scene in zip(scenes, taken, strict=True):
             started = process_time(), perf_counter()
@@ -243,19 +294,22 @@ def times(options: Options) -> Section:
                 phase()
             of_scene.append((process_time() - started[0], perf_counter() - started[1]))
     middles = [[median(clock) for clock in zip(*of_scene, strict=True)] for of_scene in taken]
-    for title, peak, middle in zip(("everything kept", " ".join(options.recompute)), peaks, middles, strict=True):
-        row = [title, f"{peak / 1e6:.0f}", f"{peak / ORIGINAL:.3f}"]
+    rows = []
+    for words, peak, middle in zip(plans, peaks, middles, strict=True):
+        row = [" ".join(words), f"{peak / 1e6:.0f}", f"{peak / peaks[0]:.3f}"]
         for mine, first in zip(middle, middles[0], strict=True):
             row += [f"{mine:.2f}", f"{mine / first:.2f}"]
         rows.append(row)
-    notes = [
-        f"DARTS, C=16, 8 cells, 16 images of 32×32, alpha step and weight step; medians of {options.repeats} steps in "
-        "turn, one thread. Share: of the 2.01 GB that the published code keeps. Other work shared the machine: read "
-        "the CPU seconds."
-    ]
-    ok = peaks[1] <= ORIGINAL / 10 and middles[1][0] <= 1.35 * middles[0][0]
-    columns = ("plan", "peak MB", "share", "CPU s a step", "ratio", "wall s", "ratio")
-    return Section("A tenth of the bytes?", columns, rows, notes, ok=ok)
+        print(row, flush=True)
+    served = "in plain PyTorch" if backend_for(CPU) == "reference" else "compiled, where they are of the DARTS spaces"
+    notes = [f"Cells {served}. All phases of a step; medians of {options.repeats} steps in turn, one thread."]
+    original, ok = ORIGINAL * options.batch_size, True
+    if (options.method, options.space, options.side, options.channels, options.cells) == ("darts", "darts", 32, 16, 8):
+        notes.append(f"The published code keeps {original / 1e6:,.0f} MB for the backward pass: a tenth is the target.")
+        fits = [middle[0] for peak, middle in zip(peaks, middles, strict=True) if peak <= original / 10]
+        ok = min(fits, default=float("inf")) <= 1.35 * middles[0][0]
+    columns = ("plan", "peak MB", "ratio", "CPU s a step", "ratio", "wall s", "ratio")
+    return Section(f"What does recomputing cost? {title.rpartition(',')[0]}", columns, rows, notes, ok=ok)
 
 
 PARTS: dict[Part, Callable[[Options], Section]] = {
@@ -272,12 +326,19 @@ def main(options: Options) -> int:
     """Run the parts; the exit status says whether all that was promised holds."""
     torch.set_num_threads(1)
     sections = [PARTS[part](options) for part in options.parts]
-    about = "\n".join(f"{key}: {value}" for key, value in provenance({"device": _processor()}).items())
+    about = "\n".join(f"{key}: {value}" for key, value in _origin(options).items())
     text = "\n".join([*map(str, sections), f"```\n{about}\n```\n"])
     print(text)
     if options.out is not None:
         options.out.write_text(text)
     return 0 if all(section.ok for section in sections) else 1
+
+
+def _origin(options: Options) -> dict[str, str]:
+    device = torch_device(options.device)
+    gpu = {} if device.type == "cpu" else {"GPU": torch.cuda.get_device_name(device)}
+    forced = {} if forced_backend() is None else {"FASTNAS_BACKEND": str(forced_backend())}
+    return provenance({"device": _processor(), **gpu, **forced})
 
 
 def _processor() -> str:

@@ -98,7 +98,8 @@ def plan(
     What is evaluated again in the backward pass is chosen freely, since it changes no number. Arithmetic and batch
     size change the search, and are touched only if that is allowed, in this order. Gradients are not accumulated over
     parts of a batch: every part would be normalised by statistics of its own, so that it would be a search with
-    smaller batches and a larger step.
+    smaller batches and a larger step. Fewer sampled paths are another method, so they are a suggestion and no plan
+    (:func:`fastnas.plan.remedies.fewer_paths`).
 
     The plan that is returned was predicted as a whole, as the search would run it, and fits.
 

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from fastnas.plan.subject import Moment, Scene, Subject, fake_scene, moments, real_scene
 from fastnas.plan.tracker import Peak, Tracker
@@ -37,9 +38,9 @@ def predict(subject: Subject, granularity: int = 1) -> Prediction:
 
     Args:
         subject: The search.
-        granularity: Of the allocator, in bytes.
+        granularity: Of the allocator, in bytes; more than 1 is a GPU's.
     """
-    return _peaks(subject, fake_scene, granularity)
+    return _peaks(subject, partial(fake_scene, on_gpu=granularity > 1), granularity)
 
 
 def measure(subject: Subject, granularity: int = 1) -> Prediction:

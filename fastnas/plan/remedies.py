@@ -3,6 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from fastnas.mechanisms.draw import BinaryGate, GumbelSoftmax, TwoPaths, gumbel_all, gumbel_selected
+from fastnas.mechanisms.perturbation import unperturbed
+from fastnas.mechanisms.relaxation import softmax
+from fastnas.method import Method
 from fastnas.plan.budget import Budget, show_bytes
 from fastnas.plan.predict import predict
 from fastnas.plan.subject import Subject
@@ -37,6 +41,23 @@ def largest_batch(subject: Subject, budget: Budget) -> int:
     return max(guess, small)
 
 
+def fewer_paths(method: Method) -> tuple[str, Method] | None:
+    """``method`` with fewer candidates that run on an edge for alpha's gradient, and what to call the change.
+
+    The gradients of all gates are replaced by those of two sampled paths (Cai et al., 2019, arXiv:1812.00332, section
+    3.2.1), a mixture of all candidates by one sampled path (Dong and Yang, 2019, arXiv:1910.04465). ``None`` where
+    that would have no meaning, or one or two run already. How many samples a gradient is the mean of, as in PARSEC
+    and ProxylessNAS-R, changes no peak: one at a time is evaluated.
+    """
+    if isinstance(method.draw, BinaryGate):
+        return "two sampled paths an edge, draw=TwoPaths()", replace(method, draw=TwoPaths())
+    is_mixture = method.draw is None and method.relaxation is softmax
+    is_plain = method.perturbation is unperturbed and method.eigenvalue_every == 0
+    if (is_mixture and is_plain) or isinstance(method.draw, GumbelSoftmax) or method.draw == gumbel_all:
+        return "one sampled path an edge, draw=gumbel_selected", replace(method, draw=gumbel_selected)
+    return None
+
+
 def remedies(subject: Subject, budget: Budget) -> Iterator[str]:
     """Changes each of which alone would make ``subject`` fit; the last ones change the method."""
     config, k = subject.config, subject.method.connection.k
@@ -51,6 +72,9 @@ def remedies(subject: Subject, budget: Budget) -> Iterator[str]:
     if subject.space.stages is None and k == 1 and config.channels % 8 == 0:
         partial = replace(subject.method, connection=replace(subject.method.connection, k=4))
         changes.append(("partial channels with k=4, which is another method", replace(subject, method=partial)))
+    paths = fewer_paths(subject.method) if subject.space.dag is None else None
+    if paths is not None:
+        changes.append((f"{paths[0]}, which is another method", replace(subject, method=paths[1])))
     for words, changed in changes:
         needs = least_bytes(changed, budget)
         if needs <= budget.usable:

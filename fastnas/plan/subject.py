@@ -23,6 +23,7 @@ from fastnas.supernet.mbconv import MBCONV_OPERATIONS
 from fastnas.supernet.mix import Mix
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import Batch, ImageData
+from fastnas_kernels.backend import cells_as_on_a_gpu
 
 CPU = torch.device("cpu")
 _STEPS = 2  # of an epoch: few, and even, so that no step is one in which the losses are looked at
@@ -135,10 +136,12 @@ class Scene:
     Args:
         run: The search.
         batches: Of the weights and of alpha.
+        on_gpu: Whether tensors without memory are those of a GPU.
     """
 
     run: Run
     batches: tuple[Batch, Batch]
+    on_gpu: bool = False
 
     @property
     def given(self) -> Mapping[str, list[Tensor]]:
@@ -167,7 +170,15 @@ class Scene:
         if run.method.eigenvalue_every > 0 and not run.method.protocol.joint:
             epoch = run.state.step // run.steps
             found["eigenvalue"] = lambda: outer_eigenvalue(run, for_alpha, epoch)
-        return found
+        return {name: _as_on_a_gpu(phase) for name, phase in found.items()} if self.on_gpu else found
+
+
+def _as_on_a_gpu(phase: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        with cells_as_on_a_gpu():
+            return phase()
+
+    return run
 
 
 def _tensors(nest: object) -> list[Tensor]:
@@ -179,8 +190,9 @@ def real_scene(subject: Subject, moment: Moment, device: torch.device = CPU) -> 
     return _with_batches(_run_at(subject, moment, _supernet(subject, moment), device), subject)
 
 
-def fake_scene(subject: Subject, moment: Moment) -> Scene:
-    """On tensors without memory; alpha alone is real, since what it decides is asked for on the host."""
+def fake_scene(subject: Subject, moment: Moment, on_gpu: bool = False) -> Scene:
+    """On tensors without memory, of the CPU or of a GPU; alpha alone is real, since what it decides is asked for on the
+    host."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     run = _run_at(subject, moment, _supernet(subject, moment))
     state = run.state
@@ -191,7 +203,7 @@ def fake_scene(subject: Subject, moment: Moment) -> Scene:
     state.weight_optimizer.param_groups[0]["params"] = list(state.w.values())
     state.supernet.register_forward_pre_hook(lambda _, arguments: (arguments[0], _crossed(arguments[1], mode)))
     with mode:
-        return _with_batches(run, subject)
+        return replace(_with_batches(run, subject), on_gpu=on_gpu)
 
 
 def _supernet(subject: Subject, moment: Moment) -> nn.Module:

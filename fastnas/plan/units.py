@@ -114,7 +114,7 @@ def profile(subject: Subject, granularity: int = 1) -> Profile:
     passes: list[Pass] = []
     found: dict[str, Any] = {}
     for moment in moments(subject):
-        scene = fake_scene(subject, moment)
+        scene = fake_scene(subject, moment, on_gpu=granularity > 1)
         gc.collect()
         tracker = Tracker(granularity)
         for cause, tensors in scene.given.items():

@@ -1,6 +1,6 @@
 """One step of a search: alpha, the weights, or both at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -154,14 +154,17 @@ def _accumulated(run: Run, loss_of: Callable[[int], tuple[Tensor, Tensor]], weig
     variables = list(run.state.w.values())
     total: list[Tensor | None] = [None] * len(variables)
     for draw, weight in enumerate(weights_K.unbind()):
-        grads = torch.autograd.grad(loss_of(draw)[0] * weight, variables, allow_unused=True)
-        total = [
-            old if new is None else new if old is None else old + new for old, new in zip(total, grads, strict=True)
-        ]
+        # without a name of their own, so that those of one draw are gone when the next one runs
+        total = _sums(total, torch.autograd.grad(loss_of(draw)[0] * weight, variables, allow_unused=True))
     if run.method.weight_penalties:
         penalty = gradients_of(_weighted(run, run.method.weight_penalties, run.state.w), run.state.w)
-        total = [new if old is None else old + new for old, new in zip(total, penalty.values(), strict=True)]
+        total = _sums(total, tuple(penalty.values()))
     return total
+
+
+def _sums(olds: Sequence[Tensor | None], news: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Of gradients, some of which are not there."""
+    return [old if new is None else new if old is None else old + new for old, new in zip(olds, news, strict=True)]
 
 
 def _joint_step(run: Run, batch: Batch) -> None:

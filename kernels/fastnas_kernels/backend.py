@@ -3,7 +3,9 @@ the user forces."""
 
 import importlib.util
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -13,6 +15,27 @@ from fastnas_kernels.check import complaint
 
 Backend = Literal["triton", "cpu", "reference"]
 _TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+_CELLS_AS_ON_A_GPU = ContextVar("cells_as_on_a_gpu", default=False)
+
+
+@contextmanager
+def cells_as_on_a_gpu() -> Iterator[None]:
+    """Cells of tensors without memory take the way of Triton's kernels in this context, to count what a GPU would hold.
+
+    Nothing is launched, and no GPU, Triton or compiler is needed.
+    """
+    token = _CELLS_AS_ON_A_GPU.set(True)
+    try:
+        yield
+    finally:
+        _CELLS_AS_ON_A_GPU.reset(token)
+
+
+def are_cells_as_on_a_gpu() -> bool:
+    """Whether the code runs inside :func:`cells_as_on_a_gpu`."""
+    return _CELLS_AS_ON_A_GPU.get()
 
 
 def backend_for(device: torch.device) -> Backend:

@@ -15,6 +15,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from fastnas_kernels.check import require
+from fastnas_kernels.signatures import signed
 
 
 class Geometry(NamedTuple):
@@ -77,6 +78,7 @@ class _ConvolutionGradients(torch.autograd.Function):
     """
 
     @staticmethod
+    @signed
     def forward(dy: Tensor, x: Tensor | None, weight: Tensor | None, kind: _Kind) -> _Gradients:
         return _raw_gradients(dy, x, weight, kind)
 
@@ -133,6 +135,7 @@ def _gradients(dy: Tensor, x: Tensor | None, weight: Tensor | None, kind: _Kind)
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
+    @signed
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         return F.conv2d(x, weight, bias, *geometry)
 

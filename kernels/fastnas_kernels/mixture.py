@@ -21,6 +21,7 @@ from fastnas_kernels.backend import backend_for
 from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.layout import common_strides
 from fastnas_kernels.precision import accumulator
+from fastnas_kernels.signatures import signed
 
 
 def reference_weighted_sum(xs: Sequence[Tensor], mix_K: Tensor) -> Tensor:
@@ -109,6 +110,7 @@ def _raw_scaled_copies(mix_K: Tensor, g: Tensor) -> tuple[Tensor, ...]:
 
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
+    @signed
     def forward(mix_K: Tensor, *xs: Tensor) -> Tensor:
         return _raw_weighted_sum(mix_K, xs)
 
@@ -146,6 +148,7 @@ class _WeightedSumForwardMode(_WeightedSum):
 
 class _RowDot(torch.autograd.Function):
     @staticmethod
+    @signed
     def forward(g: Tensor, *xs: Tensor) -> Tensor:
         return _raw_row_dot(g, xs)
 
@@ -172,6 +175,7 @@ class _RowDot(torch.autograd.Function):
 
 class _ScaledCopies(torch.autograd.Function):
     @staticmethod
+    @signed
     def forward(mix_K: Tensor, g: Tensor) -> tuple[Tensor, ...]:
         return _raw_scaled_copies(mix_K, g)
 

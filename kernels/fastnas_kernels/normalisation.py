@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.precision import accumulator
+from fastnas_kernels.signatures import signed
 
 
 def _applied(t: Tensor, z: Tensor, mean_C: Tensor, rstd_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,6 +81,7 @@ class _Gradient(torch.autograd.Function):
     """``P dy`` as a function of ``dy`` and ``z``; mean and deviation are functions of ``z``."""
 
     @staticmethod
+    @signed
     def forward(dy: Tensor, z: Tensor, mean_C: Tensor, rstd_C: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         return _applied(dy, z, mean_C, rstd_C, eps)
 
@@ -125,6 +127,7 @@ def _gradient(dy: Tensor, z: Tensor, mean_C: Tensor, rstd_C: Tensor, eps: float)
 
 class _Normalise(torch.autograd.Function):
     @staticmethod
+    @signed
     def forward(z: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         return torch.native_batch_norm(z, None, None, None, None, True, 0.0, eps)
 

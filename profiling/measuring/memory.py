@@ -1,14 +1,17 @@
 """Memory of a step: predicted without the device, and measured on it."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from fastnas.plan.subject import Moment, Subject, moments, real_scene
+from fastnas_kernels.check import require
 from measuring.cells import CONTENDERS, Cell, Scale, arguments_of, cells, step
 from measuring.correctness import first_line
 from measuring.counting import kept_bytes
-from measuring.device import FAULTS, Device
+from measuring.device import FAULTS, Device, Memory
 from measuring.supernets import Training, build, passes, trainings
 from measuring.writing import Section
 
@@ -70,6 +73,31 @@ def measure(device: Device, scale: Scale, has_time: Callable[[], bool]) -> Secti
         notes.append("Time was over before the end of this table.")
     columns = ("what", "how", "predicted", "held", "held / predicted", "peak")
     return Section("Is memory what was predicted?", columns, rows, notes, records)
+
+
+def step_peak(device: Device, subject: Subject) -> int:
+    """Bytes of the largest phase of a search step as ``device`` counts them, weights, gradients and all.
+
+    A step before it makes what is made once: libraries' workspaces and kernels' tables are none of it.
+    """
+    return max(_peak_at(device, subject, moment) for moment in moments(subject))
+
+
+def _peak_at(device: Device, subject: Subject, moment: Moment) -> int:
+    for phase in real_scene(subject, moment, device.torch_device).phases().values():
+        phase()
+    gc.collect()
+    scenes = []
+    given = _counted(device, lambda: scenes.append(real_scene(subject, moment, device.torch_device)))
+    phases = scenes[0].phases().values()
+    return given.held + max(_counted(device, phase).peak for phase in phases)
+
+
+def _counted(device: Device, run: Callable[[], object]) -> Memory:
+    found = device.memory(run, lambda _: None)
+    require(found is not None, "memory", "a device must count its memory", device.torch_device)
+    assert found is not None
+    return found
 
 
 def _measured(device: Device, what: str, how: str, predicted: int, of_step: tuple) -> dict[str, Any]:

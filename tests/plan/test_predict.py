@@ -14,6 +14,7 @@ from fastnas.plan.subject import Subject, moments, real_scene
 from fastnas.plan.tracker import KEPT, SECOND
 from fastnas.space.cell_space import NASBENCH201, PROXYLESS, S2, proxyless
 from fastnas.train.config import SearchConfig
+from fastnas_kernels.backend import are_cells_as_on_a_gpu
 
 DIGITS = described("digits")
 CELLS = replace(S2, num_nodes=1, concat=(2,))
@@ -106,3 +107,15 @@ def test_a_prediction_leaves_the_generator_of_the_process_alone():
     before = torch.get_rng_state()
     predict(subject_of(darts(), CELLS, cells=3))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_gpu_is_planned_as_its_kernels_run_whatever_serves_here(monkeypatch):
+    def peak(granularity):
+        subject = subject_of(darts(), CELLS, cells=3, batch_size=64, precision="bfloat16")
+        return predict(subject, granularity).peak
+
+    here, on_gpu = peak(1), peak(512)
+    assert on_gpu.causes[KEPT] < here.causes[KEPT]  # PyTorch keeps the outputs of all candidates
+    monkeypatch.setenv("FASTNAS_BACKEND", "reference")
+    assert peak(512) == on_gpu
+    assert not are_cells_as_on_a_gpu()

@@ -8,12 +8,13 @@ from fastnas.train.data.loading import Batch, evaluation_batches, paired_batches
 from fastnas.train.data.pixels import cut_out
 from fastnas.train.data.shards import write_shards
 from fastnas.train.data.sharing import held_out, shared
-from fastnas.train.data.sources import SOURCES, load_data
+from fastnas.train.data.sources import SOURCES, Decoder, load_data
 
 __all__ = [
     "SOURCES",
     "Batch",
     "BrokenImages",
+    "Decoder",
     "Halves",
     "ImageData",
     "ImageSet",

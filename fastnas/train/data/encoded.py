@@ -1,6 +1,7 @@
 """Images as they lie in files, decoded no larger than somebody needs them."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +28,10 @@ class Part(NamedTuple):
     width: int
 
 
+JpegDecoder = Callable[[bytes, Part], Tensor | None]
+"""From a JPEG file to the pixels of a part of it, uint8 ``[3, height, width]``, or to ``None``."""
+
+
 class UnreadableImage(ValueError):
     """A file that holds no image, or a broken one.
 
@@ -50,10 +55,12 @@ class EncodedImage:
     Args:
         name: The file, for complaints.
         content: Its bytes.
+        jpeg: Decodes what it takes in Pillow's place: JPEG files in colour or grey, at their full size.
     """
 
     name: str
     content: bytes
+    jpeg: JpegDecoder | None = None
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, from the head of the file.
@@ -99,12 +106,15 @@ class EncodedImage:
         return self._decoded(part, least)
 
     def _decoded(self, part: Part | None, least: int) -> Tensor:
+        pixels = self._in_pillows_place(part, least)
+        if pixels is not None:
+            return pixels
         content = self.content if part is None else _ending_below(self.content, part.top + part.height + MARGIN)
         try:
             with Image.open(io.BytesIO(content)) as image:
                 if part is None:
                     return _pixels(image)
-                height, shrink = image.height, next((by for by in SHRINKS if min(part[2:]) >= by * least), 1)
+                height, shrink = image.height, _shrink(part, least)
                 if shrink > 1 and image.format == "JPEG":
                     image.draft(None, (image.width // shrink, height // shrink))
                 divisor = round(height / image.height)
@@ -113,6 +123,20 @@ class EncodedImage:
                 return _pixels(image.crop((left, top, left + columns, top + rows)))
         except UNREADABLE as error:
             raise UnreadableImage(self.name, described(error)) from None
+
+    def _in_pillows_place(self, part: Part | None, least: int) -> Tensor | None:
+        place = None if self.jpeg is None else _frame(self.content)
+        if place is None or (part is not None and _shrink(part, least) > 1):
+            return None
+        precision, components = self.content[place - 1], self.content[place + 4]
+        if precision != 8 or components not in (1, 3):
+            return None
+        assert self.jpeg is not None
+        return self.jpeg(self.content, part or Part(0, 0, *self.size()))
+
+
+def _shrink(part: Part, least: int) -> int:
+    return next((by for by in SHRINKS if min(part[2:]) >= by * least), 1)
 
 
 def _frame(content: bytes) -> int | None:

@@ -48,9 +48,9 @@ def _obstacle(state: Tensor, plan: CellPlan) -> str | None:
     return None if state.is_meta else _compiled(REALS[state.dtype], plan.mixed_channels)
 
 
-def cpu_knows_tangents(dtype: torch.dtype, plan: CellPlan) -> bool:
+def cpu_knows_tangents(state: Tensor, plan: CellPlan) -> bool:
     """Whether the second derivatives of a cell that :func:`cpu_serves` run in compiled code, too."""
-    return _compiled(REALS[dtype], plan.mixed_channels, True) is None
+    return _compiled(REALS[state.dtype], plan.mixed_channels, True) is None
 
 
 def _compiled(real: str, channels: int, dual: bool = False) -> str | None:

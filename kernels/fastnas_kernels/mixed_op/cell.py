@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastnas_kernels.backend import backend_for
+from fastnas_kernels.backend import are_cells_as_on_a_gpu, backend_for
 from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.function import fused_cell
@@ -58,7 +58,7 @@ def mixed_cell(
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
     states = _cast(states)
     _require_numbers(states, weights, mix, edge_mix, statistics)
-    backend = backend_for(states[0].device)
+    backend = "triton" if are_cells_as_on_a_gpu() else backend_for(states[0].device)
     alone = not is_synchronised()  # kernels do not wait for other processes
     if alone and (backend == "triton" or (backend == "cpu" and cpu_serves(states[0], plan))):
         return _without_autocast(states, weights, mix, edge_mix, plan, statistics)

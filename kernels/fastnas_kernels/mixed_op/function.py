@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastnas_kernels.backend import backend_for
+from fastnas_kernels.backend import are_cells_as_on_a_gpu, backend_for
 from fastnas_kernels.cpu.choice import cpu_knows_tangents
 from fastnas_kernels.mixed_op import operators
 from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, tangent_of
@@ -304,7 +304,11 @@ def _pairs(x: Sequence[Tensor], u: Sequence[Some]) -> list[list[Tensor]]:
 
 def _knows_tangents(inputs: Tensor, plan: str) -> bool:
     """Whether the backend computes on numbers with a tangent."""
-    return backend_for(inputs.device) == "cpu" and cpu_knows_tangents(inputs.dtype, plan_from_text(plan))
+    return (
+        not are_cells_as_on_a_gpu()
+        and backend_for(inputs.device) == "cpu"
+        and cpu_knows_tangents(inputs, plan_from_text(plan))
+    )
 
 
 def _is_dual_level() -> bool:
