@@ -118,7 +118,7 @@ def traced(settings: BeforeAfter, data: ImageData, epochs: int) -> Trace:
     steps = [after - before for number, (before, after) in enumerate(pairwise(marks), 1) if number not in last]
     beta = method.connection.edge_normalisation
     logits = initial_logits(DARTS, beta, config.seed, CPU, method.alpha_mean, method.alpha_scale)
-    first = by_cell_type(logits, "alpha", lambda x: x.tolist())
+    first = {name: x.tolist() for name, x in by_cell_type(logits, "alpha", lambda x: x).items()}
     return Trace(steps, whole, [_flat(first), *(_flat(record["alpha"]) for record in records)])
 
 

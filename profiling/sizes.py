@@ -173,12 +173,14 @@ def tables(rows: Sequence[Row], kinds: Sequence[str]) -> list[Section]:
     """How many times as fast, at every size; and the least and the median of every kind."""
     found = {(row.size, row.phase, row.kind): row for row in rows}
     places = dict.fromkeys((row.size, row.phase) for row in rows)
-    every = [[f"{size} | {phase}", *(_cell(found[size, phase, kind]) for kind in kinds)] for size, phase in places]
+    every = [
+        [*str(size).split(" | "), phase, *(_cell(found[size, phase, kind]) for kind in kinds)] for size, phase in places
+    ]
     notes = (
         "The fastest of the others' time, divided by that of the choice, (p) where the choice is PyTorch. "
         f"Bold: less than {MARKED}.",
     )
-    columns = ("channels, k | images | size | stride | step", *kinds)
+    columns = ("channels, k", "images", "size", "stride", "step", *kinds)
     summary = []
     for kind in kinds:
         of_kind = [row for row in rows if row.kind == kind]

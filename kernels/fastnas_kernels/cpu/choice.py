@@ -17,9 +17,9 @@ def cpu_serves(state: Tensor, plan: CellPlan) -> bool:
 
     That is so for float32 and float64 and filters of up to 15 pixels, if a compiler is found and the cell is more than
     a sum of few or large identities, for which PyTorch takes 0.8 of the time. All other cells that were tried took at
-    most the definition's time, a single pool, and a seventh of it in the median of whole cells, from two images of four
-    channels and one pixel to sixteen of 32x32. PyTorch's operations, edge by edge, are faster where nothing is mixed,
-    by 0.3 ms at most (``profiling/sizes.py`` and ``profiling/results/sizes-cpu.md``).
+    most the definition's time, a single pool, and a ninth of it in the median of whole cells, from two images of four
+    channels and one pixel to sixteen of 32x32; edge by edge, PyTorch is faster only where nothing is mixed
+    (``profiling/sizes.py`` and ``profiling/results/sizes-cpu.md``).
 
     Raises:
         RuntimeError: If ``FASTNAS_BACKEND=cpu`` forces what cannot be.
