@@ -1,7 +1,6 @@
 """The command line as people use it, in processes of its own where signals are sent."""
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
@@ -43,26 +42,26 @@ TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
 def start(*arguments, cwd, largest_file=None):
-    """A process that has imported everything already: that would take longer than what it is to do."""
-    process = multiprocessing.get_context("fork").Process(target=run, args=(arguments, cwd, largest_file))
-    process.start()
-    return process
+    """The command line in a process of its own, which may be told how large its files may become."""
+    command = f"import sys; from tests.test_cli import run; run(sys.argv[1:], {largest_file})"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
+    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=cwd, env=environment, **pipes)
 
 
-def run(arguments, cwd, largest_file):
+def run(arguments, largest_file):
     # A shell that runs the tests in the background has its children ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    os.environ["COLUMNS"] = "200"
-    os.chdir(cwd)
     sys.exit(main(arguments))
 
 
 def wait_for(path, process):
     deadline = time.monotonic() + 120
     while not path.exists():
-        assert process.is_alive()
+        assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -78,18 +77,10 @@ def trace(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    done = subprocess.run(
-        [sys.executable, "-m", "fastnas", "search", *TINY, "--run", "run"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "run", done.stdout
+    process = start("search", *TINY, "--run", "run", cwd=folder)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    return folder / "run", output
 
 
 def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
@@ -109,19 +100,18 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
     process = start("search", *TINY, "--run", "run", cwd=tmp_path)
     wait_for(run / milestone, process)
     process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert main(["search", "--resume", str(run)]) == 0
     assert trace(run) == trace(uninterrupted[0])
 
 
-def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path, capfd):
+def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path):
     process = start("search", *TINY, "--run", "run", cwd=tmp_path)
     wait_for(tmp_path / "run" / "checkpoint.pt", process)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(60)
-    assert process.exitcode == 130
-    output, errors = capfd.readouterr()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert errors == "fastnas: interrupted. Everything up to the last checkpoint is kept.\n"
     assert "fastnas search --resume run" in output
     assert (tmp_path / "run" / "checkpoint.pt").exists()
@@ -195,11 +185,10 @@ def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uni
     assert (run / "checkpoint.pt").exists()
 
 
-def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path, capfd):
+def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
     process = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
-    process.join()
-    assert process.exitcode == 1
-    errors = capfd.readouterr().err
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
     assert errors.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
     assert errors.count("\n") == 1
     assert not list((tmp_path / "run").glob(".*"))
