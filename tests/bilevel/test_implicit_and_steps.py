@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,8 +228,9 @@ def one_of_two(rank, store, folder):
     distributed.destroy_process_group()
 
 
-def test_two_processes_find_the_hypergradients_of_one_with_both_halves_of_the_batch(tmp_path):
-    mp.start_processes(one_of_two, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork")
+def test_two_processes_find_the_hypergradients_of_one_with_both_halves_of_the_batch(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where new processes find this module
+    mp.start_processes(one_of_two, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="spawn")
     of_each = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for i, hypergradient in enumerate(SPREAD):
         loss, gradients = hypergradient(regression(slice(None)), *start())

@@ -1,6 +1,7 @@
 """One process of several that make the same steps; started by test_together.py with torchrun's variables set."""
 
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -66,3 +67,7 @@ def main(out, *names):
         found["sent"] = numbers_sent(ranks)
         found["complaint"] = complaint_about(ranks, json.dumps({"a": 1, "epochs": 3 + ranks.index}))
         torch.save(found, Path(out) / f"{ranks.index}.pt")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -2,16 +2,19 @@
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from fastnas.train.ranks import ALONE
-from tests.search.one_of_several import main, steps_of
+from tests.search.one_of_several import steps_of
 
 pytestmark = pytest.mark.xdist_group("together")  # what all of its tests share is made once
 
+ROOT = Path(__file__).parents[2]
 # One of each kind: first and second order, a perturbation by a gradient, a joint step, and all kinds of draws
 NAMES = ["darts", "darts_2nd", "smooth_darts_adv", "gdas", "parsec", "dso_nas", "proxyless_nas", "proxyless_nas_r"]
 NAMES += ["pc_darts", "snas"]
@@ -24,17 +27,19 @@ def free_port():
         return s.getsockname()[1]
 
 
-def one_of_two(rank, port, out):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
-    main(out, *NAMES)
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What each of two processes found."""
     out, port = tmp_path_factory.mktemp("together"), free_port()
-    # A fork imports nothing again, which would take as long as all that is tested here
-    mp.start_processes(one_of_two, (port, out), nprocs=2, start_method="fork")
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.search.one_of_several", str(out), *NAMES]
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, **variables, "RANK": rank}, stderr=subprocess.PIPE)
+        for rank in ("0", "1")
+    ]
+    errors = [process.communicate(timeout=200)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
     return [torch.load(out / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
