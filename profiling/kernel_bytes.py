@@ -102,6 +102,7 @@ def extrapolated(plan: CellPlan, pixels: int) -> dict[str, float]:
 def floors(plan: CellPlan, pixels: int) -> Counter[str]:
     """Bytes of each operand once, summed over the launches of each kernel; stride 1, float32."""
     lowered, width = launch.lower(plan), 4
+    again = launch.tiles_for(plan.mixed_channels, torch.float32).compute_again(plan.mixed_channels)
     plane, flags = pixels * plan.mixed_channels * width, pixels * plan.mixed_channels
     found: Counter[str] = Counter()
 
@@ -116,15 +117,18 @@ def floors(plan: CellPlan, pixels: int) -> Counter[str]:
         edges = [plan.edges[number] for number in plan.leaving(source)]
         is_node, pools = source >= plan.num_inputs, any(map(pooled, edges))
         n, m = len(outer), len(inner)
+        kept_n, kept_m = (sum(b.coefficient < 0 for b in of) if again else len(of) for of in (outer, inner))
+        read_n, read_m = (0, 0) if again else (n, m)
         targets, inner_targets = ({b.target for b in of if b.coefficient >= 0} for of in (outer, inner))
         filters = [plan.mixed_channels * (b.kernel**2 + plan.mixed_channels) * width for b in (*outer, *inner)]
         dense = sum(plan.mixed_channels**2 * width for _ in filters)
         found["stage_kernel"] += plane * ((1 + n) + 2 * m) + sum(filters)
-        found["stage_kernel"] += plane * ((1 + n + len(targets)) + (2 * m + len(inner_targets))) + sum(filters)
+        found["stage_kernel"] += plane * (1 + kept_n + len(targets) + m + kept_m + len(inner_targets)) + sum(filters)
         found["pool_statistics_kernel"] += pools * plane
         found["shared_sums_kernel"] += plane * (1 + len(edges))
-        found["pointwise_backward_kernel"] += plane * (3 * m + len(inner_targets)) + sum(filters) + dense
-        found["pointwise_backward_kernel"] += plane * (1 + 2 * n + len(targets) + sum(b.coefficient < 0 for b in outer))
+        found["pointwise_backward_kernel"] += plane * (2 * m + read_m + len(inner_targets)) + sum(filters) + dense
+        found["pointwise_backward_kernel"] += plane * (1 + n + read_n + len(targets))
+        found["pointwise_backward_kernel"] += plane * sum(b.coefficient < 0 for b in outer)
         found["depthwise_backward_kernel"] += 3 * m * plane
         found["depthwise_weights_kernel"] += (2 * m + 1 + n) * plane + sum(filters) - dense
         found["pool_backward_kernel"] += pools * (plane * (1 + sum(map(pooled, edges)) + 2) + flags)
@@ -156,8 +160,12 @@ class Operators(TorchDispatchMode):
         if not func.is_view and "empty" not in name and name not in NO_LAUNCH:
             self.launches[name] += 1
             tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
-            self.num_bytes += sum(x.untyped_storage().nbytes() for x in {id(x): x for x in tensors}.values())
+            self.num_bytes += sum(map(_num_bytes, {id(x): x for x in tensors}.values()))
         return result
+
+
+def _num_bytes(x: Tensor) -> int:
+    return min(x.numel() * x.itemsize, x.untyped_storage().nbytes())  # the latter where it is expanded
 
 
 @contextmanager

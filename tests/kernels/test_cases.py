@@ -17,7 +17,7 @@ RECORDED = sorted({target for targets in RECORD.values() for target in targets})
 BY_KERNEL = {  # one of each kind that is quick to compile: a small kernel, a reduction, a matrix product, a shuffle
     "weighted_sum K=8 fp32",
     "pool_statistics c=16 stride=1 float32",
-    "stage c=16 stride=1 normalised=1 backward=0 edges=1 float32",
+    "stage c=16 stride=1 normalised=1 backward=0 keep=1 edges=1 float32",
     "bypass c=16 k=4 stride=1 float32",
 }
 

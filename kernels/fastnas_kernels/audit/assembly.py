@@ -102,6 +102,7 @@ def compile_for(
     target: str,
     num_warps: int = 4,
     num_stages: int | None = None,
+    maxnreg: int | None = None,
     divisible_by_16: Sequence[str] | None = None,
 ) -> CompiledKernel:
     """Compile a kernel ahead of time; needs neither a GPU nor its driver.
@@ -115,6 +116,7 @@ def compile_for(
         num_warps: Warps in a program.
         num_stages: Stages of software pipelining; if ``None``, what Triton takes on that target where a launch does
             not say.
+        maxnreg: Registers that a thread may have on NVIDIA; if ``None``, the compiler chooses.
         divisible_by_16: Arguments, pointers and integers alike, that are multiples of 16, as a launch finds out for
             itself; a tuple if all its elements are. All pointers if ``None``, since PyTorch aligns its tensors.
 
@@ -145,7 +147,8 @@ def compile_for(
         constexprs={(names.index(name),): value for name, value in constants.items()},
         attrs={path: [["tt.divisibility", 16]] for name in aligned for path in _paths(names, name, signature[name])},
     )
-    options = {"num_warps": num_warps} | ({} if num_stages is None else {"num_stages": num_stages})
+    options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": maxnreg}
+    options = {name: value for name, value in options.items() if value is not None}
     return triton.compile(source, target=TARGETS[target].gpu, options=options)
 
 

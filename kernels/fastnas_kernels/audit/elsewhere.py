@@ -39,6 +39,7 @@ class Job:
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int | None = None
+    maxnreg: int | None = None
     divisible_by_16: Sequence[str] | None = None
 
 

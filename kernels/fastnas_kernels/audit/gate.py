@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from fastnas_kernels.audit.assembly import TARGETS, Assembly, Type
 from fastnas_kernels.audit.elsewhere import Failure, Job, assemblies, reference
@@ -51,6 +51,7 @@ class Case:
         constants: Value of every ``constexpr`` argument.
         num_warps: Warps in a program.
         num_stages: Stages of software pipelining; if ``None``, what Triton takes on the target.
+        maxnreg: Registers that a thread may have on NVIDIA, as Triton calls it; if ``None``, the compiler chooses.
         divisible_by_16: Arguments, pointers and integers alike, that are multiples of 16, a tuple if all its elements
             are; all pointers if ``None``.
         budget: What the kernel may use.
@@ -63,6 +64,7 @@ class Case:
     constants: Mapping[str, Any] = field(default_factory=dict)
     num_warps: int = 4
     num_stages: int | None = None
+    maxnreg: int | None = None
     divisible_by_16: Sequence[str] | None = None
     budget: Budget = field(default_factory=Budget)
     exceptions: Mapping[str, Budget] = field(default_factory=dict)
@@ -86,7 +88,24 @@ class Verdict:
     violations: tuple[str, ...]
 
 
-def violations(assembly: Assembly, budget: Budget) -> list[str]:
+class Limited(Protocol):
+    """What a budget limits, as an ``Assembly`` has it."""
+
+    @property
+    def target(self) -> str: ...
+    @property
+    def registers(self) -> int: ...
+    @property
+    def spills(self) -> int: ...
+    @property
+    def spill_bytes(self) -> int: ...
+    @property
+    def shared_bytes(self) -> int: ...
+    @property
+    def vector_share(self) -> float: ...
+
+
+def violations(assembly: Limited, budget: Budget) -> list[str]:
     """Every way in which ``assembly`` exceeds ``budget``, in words; empty if it keeps to it."""
     limit = TARGETS[assembly.target].shared_limit
     shared = limit if budget.shared_bytes is None else min(limit, budget.shared_bytes)
@@ -128,6 +147,7 @@ def judge(cases: Sequence[Case], targets: Sequence[str] = tuple(TARGETS), proces
             constants=case.constants,
             num_warps=case.num_warps,
             num_stages=case.num_stages,
+            maxnreg=case.maxnreg,
             divisible_by_16=case.divisible_by_16,
         )
         for case, target in pairs

@@ -1,10 +1,11 @@
 """Remembers what the compiler made of every case, so that a change for the worse is seen."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from fastnas_kernels.audit.assembly import Assembly
-from fastnas_kernels.audit.gate import Budget, Verdict, violations
+from fastnas_kernels.audit.gate import Budget, Case, Verdict, violations
 
 REGISTERS = 8  # a thread gets them by the eight; a patch release of a compiler may move one of those
 SHARE = 0.03
@@ -50,50 +51,77 @@ def regressions(verdicts: Iterable[Verdict], before: Mapping[str, Mapping[str, M
     return found
 
 
-def summary(verdicts: Sequence[Verdict]) -> str:
-    """A Markdown table with a row for each kernel and target, the worst of its cases, each number for itself; and below
-    it every budget that is broken, and the reasons for those that are loose."""
-    head = ["kernel", "target", "cases", "registers", "spills", "shared bytes", "128 bits", "instructions", "broken"]
-    rows = [head, ["---"] * 2 + ["---:"] * (len(head) - 2)]
-    groups: dict[tuple[str, str], list[Verdict]] = {}
-    for verdict in verdicts:
-        groups.setdefault((_kernel(verdict), verdict.target), []).append(verdict)
-    rows += [[*names, *_worst(groups[names])] for names in sorted(groups)]
+def summary(cases: Sequence[Case], target: str, known: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """A Markdown table with a row for each kernel, the worst of its cases on ``target``, each number for itself; and
+    below it every budget that is broken, and the reasons for those that are loose. All from what is ``known``."""
+    head = ["kernel", "cases", "registers", "spills", "shared bytes", "128 bits", "broken"]
+    groups: dict[str, list[_Row]] = {}
+    for case in cases:
+        found = known.get(case.name, {}).get(target)
+        seen = None if found is None else Seen(target, **found)
+        groups.setdefault(_kernel(case), []).append(_Row(case, seen))
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
+    rows += [[kernel, *_worst(groups[kernel])] for kernel in sorted(groups)]
     table = [f"| {' | '.join(row)} |" for row in rows]
-    return (
-        "\n".join([*table, *_listed("Broken:", _broken(verdicts)), *_listed("Exceptions:", _reasons(verdicts))]) + "\n"
-    )
+    of_all = [row for kernel in sorted(groups) for row in groups[kernel]]
+    return "\n".join([*table, *_listed("Broken:", _broken(of_all)), *_listed("Exceptions:", _reasons(of_all))]) + "\n"
 
 
-def _kernel(verdict: Verdict) -> str:
-    return verdict.case.name.split()[0]
+@dataclass(frozen=True)
+class Seen:
+    """What a record holds of one case, as far as a budget limits it."""
+
+    target: str
+    registers: int
+    spills: int
+    shared_bytes: int
+    vector_share: float
+
+    @property
+    def spill_bytes(self) -> int:
+        """Memory that is reserved for spills is recorded only by its use."""
+        return 0
 
 
-def _worst(group: Sequence[Verdict]) -> list[str]:
-    codes = [verdict.assembly for verdict in group if verdict.assembly is not None]
+class _Row(NamedTuple):
+    case: Case
+    seen: Seen | None
+
+    @property
+    def violations(self) -> list[str]:
+        if self.seen is None:
+            return ["is not recorded"]
+        return violations(self.seen, self.case.budget_on(self.seen.target))
+
+
+def _kernel(case: Case) -> str:
+    return case.name.split()[0]
+
+
+def _worst(group: Sequence[_Row]) -> list[str]:
+    codes = [row.seen for row in group if row.seen is not None]
     numbers = [
         max((code.registers for code in codes), default=0),
         max((code.spills for code in codes), default=0),
         max((code.shared_bytes for code in codes), default=0),
         f"{min((code.vector_share for code in codes), default=0):.0%}",
-        max((code.instructions for code in codes), default=0),
     ]
-    return list(map(str, [len(group), *numbers, sum(bool(verdict.violations) for verdict in group)]))
+    return list(map(str, [len(group), *numbers, sum(bool(row.violations) for row in group)]))
 
 
-def _broken(verdicts: Sequence[Verdict]) -> list[str]:
-    return [f"{v.case.name} on {v.target}: {'; '.join(v.violations)}" for v in verdicts if v.violations]
+def _broken(rows: Sequence[_Row]) -> list[str]:
+    return [f"{row.case.name}: {'; '.join(row.violations)}" for row in rows if row.violations]
 
 
-def _reasons(verdicts: Sequence[Verdict]) -> list[str]:
+def _reasons(rows: Sequence[_Row]) -> list[str]:
     """Each exception with its reason once for every kernel that makes use of it."""
     found: dict[str, set[str]] = {}
-    for verdict in verdicts:
-        budget = verdict.case.budget_on(verdict.target)
-        if verdict.assembly is not None and violations(verdict.assembly, Budget()):
+    for case, seen in rows:
+        if seen is not None and violations(seen, Budget()):
+            budget = case.budget_on(seen.target)
             for name, reason in budget.reasons.items():
                 words = f"{name} {getattr(budget, name)}, because {reason}"
-                found.setdefault(words, set()).add(_kernel(verdict))
+                found.setdefault(words, set()).add(_kernel(case))
     return [f"{', '.join(sorted(kernels))}: {words}" for words, kernels in found.items()]
 
 

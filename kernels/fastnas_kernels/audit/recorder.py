@@ -108,4 +108,5 @@ def same_code(case: Case) -> tuple:
     constants = sorted((name, str(value)) for name, value in case.constants.items())
     aligned = tuple(sorted(case.divisible_by_16 or ()))
     kernel = (case.kernel.fn.__module__, case.kernel.__name__)
-    return kernel, tuple(case.signature.items()), tuple(constants), case.num_warps, case.num_stages, aligned
+    options = (case.num_warps, case.num_stages, case.maxnreg)
+    return kernel, tuple(case.signature.items()), tuple(constants), options, aligned

@@ -60,6 +60,7 @@ def result_of(job: Job) -> Assembly | Failure:
             target=job.target,
             num_warps=job.num_warps,
             num_stages=job.num_stages,
+            maxnreg=job.maxnreg,
             divisible_by_16=job.divisible_by_16,
         )
     except (TritonError, RuntimeError) as error:  # a pass of LLVM fails with the latter

@@ -42,7 +42,7 @@ def _only_adds(state: Tensor, plan: CellPlan) -> bool:
 def _obstacle(state: Tensor, plan: CellPlan) -> str | None:
     if state.dtype not in REALS:
         return f"states of {state.dtype}"
-    largest = max((candidate.kernel for _, _, candidate in plan.each()), default=1)
+    largest = max([1, *(candidate.kernel for _, _, candidate in plan.each())])
     if largest > LARGEST_KERNEL:
         return f"a filter of {largest} pixels, more than {LARGEST_KERNEL}"
     return None if state.is_meta else _compiled(REALS[state.dtype], plan.mixed_channels)

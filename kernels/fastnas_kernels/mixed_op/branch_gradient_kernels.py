@@ -130,6 +130,7 @@ def pointwise_backward_kernel(
     STRIDE: tl.constexpr,
     NORMALISED: tl.constexpr,
     WEIGHTS: tl.constexpr,
+    AGAIN: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -137,7 +138,8 @@ def pointwise_backward_kernel(
 
     One program takes every ``num_programs(0)``-th tile of one branch and one block of input channels and keeps the
     filter's gradient in registers; the few partial results are added up in a fixed order afterwards.
-    ``per_pixel`` is ``1 / M``, or 0 where the statistics did not come from this batch.
+    ``per_pixel`` is ``1 / M``, or 0 where the statistics did not come from this batch. The filter's gradient needs the
+    depthwise output; with ``AGAIN`` the raw output is computed from that once more and not read.
     """
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
@@ -184,25 +186,30 @@ def pointwise_backward_kernel(
         src_mean = tl.zeros((B,), ACC)
         src_rstd = src_mean
     dweight = tl.zeros((B, CO), ACC)
+    tl.static_assert(not AGAIN or (WEIGHTS and C <= B), "a raw output is a sum over all channels of the depthwise one")
     for tile in range(split, num_tiles, tl.num_programs(0)):
         m = tile * P + tl.arange(0, P)
         live = m < M
         pixel = m.to(tl.int64)[:, None]
         inside = live[:, None] & out_channel[None, :]
         dy = tl.load(upstream + pixel * upstream_pitch + o[None, :], mask=inside, other=0.0).to(ACC)
-        z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
+        if WEIGHTS:
+            n, h, w = locate(m, HO, WO)
+            t = depthwise_taps(
+                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_mean, src_rstd,
+                n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
+            )[0]  # fmt: skip
+        if AGAIN:
+            z = tl.dot(t, weight, input_precision=PRECISION)
+        else:
+            z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
         dz = scale[None, :] * dy - shift[None, :] - (z - mean[None, :]) * slope[None, :]
         dz = tl.where(inside, dz, 0.0)
         dt = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
         at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]
         tl.store(at, dt.to(dt_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
         if WEIGHTS:
-            n, h, w = locate(m, HO, WO)
-            t = depthwise_taps(
-                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_mean, src_rstd,
-                n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
-            )  # fmt: skip
-            dweight += tl.dot(tl.trans(t[0]), dz, input_precision=PRECISION)
+            dweight += tl.dot(tl.trans(t), dz, input_precision=PRECISION)
     if WEIGHTS:
         at = dpacked_ptr + split.to(tl.int64) * aligned(packed_length, 4) + products + c[:, None] * C + o[None, :]
         tl.store(at, dweight, mask=both)

@@ -47,14 +47,6 @@ AMD = Budget(
 )
 
 
-SPILLING = ("gather", "pointwise_backward", "shared_sums")
-SPILLS = 10
-FEW_BYTES = (
-    "ptxas keeps an address or two in local memory, to let more programs share a multiprocessor; with `.maxnreg 168` "
-    "it would spill nothing and take more registers in all cases, also in the many that do not spill"
-)
-
-
 NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen for sm_80 and sm_90"
 
 
@@ -62,13 +54,9 @@ def with_budgets(case: Case) -> Case:
     """``case`` with what it may use."""
     kernel = case.kernel.__name__.removesuffix("_kernel")
     budget = _narrow(kernel, case)
-    if kernel in SPILLING:
-        budget = _looser(budget, FEW_BYTES, spills=SPILLS)
     exceptions = {"gfx942": AMD}
-    if kernel == "pointwise_backward":
-        exceptions["sm_100"] = _looser(budget, NEWEST, registers=176)
-    if kernel == "stage":
-        exceptions["sm_100"] = _looser(budget, NEWEST, spills=2)
+    if kernel == "pointwise_backward" and not case.constants["WEIGHTS"]:
+        exceptions["sm_100"] = _looser(budget, NEWEST, registers=170)
     return replace(case, budget=budget, exceptions=exceptions)
 
 

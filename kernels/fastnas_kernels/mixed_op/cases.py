@@ -31,7 +31,7 @@ SPACES = (
 """Candidates of an edge, the divisor of the channels that they see, and the channels of a state."""
 
 DTYPES = (torch.float32, torch.bfloat16)
-SHOWN = ("C", "K", "STRIDE", "NORMALISED", "BACKWARD", "EDGES", "WEIGHTS", "ROWS", "POOLS", "NODE_STATE")
+SHOWN = ("C", "K", "STRIDE", "NORMALISED", "BACKWARD", "KEEP", "EDGES", "WEIGHTS", "ROWS", "POOLS", "NODE_STATE")
 """The constants that tell cases of one kernel apart."""
 
 

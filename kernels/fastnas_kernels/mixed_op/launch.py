@@ -103,6 +103,11 @@ class Launcher:
         sizes = {"C": self.channels, "B": tile.channels, "P": tile.pixels}
         return {**sizes, "ACC": accumulate, "num_warps": tile.warps}
 
+    def registers(self, most: int | None) -> dict:
+        """Lets NVIDIA's compiler use up to ``most`` registers a thread. Left alone, it first decides how many programs
+        shall share a multiprocessor, and for a few kernels it then keeps an address or two in memory."""
+        return {} if most is None or vendor() != "cuda" else {"maxnreg": most}
+
     @property
     def product(self) -> dict:
         """The constants of kernels that multiply matrices."""
@@ -127,8 +132,9 @@ class Launcher:
         return State(nodes_MD[:, first:], size.out_height, size.out_width, nodes_MD.shape[1], 1)
 
     def stage(self, state: State | None, z: Tensor, packed: Tensor, stats: Tensor, span: Span, first: int,
-              partial: Tensor, dy: Tensor | None) -> None:  # fmt: skip
-        """Evaluate the groups of ``span``: of ``state``, or of other branches if that is ``None``."""
+              partial: Tensor, dy: Tensor | None, keep: bool = True) -> None:  # fmt: skip
+        """Evaluate the groups of ``span``: of ``state``, or of other branches if that is ``None``; ``keep`` also what
+        no other branch reads."""
         if not len(span):
             return
         normalised, stride = state is None, 1 if state is None else state.stride
@@ -155,8 +161,10 @@ class Launcher:
             STRIDE=stride,
             NORMALISED=normalised,
             BACKWARD=dy is not None,
+            KEEP=keep,
             **self.block(tile),
             **self.product,
+            **self.registers(80 if normalised and tile.channels <= 16 else None),
         )
 
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:

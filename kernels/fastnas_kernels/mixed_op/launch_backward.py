@@ -3,8 +3,7 @@
 """Runs the gradient of a lowered cell: state by state from the last to the first, computing each state's branches
 again.
 
-Shape suffixes as in ``launch``; B branches of a state, Q edges that leave it, E all edges, L length of the packed
-weights, X splits.
+Shape suffixes as in ``launch``.
 """
 
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_ker
 from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.rows import mix_gradient
+from fastnas_kernels.mixed_op.rows import begun_gradients, mix_gradient
 from fastnas_kernels.mixed_op.tables import Span
 from fastnas_kernels.precision import accumulator
 
@@ -55,6 +54,7 @@ class Backward:
         mix: Coefficients of all candidates.
         edge_mix: Weights of the edges.
         stats: Statistics, ``[rows, 3, C]``.
+        dnodes_MD: The gradient of all nodes, without what they send each other.
         needs: What to compute.
     """
 
@@ -65,19 +65,17 @@ class Backward:
     mix: Tensor
     edge_mix: Tensor
     stats: Tensor
+    dnodes_MD: Tensor
     needs: Needs
 
-    def __call__(self, dnodes_MD: Tensor) -> Gradients:
-        """From the gradient of all nodes to those of everything else."""
+    def __call__(self) -> Gradients:
+        """The gradients of everything else."""
         run, plan = self.run, self.run.lowered.plan
-        # Before a shuffle, a node's mixed channels lie side by side; for k = 1 this is a plain copy
-        dy = dnodes_MD.view(-1, plan.num_nodes, run.channels, plan.k).transpose(2, 3)
-        dy = dy.clone(memory_format=torch.contiguous_format).view(dnodes_MD.shape)
+        dy = begun_gradients(self.dnodes_MD, plan)
         dinputs = torch.empty_like(self.inputs_IMS) if self.needs.states else None
         if dinputs is not None:
-            for source in range(plan.num_inputs):
-                if not plan.leaving(source):
-                    dinputs[source] = 0
+            for source in (i for i in range(plan.num_inputs) if not plan.leaving(i)):
+                dinputs[source] = 0
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, run.channels, exact=True)
         passed = run.empty(len(plan.edges), exact=True)
         dpacked = run.empty(run.splits, self.packed.numel(), exact=True) if self.needs.weights else None
@@ -89,6 +87,11 @@ class Backward:
             mix_gradient(run.lowered, run.tables, sums) if self.needs.mix else None,
             passed[run.tables.edge_ranks] if self.needs.edge_mix else None,
         )
+
+    @property
+    def _again(self) -> bool:
+        """Whether raw outputs are computed along with the gradients of the filters and need not lie in memory."""
+        return self.needs.weights and self.run.tiles.compute_again(self.run.channels)
 
     def _source(
         self,
@@ -139,13 +142,14 @@ class Backward:
         self._state(source, state, dt, dy, edge_sums, leaving, dinputs, passed)
 
     def _recompute(self, source: int, state: State, z: Tensor, dy: Tensor, sums: Tensor) -> None:
-        """Every branch's raw output once more, and all sums over pixels that the gradient needs."""
+        """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs."""
         run = self.run
         first, middle, last = run.lowered.ranges[source]
         of_state, of_branches = run.tables.group_spans[source]
         partial = run.empty(len(sums), run.num_tiles(run.tiles.stage), 2, run.channels, exact=True)
-        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy)
-        run.stage(None, z, self.packed, self.stats, of_branches, first, partial[middle - first :], dy)
+        keep = not self._again
+        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, keep)
+        run.stage(None, z, self.packed, self.stats, of_branches, first, partial[middle - first :], dy, keep)
         self._shared_sums(state, dy, run.tables.leaving_spans[source], partial[last - first :])
         torch.sum(partial, 1, out=sums)
 
@@ -176,6 +180,7 @@ class Backward:
             K=run.lowered.plan.k,
             STRIDE=state.stride,
             **run.block(tile),
+            **run.registers(80),
         )
 
     def _pointwise(
@@ -217,8 +222,10 @@ class Backward:
             STRIDE=1 if state is None else state.stride,
             NORMALISED=state is None,
             WEIGHTS=dpacked is not None,
+            AGAIN=self._again,
             **run.block(tile),
             **run.product,
+            **run.registers(None if dpacked is None else 168),
         )
 
     def _depthwise_weights(
@@ -272,6 +279,7 @@ class Backward:
             "dy_ptr": dy,
             "edges_ptr": tables.edges,
             "leaving_ptr": tables.leaving,
+            "dnodes_ptr": self.dnodes_MD,
             "out_ptr": out,
             "M_STATE": pixels,
             "H": state.height,
@@ -346,6 +354,7 @@ class Backward:
             middle=middle,
             POOLS=pools,
             **where,
+            **run.registers(88 if run.channels < 8 else 80),
         )
 
 
@@ -373,9 +382,10 @@ def run_backward(
         mix.to(exact).contiguous(),
         edge_mix.to(exact).contiguous(),
         stats,
+        dnodes_NHWD.contiguous().view(launch.size.out_pixels, -1),
         Needs(*needs),
     )
-    found = gradient(dnodes_NHWD.contiguous().view(launch.size.out_pixels, -1))
+    found = gradient()
     return (
         _or_empty(None if found.states is None else found.states.view(inputs_INHWS.shape), inputs_INHWS),
         _or_empty(None if found.packed is None else found.packed[launch.tables.unpacking], inputs_INHWS),

@@ -1,6 +1,6 @@
 """Between the plan's own order of weights and statistics and the rows that compiled kernels read and write.
 
-Shape suffixes: R rows of statistics, C channels that the candidates see.
+Shape suffixes: R rows of statistics, C channels that the candidates see, M pixels, D channels of all nodes.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.mixed_op.lowering import Lowered
+from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Tables
 
 
@@ -48,3 +49,15 @@ def mix_gradient(lowered: Lowered, tables: Tables, sums: Tensor) -> Tensor:
         sums[-1] = 0  # stands for the second half of what has none
     totals = sums.sum(-1).flatten()
     return totals[rows] + totals[others] if lowered.has_halves else totals[rows]
+
+
+def begun_gradients(dnodes_MD: Tensor, plan: CellPlan) -> Tensor:
+    """Memory for the gradients of all nodes, ``[M, D]``, each in the order before the shuffle: its mixed channels side
+    by side. Only those of nodes that no edge leaves are there already, for nothing will be added to them."""
+    gradients = torch.empty_like(dnodes_MD)
+    begun = gradients.view(-1, plan.num_nodes, plan.k, plan.mixed_channels)
+    given = dnodes_MD.view(-1, plan.num_nodes, plan.mixed_channels, plan.k).transpose(2, 3)
+    for node in range(plan.num_nodes):
+        if not plan.leaving(plan.num_inputs + node):
+            begun[:, node] = given[:, node]
+    return gradients

@@ -85,7 +85,7 @@ def filter_at(packed_ptr, table, FIELD: tl.constexpr):
 @triton.jit
 def finish_branch(
     z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K,
-    C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, ACC: tl.constexpr,
+    C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Store a tile ``[P, CO]`` of raw output and its partial reductions; see :func:`stage_kernel`."""
     o = tl.arange(0, CO)
@@ -94,7 +94,8 @@ def finish_branch(
     pixel = m.to(tl.int64)[:, None]
     slot = branch - first if BACKWARD else tl.load(table + SLOT)
     at = z_ptr + slot * (tl.cast(M, tl.int64) * C) + pixel * C + o[None, :]
-    tl.store(at, z.to(z_ptr.dtype.element_ty), mask=inside)
+    kept = inside if KEEP else inside & (tl.load(table + COEFFICIENT) < 0)
+    tl.store(at, z.to(z_ptr.dtype.element_ty), mask=kept)
     partial = partial_ptr + (place * num_tiles + tile.to(tl.int64)) * 2 * C + o
     if BACKWARD:
         if tl.load(table + COEFFICIENT) >= 0:
@@ -142,6 +143,7 @@ def stage_kernel(
     STRIDE: tl.constexpr,
     NORMALISED: tl.constexpr,
     BACKWARD: tl.constexpr,
+    KEEP: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -151,7 +153,8 @@ def stage_kernel(
     Forward, the reduction is mean and sum of squared deviations of ``z``, written as ``[branch, tile, 2, C]``, so
     that a fixed-order merge (Chan et al., 1979) gives the statistics without a second pass and without atomics.
     Backward, ``z`` is computed again, and the reductions are the sums of ``dy`` and of ``dy`` times the normalised
-    ``z``, which both alpha's gradient and the normalisation's need.
+    ``z``, which both alpha's gradient and the normalisation's need. Without ``KEEP``, a ``z`` that enters a node is not
+    stored.
 
     With ``NORMALISED``, ``src_ptr`` holds raw outputs of other branches, which are normalised while they are read.
     """
@@ -204,10 +207,11 @@ def stage_kernel(
                 else:  # finished one by one, or all would be alive at once
                     finish_branch(
                         tl.dot(t[e], weight, input_precision=PRECISION), own, start + e, place + e, z_ptr, stats_ptr,
-                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K, C, CO, P, BACKWARD, ACC,
+                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K, C, CO, P, BACKWARD, KEEP,
+                        ACC,
                     )  # fmt: skip
     if EDGES == 1:
         finish_branch(
             z, table, start, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
-            K, C, CO, P, BACKWARD, ACC,
+            K, C, CO, P, BACKWARD, KEEP, ACC,
         )  # fmt: skip

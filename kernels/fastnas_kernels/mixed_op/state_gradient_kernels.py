@@ -171,11 +171,16 @@ def pool_backward_kernel(
 
 
 @triton.jit
-def _add_to_state(out_ptr, v, p, q, mask, pitch, column, ACC: tl.constexpr, ACCUMULATE: tl.constexpr):
-    at = out_ptr + p.to(tl.int64)[:, None] * pitch + column + q[None, :]
-    if ACCUMULATE:
-        v += tl.load(at, mask=mask, other=0.0).to(ACC)
-    tl.store(at, v.to(out_ptr.dtype.element_ty), mask=mask)
+def _store_of_state(
+    out_ptr, dnodes_ptr, v, p, q, mask, pitch, column, C: tl.constexpr, K: tl.constexpr, NODE_STATE: tl.constexpr
+):
+    """Store the gradient ``v`` of channels ``q`` of a state; of a node in the order before the shuffle, with what came
+    from outside added."""
+    row = p.to(tl.int64)[:, None] * pitch + column
+    if NODE_STATE:
+        v += tl.load(dnodes_ptr + row + q[None, :], mask=mask, other=0.0).to(v.dtype)
+        q = (q % K) * C + q // K
+    tl.store(out_ptr + row + q[None, :], v.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -191,6 +196,7 @@ def gather_kernel(
     branches_ptr,
     edges_ptr,
     leaving_ptr,
+    dnodes_ptr,
     out_ptr,
     M,
     M_STATE,
@@ -217,7 +223,8 @@ def gather_kernel(
 ):
     """Gradient of a state's mixed channels: everything that its edges send back, collected and stored once.
 
-    A node's gradient is kept in the order before the shuffle, mixed channels first, and is added to.
+    A node's gradient is kept in the order before the shuffle, mixed channels first; what came from outside of the cell
+    is added, ``dnodes_ptr``.
     """
     p = tl.program_id(0) * P + tl.arange(0, P)
     live = p < M_STATE
@@ -257,8 +264,7 @@ def gather_kernel(
                 dx += tl.load(daverage_ptr + at, mask=mask, other=0.0).to(ACC)
                 first_here = tl.load(position_ptr + at, mask=mask, other=-1).to(tl.int32) == i * 3 + j
                 dx += tl.where(first_here, tl.load(dmax_ptr + at, mask=mask, other=0.0).to(ACC), 0.0)
-    unshuffled = (c % K) * C + c // K if NODE_STATE else c
-    _add_to_state(out_ptr, dx, p, unshuffled, inside, out_pitch, column, ACC, NODE_STATE)
+    _store_of_state(out_ptr, dnodes_ptr, dx, p, c, inside, out_pitch, column, C, K, NODE_STATE)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -268,6 +274,7 @@ def bypass_backward_kernel(
     edge_mix_ptr,
     edges_ptr,
     leaving_ptr,
+    dnodes_ptr,
     out_ptr,
     partial_ptr,
     M_STATE,
@@ -320,5 +327,6 @@ def bypass_backward_kernel(
         out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((K - 1) * C) + q - C
         tl.store(out, tl.sum(dy * v, 0), mask=channel)
     if out_ptr is not None:
-        unshuffled = (q % K) * C + q // K if NODE_STATE else q
-        _add_to_state(out_ptr, dx, p, unshuffled, inside, aligned(out_pitch, C), aligned(column, C), ACC, NODE_STATE)
+        out_pitch = aligned(out_pitch, C)
+        column = aligned(column, C)
+        _store_of_state(out_ptr, dnodes_ptr, dx, p, q, inside, out_pitch, column, C, K, NODE_STATE)

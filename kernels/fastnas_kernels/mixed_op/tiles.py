@@ -55,6 +55,12 @@ class Tiles:
         """All tiles by their names."""
         return {name: getattr(self, name) for name in KERNELS}
 
+    def compute_again(self, channels: int) -> bool:
+        """Whether a branch's raw output is computed once more where the gradients of its filters are, which need its
+        depthwise output anyhow, and not read: if a tile has all ``channels``, and products are not in parts, which
+        takes the registers that this would need."""
+        return channels <= self.pointwise.channels and self.precision == "ieee"
+
 
 # Why `tf32x3` keeps float32's accuracy. It splits a = a1 + a2 + r into two numbers of 11 bits and a rest, so that
 # |a - a1| <= 2^-11 |a| and |r| <= 2^-22 |a|, and computes a1 b1 + a1 b2 + a2 b1 of each product a b. What is left out,

@@ -71,6 +71,12 @@ def test_a_spilling_kernel_fails(verdicts):
     assert any(" spills (" in words for words in verdicts["spilling", "sm_90"].violations)
 
 
+def test_a_case_may_limit_the_registers():
+    limited, free = judge([replace(SPILLING, maxnreg=128), SPILLING], ["sm_90"], processes=1)
+    assert limited.assembly.registers <= 128 < free.assembly.registers
+    assert limited.assembly.spills > free.assembly.spills
+
+
 @pytest.mark.parametrize("target", FEW)
 def test_a_kernel_that_does_not_compile_fails(verdicts, target):
     verdict = verdicts["wrong", target]

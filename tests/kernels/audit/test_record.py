@@ -67,11 +67,15 @@ def test_a_case_that_no_longer_compiles_is_a_regression():
 
 
 def test_the_summary_shows_the_worst_of_each_kernel_what_is_broken_and_why_a_budget_is_loose():
-    broken = verdict("move it", registers=200, spills=0, spill_bytes=0, violations=("200 registers",))
-    lines = summary([verdict(), verdict("copy narrow", registers=90, loads={32: 1}), broken]).splitlines()
-    assert lines[2:4] == [
-        "| copy | sm_90 | 2 | 100 | 2 | 1024 | 0% | 500 | 0 |",
-        "| move | sm_90 | 1 | 200 | 0 | 1024 | 90% | 500 | 1 |",
+    verdicts = [verdict(), verdict("copy narrow", registers=90, loads={32: 1}), verdict("move it", registers=200)]
+    cases = [*(found.case for found in verdicts), Case("new one", nothing_kernel, {})]
+    lines = summary(cases, "sm_90", record([*verdicts, verdict(target="sm_80", registers=101)])).splitlines()
+    assert lines[2:5] == [
+        "| copy | 2 | 100 | 2 | 1024 | 0% | 1 |",
+        "| move | 1 | 200 | 2 | 1024 | 90% | 1 |",
+        "| new | 1 | 0 | 0 | 0 | 0% | 1 |",
     ]
-    assert "- move it on sm_90: 200 registers" in lines
+    assert "- copy narrow: 0% of accesses 128 bits wide of at least 70%" in lines
+    assert "- move it: 200 registers of at most 168" in lines
+    assert "- new one: is not recorded" in lines
     assert lines[-1] == "- copy, move: spills 4, because an address"

@@ -68,4 +68,5 @@ def test_cases_of_the_same_code_are_told_from_others():
     x = torch.ones(64)
     assert code(x, n=32, first=1) == code(x, n=64, first=7)
     others = [code(x, n=33), code(x, n=1), code(x.double()), code(x, num_warps=8), code(x, FLAG=True)]
-    assert len({code(x), *others}) == 6
+    others.append(code(x, maxnreg=64))
+    assert len({code(x), *others}) == 7

@@ -22,6 +22,23 @@ def test_the_alpha_step_computes_no_gradient_of_a_filter():
     assert steps[len(steps) // 2 :] == [False] * (len(steps) // 2)
 
 
+@pytest.mark.parametrize(("channels", "again"), [(16, True), (32, False)])
+def test_raw_outputs_are_computed_again_in_the_weight_step_where_products_are_whole(channels, again):
+    found = launches(plan_of(DARTS, 1, channels, 1), torch.float32)
+    of = {True: set(), False: set()}
+    for launch in found:
+        if launch.name == "pointwise_backward_kernel":
+            of[launch.arguments["WEIGHTS"]].add(launch.arguments["AGAIN"])
+    assert of == {True: {again}, False: {False}}
+
+
+def test_what_is_computed_again_is_not_stored():
+    found = launches(plan_of(DARTS, 1, 16, 1), torch.float32)
+    kept = [launch.arguments["KEEP"] for launch in found if launch.name == "stage_kernel"]
+    forward, weight_step, alpha_step = (set(kept[i : i + 10]) for i in (0, 10, 20))
+    assert (forward, weight_step, alpha_step) == ({True}, {False}, {True})
+
+
 def test_sizes_do_not_decide_over_code():
     integers = {name for case in cases() for name, kind in case.signature.items() if kind in ("i32", "i64")}
     assert integers  # or the next line says nothing
@@ -34,6 +51,12 @@ def test_products_are_of_a_kind_that_the_vendor_has():
     assert precisions == {"cuda": {None, "ieee", "tf32x3"}, "hip": {None, "ieee"}}
 
 
+def test_registers_are_limited_for_the_compiler_that_knows_the_limit():
+    limits = {backend: {case.maxnreg for case in cases(backend)} for backend in ("cuda", "hip")}
+    assert limits == {"cuda": {None, 80, 88, 168}, "hip": {None}}
+
+
 def test_programs_have_as_many_threads_on_both():
     threads = {case.name: 32 * case.num_warps for case in cases("cuda")}
-    assert threads == {case.name: 64 * case.num_warps for case in cases("hip")}
+    of_amd = {case.name: 64 * case.num_warps for case in cases("hip")}
+    assert threads == {name: of_amd[name] for name in threads}  # AMD's products are whole with more channels, too

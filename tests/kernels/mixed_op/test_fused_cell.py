@@ -176,6 +176,13 @@ def test_a_cell_without_any_weight_has_no_gradient_of_any(fused, arguments):
     assert_equals_reference(fused, plan, arguments(plan, 3))
 
 
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_node_that_no_edge_leaves_may_come_before_others(fused, arguments, k):
+    edges = (EdgePlan(0, 1, (AVG, FIVE)), EdgePlan(0, 2, (SKIP, MAX)), EdgePlan(2, 3, (SEPARABLE,)))
+    plan = CellPlan(8, 1, 3, edges, k=k)
+    assert_equals_reference(fused, plan, arguments(plan, 3))
+
+
 def test_a_state_that_no_edge_leaves_has_a_gradient_of_zero(fused, arguments):
     plan = CellPlan(4, 2, 2, (EdgePlan(0, 2, (AVG, FIVE)), EdgePlan(0, 3, (SKIP,))), k=2)
     given = arguments(plan, 3)

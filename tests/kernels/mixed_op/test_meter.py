@@ -115,7 +115,7 @@ def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elem
     with last_programs() as reaches:
         run.forward(inputs, packed, mix, mix, stats)
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, mixed, exact=True)
-        backward = Backward(run, inputs, nodes, packed, mix, mix, stats, Needs(True, True, True, k > 1))
+        backward = Backward(run, inputs, nodes, packed, mix, mix, stats, nodes, Needs(True, True, True, k > 1))
         for source in reversed(range(len(run.lowered.ranges))):
             backward._source(source, nodes, inputs, sums, torch.zeros(len(edges)), sums)
     assert {reach.kernel for reach in reaches} >= KERNELS - {"finalise_kernel"}
@@ -140,6 +140,16 @@ def test_bytes_grow_along_a_straight_line_with_pixels_and_with_splits(in_triton,
     for kernel, found in measure(4, 3).items():
         predicted = base[kernel] + 2 * (wider[kernel] - larger[kernel]) + 3 * (larger[kernel] - base[kernel])
         assert found == predicted, kernel
+
+
+def test_raw_outputs_that_are_computed_again_cost_no_bytes(monkeypatch, in_triton, use_tiles, arguments):
+    again = bytes_of(in_triton, use_tiles, arguments, num_tiles=2, splits=1)
+    monkeypatch.setattr(Tiles, "compute_again", lambda *_: False)
+    stored = bytes_of(in_triton, use_tiles, arguments, num_tiles=2, splits=1)
+    plane = 2 * 16 * 4 * 8  # pixels of two images, four channels, float64
+    saved = {kernel: stored[kernel] - again[kernel] for kernel in stored if stored[kernel] != again[kernel]}
+    # Of a separable convolution, the second half's is not written and neither half's is read
+    assert saved == {"stage_kernel": plane, "pointwise_backward_kernel": 2 * plane}
 
 
 def test_the_size_of_a_program_changes_the_bytes_of_partial_sums_alone(in_triton, use_tiles, arguments):
