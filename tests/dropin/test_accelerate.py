@@ -12,8 +12,21 @@ from torch.func import functional_call
 from fastnas import accelerate, restore
 from fastnas.dropin.accelerate import Accelerated
 
+pytestmark = pytest.mark.xdist_group("accelerate")  # what most of its tests share is made once
 EXACT = 1e-10
 """Relative, in float64: what fastnas promises for foreign networks; rounding alone stays below 1e-12."""
+
+
+# Where the shape of a cell is nothing to what is tested: one that is replaced whole, with shares, and one by its edges
+FEW = pytest.mark.parametrize(
+    "pair",
+    [
+        "WeightedBlock",
+        "OddBlock",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("Block", "TwiceBlock", "NestedBlock")),
+    ],
+    indirect=True,
+)
 
 
 def images(size=8, dtype=torch.float64):
@@ -137,6 +150,7 @@ def test_restoring_gives_back_everything(make_block):
     assert torch.equal(network(*arguments), expected)
 
 
+@FEW
 def test_accelerating_twice_changes_nothing_and_reports_the_same(pair):
     _, twin, report = pair
     before = {name: module.__dict__.get("forward") for name, module in twin.named_modules()}
@@ -145,6 +159,7 @@ def test_accelerating_twice_changes_nothing_and_reports_the_same(pair):
     assert {name: module.__dict__.get("forward") for name, module in twin.named_modules()} == before
 
 
+@FEW
 def test_a_deep_copy_evaluates_its_own_weights_and_moves_its_own_statistics(pair):
     network, twin, _ = pair
     child = copy.deepcopy(twin)
@@ -157,6 +172,7 @@ def test_a_deep_copy_evaluates_its_own_weights_and_moves_its_own_statistics(pair
     assert all(map(torch.equal, twin.buffers(), before))
 
 
+@FEW
 def test_a_functional_call_uses_the_parameters_and_buffers_that_it_is_given(pair):
     network, twin, _ = pair
     x = images()
@@ -169,6 +185,7 @@ def test_a_functional_call_uses_the_parameters_and_buffers_that_it_is_given(pair
     assert all(map(torch.equal, twin.buffers(), before))
 
 
+@FEW
 def test_a_pickled_network_comes_back_accelerated(pair):
     _, twin, report = pair
     file = io.BytesIO()
@@ -191,6 +208,7 @@ def test_wrappers_are_looked_into_and_replicas_evaluate_themselves(make_block):
     assert block.forward.module is block
 
 
+@FEW
 def test_a_network_may_change_precision_afterwards(pair):
     network, twin, _ = pair
     x = images(dtype=torch.float32)

@@ -1,31 +1,20 @@
 """What the tests of kernels share."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 import triton
-from triton.runtime.interpreter import interpreter_builder
 
-from fastnas_kernels.audit.interpreter import exact_bfloat16
+from fastnas_kernels.audit.interpreter import exact_bfloat16, without_idle_work
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _interpreter():
-    """Without a GPU, kernels run in Triton's interpreter, whose own bfloat16 is wrong.
-
-    It computes for each sum and product of integers whether it overflows, which takes a third of its time, and says so
-    only if ``debug`` is on, which it never is.
-    """
+    """Without a GPU, kernels run in Triton's interpreter, whose own bfloat16 is wrong."""
     if not triton.knobs.runtime.interpret:
         yield
         return
-    options = interpreter_builder.options
-    assert not options.debug
-    interpreter_builder.options = replace(options, sanitize_overflow=False)
-    with exact_bfloat16():
+    with exact_bfloat16(), without_idle_work():
         yield
-    interpreter_builder.options = options
 
 
 @pytest.fixture(params=["reference", "triton"])

@@ -8,6 +8,8 @@ may round after every step.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 import triton.language as tl
 from triton import knobs
 from triton._C.libtriton import ir
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, ReduceOps, ScanOps, TensorHandle
 
 from fastnas_kernels.check import complaint
@@ -23,7 +26,7 @@ QUIET_NAN = np.uint16(0x7FC0)
 
 
 @contextmanager
-def replaced(owner: type | ModuleType, **attributes: Any) -> Iterator[None]:
+def replaced(owner: type | ModuleType | InterpreterBuilder, **attributes: Any) -> Iterator[None]:
     """Give ``owner`` the ``attributes``; at the end, its former ones return and those that it did not have go."""
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():
@@ -175,5 +178,49 @@ def exact_bfloat16() -> Iterator[None]:
         ),
         replaced(ReduceOps, apply_impl=_along_axis(ReduceOps.apply_impl)),
         replaced(ScanOps, apply_impl=_along_axis(ScanOps.apply_impl)),
+    ):
+        yield
+
+
+def _patched_once(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @cache
+    def languages(kernel: Any) -> list[ModuleType]:
+        return [value for value in kernel.__globals__.values() if value is tl or value is tl.core]
+
+    def patch_lang(kernel: Any) -> Any:
+        if any(tl.core.is_builtin(language.load) for language in languages(kernel)):
+            return original(kernel)
+        return interpreter._LangPatchScope()  # with nothing to undo
+
+    return patch_lang
+
+
+def _remembered(original: Callable[[tl.dtype], np.dtype]) -> Callable[[tl.dtype], np.dtype]:
+    of_scalar = cache(original)
+
+    def get_np_dtype(kind: tl.dtype) -> np.dtype:  # neither blocks nor pointers can be looked up
+        return original(kind) if isinstance(kind.scalar, tl.pointer_type) else of_scalar(kind.scalar)
+
+    return get_np_dtype
+
+
+@contextmanager
+def without_idle_work() -> Iterator[None]:
+    """Let Triton's interpreter leave out half of its work, which changes nothing.
+
+    It finds out for each sum and product of integers whether it overflows, and says so only if ``debug`` is on, as in
+    :func:`fastnas_kernels.audit.offsets.last_programs`, which asks for it again; it replaces all functions of the
+    language anew for every function that a kernel calls; and it makes a table of all types to look one up. May stay
+    open for a whole test session.
+    """
+    builder = interpreter.interpreter_builder
+    assert not builder.options.debug
+    with (
+        replaced(builder, options=replace(builder.options, sanitize_overflow=False)),
+        replaced(
+            interpreter,
+            _patch_lang=_patched_once(interpreter._patch_lang),
+            _get_np_dtype=_remembered(interpreter._get_np_dtype),
+        ),
     ):
         yield

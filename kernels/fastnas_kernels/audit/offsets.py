@@ -95,7 +95,8 @@ def last_programs() -> Iterator[list[Reach]]:
         return TensorHandle(np.array([now.grid[axis]], dtype=np.int32), tl.int32)
 
     options = interpreter_builder.options
-    interpreter_builder.options = replace(options, debug=True)  # turns on Triton's own checks of integer arithmetic
+    # Turns on Triton's own checks of integer arithmetic
+    interpreter_builder.options = replace(options, debug=True, sanitize_overflow=True)
     try:
         with (
             replaced(GridExecutor, __call__=call, _restore_args_dev=_nothing),

@@ -2,9 +2,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder
 
-from fastnas_kernels.audit.interpreter import exact_bfloat16
+from fastnas_kernels.audit.interpreter import exact_bfloat16, without_idle_work
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="repairs the interpreter, which is off")
 CORNERS = [0.0, -0.0, 1e-40, -1e-40, 9.2e-41, 1.1754942e-38, 0.99999, 1.9999, 1.00390625, 1.01171875]
@@ -164,3 +165,13 @@ def test_the_interpreter_is_as_before_once_the_repair_ends():
     with exact_bfloat16():
         assert vars(InterpreterBuilder)["cast_impl"] is not before["cast_impl"]
     assert dict(vars(InterpreterBuilder)) == before
+
+
+def test_leaving_out_idle_work_ends_with_its_block():
+    def state():
+        return dict(vars(interpreter)), interpreter.interpreter_builder.options
+
+    before = state()
+    with without_idle_work():
+        assert state() != before
+    assert state() == before
