@@ -32,7 +32,7 @@ from fastnas.supernet.own import load_space
 from fastnas.train.config import torch_device
 from fastnas.train.ranks import place_in_environment
 from fastnas.training_verbs import Retrain, Search, run_retrain, run_search
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import Unavailable, complaint, require
 
 DESCRIPTION = "Differentiable architecture search: the DARTS family in one engine. `fastnas search` alone does it all."
 
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The first line printed names the run folder, and how to go on
         print("fastnas: interrupted. Everything up to the last checkpoint is kept.", file=sys.stderr)
         return 130
-    except (ValueError, FloatingPointError, torch.OutOfMemoryError, OSError) as error:
+    except (ValueError, FloatingPointError, Unavailable, torch.OutOfMemoryError, OSError) as error:
         print(f"{name}: {' '.join(_explain(error).split())}", file=sys.stderr)
         return 1
     return 1 if succeeded is False else 0

@@ -21,6 +21,7 @@ from fastnas.methods import METHODS, pc_darts
 from fastnas.recipes import RECIPES
 from fastnas.space.formats import genotype_to_text, read_genotype
 from fastnas.space.known import KNOWN
+from fastnas.train.data import dali
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
@@ -282,3 +283,23 @@ def test_a_genotype_is_retrained_and_goes_on_where_it_stopped(capsys, tmp_path):
     status, output, _ = run_main(capsys, *arguments, "--epochs", 2, "--run", tmp_path)
     assert status == 0
     assert "epoch" not in output
+
+
+def test_a_backend_or_a_decoder_that_is_not_there_is_said_in_one_line(monkeypatch, capsys, tmp_path, photos):
+    monkeypatch.setenv("FASTNAS_BACKEND", "tritn")
+    status, _, errors = run_main(capsys, "search", *TINY, "--run", tmp_path / "one")
+    assert status == 1
+    rule = "FASTNAS_BACKEND must be triton, cpu or reference, got 'tritn'"
+    assert errors == f"fastnas: backend_for: {rule}. Set it to one of them, or unset it.\n"
+
+    def nothing(name):
+        raise ImportError(f"no module named {name}")
+
+    monkeypatch.setattr(dali, "import_module", nothing)
+    monkeypatch.setattr(dali, "_held_by", lambda process: [])
+    status, _, errors = run_main(
+        capsys, "search", *TINY, "--data", f"folder:{photos}", "--decoder", "dali", "--run", tmp_path / "other"
+    )
+    assert status == 1
+    assert errors.startswith("fastnas: data: decoder dali must find NVIDIA DALI and its decoders, got ")
+    assert errors.count("\n") == 1

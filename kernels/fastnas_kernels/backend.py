@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastnas_kernels.check import complaint
+from fastnas_kernels.check import Unavailable, complaint
 
 Backend = Literal["triton", "cpu", "reference"]
 _TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
@@ -53,7 +53,7 @@ def backend_for(device: torch.device) -> Backend:
         ``"triton"``, ``"cpu"`` or ``"reference"``.
 
     Raises:
-        RuntimeError: If the variable has an unknown value, or the backend cannot serve ``device`` here.
+        Unavailable: If the variable has an unknown value, or the backend cannot serve ``device`` here.
     """
     backend = forced_backend() or {"cuda": "triton", "cpu": "cpu"}.get(device.type, "reference")
     if backend == "reference":
@@ -64,10 +64,10 @@ def backend_for(device: torch.device) -> Backend:
     if backend == "cpu":
         rule = "tensors must be on the CPU when FASTNAS_BACKEND=cpu"
         if device.type not in ("cpu", "meta"):
-            raise RuntimeError(complaint("backend_for", rule, device, "Move them there, or unset FASTNAS_BACKEND."))
+            raise Unavailable(complaint("backend_for", rule, device, "Move them there, or unset FASTNAS_BACKEND."))
         return "cpu"
     rule = "FASTNAS_BACKEND must be triton, cpu or reference"
-    raise RuntimeError(complaint("backend_for", rule, repr(backend), "Set it to one of them, or unset it."))
+    raise Unavailable(complaint("backend_for", rule, repr(backend), "Set it to one of them, or unset it."))
 
 
 def forced_backend() -> str | None:
@@ -87,8 +87,8 @@ def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
 def _require_triton(device: torch.device) -> None:
     if not _TRITON_IS_INSTALLED:
         remedy = "Install it, or set FASTNAS_BACKEND=reference."
-        raise RuntimeError(complaint("backend_for", "the package triton must be installed", "none", remedy))
+        raise Unavailable(complaint("backend_for", "the package triton must be installed", "none", remedy))
     if device.type not in ("cuda", "meta") and os.environ.get("TRITON_INTERPRET") != "1":
         rule = "tensors must be on CUDA when FASTNAS_BACKEND=triton"
         remedy = "Move them to a GPU, unset FASTNAS_BACKEND, or set TRITON_INTERPRET=1 (very slow, for tests)."
-        raise RuntimeError(complaint("backend_for", rule, device, remedy))
+        raise Unavailable(complaint("backend_for", rule, device, remedy))

@@ -7,6 +7,10 @@ if TYPE_CHECKING:  # a process that only compiles kernels need not wait for PyTo
     from torch import Tensor
 
 
+class Unavailable(RuntimeError):
+    """The environment lacks what was asked for; nothing is wrong with the code, and the message is one sentence."""
+
+
 def require(ok: bool, where: str, rule: str, got: object, remedy: str = "") -> None:
     """Raise ``ValueError("<where>: <rule>, got <got>. <remedy>")`` unless ``ok``."""
     if not ok:

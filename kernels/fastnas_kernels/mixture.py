@@ -255,7 +255,7 @@ def mixed_sum(candidates: Sequence[Tensor], mix: Tensor) -> Tensor:
     Raises:
         ValueError: If there is no candidate, shapes or devices differ, or ``mix`` does not have one coefficient for
             each candidate.
-        RuntimeError: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
+        Unavailable: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
     """
     require(len(candidates) > 0, "mixed_sum", "candidates must not be empty", "none")
     require_shape("mixed_sum", "mix", mix, [len(candidates)], "one coefficient for each candidate")

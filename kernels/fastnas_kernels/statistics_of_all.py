@@ -76,9 +76,10 @@ class BatchNorm2d(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         if self.track_running_stats or (self.affine and not is_synchronised()):
             return super().forward(input)
-        several = input.numel() > input.shape[1]
-        require(
-            several, "BatchNorm2d", "images and pixels must be more than one", list(input.shape), "Use more images."
-        )
-        y = by_batch(input, self.eps).y if is_synchronised() else normalise(input, self.eps)[0]
+        if is_synchronised():
+            y = by_batch(input, self.eps).y
+        else:
+            rule = "images and pixels must be more than one"
+            require(input.numel() > input.shape[1], "BatchNorm2d", rule, list(input.shape), "Use more images.")
+            y = normalise(input, self.eps)[0]
         return y if self.weight is None else y * self.weight[:, None, None] + self.bias[:, None, None]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastnas.train.data.encoded import EncodedImage, Part, first_sentence
 from fastnas.train.data.images import ImageData, ImageSet
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import Unavailable, complaint, require
 
 
 def decoded_by_dali(data: ImageData) -> ImageData:
@@ -27,14 +27,14 @@ def decoded_by_dali(data: ImageData) -> ImageData:
 
     Raises:
         ValueError: If the data set does not consist of image files.
-        RuntimeError: If DALI or its decoders are not installed.
+        Unavailable: If DALI or its decoders are not installed.
     """
     require(bool(data.train.names), "data", "decoder must be pillow unless the data are image files", "dali")
     try:
         _pipeline()
     except (ImportError, RuntimeError) as error:
         rule, remedy = "decoder dali must find NVIDIA DALI and its decoders", "Install them: pip install fastnas[dali]."
-        raise RuntimeError(complaint("data", rule, first_sentence(error), remedy)) from None
+        raise Unavailable(complaint("data", rule, first_sentence(error), remedy)) from None
     return replace(data, train=_of(data.train), test=_of(data.test))
 
 

@@ -8,8 +8,6 @@ from fastnas.train.data.images import SMALLEST, WHERE, ImageData
 from fastnas_kernels.check import require
 
 SOURCES = "digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT"
-
-
 Decoder = Literal["pillow", "dali"]
 
 
@@ -30,7 +28,7 @@ def load_data(
 
     Raises:
         ValueError: If the name or the folder is not as described, or there are no files for ``dali`` to decode.
-        RuntimeError: If ``dali`` is not installed.
+        Unavailable: If ``dali`` is not installed.
     """
     from fastnas.train.data.loaders import LOADERS  # noqa: PLC0415  (torchvision takes two seconds)
 

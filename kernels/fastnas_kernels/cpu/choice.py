@@ -6,7 +6,7 @@ from functools import lru_cache
 from torch import Tensor
 
 from fastnas_kernels.backend import forced_backend
-from fastnas_kernels.check import complaint
+from fastnas_kernels.check import Unavailable, complaint
 from fastnas_kernels.cpu.compiler import NoCompiler
 from fastnas_kernels.cpu.launch import LARGEST_KERNEL, REALS, prepare
 from fastnas_kernels.mixed_op.plan import CellPlan
@@ -22,14 +22,12 @@ def cpu_serves(state: Tensor, plan: CellPlan) -> bool:
     (``profiling/sizes.py`` and ``profiling/results/sizes-cpu.md``).
 
     Raises:
-        RuntimeError: If ``FASTNAS_BACKEND=cpu`` forces what cannot be.
+        Unavailable: If ``FASTNAS_BACKEND=cpu`` forces what cannot be.
     """
     reason = _obstacle(state, plan)
     if reason is not None and forced_backend() == "cpu":
         remedy = "Unset FASTNAS_BACKEND, or set it to reference."
-        raise RuntimeError(
-            complaint("mixed_cell", "FASTNAS_BACKEND=cpu must be able to serve the cell", reason, remedy)
-        )
+        raise Unavailable(complaint("mixed_cell", "FASTNAS_BACKEND=cpu must be able to serve the cell", reason, remedy))
     return reason is None and (forced_backend() == "cpu" or not _only_adds(state, plan))
 
 

@@ -24,6 +24,9 @@ from fastnas_kernels.mixed_op.tables import Tables, tables_of
 REALS = {torch.float32: "float", torch.float64: "double"}
 LARGEST_KERNEL = 15
 """Side of the largest filter for which the compiled code has room."""
+Images = Sequence[Tensor]
+"""One tensor, or two: numbers and their tangents. Everything else of numbers with tangents is one tensor of pairs,
+``[..., 2]``."""
 CHUNK_BYTES = 2**23
 """Raw outputs that are computed before they are used: they should still lie in a cache then."""
 
@@ -35,8 +38,6 @@ _POINTERS = (
     "branches", "edges", "ranges", "sum_rows", "inputs", "packed", "mix", "edge_mix", "nodes", "stats", "dnodes",
     "dinputs", "dpacked", "sums", "passed",
 )  # fmt: skip
-
-
 _IMAGES = ("inputs", "nodes", "dnodes", "dinputs")
 """Those of the pointers behind which the tangents are tensors of their own."""
 
@@ -65,11 +66,6 @@ def run_forward(
     packed = pack(weights, tables_for(plan, statistics is not None), dtype)
     (nodes,), stats = forward([inputs_INHWS], packed, mix.to(dtype), edge_mix.to(dtype), statistics, plan)
     return nodes, stats, packed, noted(stats, plan, statistics is not None)
-
-
-Images = Sequence[Tensor]
-"""One tensor, or two: numbers and their tangents. Everything else of numbers with tangents is one tensor of pairs,
-``[..., 2]``."""
 
 
 def forward(

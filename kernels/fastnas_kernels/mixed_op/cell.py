@@ -53,7 +53,7 @@ def mixed_cell(
     Raises:
         ValueError: If a shape, dtype or device does not fit the plan or the other arguments, or a coefficient is NaN
             (looked for on a CPU only: a GPU would have to be waited for).
-        RuntimeError: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
+        Unavailable: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
     """
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
     states = _cast(states)

@@ -25,6 +25,7 @@ from fastnas_kernels.cpu.choice import cpu_knows_tangents
 from fastnas_kernels.mixed_op import operators
 from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, tangent_of
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
+from fastnas_kernels.signatures import signed
 
 Some = Tensor | None
 
@@ -33,6 +34,7 @@ class _Cell(torch.autograd.Function):
     """Nodes from ``x``: the input states, mix, weights of the edges, and filters."""
 
     @staticmethod
+    @signed
     def forward(plan: str, statistics: Some, *x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         inputs, mix, edge_mix, *weights = x
         return operators.forward(inputs, list(weights), mix, edge_mix, statistics, plan)
@@ -80,19 +82,6 @@ class _DualCell(_Cell):
         if _knows_tangents(x[0], ctx.plan):
             return _dual_nodes(ctx.plan, statistics, x, u)[1], None, None, None
         return tangent_of(_definition(ctx.plan, statistics), x, u)[1].contiguous(), None, None, None
-
-
-class _PlainCell(_Cell):
-    """The same outside of transforms of ``torch.func``: where a Function has a ``setup_context``, PyTorch looks up the
-    signature of its ``forward`` at every call, which takes longer than the kernels of a small cell."""
-
-    @staticmethod
-    def forward(ctx, *inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
-        output = _Cell.forward(*inputs)
-        _Cell.setup_context(ctx, inputs, output)
-        return output
-
-    setup_context = staticmethod(torch.autograd.Function.setup_context)
 
 
 class _Gradient(torch.autograd.Function):
@@ -324,12 +313,6 @@ def _is_wrapped(x: Some) -> bool:
     return x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
 
 
-def _function() -> type[_Cell]:
-    if torch.compiler.is_compiling():
-        return _Cell
-    return _DualCell if torch._C._are_functorch_transforms_active() else _PlainCell  # type: ignore[attr-defined]
-
-
 def fused_cell(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -347,7 +330,8 @@ def fused_cell(
     x = inputs_INHWS, mix, edges, *weights
     u = [_tangent(v) for v in x] if _is_dual_level() else [None] * len(x)
     if all(t is None for t in u):
-        nodes, _, _, noted = _function().apply(plan.text, statistics, *x)
+        function = _Cell if torch.compiler.is_compiling() else _DualCell
+        nodes, _, _, noted = function.apply(plan.text, statistics, *x)
     elif _knows_tangents(inputs_INHWS, plan.text):
         values = [forward_ad.unpack_dual(v).primal for v in x]
         *both, noted = _dual_nodes(plan.text, statistics, values, u)
