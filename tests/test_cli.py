@@ -46,7 +46,9 @@ def start(*arguments, cwd, largest_file=None):
     """The command line in a process of its own, which may be told how large its files may become."""
     command = f"import sys; from tests.test_cli import run; run(sys.argv[1:], {largest_file})"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    environment = {**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"}
+    # As many threads as here, for PyTorch rounds in another order with more
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
+    environment = {**os.environ, **threads, "PYTHONPATH": paths, "COLUMNS": "200"}
     pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=cwd, env=environment, **pipes)
 
