@@ -3,9 +3,10 @@
 Around the raw operators stand autograd Functions: the cell, its gradient, and both parts of the cell at dual numbers.
 With ``J`` the cell's derivative at ``x`` and ``u`` a direction, all three need only ``J u``, ``J^T c`` and the
 derivative of ``J^T c`` along ``u``: what pulls ``u`` back through the gradient ``J^T c`` is that derivative, because
-second derivatives are symmetric, and ``J u``. Where the backend computes on numbers with a tangent, that is one pass
-forward and one backward on them, whether a product with second derivatives goes forward over reverse (dual numbers) or
-reverse over reverse. Elsewhere, and for third derivatives, the definition of the same cell in plain PyTorch is
+second derivatives are symmetric, and ``J u``. So that is one pass forward and one backward on numbers with a tangent,
+whether a product with second derivatives goes forward over reverse (dual numbers) or reverse over reverse: in compiled
+code where the backend has it, otherwise the kernels give the values and PyTorch the tangents
+(:mod:`fastnas_kernels.mixed_op.tangents`). For third derivatives the definition of the same cell in plain PyTorch is
 differentiated, which is exact to any order.
 
 The cell saves its states and the statistics of their normalisation, nothing else.
@@ -25,6 +26,7 @@ from fastnas_kernels.cpu.choice import cpu_knows_tangents
 from fastnas_kernels.mixed_op import operators
 from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, tangent_of
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
+from fastnas_kernels.mixed_op.tangents import tangent_of_nodes, tangents_of_gradients
 from fastnas_kernels.signatures import signed
 
 Some = Tensor | None
@@ -60,7 +62,7 @@ class _Cell(torch.autograd.Function):
             if tangent is not None:  # of what stands behind the cell: the gradient is linear in it
                 along = _gradients(ctx.plan, statistics, needed, kept, tangent, x)
                 found = [forward_ad.make_dual(g, t) for g, t in zip(found, along, strict=True)]
-        elif _knows_tangents(x[0], ctx.plan) and _tangent(dnodes) is None:
+        elif _tangent(dnodes) is None:
             found = _Gradient.apply(ctx.plan, statistics, needed, *kept, dnodes, *x)
         else:
             found = gradients_of(_definition(ctx.plan, statistics), x, needed, dnodes)
@@ -79,9 +81,7 @@ class _DualCell(_Cell):
     @staticmethod
     def jvp(ctx, _plan: None, _statistics: None, *u: Some) -> tuple[Tensor, None, None, None]:
         statistics, *x = ctx.saved_tensors
-        if _knows_tangents(x[0], ctx.plan):
-            return _dual_nodes(ctx.plan, statistics, x, u)[1], None, None, None
-        return tangent_of(_definition(ctx.plan, statistics), x, u)[1].contiguous(), None, None, None
+        return _dual_nodes(ctx.plan, statistics, x, u)[1], None, None, None
 
 
 class _Gradient(torch.autograd.Function):
@@ -149,7 +149,7 @@ class _Dual(torch.autograd.Function):
             found = gradients_of(_definition(ctx.plan, statistics), _with_tangents(x, u), needed, dnodes)
             return None, None, None, *_spread(found, needed)
         kept = [nodes, tangent], stats, packed
-        pairs = _dual_gradients(ctx.plan, statistics, needed, kept, (dnodes, _tangent(dnodes)), x, u)
+        pairs = _dual_gradients(ctx.plan, statistics, needed, kept, _unpacked(dnodes), x, u)
         found = [forward_ad.make_dual(*pair) for pair in pairs] if _is_dual_level() else [g for g, _ in pairs]
         return None, None, None, *_spread(found, needed)
 
@@ -193,7 +193,11 @@ def _dual_nodes(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[So
 
 
 def _dual_forward(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[Some]) -> tuple[Tensor, ...]:
-    """Nodes, their tangent, statistics and packed weights as pairs, and the statistics of the normalisations."""
+    """Nodes, their tangent, what :func:`_dual_gradients` takes, and the statistics of the normalisations."""
+    if not _knows_tangents(x[0], plan):
+        inputs, mix, edge_mix, *weights = x
+        nodes, stats, packed, noted = operators.forward(inputs, weights, mix, edge_mix, statistics, plan)
+        return nodes, tangent_of_nodes(plan_from_text(plan), statistics, nodes, x, u), stats, packed, noted
     inputs, mix, edge_mix = _pairs(x[:3], u[:3])
     tangents = [] if all(t is None for t in u[3:]) else [t for _, t in _pairs(x[3:], u[3:])]
     return operators.dual_forward(inputs, list(x[3:]), tangents, mix, edge_mix, statistics, plan)
@@ -250,8 +254,12 @@ def _dual_gradients(
     plan: str, statistics: Some, needed: Sequence[bool], kept: tuple[list[Tensor], Tensor, Tensor],
     dnodes: tuple[Tensor, Some], x: Sequence[Tensor], u: Sequence[Some],
 ) -> list[tuple[Tensor, Tensor]]:  # fmt: skip
-    """The gradients that are needed, each with its tangent, from what a forward pass on numbers with tangents kept."""
+    """The gradients that are needed, each with its tangent, from what :func:`_dual_forward` kept."""
     nodes, stats, packed = kept
+    if not _knows_tangents(x[0], plan):
+        values = _gradients(plan, statistics, needed, (nodes[0], stats, packed), dnodes[0], x)
+        tangents = tangents_of_gradients(plan_from_text(plan), statistics, needed, nodes, dnodes, x, u)
+        return list(zip(values, tangents, strict=True))
     inputs, mix, edge_mix = _pairs(x[:3], u[:3])
     (both,) = _pairs(dnodes[:1], dnodes[1:])
     found = operators.dual_backward(
@@ -309,6 +317,10 @@ def _tangent(x: Some) -> Some:
     return forward_ad.unpack_dual(x).tangent if x is not None and _is_dual_level() else None
 
 
+def _unpacked(x: Tensor) -> tuple[Tensor, Some]:
+    return (x, None) if _tangent(x) is None else tuple(forward_ad.unpack_dual(x))
+
+
 def _is_wrapped(x: Some) -> bool:
     return x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
 
@@ -332,10 +344,8 @@ def fused_cell(
     if all(t is None for t in u):
         function = _Cell if torch.compiler.is_compiling() else _DualCell
         nodes, _, _, noted = function.apply(plan.text, statistics, *x)
-    elif _knows_tangents(inputs_INHWS, plan.text):
+    else:
         values = [forward_ad.unpack_dual(v).primal for v in x]
         *both, noted = _dual_nodes(plan.text, statistics, values, u)
         nodes = forward_ad.make_dual(*both)
-    else:
-        nodes, noted = nodes_of(plan, statistics, *x)
     return nodes.permute(0, 3, 1, 2), noted if statistics is None else statistics

@@ -127,6 +127,10 @@ class Part(NamedTuple):
     def places(self) -> list[tuple[int, int]]:
         return [place for group in self.groups for place in group.places]
 
+    def reached(self, plan: CellPlan) -> list[int]:
+        """The nodes that it adds to, in the order of its places."""
+        return list(dict.fromkeys(plan.edges[edge].target for edge, _ in self.places))
+
 
 def parts(plan: CellPlan, source: int, batched: bool) -> list[Part]:
     """All candidates that leave ``source``: those without weights, and those of each edge, or of all if ``batched``."""
@@ -193,6 +197,20 @@ def _sums(
     }
 
 
+def sums_of(
+    state: Tensor,
+    source: int,
+    part: Part,
+    plan: CellPlan,
+    statistics: Tensor | None,
+    arguments: Sequence[Tensor],
+) -> Sums:
+    """What a part adds to each node that it reaches, as a function of the state that it leaves and of ``arguments``: its
+    coefficients, and then its weights."""
+    taken, _ = split(state, plan, source)
+    return _sums(taken, taken.relu(), source, part, _Normaliser(plan, statistics, state), arguments)
+
+
 def reference_cell(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -212,7 +230,7 @@ def reference_cell(
     states = list(states)
     for target in range(plan.num_inputs, plan.num_states):
         for source in range(len(bypass), len(states)):
-            taken, passed = _split(states[source], plan, source)
+            taken, passed = split(states[source], plan, source)
             bypass.append(passed)
             rectified = taken.relu()
             for part in parts(plan, source, batched):
@@ -233,7 +251,8 @@ def _evaluated(
     return evaluated_again(lambda x, rectified, *rest: evaluate(x, rectified, arguments=rest), x, rectified, *arguments)
 
 
-def _split(state: Tensor, plan: CellPlan, source: int) -> tuple[Tensor, Tensor]:
+def split(state: Tensor, plan: CellPlan, source: int) -> tuple[Tensor, Tensor]:
+    """The channels of a state that the candidates see, and the others as they arrive at the nodes."""
     if plan.k == 1:
         return state, state
     taken, passed = state.split([plan.mixed_channels, plan.channels - plan.mixed_channels], dim=1)

@@ -4,30 +4,10 @@ import pytest
 import torch
 
 from fastnas_kernels.cpu import duals, launch
-from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, tangent_of
-from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
+from tests.kernels.dual_points import a_plan, by_definition, random_point, random_statistics
 
-SEPARABLE, DILATED = Candidate("depthwise", 3, 1, 2), Candidate("depthwise", 5, 2)
-EVERY = (Candidate("max_pool"), Candidate("avg_pool"), Candidate("skip"), SEPARABLE, DILATED)
 EXACT = 1e-11
 """Relative, in float64: of sums of a few hundred roundings of 1e-16 each, twice differentiated."""
-
-
-def a_plan(channels, k, stride):
-    edges = (EdgePlan(0, 1, EVERY), EdgePlan(0, 2, EVERY), EdgePlan(1, 2, (SEPARABLE, Candidate("skip"))))
-    return CellPlan(channels, 1, 2, edges, stride, k)
-
-
-def random_point(plan, images=3, size=(6, 5), dtype=torch.float64):
-    """``x`` (input states, mix, weights of the edges, filters) and a direction of its kind."""
-    generator = torch.Generator().manual_seed(2)
-
-    def random(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    shapes = [shape for shapes in plan.weight_shapes.values() for shape in shapes]
-    shapes = [(1, images, *size, plan.channels), (plan.num_coefficients,), (len(plan.edges),), *shapes]
-    return [random(*shape) for shape in shapes], [random(*shape) for shape in shapes], random
 
 
 def by_duals(plan, x, u, dnodes, needs=(True, True, True, True), statistics=None):
@@ -40,17 +20,6 @@ def by_duals(plan, x, u, dnodes, needs=(True, True, True, True), statistics=None
     return (nodes, *found[:4]), (tangent, *found[4:])
 
 
-def by_definition(plan, x, u, dnodes, statistics=None):
-    def everything(dnodes, *x):
-        def nodes(*x):
-            return nodes_of(plan, statistics, *x)[0]
-
-        dinputs, dmix, dedges, *dweights = gradients_of(nodes, x, [True] * len(x), dnodes)
-        return nodes(*x), dinputs, torch.cat([w.flatten() for w in dweights]), dmix, dedges
-
-    return tangent_of(everything, (dnodes[0], *x), (dnodes[1], *u))
-
-
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize(
     ("channels", "k", "stride"), [(4, 1, 1), (6, 1, 2), (16, 1, 1), (20, 1, 2), (8, 2, 2), (16, 4, 1)]
@@ -58,8 +27,7 @@ def by_definition(plan, x, u, dnodes, statistics=None):
 def test_values_and_tangents_are_those_of_the_definition(channels, k, stride, frozen):
     plan = a_plan(channels, k, stride)
     x, u, random = random_point(plan)
-    rows = len(plan.norms), plan.mixed_channels
-    statistics = torch.stack([random(*rows), random(*rows).square() + 0.5], 1) if frozen else None
+    statistics = random_statistics(plan, random) if frozen else None
     dnodes = [random(3, *plan.size_after(6, 5), 2 * channels) for _ in range(2)]
     results = zip(
         by_duals(plan, x, u, dnodes, statistics=statistics), by_definition(plan, x, u, dnodes, statistics), strict=True
