@@ -318,7 +318,10 @@ def _tangent(x: Some) -> Some:
 
 
 def _unpacked(x: Tensor) -> tuple[Tensor, Some]:
-    return (x, None) if _tangent(x) is None else tuple(forward_ad.unpack_dual(x))
+    if not _is_dual_level():
+        return x, None
+    primal, tangent = forward_ad.unpack_dual(x)
+    return primal, tangent
 
 
 def _is_wrapped(x: Some) -> bool:

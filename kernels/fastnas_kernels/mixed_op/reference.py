@@ -205,8 +205,8 @@ def sums_of(
     statistics: Tensor | None,
     arguments: Sequence[Tensor],
 ) -> Sums:
-    """What a part adds to each node that it reaches, as a function of the state that it leaves and of ``arguments``: its
-    coefficients, and then its weights."""
+    """What a part adds to each node that it reaches, from the state that it leaves and ``arguments``: its coefficients,
+    and then its weights."""
     taken, _ = split(state, plan, source)
     return _sums(taken, taken.relu(), source, part, _Normaliser(plan, statistics, state), arguments)
 

@@ -1,25 +1,28 @@
 """Derivatives of a cell and of its gradients along a direction, in plain PyTorch and a part of the cell at a time.
 
-For backends whose kernels know no numbers with a tangent. A cell is a sum of pieces: the parts that leave its states,
-and the channels that pass by them. Each piece is a function of one state or a few, and is differentiated by itself,
-so that what its second derivatives keep is gone before the next piece begins. Values come from the kernels.
+For backends whose kernels know no numbers with a tangent. A cell is a sum of pieces: the candidates of one kind on all
+edges that leave a state, and the channels that pass by the candidates into a node. Each piece is differentiated by
+itself, so that what its second derivatives keep is gone before the next piece begins. Values come from the kernels.
 
-With ``J`` a piece's derivative at ``x``, both derivatives along ``u`` come from its gradient ``J^T c``, which is linear
-in ``c``: what pulls ``u`` back through it is ``J u`` for ``c`` and the derivative of ``J^T c`` along ``u`` for ``x``.
+With ``J`` a piece's derivative at ``x``, ``J u`` is forward mode. The derivative of its gradient ``J^T c`` along ``u``
+is what pulls ``u`` back through that gradient: second derivatives are symmetric. Forward mode would take less time
+there, but the graphs of gradients at dual numbers live, in cycles of references, until the level of the numbers ends.
 
 Shape suffixes: N H W images and pixels, D channels of all nodes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import compress
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.reference import Part, parts, split, sums_of
+from fastnas_kernels.mixed_op.reference import Part, groups, split, sums_of
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels
 from fastnas_kernels.precision import accumulator
@@ -136,7 +139,8 @@ def _pieces(plan: CellPlan, statistics: Some) -> Iterator[Piece]:
             edges = plan.entering(state)
             takes = [("state", plan.edges[edge].source) for edge in edges] + [("edge", edge) for edge in edges]
             yield Piece(partial(_passing, plan, edges), tuple(takes), (("state", state),))
-        for part in parts(plan, state, batched=False):
+        for group in groups(plan, state, batched=True):
+            part = Part((group,))
             coefficients = [("mix", plan.first_coefficient[edge] + position) for edge, position in part.places]
             filters = [("weight", i) for place in part.places for i in numbers[place]]
             targets = tuple(("state", target) for target in part.reached(plan))
@@ -162,18 +166,25 @@ def _passing(plan: CellPlan, edges: Sequence[int], *arguments: Tensor) -> tuple[
     return (merge_channels(torch.zeros_like(y[:, : plan.mixed_channels]), y, plan.k),)
 
 
-def _pushed(piece: Piece, values: dict[Name, Tensor], along: dict[Name, Tensor]) -> list[Some]:
+def _pushed(piece: Piece, values: dict[Name, Tensor], along: dict[Name, Tensor]) -> Sequence[Some]:
     """``J u`` of a piece; ``None`` stands for zeros."""
-    moved = [name in along for name in piece.takes]
-    if not any(moved):
+    if not any(name in along for name in piece.takes):
         return [None] * len(piece.adds_to)
-    with torch.enable_grad():
-        x = _leaves(piece, values, moved)
-        y = piece.function(*x)
-        c = [torch.zeros_like(v, requires_grad=True) for v in y]
-        gradients = _gradients(y, list(compress(x, moved)), c, create_graph=True)
-    tangents = _gradients(gradients, c, [_exact(along[name]) for name in compress(piece.takes, moved)])
-    return [t if v.requires_grad else None for v, t in zip(y, tangents, strict=True)]
+    with torch.no_grad(), _dual_numbers():
+        x = [_exact(values[name]) for name in piece.takes]
+        u = [along.get(name) for name in piece.takes]
+        pairs = zip(x, u, strict=True)
+        y = piece.function(*(v if t is None else forward_ad.make_dual(v, _exact(t)) for v, t in pairs))
+        return [forward_ad.unpack_dual(v).tangent for v in y]
+
+
+@contextmanager
+def _dual_numbers() -> Iterator[None]:
+    """PyTorch's forward mode, which Functions switch off inside, and whose levels do not nest."""
+    with forward_ad._set_fwd_grad_enabled(True), ExitStack() as level:
+        if forward_ad._current_level < 0:
+            level.enter_context(forward_ad.dual_level())
+        yield
 
 
 def _bent(
@@ -194,12 +205,17 @@ def _bent(
         y = piece.function(*x)
         c = [_exact(pulled[name]) for name in piece.adds_to]
         gradients = _spread(_gradients(y, list(compress(x, either)), c, create_graph=True), either)
-    pairs = [(g, along[name]) for g, name in zip(gradients, piece.takes, strict=True) if name in along]
+    pairs = [
+        (g, along[name]) for g, name in zip(gradients, piece.takes, strict=True) if g is not None and name in along
+    ]
     pairs += [(v, bent[name]) for v, name in zip(y, piece.adds_to, strict=True) if name in bent]
     outputs, given = [v for v, _ in pairs], [_exact(t) for _, t in pairs]
-    tangents = _gradients(outputs, list(compress(x, wants)), given)
-    names, of_wanted = compress(piece.takes, wants), (g.detach() for g in compress(gradients, wants))
-    return list(zip(names, of_wanted, tangents, strict=True))
+    tangents = _spread(_gradients(outputs, list(compress(x, wants)), given), wants)
+    return [
+        (name, g.detach(), t)
+        for name, g, t in zip(piece.takes, gradients, tangents, strict=True)
+        if g is not None and t is not None
+    ]
 
 
 def _spread(found: Sequence[Tensor], given: Sequence[bool]) -> list[Some]:

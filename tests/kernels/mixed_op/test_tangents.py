@@ -1,15 +1,10 @@
 """Derivatives along a direction by PyTorch, a part of a cell at a time, next to forward mode through its definition."""
 
-import gc
-
 import pytest
 import torch
 
-from fastnas_kernels.backend import cells_as_on_a_gpu
-from fastnas_kernels.mixed_op.cell import mixed_cell
-from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan
 from fastnas_kernels.mixed_op.tangents import tangent_of_nodes, tangents_of_gradients
-from tests.kernels.dual_points import EVERY, a_plan, by_definition, random_point, random_statistics
+from tests.kernels.dual_points import a_plan, by_definition, random_point, random_statistics
 
 EXACT = 1e-11
 """Relative, in float64: of sums of a few hundred roundings of 1e-16 each, twice differentiated."""
