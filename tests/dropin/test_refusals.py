@@ -56,6 +56,15 @@ def test_a_module_that_only_looks_like_a_mixed_operation_is_found_out(make_blend
     assert "forward" not in spoilt.__dict__
 
 
+@pytest.mark.parametrize("kept", [[1], [5], [3, 2]], ids=["a pool", "a convolution", "a pool beside none"])
+def test_what_mixes_nothing_is_left_to_pytorch(make_blend, kept):
+    blend = make_blend()
+    blend.paths = nn.ModuleList(blend.paths[i] for i in kept)
+    assert reasons(blend) == {"": "nothing is mixed in it, and PyTorch's own operations are faster"}
+    blend.paths.append(make_blend().paths[0])
+    assert not reasons(blend)
+
+
 def change(blend, what):
     """Give one candidate something that the engine does not have."""
     first, pool = blend.paths[0].body, blend.paths[1]

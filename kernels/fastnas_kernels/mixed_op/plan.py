@@ -115,6 +115,11 @@ class CellPlan:
     def num_coefficients(self) -> int:
         return self.first_coefficient[-1]
 
+    @property
+    def mixes(self) -> bool:
+        """Whether there is more than one candidate in all, and more than identities."""
+        return self.num_coefficients > 1 and len(self.norms) > 0
+
     def stride_of(self, source: int) -> int:
         """Stride of the edges that leave ``source``."""
         return self.stride if source < self.num_inputs else 1

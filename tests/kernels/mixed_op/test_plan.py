@@ -91,3 +91,17 @@ def test_odd_maps_are_rounded_up_and_only_inputs_are_halved(plans):
     assert [plan.stride_of(source) for source in range(3)] == [2, 2, 1]
     assert plan.leaving(1) == [1, 3]
     assert plan.entering(3) == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "expected"),
+    [
+        ([["max_pool"]], False),
+        ([["skip"], ["skip"]], False),
+        ([["max_pool", "skip"]], True),
+        ([["max_pool"], ["skip"]], True),
+    ],
+)
+def test_one_candidate_or_identities_alone_are_no_mixture(candidates, expected):
+    edges = tuple(EdgePlan(source, 2, tuple(map(Candidate, kinds))) for source, kinds in enumerate(candidates))
+    assert CellPlan(4, 2, 1, edges).mixes == expected
