@@ -174,9 +174,9 @@ def compiled(network: nn.Module, what: str) -> Any:
     net: Any = copied(network)
     torch._dynamo.config.recompile_limit = 64  # cells of one class have several shapes
     if what == "whole":
-        return torch.compile(net)
+        return torch.compile(net, dynamic=False)
     for part in net.cells if what == "cells" else (edge for cell in net.cells for edge in cell._ops):
-        part.compile()
+        part.compile(dynamic=False)  # else the second shape asks for kernels of any shape, and inductor fails
     return net
 
 

@@ -58,7 +58,7 @@ class SkipCount:
     def __call__(self, space: CellSpace, records: Records) -> Stop | None:
         if not records or not records[-1]["alpha_moves"]:
             return None
-        count = parse_genotype(records[-1]["genotype"]).normal.count("skip_connect")
+        count = parse_genotype(records[-1]["genotype"], space).normal.count("skip_connect")
         if count < self.limit:
             return None
         epoch = len(records) - 1

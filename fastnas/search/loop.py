@@ -125,7 +125,7 @@ def search(
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
     returned = verdict.epoch if isinstance(verdict, Stop) else None
     if returned is not None:
-        genotype = parse_genotype(history[returned]["genotype"])
+        genotype = parse_genotype(history[returned]["genotype"], run.space)
     alpha = {name: a.detach().clone() for name, a in run.state.alpha.items()}
     return SearchResult(genotype, alpha, history, run.state.supernet, verdict.reason if stopped else "", returned)  # type: ignore[union-attr]
 

@@ -24,7 +24,7 @@ def one_size(monkeypatch):
 
 def row(automatic, definition, published, compiled=True, kind="pools"):
     seconds = {AUTOMATIC: automatic, DEFINITION: definition, PUBLISHED: published, f"{PUBLISHED}, channels_last": 9.0}
-    return Row(kind, SMALL, "alpha step", compiled, seconds)
+    return Row(kind, SMALL, "alpha step", True, compiled, seconds)
 
 
 @pytest.mark.parametrize("kind", sizes.KINDS)

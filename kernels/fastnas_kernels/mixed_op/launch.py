@@ -80,6 +80,11 @@ class Launcher:
         """Channels that the candidates see."""
         return self.lowered.plan.mixed_channels
 
+    @property
+    def weaves(self) -> bool:
+        """Whether what a shuffle puts side by side is woven in registers, and a state read and written in order."""
+        return self.lowered.plan.k in (2, 4) and self.channels % self.lowered.plan.k == 0
+
     def num_tiles(self, tile: Tile) -> int:
         """Tiles of the output."""
         return triton.cdiv(self.size.out_pixels, tile.pixels)
@@ -226,6 +231,7 @@ class Launcher:
         common = {
             "inputs_ptr": inputs,
             "nodes_ptr": nodes,
+            "edge_mix_ptr": edge_mix,
             "edges_ptr": tables.edges,
             **self.sizes,
             "M_IN": self.size.pixels,
@@ -246,11 +252,13 @@ class Launcher:
             entering_ptr=tables.entering,
             first_entering=span.first,
             last_entering=span.last,
+            WOVEN=self.weaves,
             **common,
+            **self.registers(160 if self.weaves else None),
         )
-        if plan.k > 1:
+        if plan.k > 1 and not self.weaves:
             blocks = triton.cdiv((plan.k - 1) * self.channels, tile.channels)
-            node_kernels.bypass_kernel[self.num_tiles(tile), blocks](edge_mix_ptr=edge_mix, **common)
+            node_kernels.bypass_kernel[self.num_tiles(tile), blocks](**common)
 
 
 def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:

@@ -7,7 +7,7 @@ Shape suffixes as in ``launch``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -295,17 +295,20 @@ class Backward:
             "K": plan.k,
             "STRIDE": state.stride,
             "NODE_STATE": is_node,
+            "WOVEN": run.weaves,
             **run.block(tile),
         }
         if wanted:
             self._gather(source, state, dt, dy, edge_sums, leaving, where)
         if plan.k > 1 and (wanted or self.needs.edge_mix):
-            tile, others = run.tiles.elementwise, (plan.k - 1) * run.channels
+            tile, others, limit = run.tiles.elementwise, (plan.k - 1) * run.channels, None
+            if run.weaves and is_node:  # it stores each of K groups by itself: enough numbers for 128 bits a thread
+                tile, limit = replace(tile, pixels=plan.k * tile.pixels), 160
             num_tiles = triton.cdiv(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
             where |= run.block(tile)
             state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
-                edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where
+                edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where, **run.registers(limit)
             )
             torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])
 

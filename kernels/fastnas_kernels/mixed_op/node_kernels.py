@@ -26,6 +26,39 @@ from fastnas_kernels.mixed_op.pixels import (
 )
 
 
+@triton.jit
+def window_maximum(ptr, n, h, w, H, W, pitch, c, live, channel, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+    """Maximum of a 2x2 window (smaller at an odd border) and the position of the first one (0 to 3); ``[P, B]``."""
+    highest = tl.full((P, B), float("-inf"), ACC)
+    position = tl.zeros((P, B), tl.int32)
+    for i in tl.static_range(4):
+        y = 2 * h + i // 2
+        x = 2 * w + i % 2
+        inside = live & (y < H) & (x < W)
+        v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
+        higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
+        highest = tl.where(higher, v, highest)
+        position = tl.where(higher, i, position)
+    return highest, position
+
+
+@triton.jit
+def passing(
+    ptr, is_input, n, h, w, H, W, HO, WO, pitch, q, live, channel,
+    STRIDE: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Channels ``q`` of a state as they pass by the candidates of an edge; ``[P, B]``."""
+    if STRIDE == 2:
+        if is_input:
+            v, _ = window_maximum(ptr, n, h, w, H, W, pitch, q, live, channel, P, B, ACC)
+            v = tl.where(live[:, None], v, 0.0)
+        else:
+            v = load_pixels(ptr, n, h, w, HO, WO, pitch, q, live, channel, ACC)
+    else:
+        v = load_pixels(ptr, n, h, w, HO, WO, pitch, q, live, channel, ACC)
+    return v
+
+
 @triton.jit(do_not_specialize=RUN_TIME)
 def node_kernel(
     inputs_ptr,
@@ -33,6 +66,7 @@ def node_kernel(
     z_ptr,
     stats_ptr,
     mix_ptr,
+    edge_mix_ptr,
     branches_ptr,
     entering_ptr,
     edges_ptr,
@@ -54,11 +88,14 @@ def node_kernel(
     STRIDE: tl.constexpr,
     NUM_INPUTS: tl.constexpr,
     NUM_NODES: tl.constexpr,
+    WOVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """The weighted sum at a node, normalisation included, stored once, where a shuffle would put it.
 
-    ``C`` are the channels that the candidates see; a state has ``K`` times as many.
+    ``C`` are the channels that the candidates see; a state has ``K`` times as many. If ``WOVEN``, those that pass by
+    are summed up here as well, and what the shuffle puts side by side is woven in registers; otherwise they are left
+    to :func:`bypass_kernel`.
     """
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
@@ -69,6 +106,9 @@ def node_kernel(
     plane = tl.cast(M, tl.int64) * C
     pixel = m.to(tl.int64)[:, None]
     y = tl.zeros((P, B), ACC)
+    second = tl.zeros((P, B), ACC)
+    third = tl.zeros((P, B), ACC)
+    fourth = tl.zeros((P, B), ACC)
     for q in range(first_entering, last_entering):
         b = tl.load(entering_ptr + q)
         table = branches_ptr + b * BRANCH_FIELDS
@@ -109,24 +149,28 @@ def node_kernel(
                 scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + average_at).to(ACC)
                 mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
                 y += (average - mean[None, :]) * scale[None, :]
-    out = nodes_ptr + pixel * (NUM_NODES * K * C) + node * (K * C) + c[None, :] * K
-    tl.store(out, y.to(nodes_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def window_maximum(ptr, n, h, w, H, W, pitch, c, live, channel, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
-    """Maximum of a 2x2 window (smaller at an odd border) and the position of the first one (0 to 3); ``[P, B]``."""
-    highest = tl.full((P, B), float("-inf"), ACC)
-    position = tl.zeros((P, B), tl.int32)
-    for i in tl.static_range(4):
-        y = 2 * h + i // 2
-        x = 2 * w + i % 2
-        inside = live & (y < H) & (x < W)
-        v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
-        higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
-        highest = tl.where(higher, v, highest)
-        position = tl.where(higher, i, position)
-    return highest, position
+        if WOVEN:
+            weight = tl.load(edge_mix_ptr + q).to(ACC)
+            second += weight * passing(
+                state, is_input, n, h, w, H, W, HO, WO, pitch, C + c, live, channel, STRIDE, P, B, ACC
+            )
+            if K == 4:
+                third += weight * passing(
+                    state, is_input, n, h, w, H, W, HO, WO, pitch, 2 * C + c, live, channel, STRIDE, P, B, ACC
+                )
+                fourth += weight * passing(
+                    state, is_input, n, h, w, H, W, HO, WO, pitch, 3 * C + c, live, channel, STRIDE, P, B, ACC
+                )
+    out = nodes_ptr + pixel * (NUM_NODES * K * C) + node * (K * C)
+    if WOVEN:
+        if K == 2:
+            y = tl.interleave(y, second)
+        else:
+            y = tl.interleave(tl.interleave(y, third), tl.interleave(second, fourth))
+        q = tl.program_id(1) * (B * K) + tl.arange(0, B * K)
+        tl.store(out + q[None, :], y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & (q < K * C)[None, :])
+    else:
+        tl.store(out + c[None, :] * K, y.to(nodes_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -153,7 +197,10 @@ def bypass_kernel(
     NUM_NODES: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The channels that pass by a node's candidates, weighted and stored where a shuffle in ``K`` groups puts them."""
+    """The channels that pass by a node's candidates, weighted and stored where a shuffle in ``K`` groups puts them.
+
+    For those ``K`` of which :func:`node_kernel` does not take care.
+    """
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
     n, h, w = locate(m, HO, WO)
@@ -162,18 +209,14 @@ def bypass_kernel(
     y = tl.zeros((P, B), ACC)
     for number in range(first_edge, last_edge):
         source = tl.load(edges_ptr + number * EDGE_FIELDS + SOURCE)
-        coefficient = tl.load(edge_mix_ptr + number).to(ACC)
         if source < NUM_INPUTS:
             state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (K * C)
-            if STRIDE == 2:
-                v, _ = window_maximum(state, n, h, w, H, W, K * C, q, live, channel, P, B, ACC)
-                v = tl.where(live[:, None], v, 0.0)
-            else:
-                v = load_pixels(state, n, h, w, H, W, K * C, q, live, channel, ACC)
-            y += coefficient * v
         else:
             state = nodes_ptr + (source - NUM_INPUTS) * (K * C)
-            y += coefficient * load_pixels(state, n, h, w, HO, WO, NUM_NODES * K * C, q, live, channel, ACC)
+        is_input = source < NUM_INPUTS
+        pitch = tl.where(is_input, K * C, NUM_NODES * K * C)
+        v = passing(state, is_input, n, h, w, H, W, HO, WO, pitch, q, live, channel, STRIDE, P, B, ACC)
+        y += tl.load(edge_mix_ptr + number).to(ACC) * v
     shuffled = (q % C) * K + q // C
     out = nodes_ptr + m.to(tl.int64)[:, None] * (NUM_NODES * K * C) + node * (K * C) + shuffled[None, :]
     tl.store(out, y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])

@@ -172,15 +172,35 @@ def pool_backward_kernel(
 
 @triton.jit
 def _store_of_state(
-    out_ptr, dnodes_ptr, v, p, q, mask, pitch, column, C: tl.constexpr, K: tl.constexpr, NODE_STATE: tl.constexpr
-):
-    """Store the gradient ``v`` of channels ``q`` of a state; of a node in the order before the shuffle, with what came
-    from outside added."""
+    out_ptr, dnodes_ptr, v, p, live, block, pitch, column, FIRST: tl.constexpr, END: tl.constexpr,
+    C: tl.constexpr, K: tl.constexpr, B: tl.constexpr, P: tl.constexpr, NODE_STATE: tl.constexpr, WOVEN: tl.constexpr,
+):  # fmt: skip
+    """Store the gradient ``v`` of a block of the channels ``FIRST`` to ``END`` of a state; of a node in the order
+    before the shuffle, with what came from outside added."""
     row = p.to(tl.int64)[:, None] * pitch + column
+    q = FIRST + block * B + tl.arange(0, B)
+    mask = live[:, None] & (q < END)[None, :]
     if NODE_STATE:
         v += tl.load(dnodes_ptr + row + q[None, :], mask=mask, other=0.0).to(v.dtype)
-        q = (q % K) * C + q // K
-    tl.store(out_ptr + row + q[None, :], v.to(out_ptr.dtype.element_ty), mask=mask)
+    v = v.to(out_ptr.dtype.element_ty)
+    if NODE_STATE and WOVEN:
+        r = FIRST // K + block * (B // K) + tl.arange(0, B // K)
+        mask = live[:, None] & (r < END // K)[None, :]
+        out = out_ptr + row + r[None, :]
+        even, odd = tl.split(tl.reshape(v, (P, B // 2, 2)))
+        if K == 2:
+            tl.store(out, even, mask=mask)
+            tl.store(out + C, odd, mask=mask)
+        else:
+            group_0, group_2 = tl.split(tl.reshape(even, (P, B // 4, 2)))
+            group_1, group_3 = tl.split(tl.reshape(odd, (P, B // 4, 2)))
+            tl.store(out, group_0, mask=mask)
+            tl.store(out + C, group_1, mask=mask)
+            tl.store(out + 2 * C, group_2, mask=mask)
+            tl.store(out + 3 * C, group_3, mask=mask)
+    else:
+        at = (q % K) * C + q // K if NODE_STATE else q
+        tl.store(out_ptr + row + at[None, :], v, mask=mask)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -219,6 +239,7 @@ def gather_kernel(
     STRIDE: tl.constexpr,
     POOLS: tl.constexpr,
     NODE_STATE: tl.constexpr,
+    WOVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """Gradient of a state's mixed channels: everything that its edges send back, collected and stored once.
@@ -264,7 +285,9 @@ def gather_kernel(
                 dx += tl.load(daverage_ptr + at, mask=mask, other=0.0).to(ACC)
                 first_here = tl.load(position_ptr + at, mask=mask, other=-1).to(tl.int32) == i * 3 + j
                 dx += tl.where(first_here, tl.load(dmax_ptr + at, mask=mask, other=0.0).to(ACC), 0.0)
-    _store_of_state(out_ptr, dnodes_ptr, dx, p, c, inside, out_pitch, column, C, K, NODE_STATE)
+    _store_of_state(
+        out_ptr, dnodes_ptr, dx, p, live, tl.program_id(1), out_pitch, column, 0, C, C, K, B, P, NODE_STATE, WOVEN
+    )
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -295,6 +318,7 @@ def bypass_backward_kernel(
     P: tl.constexpr,
     STRIDE: tl.constexpr,
     NODE_STATE: tl.constexpr,
+    WOVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
     """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``;
@@ -329,4 +353,7 @@ def bypass_backward_kernel(
     if out_ptr is not None:
         out_pitch = aligned(out_pitch, C)
         column = aligned(column, C)
-        _store_of_state(out_ptr, dnodes_ptr, dx, p, q, inside, out_pitch, column, C, K, NODE_STATE)
+        block = tl.program_id(1)
+        _store_of_state(
+            out_ptr, dnodes_ptr, dx, p, live, block, out_pitch, column, C, K * C, C, K, B, P, NODE_STATE, WOVEN
+        )

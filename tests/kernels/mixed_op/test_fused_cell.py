@@ -156,6 +156,19 @@ def test_the_gradient_of_a_sum_has_no_strides(fused, arguments):
     assert_alike(*results)
 
 
+@pytest.mark.parametrize(
+    ("channels", "k", "stride", "block"),
+    [(16, 4, 2, 16), (32, 4, 1, 4), (16, 2, 1, 4), (12, 3, 2, 16), (8, 4, 1, 16)],
+    ids=["woven", "in blocks", "in blocks of two", "of three", "of too few to weave"],
+)
+def test_what_passes_by_comes_to_lie_where_the_shuffle_puts_it(
+    in_triton, use_tiles, arguments, channels, k, stride, block
+):
+    use_tiles(pixels=32, channels=block, edges=1)
+    plan = fan(MAX, SKIP, channels=channels, k=k, stride=stride)
+    assert_equals_reference(in_triton, plan, arguments(plan, (3, 5)))
+
+
 def given_statistics(plan):
     shape = len(plan.norms), plan.mixed_channels
     mean, variance = torch.randn(shape, dtype=torch.float64), torch.rand(shape, dtype=torch.float64) + 0.5
