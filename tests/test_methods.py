@@ -19,7 +19,6 @@ from fastnas.train.data import Batch, load_data
 from fastnas.train.retrain import retrain
 from tests.quick import quick_method
 
-pytestmark = pytest.mark.xdist_group("methods")  # whole searches serve several tests
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=2, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 STEPS = 2  # an epoch of TINY

@@ -12,8 +12,6 @@ import torch
 from fastnas.train.ranks import ALONE
 from tests.search.one_of_several import steps_of
 
-pytestmark = pytest.mark.xdist_group("together")  # what all of its tests share is made once
-
 ROOT = Path(__file__).parents[2]
 # One of each kind: first and second order, a perturbation by a gradient, a joint step, and all kinds of draws
 NAMES = ["darts", "darts_2nd", "smooth_darts_adv", "gdas", "parsec", "dso_nas", "proxyless_nas", "proxyless_nas_r"]

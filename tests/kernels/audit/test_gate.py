@@ -7,8 +7,6 @@ import triton.language as tl
 from fastnas_kernels.audit.assembly import TARGETS, Assembly
 from fastnas_kernels.audit.gate import Budget, Case, Verdict, judge, markdown, violations
 
-pytestmark = pytest.mark.xdist_group("gate")  # what all of its tests share is made once
-
 GOOD = Assembly(
     kernel="k",
     target="sm_90",
