@@ -1,14 +1,13 @@
 """The command line as people use it, in processes of its own where signals are sent."""
 
 import json
+import multiprocessing
 import os
 import resource
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from fastnas.space.formats import genotype_to_text, read_genotype
 from fastnas.space.known import KNOWN
 from fastnas.train.data import dali
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "space": "nasbench201",
     "channels": 8,
@@ -42,31 +40,45 @@ SETTINGS = {
 TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-def start(*arguments, cwd, largest_file=None):
+# Processes are forks of one that has imported everything, which takes longer than what they do, and computed nothing
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["fastnas.cli", "fastnas.train.data.loaders", "sklearn.datasets", "tests.test_cli"])
+
+
+class Started:
     """The command line in a process of its own, which may be told how large its files may become."""
-    command = f"import sys; from tests.test_cli import run; run(sys.argv[1:], {largest_file})"
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    # As many threads as here, for PyTorch rounds in another order with more
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
-    environment = {**os.environ, **threads, "PYTHONPATH": paths, "COLUMNS": "200"}
-    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=cwd, env=environment, **pipes)
+
+    def __init__(self, *arguments, cwd, largest_file=None):
+        self.printed = [cwd / name for name in ("stdout", "stderr")]
+        # As many threads as here, for PyTorch rounds in another order with more
+        given = arguments, cwd, self.printed, torch.get_num_threads(), largest_file
+        self.process = FORKS.Process(target=run, args=given)
+        self.process.start()
+
+    def wait_for(self, path):
+        deadline = time.monotonic() + 120
+        while not path.exists():
+            assert self.process.is_alive(), self.printed[1].read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def ended(self):
+        """The exit status, and what was printed to the two streams."""
+        self.process.join(timeout=240)
+        return self.process.exitcode, *(path.read_text() for path in self.printed)
 
 
-def run(arguments, largest_file):
+def run(arguments, cwd, printed, threads, largest_file):
+    for descriptor, path in enumerate(printed, start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     # A shell that runs the tests in the background has its children ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
+    os.environ["COLUMNS"] = "200"
+    torch.set_num_threads(threads)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.exit(main(arguments))
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    sys.exit(main(list(arguments)))
 
 
 def trace(run):
@@ -80,9 +92,8 @@ def trace(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start("search", *TINY, "--run", "run", cwd=folder)
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    status, output, errors = Started("search", *TINY, "--run", "run", cwd=folder).ended()
+    assert status == 0, errors
     return folder / "run", output
 
 
@@ -100,21 +111,20 @@ def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
 @pytest.mark.parametrize("milestone", ["checkpoint.pt", "retrain/searched/checkpoint.pt"])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
     run = tmp_path / "run"
-    process = start("search", *TINY, "--run", "run", cwd=tmp_path)
-    wait_for(run / milestone, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    started = Started("search", *TINY, "--run", "run", cwd=tmp_path)
+    started.wait_for(run / milestone)
+    started.process.kill()
+    assert started.ended()[0] == -signal.SIGKILL
     assert main(["search", "--resume", str(run)]) == 0
     assert trace(run) == trace(uninterrupted[0])
 
 
 def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path):
-    process = start("search", *TINY, "--run", "run", cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoint.pt", process)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    started = Started("search", *TINY, "--run", "run", cwd=tmp_path)
+    started.wait_for(tmp_path / "run" / "checkpoint.pt")
+    os.kill(started.process.pid, signal.SIGINT)
+    status, output, errors = started.ended()
+    assert status == 130
     assert errors == "fastnas: interrupted. Everything up to the last checkpoint is kept.\n"
     assert "fastnas search --resume run" in output
     assert (tmp_path / "run" / "checkpoint.pt").exists()
@@ -189,9 +199,9 @@ def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uni
 
 
 def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
-    process = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    started = Started("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
+    status, _, errors = started.ended()
+    assert status == 1
     assert errors.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
     assert errors.count("\n") == 1
     assert not list((tmp_path / "run").glob(".*"))
