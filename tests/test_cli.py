@@ -1,11 +1,9 @@
 """The command line as people use it, in processes of its own where signals are sent."""
 
 import json
-import multiprocessing
 import os
 import resource
 import signal
-import sys
 import time
 from dataclasses import asdict
 
@@ -21,6 +19,7 @@ from fastnas.recipes import RECIPES
 from fastnas.space.formats import genotype_to_text, read_genotype
 from fastnas.space.known import KNOWN
 from fastnas.train.data import dali
+from tests.forks import Fork
 
 SETTINGS = {
     "space": "nasbench201",
@@ -40,45 +39,26 @@ SETTINGS = {
 TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 
-# Processes are forks of one that has imported everything, which takes longer than what they do, and computed nothing
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["fastnas.cli", "fastnas.train.data.loaders", "sklearn.datasets", "tests.test_cli"])
-
-
-class Started:
+def start(*arguments, cwd, largest_file=None):
     """The command line in a process of its own, which may be told how large its files may become."""
-
-    def __init__(self, *arguments, cwd, largest_file=None):
-        self.printed = [cwd / name for name in ("stdout", "stderr")]
-        # As many threads as here, for PyTorch rounds in another order with more
-        given = arguments, cwd, self.printed, torch.get_num_threads(), largest_file
-        self.process = FORKS.Process(target=run, args=given)
-        self.process.start()
-
-    def wait_for(self, path):
-        deadline = time.monotonic() + 120
-        while not path.exists():
-            assert self.process.is_alive(), self.printed[1].read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    def ended(self):
-        """The exit status, and what was printed to the two streams."""
-        self.process.join(timeout=240)
-        return self.process.exitcode, *(path.read_text() for path in self.printed)
+    return Fork(run, arguments, cwd, largest_file, folder=cwd, COLUMNS="200")
 
 
-def run(arguments, cwd, printed, threads, largest_file):
-    for descriptor, path in enumerate(printed, start=1):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+def run(arguments, cwd, largest_file):
     # A shell that runs the tests in the background has its children ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(cwd)
-    os.environ["COLUMNS"] = "200"
-    torch.set_num_threads(threads)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.exit(main(list(arguments)))
+    return main(list(arguments))
+
+
+def wait_for(path, started):
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert started.process.is_alive(), started.printed[1].read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def trace(run):
@@ -92,7 +72,7 @@ def trace(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    status, output, errors = Started("search", *TINY, "--run", "run", cwd=folder).ended()
+    status, output, errors = start("search", *TINY, "--run", "run", cwd=folder).ended()
     assert status == 0, errors
     return folder / "run", output
 
@@ -111,8 +91,8 @@ def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
 @pytest.mark.parametrize("milestone", ["checkpoint.pt", "retrain/searched/checkpoint.pt"])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
     run = tmp_path / "run"
-    started = Started("search", *TINY, "--run", "run", cwd=tmp_path)
-    started.wait_for(run / milestone)
+    started = start("search", *TINY, "--run", "run", cwd=tmp_path)
+    wait_for(run / milestone, started)
     started.process.kill()
     assert started.ended()[0] == -signal.SIGKILL
     assert main(["search", "--resume", str(run)]) == 0
@@ -120,8 +100,8 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
 
 
 def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path):
-    started = Started("search", *TINY, "--run", "run", cwd=tmp_path)
-    started.wait_for(tmp_path / "run" / "checkpoint.pt")
+    started = start("search", *TINY, "--run", "run", cwd=tmp_path)
+    wait_for(tmp_path / "run" / "checkpoint.pt", started)
     os.kill(started.process.pid, signal.SIGINT)
     status, output, errors = started.ended()
     assert status == 130
@@ -199,7 +179,7 @@ def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uni
 
 
 def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
-    started = Started("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
+    started = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
     status, _, errors = started.ended()
     assert status == 1
     assert errors.startswith("fastnas: disk: there must be room for the run's files, got File too large.")

@@ -1,7 +1,6 @@
-"""One process of several that make the same steps; started by test_together.py with torchrun's variables set."""
+"""One process of several that make the same steps; forked by test_together.py with torchrun's variables set."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -71,14 +70,9 @@ def complaint_about(ranks, text):
 
 
 def main(out, *names):
-    torch.set_num_threads(1)
     with joined("cpu") as ranks:
         assert ranks != ALONE
         found = {"together": steps_of(names, ranks, True), "apart": steps_of(names[:1], ranks, False)}
         found["sent"] = numbers_sent(ranks)
         found["complaint"] = complaint_about(ranks, json.dumps({"a": 1, "epochs": 3 + ranks.index}))
         torch.save(found, Path(out) / f"{ranks.index}.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
