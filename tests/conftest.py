@@ -20,17 +20,17 @@ torch.set_num_threads(1)
 # What takes longest, in that order. Tests of a file stay together, since they share what is made once for them; so that
 # no process waits for another in the end, the last files have to be short
 LONGEST = (
-    "test_methods.py",
-    "kernels/mixed_op/test_fused_cell.py",
-    "search/test_together.py",
-    "test_cli.py",
     "oracle/test_check.py",
-    "plan/test_predict.py",
-    "search/test_loop.py",
+    "kernels/mixed_op/test_fused_cell.py",
+    "test_methods.py",
+    "test_cli.py",
     "kernels/mixed_op/test_fused_derivatives.py",
     "dropin/test_accelerate.py",
+    "search/test_together.py",
     "search/test_recompute.py",
+    "plan/test_predict.py",
     "test_several_processes.py",
+    "search/test_loop.py",
     "test_search_in_a_chain.py",
 )
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """All that was imported stays: without this, every collection of garbage would look through two million objects."""
+    """All that was imported stays: without this, every collection of garbage would look through all of it again."""
     gc.collect()
     gc.freeze()
 
