@@ -1,6 +1,8 @@
 """What all tests share."""
 
+import gc
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,35 @@ if not torch.cuda.is_available():
 
 # The tensors of tests are tiny: two threads that wait for each other on a busy machine take ten times as long
 torch.set_num_threads(1)
+
+
+# What takes longest, in that order. Tests of a file stay together, since they share what is made once for them; so that
+# no process waits for another in the end, the last files have to be short
+LONGEST = (
+    "oracle/test_check.py",
+    "kernels/mixed_op/test_fused_cell.py",
+    "test_methods.py",
+    "test_cli.py",
+    "kernels/mixed_op/test_fused_derivatives.py",
+    "dropin/test_accelerate.py",
+    "search/test_together.py",
+    "search/test_recompute.py",
+    "plan/test_predict.py",
+    "test_several_processes.py",
+    "search/test_loop.py",
+    "test_search_in_a_chain.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))  # stable
+
+
+def pytest_collection_finish():
+    """All that was imported stays: without this, every collection of garbage would look through all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -4,11 +4,8 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,8 +19,8 @@ from fastnas.recipes import RECIPES
 from fastnas.space.formats import genotype_to_text, read_genotype
 from fastnas.space.known import KNOWN
 from fastnas.train.data import dali
+from tests.forks import Fork
 
-ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "space": "nasbench201",
     "channels": 8,
@@ -44,27 +41,22 @@ TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
 def start(*arguments, cwd, largest_file=None):
     """The command line in a process of its own, which may be told how large its files may become."""
-    command = f"import sys; from tests.test_cli import run; run(sys.argv[1:], {largest_file})"
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "kernels")])
-    # As many threads as here, for PyTorch rounds in another order with more
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))
-    environment = {**os.environ, **threads, "PYTHONPATH": paths, "COLUMNS": "200"}
-    pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-c", command, *arguments], cwd=cwd, env=environment, **pipes)
+    return Fork(run, arguments, cwd, largest_file, folder=cwd, COLUMNS="200")
 
 
-def run(arguments, largest_file):
+def run(arguments, cwd, largest_file):
     # A shell that runs the tests in the background has its children ignore Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(cwd)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    sys.exit(main(arguments))
+    return main(list(arguments))
 
 
-def wait_for(path, process):
+def wait_for(path, started):
     deadline = time.monotonic() + 120
     while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+        assert started.process.is_alive(), started.printed[1].read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -80,9 +72,8 @@ def trace(run):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("uninterrupted")
-    process = start("search", *TINY, "--run", "run", cwd=folder)
-    output, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    status, output, errors = start("search", *TINY, "--run", "run", cwd=folder).ended()
+    assert status == 0, errors
     return folder / "run", output
 
 
@@ -100,21 +91,20 @@ def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
 @pytest.mark.parametrize("milestone", ["checkpoint.pt", "retrain/searched/checkpoint.pt"])
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, uninterrupted, milestone):
     run = tmp_path / "run"
-    process = start("search", *TINY, "--run", "run", cwd=tmp_path)
-    wait_for(run / milestone, process)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    started = start("search", *TINY, "--run", "run", cwd=tmp_path)
+    wait_for(run / milestone, started)
+    started.process.kill()
+    assert started.ended()[0] == -signal.SIGKILL
     assert main(["search", "--resume", str(run)]) == 0
     assert trace(run) == trace(uninterrupted[0])
 
 
 def test_an_interrupted_run_says_so_in_a_line_and_keeps_its_files(tmp_path):
-    process = start("search", *TINY, "--run", "run", cwd=tmp_path)
-    wait_for(tmp_path / "run" / "checkpoint.pt", process)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    started = start("search", *TINY, "--run", "run", cwd=tmp_path)
+    wait_for(tmp_path / "run" / "checkpoint.pt", started)
+    os.kill(started.process.pid, signal.SIGINT)
+    status, output, errors = started.ended()
+    assert status == 130
     assert errors == "fastnas: interrupted. Everything up to the last checkpoint is kept.\n"
     assert "fastnas search --resume run" in output
     assert (tmp_path / "run" / "checkpoint.pt").exists()
@@ -189,9 +179,9 @@ def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uni
 
 
 def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
-    process = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1
+    started = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
+    status, _, errors = started.ended()
+    assert status == 1
     assert errors.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
     assert errors.count("\n") == 1
     assert not list((tmp_path / "run").glob(".*"))

@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytestmark = pytest.mark.xdist_group("several_processes")  # what all of its tests share is made once
-
 ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "space": "nasbench201",

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from fastnas.bilevel.hypergradient import (
 from fastnas.bilevel.problem import Bilevel, SgdStep
 from fastnas.bilevel.products import reverse_over_reverse
 from fastnas.bilevel.solve import ConjugateGradients, Neumann
+from tests.forks import serve
 
 D, E = 6, 4
 TIGHT = ConjugateGradients(tolerance=1e-13)
@@ -228,9 +228,9 @@ def one_of_two(rank, store, folder):
     distributed.destroy_process_group()
 
 
-def test_two_processes_find_the_hypergradients_of_one_with_both_halves_of_the_batch(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2])  # where new processes find this module
-    mp.start_processes(one_of_two, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="spawn")
+def test_two_processes_find_the_hypergradients_of_one_with_both_halves_of_the_batch(tmp_path):
+    serve()
+    mp.start_processes(one_of_two, (str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="forkserver")
     of_each = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for i, hypergradient in enumerate(SPREAD):
         loss, gradients = hypergradient(regression(slice(None)), *start())

@@ -12,7 +12,6 @@ from torch.func import functional_call
 from fastnas import accelerate, restore
 from fastnas.dropin.accelerate import Accelerated
 
-pytestmark = pytest.mark.xdist_group("accelerate")  # what most of its tests share is made once
 EXACT = 1e-10
 """Relative, in float64: what fastnas promises for foreign networks; rounding alone stays below 1e-12."""
 

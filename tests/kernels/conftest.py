@@ -5,6 +5,7 @@ import torch
 import triton
 
 from fastnas_kernels.audit.interpreter import exact_bfloat16, without_idle_work
+from tests.kernels.shapes import known_shapes
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -13,7 +14,7 @@ def _interpreter():
     if not triton.knobs.runtime.interpret:
         yield
         return
-    with exact_bfloat16(), without_idle_work():
+    with exact_bfloat16(), without_idle_work(), known_shapes():
         yield
 
 

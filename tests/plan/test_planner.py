@@ -15,8 +15,6 @@ from fastnas.space.cell_space import S2
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import load_data
 
-pytestmark = pytest.mark.xdist_group("planner")  # what all of its tests share is made once
-
 CELLS = replace(S2, num_nodes=1, concat=(2,))
 """Two cell types of two edges with two candidates: little to run."""
 DIGITS = described("digits", 16)

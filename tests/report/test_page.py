@@ -6,8 +6,6 @@ from fastnas.report.curves import eigenvalue_figure
 from fastnas.report.page import accuracies, flatten, verdict, write_report
 from fastnas.train.files import append_json_line, write_json
 
-pytestmark = pytest.mark.xdist_group("page")  # what all of its tests share is made once
-
 
 def network(name, accuracy):
     return {"name": name, "test_accuracy": accuracy}

@@ -1,16 +1,17 @@
-"""One process of several that make the same steps; started by test_together.py with torchrun's variables set."""
+"""One process of several that make the same steps; forked by test_together.py with torchrun's variables set."""
 
 import json
-import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from fastnas.methods import METHODS
+from fastnas.search import step
 from fastnas.search.step import alpha_gradients, outer_eigenvalue, search_step
 from fastnas.train.data import Batch
 from fastnas.train.ranks import ALONE, joined
+from fastnas_kernels.audit.interpreter import replaced
 from tests.search.points import make_batches, make_run
 
 
@@ -21,10 +22,19 @@ def steps_of(names, ranks, synchronise):
         run = make_run(METHODS[name](), ranks, synchronise_statistics=synchronise)
         own = ranks.part(8)
         weight_batch, search_batch = (Batch(b.images[own], b.labels[own]) for b in make_batches())
-        with run.statistics():
-            _, gradients = alpha_gradients(run, weight_batch, search_batch)
         eigenvalue = outer_eigenvalue(run, search_batch, 0) if name == "darts" else 0.0
-        search_step(run, weight_batch, search_batch)
+        kept = []
+
+        def kept_gradients(*arguments, kept=kept):
+            kept.append(alpha_gradients(*arguments))
+            return kept[-1]
+
+        if run.method.protocol.joint or run.method.protocol.alpha_every > 1:  # its step has none of its own
+            with run.statistics():
+                kept_gradients(run, weight_batch, search_batch)
+        with replaced(step, alpha_gradients=kept_gradients):
+            search_step(run, weight_batch, search_batch)
+        ((_, gradients),) = kept
         found[name] = {
             "hypergradient": gradients,
             "eigenvalue": torch.tensor(eigenvalue),
@@ -60,14 +70,9 @@ def complaint_about(ranks, text):
 
 
 def main(out, *names):
-    torch.set_num_threads(1)
     with joined("cpu") as ranks:
         assert ranks != ALONE
         found = {"together": steps_of(names, ranks, True), "apart": steps_of(names[:1], ranks, False)}
         found["sent"] = numbers_sent(ranks)
         found["complaint"] = complaint_about(ranks, json.dumps({"a": 1, "epochs": 3 + ranks.index}))
         torch.save(found, Path(out) / f"{ranks.index}.pt")
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

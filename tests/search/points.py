@@ -7,21 +7,24 @@ from torch import nn
 
 from fastnas.search.run import Run, fresh_state, stage_supernet
 from fastnas.space.cell_space import NASBENCH201
+from fastnas.supernet.operations import NASBENCH201_OPERATIONS
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import Batch, load_data
 from fastnas.train.ranks import ALONE
 
 DIGITS = load_data("digits")
+SPACE = replace(NASBENCH201, name="small", num_nodes=2, concat=(2,), operations=NASBENCH201_OPERATIONS)
+"""Three edges instead of six: a fourth of the time where every variable is moved in turn."""
 CONFIG = SearchConfig(channels=4, cells=1, epochs=6, warmup_epochs=0, batch_size=8, device="cpu")
 
 
 def make_run(method, ranks=ALONE, **changes):
     config = replace(CONFIG, channels=8 if method.connection.k > 1 else 4, **changes)
-    state = fresh_state(stage_supernet(NASBENCH201, method, DIGITS, config, 0), method, config, torch.device("cpu"))
+    state = fresh_state(stage_supernet(SPACE, method, DIGITS, config, 0), method, config, torch.device("cpu"))
     state.supernet.double()
     for p in state.w.values():
         p.data = p.data.double()
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator().manual_seed(8)  # where no kink lies within a difference
     state.alpha = {
         name: nn.Parameter(a.detach().double() + torch.rand(a.shape, generator=generator).double() / 2)
         for name, a in state.alpha.items()

@@ -19,6 +19,7 @@ from fastnas.space.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import load_data
+from tests.search.points import SPACE
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=4, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
@@ -63,7 +64,7 @@ def test_p_darts_grows_deeper_and_chooses_among_fewer(monkeypatch):
 
 def test_every_stage_begins_anew_and_keeps_the_best_of_the_one_before():
     config = replace(TINY, epochs=6, channels=2)
-    history = search(NASBENCH201, replace(p_darts(), derivation=darts().derivation), DIGITS, config).history
+    history = search(SPACE, replace(p_darts(), derivation=darts().derivation), DIGITS, config).history
     assert [record["stage"] for record in history] == [0, 0, 1, 1, 2, 2]
     assert history[2]["weight_lr"] == history[0]["weight_lr"] > history[1]["weight_lr"]
     last, first = history[3]["mix"]["normal"], history[4]["mix"]["normal"]
@@ -75,9 +76,9 @@ def test_every_stage_begins_anew_and_keeps_the_best_of_the_one_before():
 
 def test_a_search_shorter_than_its_stages_or_their_warm_up_is_refused():
     with pytest.raises(ValueError, match="epochs must be at least the 3 stages of p_darts, got 2"):
-        search(NASBENCH201, p_darts(), DIGITS, replace(TINY, epochs=2))
+        search(SPACE, p_darts(), DIGITS, replace(TINY, epochs=2))
     with pytest.raises(ValueError, match="warmup_epochs must be less than the 1 epochs of the shortest stage"):
-        search(NASBENCH201, p_darts(), DIGITS, replace(TINY, epochs=4, warmup_epochs=1))
+        search(SPACE, p_darts(), DIGITS, replace(TINY, epochs=4, warmup_epochs=1))
     own = DartsSupernet(10, channels=4, cells=3, image_channels=1)
     with pytest.raises(ValueError, match="a supernet of your own must stand beside a method of one stage: p_darts"):
         search(own, p_darts(), DIGITS, replace(TINY, epochs=3))
@@ -98,14 +99,14 @@ def test_asap_removes_candidates_until_every_edge_is_decided_and_stops():
 
 def test_nothing_is_removed_while_alpha_waits():
     patient = replace(asap(), tau=Constant(0.001), warmup_share=0.5)
-    result = search(NASBENCH201, patient, DIGITS, replace(TINY, warmup_epochs=None))
+    result = search(SPACE, patient, DIGITS, replace(TINY, warmup_epochs=None))
     assert [min(record["alive"]["normal"]) for record in result.history[:2]] == [5, 5]
     assert min(result.history[-1]["alive"]["normal"]) < 5
 
 
 def test_the_dead_keep_their_logits():
     method = replace(darts(), tau=Constant(0.001), prune=BelowThreshold(0.9))
-    result = search(NASBENCH201, method, DIGITS, TINY)
+    result = search(SPACE, method, DIGITS, TINY)
     first, last = result.history[1], result.history[-1]
     dead = [(e, k) for e, row in enumerate(first["mix"]["normal"]) for k, value in enumerate(row) if value == 0]
     assert dead
@@ -113,11 +114,11 @@ def test_the_dead_keep_their_logits():
 
 
 def test_dso_nas_drives_scalings_to_exact_zeros_and_drops_them():
-    result = search(NASBENCH201, replace(dso_nas(gamma=30.0), prune_every=1), DIGITS, TINY)
+    result = search(SPACE, replace(dso_nas(gamma=30.0), prune_every=1), DIGITS, TINY)
     zeros = sum(value == 0 for row in result.history[-1]["mix"]["normal"] for value in row)
     alive = sum(result.history[-1]["alive"]["normal"])
     assert zeros > 0
-    assert alive < 30
+    assert alive < 15
     assert all(value >= 0 for row in result.history[-1]["mix"]["normal"] for value in row)
 
 
@@ -182,7 +183,7 @@ def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch
     monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
     order = []
     result = search(
-        NASBENCH201, RETURNING, DIGITS, TINY, folder=tmp_path, on_epoch=lambda record: order.append(record["epoch"])
+        SPACE, RETURNING, DIGITS, TINY, folder=tmp_path, on_epoch=lambda record: order.append(record["epoch"])
     )
     assert order == [0, 1, 2, 1, 2, 3]
     assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
@@ -191,14 +192,14 @@ def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert without_seconds(lines) == without_seconds(result.history)
     decayed = replace(RETURNING, control=lambda space, records: None)
-    plain = search(NASBENCH201, decayed, DIGITS, TINY)
+    plain = search(SPACE, decayed, DIGITS, TINY)
     assert plain.history[0]["alpha"] == result.history[0]["alpha"]
     assert plain.history[1]["alpha"] != result.history[1]["alpha"]
 
 
 def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
-    whole = search(NASBENCH201, RETURNING, DIGITS, TINY)
+    whole = search(SPACE, RETURNING, DIGITS, TINY)
     plain_keep = loop._kept
 
     def before(*arguments):
@@ -214,8 +215,8 @@ def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path):
         with monkeypatch.context() as patch:
             patch.setattr(loop, place, deadly)
             with pytest.raises(Killed):
-                search(NASBENCH201, RETURNING, DIGITS, TINY, folder=folder)
-        resumed = search(NASBENCH201, RETURNING, DIGITS, TINY, folder=folder)
+                search(SPACE, RETURNING, DIGITS, TINY, folder=folder)
+        resumed = search(SPACE, RETURNING, DIGITS, TINY, folder=folder)
         assert without_seconds(resumed.history) == without_seconds(whole.history)
         assert all(torch.equal(resumed.alpha[name], a) for name, a in whole.alpha.items())
 
@@ -229,7 +230,7 @@ def test_the_eigenvalue_of_a_search_is_that_of_its_full_hessian(monkeypatch):
         net = copy.deepcopy(run.state.supernet)
 
         def loss(flat):
-            mix = relax(run.method, run.space, {"alpha.normal": flat.view(6, 5)})
+            mix = relax(run.method, run.space, {"alpha.normal": flat.view(3, 5)})
             return F.cross_entropy(net(batch.images, mix), batch.labels)
 
         full = torch.autograd.functional.hessian(loss, run.state.alpha["alpha.normal"].detach().flatten())
@@ -238,22 +239,22 @@ def test_the_eigenvalue_of_a_search_is_that_of_its_full_hessian(monkeypatch):
 
     monkeypatch.setattr(loop, "outer_eigenvalue", watch)
     method = replace(darts(), control=EigenvalueStop(), eigenvalue_every=2)
-    history = search(NASBENCH201, method, DIGITS, TINY).history
+    history = search(SPACE, method, DIGITS, TINY).history
     assert [("eigenvalue" in record) for record in history] == [True, False, True, True]
     for ours, exact in seen:
-        assert ours == pytest.approx(exact, rel=1e-2)  # ten products with a Hessian of thirty variables
+        assert ours == pytest.approx(exact, rel=1e-2)  # ten products with a Hessian of fifteen variables
 
 
 # ---- protocol ---------------------------------------------------------------------------------------------------
 def test_a_joint_search_trains_on_all_images():
     config = replace(TINY, epochs=1, batch_size=16, train_fraction=0.05)  # 70 images
-    joint, apart = (search(NASBENCH201, method, DIGITS, config).history[0]["step"] for method in (snas(), darts()))
+    joint, apart = (search(SPACE, method, DIGITS, config).history[0]["step"] for method in (snas(), darts()))
     assert joint == 2 * apart
 
 
 def test_a_search_with_the_first_order_gradient_is_the_second_order_one_with_a_rate_of_zero():
     slow = replace(TINY, weight_lr=1e-30, momentum=0.0, weight_decay=0.0, epochs=1)
-    first, second = (search(NASBENCH201, darts(order=order), DIGITS, slow) for order in (1, 2))
+    first, second = (search(SPACE, darts(order=order), DIGITS, slow) for order in (1, 2))
     torch.testing.assert_close(first.alpha["alpha.normal"], second.alpha["alpha.normal"], rtol=0, atol=1e-6)
 
 
@@ -270,7 +271,7 @@ def blanked(monkeypatch, method, **changes):
         run.state.losses.add_outer(torch.tensor(1.0))
 
     monkeypatch.setattr(loop, "search_step", watch)
-    search(NASBENCH201, method, DIGITS, replace(TINY, batch_size=32, train_fraction=0.3, **changes))
+    search(SPACE, method, DIGITS, replace(TINY, batch_size=32, train_fraction=0.3, **changes))
     return seen
 
 

@@ -15,6 +15,7 @@ from fastnas.supernet.supernets import DartsSupernet
 from fastnas.train.config import SearchConfig
 from fastnas.train.data import Batch, load_data
 from tests.quick import quick_method
+from tests.search.points import SPACE
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=8, device="cpu")
@@ -25,7 +26,7 @@ FEW_WORDS = [*(pytest.param(words, marks=pytest.mark.slow) for words in WORDS[:2
 
 def make_run(method, space, words=("none",), **changes):
     config = replace(TINY, channels=8 if method.connection.k > 1 else 4, recompute=words, **changes)
-    config = replace(config, cells={NASBENCH201: 1, PROXYLESS: 2}.get(space, 3))
+    config = replace(config, cells={NASBENCH201: 1, SPACE: 1, PROXYLESS: 2}.get(space, 3))
     state = fresh_state(stage_supernet(space, method, DIGITS, config, 0), method, config, torch.device("cpu"))
     return Run(method, DIGITS, config, torch.device("cpu"), (torch.arange(2).numpy(),) * 2, 2, state)
 
@@ -59,8 +60,8 @@ SAME_STEPS = {"darts_plus", "robust_darts", "robust_darts_ada", "robust_darts_l2
 )
 def test_no_method_takes_another_step(name):
     method = quick_method(name)
-    expected = after_steps(method, NASBENCH201, ("none",))
-    assert_same(after_steps(method, NASBENCH201, ("edges", "cell", "joined", "edges")), expected)
+    expected = after_steps(method, SPACE, ("none",))
+    assert_same(after_steps(method, SPACE, ("edges", "cell", "joined", "edges")), expected)
 
 
 @pytest.mark.parametrize("words", FEW_WORDS)
@@ -95,7 +96,7 @@ def test_autocast_casts_the_same_way_again():
 
 def test_the_hessian_of_alpha_has_the_same_eigenvalue():
     batch = make_batches()[0]
-    found = {outer_eigenvalue(make_run(darts(), NASBENCH201, words), batch, 0) for words in [("none",), *WORDS]}
+    found = {outer_eigenvalue(make_run(darts(), SPACE, words), batch, 0) for words in [("none",), *WORDS]}
     assert len(found) == 1
 
 
@@ -133,8 +134,8 @@ def test_second_order_asks_for_every_part_once():
 
 
 def test_a_search_goes_on_under_another_plan(tmp_path):
-    config = replace(TINY, train_fraction=0.05)
-    whole = search(NASBENCH201, darts(), DIGITS, config)
+    config = replace(TINY, epochs=2, train_fraction=0.05)
+    whole = search(SPACE, darts(), DIGITS, config)
 
     class Stopped(Exception):
         pass
@@ -143,8 +144,8 @@ def test_a_search_goes_on_under_another_plan(tmp_path):
         raise Stopped
 
     with pytest.raises(Stopped):
-        search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path, on_epoch=stop)
-    resumed = search(NASBENCH201, darts(), DIGITS, replace(config, recompute=("edges",)), folder=tmp_path)
+        search(SPACE, darts(), DIGITS, config, folder=tmp_path, on_epoch=stop)
+    resumed = search(SPACE, darts(), DIGITS, replace(config, recompute=("edges",)), folder=tmp_path)
     assert all(torch.equal(resumed.alpha[name], whole.alpha[name]) for name in whole.alpha)
 
 

@@ -5,8 +5,6 @@ import triton.language as tl
 from fastnas_kernels.audit.assembly import TARGETS, Assembly, compile_for
 from fastnas_kernels.audit.elsewhere import Failure, Job, Reference, assemblies, reference
 
-pytestmark = pytest.mark.xdist_group("assembly")  # what all of its tests share is made once
-
 
 @triton.constexpr_function
 def twice(n):
