@@ -30,11 +30,6 @@ STEPS_OF = [pytest.param(name, marks=pytest.mark.slow) if name in SAME_STEPS els
 ONE_PATH = ["gdas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
 
 
-def space_of(name):
-    """Small, but for the method whose rule to stop reads an architecture by the name of its space."""
-    return NASBENCH201 if name == "darts_plus" else SPACE
-
-
 def config_of(name, **changes):
     stages = len(METHODS[name]().stages)  # no fewer epochs than those
     changes = {"channels": 8 if name.startswith("pc_") else 4, "epochs": max(TINY.epochs, stages), **changes}
@@ -72,7 +67,7 @@ def whole_runs():
 
     def run(name):
         if name not in made:
-            made[name] = search(space_of(name), method_of(name), DIGITS, config_of(name))
+            made[name] = search(SPACE, method_of(name), DIGITS, config_of(name))
         return made[name]
 
     return run
@@ -82,8 +77,8 @@ def whole_runs():
 def test_a_search_is_finite_and_derives_a_network_that_trains(name, whole_runs):
     result = whole_runs(name)
     assert all(tensor.isfinite().all() for tensor in [*result.alpha.values(), *result.supernet.parameters()])
-    space_of(name).check(result.genotype)
-    trained = retrain(result.genotype, DIGITS, RETRAINING, train_fraction=0.05, device="cpu", own=space_of(name))
+    SPACE.check(result.genotype)
+    trained = retrain(result.genotype, DIGITS, RETRAINING, train_fraction=0.05, device="cpu", own=SPACE)
     assert all(tensor.isfinite().all() for tensor in trained.network.parameters())
     assert 0 <= trained.test_accuracy <= 1
     assert result.history[0]["alpha"] != result.history[-1]["alpha"] or result.stopped
@@ -99,8 +94,8 @@ def test_a_search_that_is_killed_goes_on_bit_for_bit(name, whole_runs, tmp_path)
 
     config = config_of(name, checkpoint_steps=1)
     with pytest.raises(Killed):
-        search(space_of(name), method_of(name), DIGITS, config, folder=tmp_path, on_step=kill)
-    resumed = search(space_of(name), method_of(name), DIGITS, config, folder=tmp_path)
+        search(SPACE, method_of(name), DIGITS, config, folder=tmp_path, on_step=kill)
+    resumed = search(SPACE, method_of(name), DIGITS, config, folder=tmp_path)
     assert without_seconds(resumed.history) == without_seconds(whole.history)
     assert all(torch.equal(resumed.alpha[key], tensor) for key, tensor in whole.alpha.items())
     assert (resumed.genotype, resumed.stopped) == (whole.genotype, whole.stopped)

@@ -134,26 +134,26 @@ class StopAfter:
 
 def test_a_stop_returns_the_architecture_that_it_names_and_a_resume_stays_stopped(tmp_path):
     method = replace(darts(), control=StopAfter(3, 1))
-    result = search(NASBENCH201, method, DIGITS, replace(TINY, alpha_lr=0.3), folder=tmp_path)
+    result = search(SPACE, method, DIGITS, replace(TINY, alpha_lr=0.3), folder=tmp_path)
     assert (len(result.history), result.stopped) == (3, "enough")
-    whole = search(NASBENCH201, darts(), DIGITS, replace(TINY, alpha_lr=0.3, epochs=4))
+    whole = search(SPACE, darts(), DIGITS, replace(TINY, alpha_lr=0.3, epochs=4))
     texts = [record["genotype"] for record in whole.history]
     assert [record["genotype"] for record in result.history] == texts[:3]
-    again = search(NASBENCH201, method, DIGITS, replace(TINY, alpha_lr=0.3), folder=tmp_path)
+    again = search(SPACE, method, DIGITS, replace(TINY, alpha_lr=0.3), folder=tmp_path)
     assert again.genotype == result.genotype
     assert without_seconds(again.history) == without_seconds(result.history)
 
 
 def test_records_that_a_stop_needs_and_that_are_gone_are_missed(tmp_path):
     method = replace(darts(), control=StopAfter(4, 1))
-    search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
+    search(SPACE, method, DIGITS, TINY, folder=tmp_path)
     (tmp_path / "metrics.jsonl").unlink()
     with pytest.raises(ValueError, match=r"metrics\.jsonl must hold the 4 epochs of the checkpoint .* got 0 of them"):
-        search(NASBENCH201, method, DIGITS, TINY, folder=tmp_path)
+        search(SPACE, method, DIGITS, TINY, folder=tmp_path)
     plain = tmp_path / "plain"
-    search(NASBENCH201, darts(), DIGITS, TINY, folder=plain)
+    search(SPACE, darts(), DIGITS, TINY, folder=plain)
     (plain / "metrics.jsonl").unlink()
-    assert len(search(NASBENCH201, darts(), DIGITS, TINY, folder=plain).history) == 0  # nothing to decide
+    assert len(search(SPACE, darts(), DIGITS, TINY, folder=plain).history) == 0  # nothing to decide
 
 
 def test_darts_plus_may_return_the_epoch_before():
