@@ -137,8 +137,8 @@ def floors(plan: CellPlan, pixels: int) -> Counter[str]:
     for target in range(plan.num_inputs, plan.num_states):
         entering = [plan.edges[number] for number in plan.entering(target)]
         read = sum(pooled(edge) or skipped(edge) for edge in entering)
-        found["node_kernel"] += plane * (len(lowered.entering(target)) + read + 1)
-        found["bypass_kernel"] += (plan.k - 1) * plane * (len(entering) + 1)
+        passing = (plan.k - 1) * (len(entering) + 1)  # which another kernel serves unless there are two or four groups
+        found["node_kernel"] += plane * (len(lowered.entering(target)) + read + 1 + passing)
     return +found
 
 

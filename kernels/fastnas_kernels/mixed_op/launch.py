@@ -254,7 +254,7 @@ class Launcher:
             last_entering=span.last,
             WOVEN=self.weaves,
             **common,
-            **self.registers(160 if self.weaves else None),
+            **self.registers(168 if self.weaves else None),
         )
         if plan.k > 1 and not self.weaves:
             blocks = triton.cdiv((plan.k - 1) * self.channels, tile.channels)

@@ -255,16 +255,9 @@ class Backward:
         )
 
     def _state(
-        self,
-        source: int,
-        state: State,
-        dt: Tensor,
-        dy: Tensor,
-        edge_sums: Tensor,
-        leaving: Span,
-        dinputs: Tensor | None,
-        passed: Tensor,
-    ) -> None:
+        self, source: int, state: State, dt: Tensor, dy: Tensor,
+        edge_sums: Tensor, leaving: Span, dinputs: Tensor | None, passed: Tensor,
+    ) -> None:  # fmt: skip
         """Gradients of a state, unless it is an input and nobody asked, and of the weights of its edges."""
         run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.stage
         is_node = source >= plan.num_inputs
@@ -303,7 +296,7 @@ class Backward:
         if plan.k > 1 and (wanted or self.needs.edge_mix):
             tile, others, limit = run.tiles.elementwise, (plan.k - 1) * run.channels, None
             if run.weaves and is_node:  # it stores each of K groups by itself: enough numbers for 128 bits a thread
-                tile, limit = replace(tile, pixels=plan.k * tile.pixels), 160
+                tile, limit = replace(tile, pixels=plan.k * tile.pixels), 168
             num_tiles = triton.cdiv(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
             where |= run.block(tile)
