@@ -5,7 +5,6 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -15,9 +14,7 @@ from fastnas_kernels.check import Unavailable, complaint
 
 Backend = Literal["triton", "cpu", "reference"]
 _TRITON_IS_INSTALLED = importlib.util.find_spec("triton") is not None
-
-
-_CELLS_AS_ON_A_GPU = ContextVar("cells_as_on_a_gpu", default=False)
+_as_on_a_gpu = 0  # how many contexts are open: a number, for torch.compile of PyTorch 2.11 reads no ContextVar
 
 
 @contextmanager
@@ -26,16 +23,17 @@ def cells_as_on_a_gpu() -> Iterator[None]:
 
     Nothing is launched, and no GPU, Triton or compiler is needed.
     """
-    token = _CELLS_AS_ON_A_GPU.set(True)
+    global _as_on_a_gpu  # noqa: PLW0603  (one process has one answer; it is not a thread's)
+    _as_on_a_gpu += 1
     try:
         yield
     finally:
-        _CELLS_AS_ON_A_GPU.reset(token)
+        _as_on_a_gpu -= 1
 
 
 def are_cells_as_on_a_gpu() -> bool:
     """Whether the code runs inside :func:`cells_as_on_a_gpu`."""
-    return _CELLS_AS_ON_A_GPU.get()
+    return _as_on_a_gpu > 0
 
 
 def backend_for(device: torch.device) -> Backend:
