@@ -11,7 +11,8 @@ from fastnas_kernels.cases import cases_for, small_cases
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 
-RECORD = json.loads((Path(__file__).parents[2] / "profiling" / "results" / "kernel-assembly.json").read_text())
+RESULTS = Path(__file__).parents[2] / "profiling" / "results"
+RECORD = json.loads((RESULTS / "kernel-assembly.json").read_text())
 # A target without a record is held to its budgets alone
 RECORDED = sorted({target for targets in RECORD.values() for target in targets})
 BY_KERNEL = {  # one of each kind that is quick to compile: a small kernel, a reduction, a matrix product, a shuffle
@@ -49,12 +50,18 @@ def verdicts_on(target, names=None):
     return judge(wanted, [target], processes=1 if names else 2)  # few are compiled while another process starts
 
 
+def worse_than_recorded(verdicts, target):
+    """By the compiler that made the record: another one makes other code of the same kernel."""
+    same = f"Triton {triton.__version__}," in (RESULTS / f"kernel-assembly-{target}.md").read_text()
+    return regressions(verdicts, RECORD) if same else []
+
+
 @pytest.mark.parametrize("target", ["sm_90", "gfx942"])
 def test_a_few_cases_keep_to_their_budgets_and_are_no_worse_than_recorded(target):
     verdicts = verdicts_on(target, BY_KERNEL)
     assert len(verdicts) == len(BY_KERNEL)
     assert [(verdict.case.name, verdict.violations) for verdict in verdicts if verdict.violations] == []
-    assert target not in RECORDED or regressions(verdicts, RECORD) == []
+    assert target not in RECORDED or worse_than_recorded(verdicts, target) == []
 
 
 @pytest.mark.slow
@@ -62,4 +69,4 @@ def test_a_few_cases_keep_to_their_budgets_and_are_no_worse_than_recorded(target
 def test_all_cases_keep_to_their_budgets_and_are_no_worse_than_recorded(target):
     verdicts = verdicts_on(target)
     assert [(verdict.case.name, verdict.violations) for verdict in verdicts if verdict.violations] == []
-    assert target not in RECORDED or regressions(verdicts, RECORD) == []
+    assert target not in RECORDED or worse_than_recorded(verdicts, target) == []
