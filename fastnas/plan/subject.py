@@ -17,6 +17,7 @@ from fastnas.method import Method
 from fastnas.search import Run, alpha_gradients, fresh_state, search_step, stage_supernet
 from fastnas.search.run import copied, stage_borders
 from fastnas.search.step import apply_gradients, outer_eigenvalue
+from fastnas.seeds import torch_seed
 from fastnas.space.cell_space import CellSpace
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS
@@ -108,7 +109,8 @@ def _dearness(space: CellSpace, channels: int) -> list[int]:
             return -1, 0
         if space.dag is not None:
             return 1, 0  # a connection, which is there
-        with torch.device("meta"):
+        # Weights without memory draw their values all the same where torch.compile has been at work
+        with torch.device("meta"), torch_seed(0):
             if name in MBCONV_OPERATIONS and space.stages is not None:
                 module = MBCONV_OPERATIONS[name](channels, channels, 1, True)
             else:

@@ -26,6 +26,12 @@ def nodes_of(
     return nodes.permute(0, 2, 3, 1).to(inputs_INHWS.dtype), noted
 
 
+def spread(found: Sequence, needed: Sequence[bool]) -> list:
+    """Each in the place of one that is needed, ``None`` in the others."""
+    rest = iter(found)
+    return [next(rest) if need else None for need in needed]
+
+
 def gradients_of(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
     x: Sequence[Tensor],

@@ -24,7 +24,7 @@ from torch.autograd import forward_ad
 from fastnas_kernels.backend import are_cells_as_on_a_gpu, backend_for
 from fastnas_kernels.cpu.choice import cpu_knows_tangents
 from fastnas_kernels.mixed_op import operators
-from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, tangent_of
+from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, spread, tangent_of
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
 from fastnas_kernels.mixed_op.tangents import tangent_of_nodes, tangents_of_gradients
 from fastnas_kernels.signatures import signed
@@ -66,7 +66,7 @@ class _Cell(torch.autograd.Function):
             found = _Gradient.apply(ctx.plan, statistics, needed, *kept, dnodes, *x)
         else:
             found = gradients_of(_definition(ctx.plan, statistics), x, needed, dnodes)
-        return None, None, *_spread(found, needed)
+        return None, None, *spread(found, needed)
 
 
 class _DualCell(_Cell):
@@ -107,11 +107,11 @@ class _Gradient(torch.autograd.Function):
         wanted = ctx.needs_input_grad[6:]
         if torch.is_grad_enabled() or any(_tangent(t) is not None for t in u):
             found = gradients_of(_gradient(ctx.plan, statistics, ctx.needed), differentiable, wanted, *u)
-            return *(None,) * 6, *_spread(found, wanted)
+            return *(None,) * 6, *spread(found, wanted)
         dnodes, *x = differentiable
-        along = _spread(u, ctx.needed)
+        along = spread(u, ctx.needed)
         of_dnodes, found = _derivatives(ctx.plan, statistics, wanted[1:], dnodes, None, x, along)
-        return *(None,) * 6, of_dnodes if wanted[0] else None, *_spread([t for _, t in found], wanted[1:])
+        return *(None,) * 6, of_dnodes if wanted[0] else None, *spread([t for _, t in found], wanted[1:])
 
     @staticmethod
     def jvp(ctx, *tangents: Some) -> tuple[Tensor, ...]:
@@ -147,11 +147,11 @@ class _Dual(torch.autograd.Function):
             return None, None, None, *(None for _ in needed)
         if torch.is_grad_enabled():
             found = gradients_of(_definition(ctx.plan, statistics), _with_tangents(x, u), needed, dnodes)
-            return None, None, None, *_spread(found, needed)
+            return None, None, None, *spread(found, needed)
         kept = [nodes, tangent], stats, packed
         pairs = _dual_gradients(ctx.plan, statistics, needed, kept, _unpacked(dnodes), x, u)
         found = [forward_ad.make_dual(*pair) for pair in pairs] if _is_dual_level() else [g for g, _ in pairs]
-        return None, None, None, *_spread(found, needed)
+        return None, None, None, *spread(found, needed)
 
 
 class _Tangent(torch.autograd.Function):
@@ -178,9 +178,9 @@ class _Tangent(torch.autograd.Function):
             filled = [torch.zeros_like(v) if t is None else t for v, t in zip(x, u, strict=True)]
             at = (*_with_tangents(x, u), *filled)
             found = gradients_of(_derivative(ctx.plan, statistics), at, wanted, of_tangent)
-            return None, None, None, *_spread(found, wanted)
+            return None, None, None, *spread(found, wanted)
         either = [a or b for a, b in zip(*_halves(wanted), strict=True)]
-        pairs = _spread(_derivatives(ctx.plan, statistics, either, of_tangent, None, x, u)[1], either)
+        pairs = spread(_derivatives(ctx.plan, statistics, either, of_tangent, None, x, u)[1], either)
         found = [*(pair and pair[1] for pair in pairs), *(pair and pair[0] for pair in pairs)]
         return None, None, None, *(g if want else None for g, want in zip(found, wanted, strict=True))
 
@@ -283,12 +283,6 @@ def _chosen(found: Sequence[Tensor], x: Sequence[Tensor], needed: Sequence[bool]
         of_weights = torch._utils._unflatten_dense_tensors(dweights.to(weights[0].dtype), weights)  # type: ignore[attr-defined]
     gradients = dinputs.to(inputs.dtype), dmix.to(mix.dtype), dedge_mix.to(edge_mix.dtype), *of_weights
     return list(compress(gradients, needed))  # type: ignore[arg-type]
-
-
-def _spread(found: Sequence, needed: Sequence[bool]) -> list:
-    """Each in the place of one that is needed, ``None`` in the others."""
-    rest = iter(found)
-    return [next(rest) if need else None for need in needed]
 
 
 def _halves(both: Sequence) -> tuple[Sequence, Sequence]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from fastnas_kernels.mixed_op.definition import spread
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.reference import Part, groups, split, sums_of
 from fastnas_kernels.mixture import mixed_sum
@@ -204,23 +205,18 @@ def _bent(
         x = _leaves(piece, values, either)
         y = piece.function(*x)
         c = [_exact(pulled[name]) for name in piece.adds_to]
-        gradients = _spread(_gradients(y, list(compress(x, either)), c, create_graph=True), either)
+        gradients = spread(_gradients(y, list(compress(x, either)), c, create_graph=True), either)
     pairs = [
         (g, along[name]) for g, name in zip(gradients, piece.takes, strict=True) if g is not None and name in along
     ]
     pairs += [(v, bent[name]) for v, name in zip(y, piece.adds_to, strict=True) if name in bent]
     outputs, given = [v for v, _ in pairs], [_exact(t) for _, t in pairs]
-    tangents = _spread(_gradients(outputs, list(compress(x, wants)), given), wants)
+    tangents = spread(_gradients(outputs, list(compress(x, wants)), given), wants)
     return [
         (name, g.detach(), t)
         for name, g, t in zip(piece.takes, gradients, tangents, strict=True)
         if g is not None and t is not None
     ]
-
-
-def _spread(found: Sequence[Tensor], given: Sequence[bool]) -> list[Some]:
-    rest = iter(found)
-    return [next(rest) if there else None for there in given]
 
 
 def _leaves(piece: Piece, values: dict[Name, Tensor], differentiable: Sequence[bool]) -> list[Tensor]:
