@@ -104,11 +104,12 @@ def test_bytes_grow_almost_linearly_with_the_batch():
 
 
 def test_a_prediction_leaves_the_generator_of_the_process_alone(monkeypatch):
-    def filled(weight, *_, **__):  # as torch.compile has it on meta tensors, once it was used
+    def filled(weight, *bounds):  # as it is on meta tensors once torch.compile was used
         torch.rand(1, device="cpu")
-        return weight
+        return plain(weight, *bounds)
 
-    monkeypatch.setattr(torch.nn.init, "kaiming_uniform_", filled)
+    plain = torch.Tensor.uniform_
+    monkeypatch.setattr(torch.Tensor, "uniform_", filled)
     before = torch.get_rng_state()
     predict(subject_of(darts(), CELLS, cells=3))
     assert torch.equal(before, torch.get_rng_state())
