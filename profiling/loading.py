@@ -1,9 +1,9 @@
 """How many images a second does a core load, next to torchvision's ImageFolder?
 
 Every contender brings batches into the training process through one worker process: normalised float32, or uint8 where
-a GPU normalises; with DALI where it is installed. Counted are the CPU seconds of both processes, from the start of the
-worker to its end. Before that the pixels are compared: parts that are decoded whole must equal those of torchvision's
-v2.RandomResizedCrop bit for bit, and of the others the mean absolute difference is printed.
+a GPU normalises; with every decoder that is installed. Counted are the CPU seconds of both processes, from the start of
+the worker to its end. Before that the pixels are compared: parts that are decoded whole must equal those of
+torchvision's v2.RandomResizedCrop bit for bit, and of the others the mean absolute difference is printed.
 """
 
 import resource
@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -25,15 +24,14 @@ from torchvision.transforms import v2
 
 from fastnas.seeds import torch_seed
 from fastnas.train.data import ImageData, load_data, training_batches, write_shards
-from fastnas.train.data.dali import decoded_by_dali
+from fastnas.train.data.decoders import EXTRAS, Decoder, decoded_by
 from fastnas.train.data.encoded import EncodedImage
 from fastnas.train.data.images import as_they_are
 from fastnas.train.data.pixels import IMAGENET
 from fastnas.train.data.transforms import RandomResizedCrop
-from fastnas_kernels.check import require
+from fastnas_kernels.check import Unavailable, require
 from measuring.writing import Section
 
-DALI = "nvidia-dali-cuda120"
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
 
 
@@ -51,7 +49,7 @@ class Options:
     """
 
     images: Path
-    copies: int = 4
+    copies: int = 8
     batch_size: int = 50
     resolution: int = 224
     side: int = 256
@@ -67,8 +65,8 @@ class Pixels(NamedTuple):
 
 
 def main(options: Options) -> int:
-    dali = dali_version()
-    print(f"torch {torch.__version__}, {f'DALI {dali}' if dali else 'no DALI'}, 1 thread, {files(options)}\n")
+    decoders = ", ".join(["simplejpeg", *extras()])
+    print(f"torch {torch.__version__}, decoders {decoders}; 1 thread, {files(options)}\n")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "data"
         lay_out(options, root)
@@ -78,12 +76,18 @@ def main(options: Options) -> int:
     return 0
 
 
-def dali_version() -> str | None:
-    """Of the package, if it is installed."""
+def extras() -> list[Decoder]:
+    """Decoders that are installed beside the one that always is."""
+    return [decoder for decoder, extra in EXTRAS.items() if is_there(extra.require)]
+
+
+def is_there(require: Callable[[], object]) -> bool:
+    """Whether what is required is available."""
     try:
-        return version(DALI)
-    except PackageNotFoundError:
-        return None
+        require()
+    except Unavailable:
+        return False
+    return True
 
 
 def files(options: Options) -> str:
@@ -186,9 +190,9 @@ def contenders(options: Options, root: Path, data: ImageData) -> dict[str, Calla
         "ImageFolder with ColorJitter": torchvisions(*ordinary, jitter, *to_float),
         "imagenet:ROOT with ColorJitter, uint8": ours(replace(data, normalise=as_they_are)),
     }
-    if dali_version() is not None:
+    for decoder in extras():
         for name, of_name in {"imagenet:ROOT": ours_uint8, small: small_uint8}.items():
-            found[f"{name}, uint8, --decoder dali"] = ours(decoded_by_dali(of_name))
+            found[f"{name}, uint8, --decoder {decoder}"] = ours(decoded_by(decoder, of_name))
     return found
 
 

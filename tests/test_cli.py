@@ -120,8 +120,8 @@ def run_main(capsys, *arguments):
     [
         (["search", "--data", "folder:nowhere"], "data: the folder of images must exist, got nowhere."),
         (["search", "--data", "mnist"], "data: source must be digits, "),
-        (["search", "--decoder", "dali"], "data: decoder must be pillow unless the data are image files, got dali."),
-        (["retrain", "DARTS_V2", "--data", "digits", "--decoder", "dali"], "data: decoder must be pillow unless the"),
+        (["search", "--decoder", "dali"], "data: decoder must be simplejpeg unless the data are image files"),
+        (["retrain", "DARTS_V2", "--data", "digits", "--decoder", "dali"], "data: decoder must be simplejpeg unless"),
         (["search", "--method", "magic"], "method: name must be one of darts, darts_2nd, "),
         (["search", "--method", "json:dumps"], "method: json:dumps must"),
         (["search", "--space", "cube"], "space: name must be one of darts, nasbench201, s1, "),

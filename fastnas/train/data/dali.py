@@ -1,12 +1,10 @@
 """JPEG files decoded by NVIDIA DALI on the CPU, an extra: ``pip install fastnas[dali]``.
 
-It gives the bits that Pillow gives, in less time. One image at a time goes through it in the process that asks, so
+It gives the bits that simplejpeg gives. One image at a time goes through it in the process that asks, so
 that the batch of a step stays a function of seed and step, and an image that cannot be read stays one image.
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -15,45 +13,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnas.train.data.encoded import EncodedImage, Part, first_sentence
-from fastnas.train.data.images import ImageData, ImageSet
-from fastnas_kernels.check import Unavailable, complaint, require
+from fastnas.train.data.encoded import first_sentence
+from fastnas.train.data.jpeg import Frame, Part, decode_jpeg
+from fastnas_kernels.check import Unavailable, complaint
 
 
-def decoded_by_dali(data: ImageData) -> ImageData:
-    """``data`` whose JPEG files DALI decodes, wherever Pillow would decode them at their full size.
-
-    Files that DALI does not take, broken ones among them, are left to Pillow, which says what is wrong with them.
-
+def require_dali() -> None:
+    """
     Raises:
-        ValueError: If the data set does not consist of image files.
         Unavailable: If DALI or its decoders are not installed.
     """
-    require(bool(data.train.names), "data", "decoder must be pillow unless the data are image files", "dali")
     try:
         _pipeline()
     except (ImportError, RuntimeError) as error:
         rule, remedy = "decoder dali must find NVIDIA DALI and its decoders", "Install them: pip install fastnas[dali]."
         raise Unavailable(complaint("data", rule, first_sentence(error), remedy)) from None
-    return replace(data, train=_of(data.train), test=_of(data.test))
 
 
-@dataclass(frozen=True)
-class _ByDali:
-    """The same encoded images, to be decoded by DALI."""
-
-    image: Callable[[int], Any]
-
-    def __call__(self, index: int) -> EncodedImage:
-        return replace(self.image(index), jpeg=decode_jpeg)
+def decode_by_dali(content: bytes, head: Frame, part: Part, divisor: int) -> Tensor | None:
+    """A :data:`JpegDecoder`."""
+    pixels = _decoded(content, part) if divisor == 1 else None
+    return decode_jpeg(content, head, part, divisor) if pixels is None else pixels
 
 
-def _of(images: ImageSet) -> ImageSet:
-    return replace(images, image=_ByDali(images.image))
-
-
-def decode_jpeg(content: bytes, part: Part) -> Tensor | None:
-    """The pixels of a part of a JPEG file, uint8 ``[3, height, width]``; ``None`` if DALI does not decode it."""
+def _decoded(content: bytes, part: Part) -> Tensor | None:
     pipeline = _pipeline()
     pipeline.feed_input("content", [np.frombuffer(content, np.uint8)])
     pipeline.feed_input("corner", [np.array(part[:2], np.int32)])

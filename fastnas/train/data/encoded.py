@@ -1,35 +1,20 @@
 """Images as they lie in files, decoded no larger than somebody needs them."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fastnas.train.data.jpeg import JpegDecoder, Part, cut, decode_jpeg, frame, rows_to_read, with_height
 from fastnas_kernels.check import complaint
 
 # What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-SEQUENTIAL, PROGRESSIVE = b"\xc0\xc1", b"\xc2"  # markers of the head that names the size
-MARGIN = 16  # rows: one block of subsampled colours, which those above it are interpolated from
-SHRINKS = (8, 4, 2)  # by which a JPEG decoder can divide both sides while it inverts the cosine transform
-
-
-class Part(NamedTuple):
-    """A rectangle of pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-
-JpegDecoder = Callable[[bytes, Part], Tensor | None]
-"""From a JPEG file to the pixels of a part of it, uint8 ``[3, height, width]``, or to ``None``."""
+END = b"\xff\xd9"  # of a JPEG file
+DIVISORS = (8, 4, 2)  # of both sides, which a JPEG decoder can apply while it inverts the cosine transform
 
 
 class UnreadableImage(ValueError):
@@ -55,12 +40,12 @@ class EncodedImage:
     Args:
         name: The file, for complaints.
         content: Its bytes.
-        jpeg: Decodes what it takes in Pillow's place: JPEG files in colour or grey, at their full size.
+        jpeg: Decodes the JPEG files that it takes; all others, and other formats, are Pillow's.
     """
 
     name: str
     content: bytes
-    jpeg: JpegDecoder | None = None
+    jpeg: JpegDecoder = decode_jpeg
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, from the head of the file.
@@ -68,9 +53,9 @@ class EncodedImage:
         Raises:
             UnreadableImage: If there is none.
         """
-        place = _frame(self.content)
-        if place is not None:
-            height, width = (int.from_bytes(self.content[i : i + 2]) for i in (place, place + 2))
+        head = frame(self.content)
+        if head is not None:
+            height, width = head.height, head.width
         else:
             try:
                 with Image.open(io.BytesIO(self.content)) as image:
@@ -87,7 +72,7 @@ class EncodedImage:
         Raises:
             UnreadableImage: If they cannot be decoded.
         """
-        return self._decoded(None, 0)
+        return self._decoded(Part(0, 0, *self.size()), 1)
 
     def decode_part(self, part: Part, least: int) -> Tensor:
         """The pixels of a part of the image, uint8 ``[3, height, width]``, or fewer of them.
@@ -103,66 +88,29 @@ class EncodedImage:
         Raises:
             UnreadableImage: If they cannot be decoded.
         """
-        return self._decoded(part, least)
+        return self._decoded(part, next((by for by in DIVISORS if min(part[2:]) >= by * least), 1))
 
-    def _decoded(self, part: Part | None, least: int) -> Tensor:
-        pixels = self._in_pillows_place(part, least)
-        if pixels is not None:
-            return pixels
-        content = self.content if part is None else _ending_below(self.content, part.top + part.height + MARGIN)
+    def _decoded(self, part: Part, divisor: int) -> Tensor:
+        head = frame(self.content)
+        # Decoders make up what is missing at the end; only Pillow complains
+        if head is not None and head.is_common and self.content.endswith(END):
+            pixels = self.jpeg(self.content, head, part, divisor)
+            if pixels is not None:
+                return pixels
+        content = self.content if head is None else with_height(self.content, head, rows_to_read(head, part))
         try:
             with Image.open(io.BytesIO(content)) as image:
-                if part is None:
-                    return _pixels(image)
-                height, shrink = image.height, _shrink(part, least)
-                if shrink > 1 and image.format == "JPEG":
-                    image.draft(None, (image.width // shrink, height // shrink))
-                divisor = round(height / image.height)
-                top, left = (round(border / divisor) for border in part[:2])
-                rows, columns = (border // divisor for border in part[2:])
-                return _pixels(image.crop((left, top, left + columns, top + rows)))
+                if image.format != "JPEG":
+                    divisor = 1
+                image.draft(None, (image.width // divisor, image.height // divisor))
+                return cut(_pixels(image), part, divisor)
         except UNREADABLE as error:
             raise UnreadableImage(self.name, described(error)) from None
-
-    def _in_pillows_place(self, part: Part | None, least: int) -> Tensor | None:
-        place = None if self.jpeg is None else _frame(self.content)
-        if place is None or (part is not None and _shrink(part, least) > 1):
-            return None
-        precision, components = self.content[place - 1], self.content[place + 4]
-        if precision != 8 or components not in (1, 3):
-            return None
-        assert self.jpeg is not None
-        return self.jpeg(self.content, part or Part(0, 0, *self.size()))
-
-
-def _shrink(part: Part, least: int) -> int:
-    return next((by for by in SHRINKS if min(part[2:]) >= by * least), 1)
-
-
-def _frame(content: bytes) -> int | None:
-    """Where a JPEG file names its height and, two bytes later, its width; ``None`` in other and in broken files."""
-    place = 2 if content.startswith(b"\xff\xd8") else len(content)
-    while place + 9 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:
-        if content[place + 1] in SEQUENTIAL + PROGRESSIVE:
-            return place + 5  # behind marker, length and precision
-        place += 2 + int.from_bytes(content[place + 2 : place + 4])
-    return None
-
-
-def _ending_below(content: bytes, rows: int) -> bytes:
-    """A JPEG file of which a decoder reads no more than the first ``rows`` pixels: its head names a smaller height.
-
-    Progressive files, whose scans each run over the whole image, and other formats stay as they are.
-    """
-    place = _frame(content)
-    if place is None or content[place - 4] in PROGRESSIVE or rows >= int.from_bytes(content[place : place + 2]):
-        return content
-    return content[:place] + rows.to_bytes(2) + content[place + 2 :]
 
 
 def _pixels(image: Image.Image) -> Tensor:
     image.load()
-    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
 
 
 def described(error: BaseException) -> str:

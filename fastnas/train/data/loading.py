@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fastnas.seeds import stream, torch_seed
 from fastnas.train.data.broken import BrokenImages
@@ -98,11 +98,11 @@ class _Collate:
 
 def _stacked(images: Sequence[Tensor]) -> Tensor:
     """A batch laid out as its images are: decoders write the channels of a pixel side by side, and to part them takes
-    a worker as long as to crop."""
+    a worker as long as to crop. In a worker it is stacked where the other process can read it."""
     last = [image.movedim(0, -1) for image in images]
     if all(image.is_contiguous() for image in last):
-        return torch.stack(last).movedim(-1, 1)
-    return torch.stack(list(images))
+        return default_collate(last).movedim(-1, 1)
+    return default_collate(list(images))
 
 
 class _Passes:
@@ -149,7 +149,7 @@ def _load(
         require(group == 0 or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files.")
         if len(loaded.labels):
             pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
-            yield Batch(data.normalise(pixels.contiguous()), labels)
+            yield Batch(data.normalise(pixels), labels)
 
 
 class _Lazily:

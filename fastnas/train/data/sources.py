@@ -1,18 +1,16 @@
 """Data sets by name."""
 
 from pathlib import Path
-from typing import Literal
 
-from fastnas.train.data.dali import decoded_by_dali
+from fastnas.train.data.decoders import Decoder, decoded_by
 from fastnas.train.data.images import SMALLEST, WHERE, ImageData
 from fastnas_kernels.check import require
 
 SOURCES = "digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT"
-Decoder = Literal["pillow", "dali"]
 
 
 def load_data(
-    source: str, *, download: bool = False, resolution: int | None = None, decoder: Decoder = "pillow"
+    source: str, *, download: bool = False, resolution: int | None = None, decoder: Decoder = "simplejpeg"
 ) -> ImageData:
     """The data set that ``source`` names.
 
@@ -24,11 +22,11 @@ def load_data(
             of which the folders are a part, one a line.
         download: Fetch CIFAR into ``ROOT`` if it is not there.
         resolution: Side in pixels to bring images to; ``None`` for that of the data.
-        decoder: Of JPEG files. Both give the same bits; ``dali`` is an extra, see :mod:`fastnas.train.data.dali`.
+        decoder: Of JPEG files. All give the same bits; those other than ``simplejpeg`` are extras.
 
     Raises:
-        ValueError: If the name or the folder is not as described, or there are no files for ``dali`` to decode.
-        Unavailable: If ``dali`` is not installed.
+        ValueError: If the name or the folder is not as described, or there are no files for an extra to decode.
+        Unavailable: If the decoder is not installed.
     """
     from fastnas.train.data.loaders import LOADERS  # noqa: PLC0415  (torchvision takes two seconds)
 
@@ -40,4 +38,4 @@ def load_data(
     rule = f"resolution must be at least {SMALLEST} pixels"
     require(resolution is None or resolution >= SMALLEST, WHERE, rule, resolution)
     data = LOADERS[kind](Path(root).expanduser(), download, resolution)
-    return decoded_by_dali(data) if decoder == "dali" else data
+    return decoded_by(decoder, data)

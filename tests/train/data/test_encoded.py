@@ -1,6 +1,7 @@
 import contextlib
 import io
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastnas.seeds import torch_seed
-from fastnas.train.data.encoded import EncodedImage, Part, UnreadableImage
+from fastnas.train.data.encoded import EncodedImage, UnreadableImage
+from fastnas.train.data.jpeg import Part, decode_jpeg, frame
 from fastnas.train.data.transforms import RandomResizedCrop
 
 
@@ -31,6 +33,36 @@ PARTS = [Part(0, 0, 90, 70), Part(3, 5, 40, 20), Part(110, 50, 40, 60), Part(77,
 def test_a_part_is_bit_for_bit_that_of_the_whole_image_whatever_is_left_undecoded_below_it(photo, options, part):
     image = encoded(photo(150, 110), quality=90, **options)
     assert torch.equal(image.decode_part(part, least=1000), part_of(image.decode(), part))
+
+
+def by_pillow(content, head, part, divisor):
+    return None
+
+
+@pytest.mark.parametrize(
+    "options", [{"subsampling": 0}, {"subsampling": 1}, {"subsampling": 2}, {"progressive": True}], ids=str
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("least", [1000, 80, 40, 20])
+def test_libjpeg_turbo_gives_bit_for_bit_what_pillow_gives(photo, mode, options, least):
+    image, part = encoded(photo(301, 403).convert(mode), quality=90, **options), Part(41, 63, 163, 241)
+    assert decode_jpeg(image.content, frame(image.content), part, 1) is not None
+    expected = replace(image, jpeg=by_pillow).decode_part(part, least)
+    assert torch.equal(image.decode_part(part, least), expected)
+    assert torch.equal(image.decode(), replace(image, jpeg=by_pillow).decode())
+
+
+def test_sizes_beyond_belief_are_pillows(photo):
+    content = encoded(photo(150, 110)).content
+    place = content.index((150).to_bytes(2) + (110).to_bytes(2))
+    bomb = content[:place] + (60000).to_bytes(2) * 2 + content[place + 4 :]
+    with pytest.raises(UnreadableImage, match="DecompressionBombError"):
+        EncodedImage("the file", bomb).decode()
+
+
+def test_nothing_is_said_of_the_rows_that_are_not_read(photo, capfd):
+    encoded(photo(150, 110), quality=90).decode_part(PARTS[0], least=1000)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])

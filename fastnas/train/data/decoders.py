@@ -1,0 +1,61 @@
+"""Who decodes JPEG files. All of them give the same bits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+from fastnas.train.data.dali import decode_by_dali, require_dali
+from fastnas.train.data.encoded import EncodedImage
+from fastnas.train.data.images import WHERE, ImageData
+from fastnas.train.data.jpeg import JpegDecoder
+from fastnas.train.data.turbojpeg import decode_by_turbojpeg, turbojpeg
+from fastnas_kernels.check import require
+
+Decoder = Literal["simplejpeg", "turbojpeg", "dali"]
+
+
+class _Extra(NamedTuple):
+    """A decoder that is not always there.
+
+    Attributes:
+        require: Raises ``Unavailable`` if it is not.
+        decode: Decodes.
+    """
+
+    require: Callable[[], Any]
+    decode: JpegDecoder
+
+
+EXTRAS: dict[Decoder, _Extra] = {
+    "turbojpeg": _Extra(turbojpeg, decode_by_turbojpeg),
+    "dali": _Extra(require_dali, decode_by_dali),
+}
+
+
+def decoded_by(decoder: Decoder, data: ImageData) -> ImageData:
+    """``data`` whose JPEG files ``decoder`` decodes, wherever they are decoded at their full size.
+
+    Files that it does not take, broken ones among them, are decoded as if it were not there.
+
+    Raises:
+        ValueError: If it is an extra, and the data set does not consist of image files.
+        Unavailable: If it is not installed.
+    """
+    if decoder == "simplejpeg":
+        return data
+    require(bool(data.train.names), WHERE, "decoder must be simplejpeg unless the data are image files", decoder)
+    EXTRAS[decoder].require()
+    decode = EXTRAS[decoder].decode
+    train, test = (replace(part, image=_Decoded(part.image, decode)) for part in (data.train, data.test))
+    return replace(data, train=train, test=test)
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """The same encoded images, to be decoded by somebody else."""
+
+    image: Callable[[int], Any]
+    decode: JpegDecoder
+
+    def __call__(self, index: int) -> EncodedImage:
+        return replace(self.image(index), jpeg=self.decode)
