@@ -28,7 +28,7 @@ from fastnas_kernels.backend import cells_as_on_a_gpu
 
 CPU = torch.device("cpu")
 _STEPS = 2  # of an epoch: few, and even, so that no step is one in which the losses are looked at
-_APART = 20.0  # between logits: e^-20 is the chance that a draw takes another candidate than the dearest
+_APART = 20.0  # between logits of whoever draws: e^-20 is the chance of another candidate than the dearest
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,13 @@ def _run_at(subject: Subject, moment: Moment, supernet: nn.Module, device: torch
     keeps = subject.method.stages[moment.stage].candidates if moment.stage else None
     if keeps is not None:
         state.alive = {name: _dearest(rows, order, keeps) for name, rows in state.alive.items()}
-    with torch.no_grad():  # whoever draws, draws what takes most memory
-        for name, logits in state.alpha.items():
-            if name.startswith("alpha."):
-                logits.copy_(_APART * torch.tensor(order).to(logits).expand_as(logits))
+    method = subject.method
+    if any(draw is not None and draw.turns_off for draw in (method.draw, method.weight_draw)):
+        # Nowhere else: coefficients of e^-100 make gradients too small for the fast paths of a processor
+        with torch.no_grad():
+            for name, logits in state.alpha.items():
+                if name.startswith("alpha."):
+                    logits.copy_(_APART * torch.tensor(order).to(logits).expand_as(logits))
     return Run(subject.method, subject.data, config, device, nothing, _STEPS, state)
 
 
