@@ -127,3 +127,10 @@ def test_second_derivatives_on_a_gpu_keep_states_and_their_tangents_alone():
     here, on_gpu = (predict(subject, granularity).phases["alpha step"] for granularity in (1, 512))
     assert on_gpu.causes[KEPT] < 1.1 * here.causes[KEPT]
     assert on_gpu.causes[SECOND] < on_gpu.causes[KEPT] / 2
+
+
+@pytest.mark.parametrize(("name", "is_apart"), [("cells", False), ("one path", True)])
+def test_logits_are_far_apart_only_where_a_draw_must_be_sure(name, is_apart):
+    subject = CASES[name]
+    logits = real_scene(subject, moments(subject)[0]).run.state.alpha["alpha.normal"]
+    assert (logits.abs().max() > 10) == is_apart
