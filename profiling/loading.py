@@ -24,9 +24,10 @@ from torchvision.transforms import v2
 
 from fastnas.seeds import torch_seed
 from fastnas.train.data import ImageData, load_data, training_batches, write_shards
-from fastnas.train.data.decoders import EXTRAS, Decoder, decoded_by
+from fastnas.train.data.decoders import EXTRAS, Before, Decoder, decoded_by
 from fastnas.train.data.encoded import EncodedImage
 from fastnas.train.data.images import as_they_are
+from fastnas.train.data.jpeg import JpegDecoder, decode_jpeg
 from fastnas.train.data.pixels import IMAGENET
 from fastnas.train.data.transforms import RandomResizedCrop
 from fastnas_kernels.check import Unavailable, require
@@ -72,6 +73,7 @@ def main(options: Options) -> int:
         lay_out(options, root)
         data = load_data(f"imagenet:{root}", resolution=options.resolution)
         print(differences(options, data))
+        print(decodings(options))
         print(speeds(options, contenders(options, root, data), len(data.train.labels)))
     return 0
 
@@ -81,18 +83,23 @@ def extras() -> list[Decoder]:
     return [decoder for decoder, extra in EXTRAS.items() if is_there(extra.require)]
 
 
-def is_there(require: Callable[[], object]) -> bool:
-    """Whether what is required is available."""
+def is_there(needed: Callable[[], object]) -> bool:
+    """Whether what is needed is available."""
     try:
-        require()
+        needed()
     except Unavailable:
         return False
     return True
 
 
+def encoded(options: Options) -> list[EncodedImage]:
+    """The images."""
+    return [EncodedImage(str(path), path.read_bytes()) for path in sorted(options.images.glob("*/*"))]
+
+
 def files(options: Options) -> str:
     """How many images there are, and how large."""
-    images = [EncodedImage(str(path), path.read_bytes()) for path in sorted(options.images.glob("*/*"))]
+    images = encoded(options)
     sides, kilobytes = [sorted(image.size()) for image in images], [len(image.content) / 1000 for image in images]
     shorter, longer = (sorted(side[i] for side in sides) for i in (0, 1))
     return (
@@ -131,9 +138,7 @@ def pixels_of(data: ImageData, resolution: int) -> Pixels:
         image = data.train.image(index)
         assert isinstance(image, EncodedImage)
         with torch_seed(index):
-            part = transforms.RandomResizedCrop.get_params(
-                torch.empty(1, *image.size()), list(ours.scale), list(ours.ratio)
-            )
+            part = ours.part_of(*image.size())
         with torch_seed(index):
             got = ours(image)
         with torch_seed(index):
@@ -143,6 +148,25 @@ def pixels_of(data: ImageData, resolution: int) -> Pixels:
         else:
             require(torch.equal(got, expected), "loading", "a part decoded whole must equal torchvision's", image.name)
     return Pixels(len(data.train.labels), len(smaller), float(np.mean(smaller)) if smaller else 0.0)
+
+
+def decodings(options: Options) -> Section:
+    """Milliseconds that each decoder takes for a random part of every file, at full size."""
+    decoders: dict[str, JpegDecoder] = {"Pillow": lambda *_: None, "simplejpeg": decode_jpeg}
+    decoders |= {name: Before(EXTRAS[name].decode) for name in extras()}
+    crop = RandomResizedCrop(options.resolution)
+    images = encoded(options)
+    with torch_seed(0):
+        parts = [crop.part_of(*image.size()) for image in images]
+    taken: dict[str, list[float]] = {name: [] for name in decoders}
+    for _ in range(options.runs):
+        for name, decoder in decoders.items():
+            begin = cpu_seconds()
+            for image, part in zip(images, parts, strict=True):
+                replace(image, jpeg=decoder).decode_part(part, max(image.size()))
+            taken[name].append((cpu_seconds() - begin) / len(images))
+    rows = [[name, f"{1e3 * median(seconds):.2f}"] for name, seconds in taken.items()]
+    return Section("How long does decoding take?", ("decoder", "ms a part"), rows, [f"{len(images)} random parts."])
 
 
 def contenders(options: Options, root: Path, data: ImageData) -> dict[str, Callable[[], int]]:

@@ -94,8 +94,7 @@ def _run_at(subject: Subject, moment: Moment, supernet: nn.Module, device: torch
     keeps = subject.method.stages[moment.stage].candidates if moment.stage else None
     if keeps is not None:
         state.alive = {name: _dearest(rows, order, keeps) for name, rows in state.alive.items()}
-    method = subject.method
-    if any(draw is not None and draw.turns_off for draw in (method.draw, method.weight_draw)):
+    if any(draw is not None and draw.turns_off for draw in (subject.method.draw, subject.method.weight_draw)):
         # Nowhere else: coefficients of e^-100 make gradients too small for the fast paths of a processor
         with torch.no_grad():
             for name, logits in state.alpha.items():

@@ -29,6 +29,8 @@ def test_every_loader_is_a_row_that_loads_all_images(loading, options, capsys):
     assert loading.main(options) == 0
     page = capsys.readouterr().out
     assert "16 JPEG files: median 128×120 pixels (shorter side 100 to 120)" in page
+    assert "| Pillow |" in page
+    assert "| simplejpeg |" in page
     assert "| ImageFolder |" in page
     assert "| shards:ROOT, --side 80 |" in page
     assert "16 images a pass, 1 passes each" in page

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastnas.train.data.encoded import first_sentence
-from fastnas.train.data.jpeg import Frame, Part, decode_jpeg
+from fastnas.train.data.jpeg import Frame, Part
 from fastnas_kernels.check import Unavailable, complaint
 
 
@@ -30,13 +30,8 @@ def require_dali() -> None:
         raise Unavailable(complaint("data", rule, first_sentence(error), remedy)) from None
 
 
-def decode_by_dali(content: bytes, head: Frame, part: Part, divisor: int) -> Tensor | None:
-    """A :data:`JpegDecoder`."""
-    pixels = _decoded(content, part) if divisor == 1 else None
-    return decode_jpeg(content, head, part, divisor) if pixels is None else pixels
-
-
-def _decoded(content: bytes, part: Part) -> Tensor | None:
+def decode_by_dali(content: bytes, head: Frame, part: Part) -> Tensor | None:
+    """A part of a JPEG file, uint8 ``[3, height, width]``; ``None`` if DALI does not decode it."""
     pipeline = _pipeline()
     pipeline.feed_input("content", [np.frombuffer(content, np.uint8)])
     pipeline.feed_input("corner", [np.array(part[:2], np.int32)])

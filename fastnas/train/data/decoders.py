@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from torch import Tensor
+
 from fastnas.train.data.dali import decode_by_dali, require_dali
 from fastnas.train.data.encoded import EncodedImage
 from fastnas.train.data.images import WHERE, ImageData
-from fastnas.train.data.jpeg import JpegDecoder
+from fastnas.train.data.jpeg import Frame, JpegDecoder, Part, decode_jpeg
 from fastnas.train.data.turbojpeg import decode_by_turbojpeg, turbojpeg
 from fastnas_kernels.check import require
 
@@ -19,11 +21,26 @@ class _Extra(NamedTuple):
 
     Attributes:
         require: Raises ``Unavailable`` if it is not.
-        decode: Decodes.
+        decode: From a JPEG file and its frame to a part, at full size, or to ``None``.
     """
 
     require: Callable[[], Any]
-    decode: JpegDecoder
+    decode: Callable[[bytes, Frame, Part], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Before:
+    """A ``JpegDecoder`` that asks an extra first.
+
+    Args:
+        decode: That of the extra.
+    """
+
+    decode: Callable[[bytes, Frame, Part], Tensor | None]
+
+    def __call__(self, content: bytes, head: Frame, part: Part, divisor: int) -> Tensor | None:
+        pixels = self.decode(content, head, part) if divisor == 1 else None
+        return decode_jpeg(content, head, part, divisor) if pixels is None else pixels
 
 
 EXTRAS: dict[Decoder, _Extra] = {
@@ -45,7 +62,7 @@ def decoded_by(decoder: Decoder, data: ImageData) -> ImageData:
         return data
     require(bool(data.train.names), WHERE, "decoder must be simplejpeg unless the data are image files", decoder)
     EXTRAS[decoder].require()
-    decode = EXTRAS[decoder].decode
+    decode = Before(EXTRAS[decoder].decode)
     train, test = (replace(part, image=_Decoded(part.image, decode)) for part in (data.train, data.test))
     return replace(data, train=train, test=test)
 

@@ -7,7 +7,8 @@ from torchvision import transforms
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import crop, pil_to_tensor, resize, to_pil_image
 
-from fastnas.train.data.encoded import EncodedImage, Part
+from fastnas.train.data.encoded import EncodedImage
+from fastnas.train.data.jpeg import Part
 
 
 class Decode(nn.Module):
@@ -57,13 +58,14 @@ class RandomResizedCrop(nn.Module):
 
     def forward(self, image: EncodedImage | Image.Image | Tensor) -> Tensor:
         if isinstance(image, EncodedImage):
-            pixels = image.decode_part(self._part(*image.size()), self.resolution)
+            pixels = image.decode_part(self.part_of(*image.size()), self.resolution)
         else:
             whole = Decode()(image)
-            pixels = crop(whole, *self._part(*whole.shape[-2:]))
+            pixels = crop(whole, *self.part_of(*whole.shape[-2:]))
         return resize(pixels, [self.resolution, self.resolution], antialias=True)
 
-    def _part(self, height: int, width: int) -> Part:
+    def part_of(self, height: int, width: int) -> Part:
+        """A random part of an image of this size."""
         whole = torch.empty((1, height, width), device="meta")
         return Part(*transforms.RandomResizedCrop.get_params(whole, list(self.scale), list(self.ratio)))
 

@@ -1,7 +1,7 @@
 """JPEG files decoded by libjpeg-turbo 3 itself, an extra: ``pip install fastnas[turbojpeg]``.
 
-It gives the bits that simplejpeg gives, in less time: what lies above, below and beside a part is only read, where
-it has to be, and neither transformed nor coloured. No library for Python offers that, so its C interface is called.
+It gives the bits that simplejpeg gives, in less time: what lies above and beside a part is read, but neither
+transformed nor coloured. No library for Python offers that, so its C interface is called.
 """
 
 from ctypes import CDLL, Structure, c_char_p, c_int, c_size_t, c_void_p
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnas.train.data.jpeg import Frame, Part, decode_jpeg
+from fastnas.train.data.jpeg import Frame, Part, cut
 from fastnas_kernels.check import Unavailable, complaint
 
 DECOMPRESS, SUBSAMPLING, RGB = 1, 4, 0  # TJINIT_DECOMPRESS, TJPARAM_SUBSAMP, TJPF_RGB
@@ -35,13 +35,8 @@ SIGNATURES = {
 }
 
 
-def decode_by_turbojpeg(content: bytes, head: Frame, part: Part, divisor: int) -> Tensor | None:
-    """A :data:`JpegDecoder`."""
-    pixels = _decoded(content, head, part) if divisor == 1 else None
-    return decode_jpeg(content, head, part, divisor) if pixels is None else pixels
-
-
-def _decoded(content: bytes, head: Frame, part: Part) -> Tensor | None:
+def decode_by_turbojpeg(content: bytes, head: Frame, part: Part) -> Tensor | None:
+    """A part of a JPEG file, uint8 ``[3, height, width]``; ``None`` if the library does not decode it."""
     library = turbojpeg()
     handle = library.tj3Init(DECOMPRESS)
     try:
@@ -59,8 +54,7 @@ def _decoded(content: bytes, head: Frame, part: Part) -> Tensor | None:
             return None
     finally:
         library.tj3Destroy(handle)
-    start = part.left - first
-    return torch.from_numpy(pixels)[:, start : start + part.width].contiguous().movedim(-1, 0)
+    return cut(torch.from_numpy(pixels), part._replace(top=0, left=part.left - first), 1)
 
 
 @cache

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from fastnas.train.data import load_data, paired_batches, read_index, write_index, write_shards
-from fastnas.train.data.encoded import Part, UnreadableImage
+from fastnas.train.data.encoded import UnreadableImage
+from fastnas.train.data.jpeg import Part
 
 TEST_DATA = Path(os.environ.get("FASTNAS_TEST_DATA", Path(__file__).parents[3] / ".." / "shared" / "data"))
 SAMPLE = TEST_DATA / "imagenet-sample.tar"
