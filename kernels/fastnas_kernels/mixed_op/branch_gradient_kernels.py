@@ -38,6 +38,7 @@ from fastnas_kernels.mixed_op.pixels import (
     locate,
     pool,
     rectify,
+    store_row,
 )
 from fastnas_kernels.mixed_op.stage_kernels import depthwise_taps, filter_at
 
@@ -81,19 +82,19 @@ def shared_sums_kernel(
     # After the window, which needs most of the registers
     at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (K * C) + c[None, :]
     dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
-    out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C + c
+    out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C
     second = out + num_tiles * 2 * C
-    tl.store(out, tl.sum(dy, 0), mask=channel)
+    store_row(out, tl.sum(dy, 0), c, channel, B)
     for kind in tl.static_range(2):
         row = stats_ptr + tl.load(edge + (MAX_POOL_ROW if kind == 0 else AVG_POOL_ROW)) * 3 * C + c
         present = channel & (tl.load(edge + (MAX_POOL if kind == 0 else AVG_POOL)) >= 0)
         mean = tl.load(row + MEAN * C, mask=present, other=0.0)
         rstd = tl.load(row + RSTD * C, mask=present, other=0.0)
         v = tl.where(inside & present[None, :], (highest if kind == 0 else average) - mean[None, :], 0.0)
-        tl.store(out + C if kind == 0 else second, tl.sum(dy * v * rstd[None, :], 0), mask=channel)
+        store_row(out + C if kind == 0 else second, rstd * tl.sum(dy * v, 0), c, channel, B)
     identity = live & (tl.load(edge + SKIP) >= 0)
     x = load_pixels(state_ptr, n, h, w, H, W, pitch, c, identity, channel, ACC)
-    tl.store(second + C, tl.sum(dy * x, 0), mask=channel)
+    store_row(second + C, tl.sum(dy * x, 0), c, channel, B)
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "K"))
@@ -171,8 +172,8 @@ def pointwise_backward_kernel(
         scale = rstd
         upstream = z_ptr + (read_by - first) * plane
         upstream_pitch = aligned(dy_pitch * 0 + C, C)
-    shift = scale * tl.load(sums, mask=out_channel, other=0.0) * per_pixel
     slope = scale * rstd * tl.load(sums + C, mask=out_channel, other=0.0) * per_pixel
+    shift = mean * slope - scale * tl.load(sums, mask=out_channel, other=0.0) * per_pixel
     filters = packed_ptr + products + c[:, None] * C + o[None, :]
     both = channel[:, None] & out_channel[None, :]
     weight = tl.load(filters, mask=both, other=0.0)
@@ -192,7 +193,6 @@ def pointwise_backward_kernel(
         live = m < M
         pixel = m.to(tl.int64)[:, None]
         inside = live[:, None] & out_channel[None, :]
-        dy = tl.load(upstream + pixel * upstream_pitch + o[None, :], mask=inside, other=0.0).to(ACC)
         if WEIGHTS:
             n, h, w = locate(m, HO, WO)
             t = depthwise_taps(
@@ -203,7 +203,8 @@ def pointwise_backward_kernel(
             z = tl.dot(t, weight, input_precision=PRECISION)
         else:
             z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
-        dz = scale[None, :] * dy - shift[None, :] - (z - mean[None, :]) * slope[None, :]
+        dy = tl.load(upstream + pixel * upstream_pitch + o[None, :], mask=inside, other=0.0).to(ACC)
+        dz = scale[None, :] * dy - slope[None, :] * z + shift[None, :]
         dz = tl.where(inside, dz, 0.0)
         dt = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
         at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]

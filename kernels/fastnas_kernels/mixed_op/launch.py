@@ -146,6 +146,9 @@ class Launcher:
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
         tile = self.tiles.stage
         edges = max(self.tables.group_sizes[span.first : span.last])
+        most = 168 if self.dtype == torch.bfloat16 else None
+        if normalised and tile.channels <= 16:
+            most = 80
         stage_kernels.stage_kernel[self.num_tiles(tile), len(span)](
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
@@ -169,7 +172,7 @@ class Launcher:
             KEEP=keep,
             **self.block(tile),
             **self.product,
-            **self.registers(80 if normalised and tile.channels <= 16 else None),
+            **self.registers(most),
         )
 
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
@@ -211,14 +214,14 @@ class Launcher:
             if self.frozen:
                 continue
             if not deeper and self.lowered.pool_rows(source):
-                statistics_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(tile)](
+                statistics_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(self.tiles.states)](
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
                     pitch=state.pitch,
                     num_tiles=self.num_tiles(tile),
                     STRIDE=state.stride,
-                    **self.block(tile),
+                    **self.block(self.tiles.states),
                 )
             self.finalise(partial, stats, rows)
 

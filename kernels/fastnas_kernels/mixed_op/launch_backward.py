@@ -115,7 +115,7 @@ class Backward:
         self._recompute(source, state, z, dy, sums)
         if last > middle:
             self._pointwise(None, z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
-            tile = run.tiles.stage
+            tile = run.tiles.states
             partial = run.empty(last - middle, run.num_tiles(tile), 2, run.channels, exact=True)
             state_gradient_kernels.depthwise_backward_kernel[
                 run.num_tiles(tile), last - middle, run.channel_blocks(tile)
@@ -164,7 +164,7 @@ class Backward:
         return 0.0 if self.run.frozen else 1.0 / self.run.size.out_pixels
 
     def _shared_sums(self, state: State, dy: Tensor, leaving: Span, partial: Tensor) -> None:
-        run, tile = self.run, self.run.tiles.stage
+        run, tile = self.run, self.run.tiles.states
         branch_gradient_kernels.shared_sums_kernel[run.num_tiles(tile), len(leaving), run.channel_blocks(tile)](
             state_ptr=state.tensor,
             dy_ptr=dy,
@@ -259,7 +259,7 @@ class Backward:
         edge_sums: Tensor, leaving: Span, dinputs: Tensor | None, passed: Tensor,
     ) -> None:  # fmt: skip
         """Gradients of a state, unless it is an input and nobody asked, and of the weights of its edges."""
-        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.stage
+        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
         is_node = source >= plan.num_inputs
         wanted = is_node or dinputs is not None
         if is_node:
@@ -308,7 +308,7 @@ class Backward:
     def _gather(
         self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span, where: dict
     ) -> None:
-        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.stage
+        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
         first, middle, _ = run.lowered.ranges[source]
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt

@@ -71,6 +71,22 @@ def load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC: tl.constexpr
 
 
 @triton.jit
+def store_row(ptr, row, c, channel, B: tl.constexpr, scale_ptr=None):
+    """Store the row ``[B]`` of sums, times the row at ``scale_ptr`` if there is one, at ``ptr + c``.
+
+    It is stored as the first of as many rows as give 128 threads four numbers each. Triton would deal out a row alone
+    one number a thread, for which the sums would have to pass through shared memory first.
+    """
+    ROWS: tl.constexpr = triton.cdiv(4 * 128, B)
+    first = (tl.arange(0, ROWS) == 0)[:, None] & channel[None, :]
+    at = tl.broadcast_to(c[None, :], (ROWS, B))
+    v = tl.broadcast_to(row[None, :], (ROWS, B))
+    if scale_ptr is not None:
+        v *= tl.load(scale_ptr + at, mask=first, other=0.0)
+    tl.store(ptr + at, v, mask=first)
+
+
+@triton.jit
 def rectify(v):
     """ReLU that keeps NaN, as PyTorch's does."""
     return tl.maximum(v, 0.0, propagate_nan=tl.PropagateNan.ALL)

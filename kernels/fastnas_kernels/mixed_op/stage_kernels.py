@@ -23,6 +23,7 @@ from fastnas_kernels.mixed_op.pixels import (
     load_pixels,
     locate,
     rectify,
+    store_row,
 )
 
 
@@ -96,22 +97,21 @@ def finish_branch(
     at = z_ptr + slot * (tl.cast(M, tl.int64) * C) + pixel * C + o[None, :]
     kept = inside if KEEP else inside & (tl.load(table + COEFFICIENT) < 0)
     tl.store(at, z.to(z_ptr.dtype.element_ty), mask=kept)
-    partial = partial_ptr + (place * num_tiles + tile.to(tl.int64)) * 2 * C + o
+    partial = partial_ptr + (place * num_tiles + tile.to(tl.int64)) * 2 * C
     if BACKWARD:
         if tl.load(table + COEFFICIENT) >= 0:
             at = dy_ptr + tl.load(table + TARGET) * (K * C) + pixel * dy_pitch + o[None, :]
             dy = tl.load(at, mask=inside, other=0.0).to(ACC)
-            row = stats_ptr + branch * 3 * C + o
-            mean = tl.load(row + MEAN * C, mask=out, other=0.0)
-            rstd = tl.load(row + RSTD * C, mask=out, other=0.0)
-            tl.store(partial, tl.sum(dy, 0), mask=out)
-            tl.store(partial + C, tl.sum(dy * (z - mean[None, :]) * rstd[None, :], 0), mask=out)
+            row = stats_ptr + branch * 3 * C
+            mean = tl.load(row + MEAN * C + o, mask=out, other=0.0)
+            store_row(partial, tl.sum(dy, 0), o, out, CO)
+            store_row(partial + C, tl.sum(dy * (z - mean[None, :]), 0), o, out, CO, row + RSTD * C)
     else:
         count = tl.minimum(P, M - tile * P).to(ACC)
         mean = tl.sum(tl.where(live[:, None], z, 0.0), 0) / count
         deviation = tl.where(live[:, None], z - mean[None, :], 0.0)
-        tl.store(partial, mean, mask=out)
-        tl.store(partial + C, tl.sum(deviation * deviation, 0), mask=out)
+        store_row(partial, mean, o, out, CO)
+        store_row(partial + C, tl.sum(deviation * deviation, 0), o, out, CO)
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "K"))

@@ -27,6 +27,7 @@ from fastnas_kernels.mixed_op.pixels import (
     load_pixels,
     locate,
     pool,
+    store_row,
 )
 from fastnas_kernels.mixed_op.stage_kernels import filter_at
 
@@ -96,9 +97,9 @@ def depthwise_backward_kernel(
     normalised = (z - mean[None, :]) * rstd[None, :]
     du = tl.where(inside & (normalised > 0), du, 0.0)
     tl.store(z_ptr + (b - first) * plane + at, du.to(z_ptr.dtype.element_ty), mask=inside)
-    out = partial_ptr + (tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C + c
-    tl.store(out, tl.sum(du, 0), mask=channel)
-    tl.store(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), mask=channel)
+    out = partial_ptr + (tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C
+    store_row(out, tl.sum(du, 0), c, channel, B)
+    store_row(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), c, channel, B)
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "K"))
@@ -348,8 +349,8 @@ def bypass_backward_kernel(
         # Masked like a pixel, not like the choice of each channel: that would be one access for each of them
         dy = tl.where(passes, tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC), 0.0)
         dx += tl.load(edge_mix_ptr + e).to(ACC) * dy
-        out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((K - 1) * C) + q - C
-        tl.store(out, tl.sum(dy * v, 0), mask=channel)
+        out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((K - 1) * C)
+        store_row(out, tl.sum(dy * v, 0), q - C, channel, B)
     if out_ptr is not None:
         out_pitch = aligned(out_pitch, C)
         column = aligned(column, C)

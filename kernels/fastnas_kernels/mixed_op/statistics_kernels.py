@@ -13,6 +13,7 @@ from fastnas_kernels.mixed_op.pixels import (
     aligned,
     locate,
     pool,
+    store_row,
 )
 
 
@@ -47,9 +48,9 @@ def pool_statistics_kernel(
         v = tl.where(live[:, None], highest if kind == 0 else average, 0.0)
         mean = tl.sum(v, 0) / count
         deviation = tl.where(live[:, None], v - mean[None, :], 0.0)
-        partial = partial_ptr + (kind * num_tiles + tile) * 2 * C + c
-        tl.store(partial, mean, mask=channel)
-        tl.store(partial + C, tl.sum(deviation * deviation, 0), mask=channel)
+        partial = partial_ptr + (kind * num_tiles + tile) * 2 * C
+        store_row(partial, mean, c, channel, B)
+        store_row(partial + C, tl.sum(deviation * deviation, 0), c, channel, B)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -91,7 +92,7 @@ def finalise_kernel(
         between = tl.where(mask, mean - centre[None, :], 0.0)
         squares += tl.sum(within + between * between * count[:, None], 0)
     variance = squares / M
-    out = stats_ptr + row * 3 * C + c
-    tl.store(out + MEAN * C, centre, mask=channel)
-    tl.store(out + RSTD * C, 1.0 / tl.sqrt(variance + eps), mask=channel)
-    tl.store(out + VARIANCE * C, variance, mask=channel)
+    out = stats_ptr + row * 3 * C
+    store_row(out + MEAN * C, centre, c, channel, B)
+    store_row(out + RSTD * C, 1.0 / tl.sqrt(variance + eps), c, channel, B)
+    store_row(out + VARIANCE * C, variance, c, channel, B)

@@ -32,7 +32,7 @@ class Tiles:
     """Sizes of all kernels' programs; they change speed and rounding, never meaning.
 
     Args:
-        stage: Of the convolutions that go forward, of what is reduced beside them, and of the gradients of states.
+        stage: Of the convolutions that go forward.
         pointwise: Of the gradient of a branch's 1x1 convolution.
         filters: Of the gradient of depthwise filters.
         elementwise: Of the sum at a node, and of the gradient of the channels that pass it by.
@@ -54,6 +54,13 @@ class Tiles:
     def kernels(self) -> Mapping[str, Tile]:
         """All tiles by their names."""
         return {name: getattr(self, name) for name in KERNELS}
+
+    @property
+    def states(self) -> Tile:
+        """Of the pools and of the gradients of states: the pixels of ``stage``, beside whose sums theirs lie, and no
+        more than eight numbers a thread, for their windows take registers as well."""
+        most = 8 * 32 * self.stage.warps // self.stage.pixels
+        return replace(self.stage, channels=min(self.stage.channels, most))
 
     def compute_again(self, channels: int) -> bool:
         """Whether a branch's raw output is computed once more where the gradients of its filters are, which need its
