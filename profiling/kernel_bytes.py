@@ -134,6 +134,7 @@ def floors(plan: CellPlan, pixels: int) -> Counter[str]:
         found["pool_backward_kernel"] += pools * (plane * (1 + sum(map(pooled, edges)) + 2) + flags)
         found["gather_kernel"] += plane * (1 + n + sum(map(skipped, edges)) + 1 + is_node) + pools * (2 * plane + flags)
         found["bypass_backward_kernel"] += (plan.k - 1) * plane * (2 + len(edges) + is_node)
+        found["bypass_backward_kernel"] += 2 * plane * (is_node and plan.k > 1)  # parts the mixed channels as well
     for target in range(plan.num_inputs, plan.num_states):
         entering = [plan.edges[number] for number in plan.entering(target)]
         read = sum(pooled(edge) or skipped(edge) for edge in entering)

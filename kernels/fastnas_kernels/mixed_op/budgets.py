@@ -7,8 +7,7 @@ from fastnas_kernels.audit.gate import Budget, Case
 NARROW = Budget(
     vector_share=0.0,
     reasons={
-        "vector_share": "the numbers of one pixel, or of one group of a node's channels, that lie side by side have "
-        "fewer than 16 bytes"
+        "vector_share": "the candidates see four channels of each pixel, 8 bytes in bfloat16",
     },
 )
 
@@ -26,16 +25,10 @@ NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen
 
 def with_budgets(case: Case) -> Case:
     """``case`` with what it may use."""
-    budget = NARROW if _is_narrow(case) else Budget()
+    width = 2 if "*bf16" in case.signature.values() else 4
+    budget = NARROW if case.constants["C"] * width < 16 else Budget()
     exceptions = {"gfx942": AMD}
     if case.kernel.__name__ == "pointwise_backward_kernel" and not case.constants["WEIGHTS"]:
         reasons = {**budget.reasons, "registers": NEWEST}
         exceptions["sm_100"] = replace(budget, registers=170, reasons=reasons)
     return replace(case, budget=budget, exceptions=exceptions)
-
-
-def _is_narrow(case: Case) -> bool:
-    """Whether the numbers that lie side by side, a pixel's or one group of a node's, are fewer than 16 bytes."""
-    groups = case.constants["K"] if case.constants.get("NODE_STATE") else 1
-    width = 2 if "*bf16" in case.signature.values() else 4
-    return case.constants["C"] // groups * width < 16

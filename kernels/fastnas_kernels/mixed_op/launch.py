@@ -7,7 +7,7 @@ all nodes, R rows of statistics, C channels that the candidates see.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -84,6 +84,12 @@ class Launcher:
     def weaves(self) -> bool:
         """Whether what a shuffle puts side by side is woven in registers, and a state read and written in order."""
         return self.lowered.plan.k in (2, 4) and self.channels % self.lowered.plan.k == 0
+
+    def parting(self, tile: Tile) -> Tile:
+        """``tile`` for a kernel that stores each of the plan's groups by itself, 128 bits a thread."""
+        plan, width = self.lowered.plan, self.dtype.itemsize
+        channels = max(tile.channels, min(plan.k * 16 // width, triton.next_power_of_2(plan.channels)))
+        return replace(tile, pixels=plan.k * tile.pixels * tile.channels // channels, channels=channels)
 
     def num_tiles(self, tile: Tile) -> int:
         """Tiles of the output."""

@@ -7,7 +7,7 @@ Shape suffixes as in ``launch``.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -267,6 +267,7 @@ class Backward:
         else:
             out, column = None if dinputs is None else dinputs[source], 0
         pixels = run.size.images * state.height * state.width
+        parted = is_node and run.weaves
         where = {
             "state_ptr": state.tensor,
             "dy_ptr": dy,
@@ -274,6 +275,7 @@ class Backward:
             "leaving_ptr": tables.leaving,
             "dnodes_ptr": self.dnodes_MD,
             "out_ptr": out,
+            "mixed_ptr": run.empty(pixels, run.channels) if parted else out,
             "M_STATE": pixels,
             "H": state.height,
             "W": state.width,
@@ -295,12 +297,13 @@ class Backward:
             self._gather(source, state, dt, dy, edge_sums, leaving, where)
         if plan.k > 1 and (wanted or self.needs.edge_mix):
             tile, others, limit = run.tiles.elementwise, (plan.k - 1) * run.channels, None
-            if run.weaves and is_node:  # it stores each of K groups by itself: enough numbers for 128 bits a thread
-                tile, limit = replace(tile, pixels=plan.k * tile.pixels), 168
+            handled = others
+            if parted:  # it stores each of K groups by itself: enough numbers for 128 bits a thread
+                tile, handled, limit = run.parting(tile), plan.channels, 168
             num_tiles = triton.cdiv(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
             where |= run.block(tile)
-            state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(others, tile.channels)](
+            state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(handled, tile.channels)](
                 edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where, **run.registers(limit)
             )
             torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])

@@ -172,36 +172,29 @@ def pool_backward_kernel(
 
 
 @triton.jit
-def _store_of_state(
-    out_ptr, dnodes_ptr, v, p, live, block, pitch, column, FIRST: tl.constexpr, END: tl.constexpr,
-    C: tl.constexpr, K: tl.constexpr, B: tl.constexpr, P: tl.constexpr, NODE_STATE: tl.constexpr, WOVEN: tl.constexpr,
-):  # fmt: skip
-    """Store the gradient ``v`` of a block of the channels ``FIRST`` to ``END`` of a state; of a node in the order
-    before the shuffle, with what came from outside added."""
-    row = p.to(tl.int64)[:, None] * pitch + column
-    q = FIRST + block * B + tl.arange(0, B)
-    mask = live[:, None] & (q < END)[None, :]
-    if NODE_STATE:
-        v += tl.load(dnodes_ptr + row + q[None, :], mask=mask, other=0.0).to(v.dtype)
-    v = v.to(out_ptr.dtype.element_ty)
-    if NODE_STATE and WOVEN:
-        r = FIRST // K + block * (B // K) + tl.arange(0, B // K)
-        mask = live[:, None] & (r < END // K)[None, :]
-        out = out_ptr + row + r[None, :]
-        even, odd = tl.split(tl.reshape(v, (P, B // 2, 2)))
-        if K == 2:
-            tl.store(out, even, mask=mask)
-            tl.store(out + C, odd, mask=mask)
-        else:
-            group_0, group_2 = tl.split(tl.reshape(even, (P, B // 4, 2)))
-            group_1, group_3 = tl.split(tl.reshape(odd, (P, B // 4, 2)))
-            tl.store(out, group_0, mask=mask)
-            tl.store(out + C, group_1, mask=mask)
-            tl.store(out + 2 * C, group_2, mask=mask)
-            tl.store(out + 3 * C, group_3, mask=mask)
+def _from_outside(dnodes_ptr, row, q, mask, ACC: tl.constexpr):
+    """What came from outside of the cell for the channels ``q`` of a node."""
+    return tl.load(dnodes_ptr + row + q[None, :], mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit
+def _store_parted(out, v, live, block, C: tl.constexpr, K: tl.constexpr, P: tl.constexpr, B: tl.constexpr):
+    """Store a block ``[P, B]`` of all channels of a node in the order before the shuffle, in which every ``K``-th one
+    belongs to the same group."""
+    r = block * (B // K) + tl.arange(0, B // K)
+    mask = live[:, None] & (r < C)[None, :]
+    out += r[None, :]
+    even, odd = tl.split(tl.reshape(v, (P, B // 2, 2)))
+    if K == 2:
+        tl.store(out, even, mask=mask)
+        tl.store(out + C, odd, mask=mask)
     else:
-        at = (q % K) * C + q // K if NODE_STATE else q
-        tl.store(out_ptr + row + at[None, :], v, mask=mask)
+        group_0, group_2 = tl.split(tl.reshape(even, (P, B // 4, 2)))
+        group_1, group_3 = tl.split(tl.reshape(odd, (P, B // 4, 2)))
+        tl.store(out, group_0, mask=mask)
+        tl.store(out + C, group_1, mask=mask)
+        tl.store(out + 2 * C, group_2, mask=mask)
+        tl.store(out + 3 * C, group_3, mask=mask)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -219,6 +212,7 @@ def gather_kernel(
     leaving_ptr,
     dnodes_ptr,
     out_ptr,
+    mixed_ptr,
     M,
     M_STATE,
     H,
@@ -246,7 +240,9 @@ def gather_kernel(
     """Gradient of a state's mixed channels: everything that its edges send back, collected and stored once.
 
     A node's gradient is kept in the order before the shuffle, mixed channels first; what came from outside of the cell
-    is added, ``dnodes_ptr``.
+    is added, ``dnodes_ptr``. If ``WOVEN``, that of a node goes to ``mixed_ptr``, ``[M_STATE, C]``, in the order after
+    the shuffle, and :func:`bypass_backward_kernel` parts it along with the other channels: alone it would be stored in
+    runs of ``C // K`` numbers.
     """
     p = tl.program_id(0) * P + tl.arange(0, P)
     live = p < M_STATE
@@ -286,9 +282,15 @@ def gather_kernel(
                 dx += tl.load(daverage_ptr + at, mask=mask, other=0.0).to(ACC)
                 first_here = tl.load(position_ptr + at, mask=mask, other=-1).to(tl.int32) == i * 3 + j
                 dx += tl.where(first_here, tl.load(dmax_ptr + at, mask=mask, other=0.0).to(ACC), 0.0)
-    _store_of_state(
-        out_ptr, dnodes_ptr, dx, p, live, tl.program_id(1), out_pitch, column, 0, C, C, K, B, P, NODE_STATE, WOVEN
-    )
+    pixel = p.to(tl.int64)[:, None]
+    row = pixel * out_pitch + column
+    if NODE_STATE:
+        dx += _from_outside(dnodes_ptr, row, c, inside, ACC)
+    if NODE_STATE and WOVEN:
+        tl.store(mixed_ptr + pixel * C + c[None, :], dx.to(mixed_ptr.dtype.element_ty), mask=inside)
+    else:
+        at = (c % K) * C + c // K if NODE_STATE else c
+        tl.store(out_ptr + row + at[None, :], dx.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -300,6 +302,7 @@ def bypass_backward_kernel(
     leaving_ptr,
     dnodes_ptr,
     out_ptr,
+    mixed_ptr,
     partial_ptr,
     M_STATE,
     H,
@@ -323,13 +326,16 @@ def bypass_backward_kernel(
     ACC: tl.constexpr,
 ):
     """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``;
-    only the latter if ``out_ptr`` is ``None``."""
+    only the latter if ``out_ptr`` is ``None``. Blocks are of all channels of a node whose gradient is parted, and of
+    those that pass by otherwise."""
     tile = tl.program_id(0)
     p = tile * P + tl.arange(0, P)
     live = p < M_STATE
     n, y, x = locate(p, H, W)
-    q = C + tl.program_id(1) * B + tl.arange(0, B)
-    channel = q < K * C
+    block = tl.program_id(1)
+    PARTED: tl.constexpr = NODE_STATE and WOVEN
+    q = (0 if PARTED else C) + block * B + tl.arange(0, B)
+    channel = (q >= C) & (q < K * C)
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
@@ -354,7 +360,13 @@ def bypass_backward_kernel(
     if out_ptr is not None:
         out_pitch = aligned(out_pitch, C)
         column = aligned(column, C)
-        block = tl.program_id(1)
-        _store_of_state(
-            out_ptr, dnodes_ptr, dx, p, live, block, out_pitch, column, C, K * C, C, K, B, P, NODE_STATE, WOVEN
-        )
+        row = p.to(tl.int64)[:, None] * out_pitch + column
+        if NODE_STATE:
+            dx += _from_outside(dnodes_ptr, row, q, inside, ACC)
+        if PARTED:
+            at = mixed_ptr + p.to(tl.int64)[:, None] * C + q[None, :]
+            dx += tl.load(at, mask=live[:, None] & (q < C)[None, :], other=0.0).to(ACC)
+            _store_parted(out_ptr + row, dx.to(out_ptr.dtype.element_ty), live, block, C, K, P, B)
+        else:
+            at = (q % K) * C + q // K if NODE_STATE else q
+            tl.store(out_ptr + row + at[None, :], dx.to(out_ptr.dtype.element_ty), mask=inside)

@@ -38,8 +38,8 @@ def workspace_bytes(operator: OpOverload, arguments: Sequence[Any], on_gpu: bool
 
 def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bool] | None) -> int:
     """Forward the raw outputs of all branches; backward those of the branches of one state, their gradients, those of
-    the nodes in another order, three maps of the pools, and the gradients of all weights, split among programs. What
-    sums are first left in, by program, is at most a tenth of the maps."""
+    the nodes in another order, three maps of the pools, one of a state, and the gradients of all weights, split among
+    programs. What sums are first left in, by program, is at most a tenth of the maps."""
     _, images, height, pixels_wide, _ = shape
     out_height, out_width = plan.size_after(height, pixels_wide)
     pixels = images * out_height * out_width
@@ -47,6 +47,6 @@ def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bo
     if needs is None:
         return int(1.1 * lowered.num_slots * channels * pixels * width)
     branches = max(last - first for first, _, last in lowered.ranges)
-    maps = (2 * branches + 3) * channels + plan.num_nodes * plan.channels
+    maps = (2 * branches + 3 + (plan.k > 1)) * channels + plan.num_nodes * plan.channels
     splits = tiles_for(channels, torch.float32).splits + 2  # and their sum, twice
     return int(1.1 * maps * pixels * width) + splits * lowered.packing.size * max(width, 4)
