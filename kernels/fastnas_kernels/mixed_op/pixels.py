@@ -77,7 +77,7 @@ def store_row(ptr, row, c, channel, B: tl.constexpr, scale_ptr=None):
     It is stored as the first of as many rows as give 128 threads four numbers each. Triton would deal out a row alone
     one number a thread, for which the sums would have to pass through shared memory first.
     """
-    ROWS: tl.constexpr = triton.cdiv(4 * 128, B)
+    ROWS: tl.constexpr = 4 * 128 // B
     first = (tl.arange(0, ROWS) == 0)[:, None] & channel[None, :]
     at = tl.broadcast_to(c[None, :], (ROWS, B))
     v = tl.broadcast_to(row[None, :], (ROWS, B))
