@@ -296,8 +296,8 @@ class Backward:
         if wanted:
             self._gather(source, state, dt, dy, edge_sums, leaving, where)
         if plan.k > 1 and (wanted or self.needs.edge_mix):
-            tile, others, limit = run.tiles.elementwise, (plan.k - 1) * run.channels, None
-            handled = others
+            others = (plan.k - 1) * run.channels
+            tile, handled, limit = run.tiles.elementwise, others, None
             if parted:  # it stores each of K groups by itself: enough numbers for 128 bits a thread
                 tile, handled, limit = run.parting(tile), plan.channels, 168
             num_tiles = triton.cdiv(pixels, tile.pixels)

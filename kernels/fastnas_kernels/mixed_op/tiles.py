@@ -58,7 +58,7 @@ class Tiles:
     @property
     def states(self) -> Tile:
         """Of the pools and of the gradients of states: the pixels of ``stage``, beside whose sums theirs lie, and no
-        more than eight numbers a thread, for their windows take registers as well."""
+        more than eight numbers for each of a warp's 32 threads (four for AMD's 64): windows take registers as well."""
         most = 8 * 32 * self.stage.warps // self.stage.pixels
         return replace(self.stage, channels=min(self.stage.channels, most))
 
