@@ -152,7 +152,7 @@ class Launcher:
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
         tile = self.tiles.stage
         edges = max(self.tables.group_sizes[span.first : span.last])
-        most = 168 if self.dtype == torch.bfloat16 else None
+        most = 168 if self.dtype == torch.bfloat16 else None  # left alone, three forms in bfloat16 spill
         if normalised and tile.channels <= 16:
             most = 80
         stage_kernels.stage_kernel[self.num_tiles(tile), len(span)](
