@@ -1,9 +1,13 @@
 """fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
 
-from fastnas.cost.expectation import CostObjective, CostReward, RelativeCost, expected_cost, sampled_cost
-from fastnas.cost.limit import DeriveWithin
-from fastnas.cost.penalties import LinearPenalty, LogPenalty, ProductPenalty
-from fastnas.cost.tables import (
+from fastnas.acceleration.accelerate import accelerate, restore
+from fastnas.acceleration.mixed_op import MixedOp
+from fastnas.checks.check import check
+from fastnas.costs.expectation import CostObjective, CostReward, RelativeCost, expected_cost, sampled_cost
+from fastnas.costs.latency import load_table as load_latency_table
+from fastnas.costs.limit import DeriveWithin
+from fastnas.costs.penalties import LinearPenalty, LogPenalty, ProductPenalty
+from fastnas.costs.tables import (
     CostTable,
     NetworkSize,
     activation_table,
@@ -11,11 +15,9 @@ from fastnas.cost.tables import (
     multiply_add_table,
     parameter_table,
 )
-from fastnas.dropin.accelerate import accelerate, restore
-from fastnas.dropin.mixed_op import MixedOp
-from fastnas.latency import load_table as load_latency_table
-from fastnas.method import Method
-from fastnas.methods import (
+from fastnas.engine import SearchResult, search
+from fastnas.memory.planner import Plan, plan
+from fastnas.methods.library import (
     asap,
     darts,
     darts_2nd,
@@ -34,10 +36,8 @@ from fastnas.methods import (
     smooth_darts_rs,
     snas,
 )
-from fastnas.oracle.check import check
-from fastnas.plan.planner import Plan, plan
-from fastnas.search import SearchResult, search
-from fastnas.space.cell_space import (
+from fastnas.methods.method import Method
+from fastnas.spaces.cell_space import (
     DARTS,
     DSO,
     DSO_FULL,
@@ -54,12 +54,14 @@ from fastnas.space.cell_space import (
     dso,
     proxyless,
 )
-from fastnas.space.formats import read_genotype
-from fastnas.space.genotype import Genotype
+from fastnas.spaces.formats import read_genotype
+from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.operations import batch_norm
 from fastnas.supernet.own import load_space
-from fastnas.train.config import RetrainConfig, SearchConfig
-from fastnas.train.retrain import RetrainResult, retrain
+from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.retrain import RetrainResult, retrain
+
+__version__ = "0.1.0"
 
 __all__ = [
     "DARTS",

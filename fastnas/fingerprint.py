@@ -19,7 +19,7 @@ def fingerprint(value: Any) -> str:
     what it closes over.
 
     Args:
-        value: For example a :class:`fastnas.method.Method`.
+        value: For example a :class:`fastnas.methods.method.Method`.
     """
     return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
 

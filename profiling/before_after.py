@@ -20,12 +20,12 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastnas.methods import METHODS
-from fastnas.search import search
-from fastnas.space.cell_space import DARTS
+from fastnas.data import ImageData, load_data
+from fastnas.engine import search
+from fastnas.methods.library import METHODS
+from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.architecture import by_cell_type, initial_logits
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import ImageData, load_data
+from fastnas.training.config import SearchConfig
 from fastnas_kernels.check import require
 from measuring.device import HostDevice, forced
 from measuring.foreign import foreign_module

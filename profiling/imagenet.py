@@ -23,11 +23,11 @@ import torch
 import tyro
 from torch import Tensor
 
-from fastnas.experiment import Experiment, load_experiment, method_named
-from fastnas.plan.budget import show_bytes
-from fastnas.plan.described import described
-from fastnas.plan.planner import plan
-from fastnas.space.cell_space import with_depth
+from fastnas.experiment.experiment import Experiment, load_experiment, method_named
+from fastnas.memory.budget import show_bytes
+from fastnas.memory.described import described
+from fastnas.memory.planner import plan
+from fastnas.spaces.cell_space import with_depth
 from fastnas.supernet.own import load_space
 from fastnas_kernels.check import require
 from measuring.writing import commit

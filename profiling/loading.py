@@ -22,14 +22,14 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
+from fastnas.data import ImageData, load_data, training_batches, write_shards
+from fastnas.data.decoders import EXTRAS, Before, Decoder, decoded_by
+from fastnas.data.encoded import EncodedImage
+from fastnas.data.images import as_they_are
+from fastnas.data.jpeg import JpegDecoder, decode_jpeg
+from fastnas.data.pixels import IMAGENET
+from fastnas.data.transforms import RandomResizedCrop
 from fastnas.seeds import torch_seed
-from fastnas.train.data import ImageData, load_data, training_batches, write_shards
-from fastnas.train.data.decoders import EXTRAS, Before, Decoder, decoded_by
-from fastnas.train.data.encoded import EncodedImage
-from fastnas.train.data.images import as_they_are
-from fastnas.train.data.jpeg import JpegDecoder, decode_jpeg
-from fastnas.train.data.pixels import IMAGENET
-from fastnas.train.data.transforms import RandomResizedCrop
 from fastnas_kernels.check import Unavailable, require
 from measuring.writing import Section
 

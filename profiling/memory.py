@@ -19,14 +19,15 @@ from typing import Literal, NamedTuple
 import torch
 import tyro
 
-from fastnas.methods import METHODS
-from fastnas.plan.budget import Budget, show_bytes
-from fastnas.plan.described import described
-from fastnas.plan.planner import plan
-from fastnas.plan.predict import measure, peaks_of, predict
-from fastnas.plan.subject import CPU, Subject, moments, real_scene
-from fastnas.space.cell_space import space_named, with_depth
-from fastnas.train.config import SearchConfig, torch_device
+from fastnas.memory.budget import Budget, show_bytes
+from fastnas.memory.described import described
+from fastnas.memory.planner import plan
+from fastnas.memory.predict import measure, peaks_of, predict
+from fastnas.memory.subject import CPU, Subject, moments, real_scene
+from fastnas.methods.library import METHODS
+from fastnas.ranks import torch_device
+from fastnas.spaces.cell_space import space_named, with_depth
+from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import backend_for, forced_backend
 from measuring.device import CudaDevice
 from measuring.memory import step_peak

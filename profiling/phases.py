@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fastnas.methods import METHODS
-from fastnas.search import relax
-from fastnas.space.cell_space import space_named
+from fastnas.engine import relax
+from fastnas.methods.library import METHODS
+from fastnas.spaces.cell_space import space_named
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from measuring.counting import kept_bytes

@@ -21,19 +21,19 @@ import torch
 import tyro
 from torch import Tensor
 
+from fastnas.data import ImageData, evaluation_batches, load_data
+from fastnas.engine import Run, alpha_problem, fresh_state, search, search_step, stage_supernet
+from fastnas.files import append_json_line, read_json_lines
 from fastnas.mechanisms.control import never
-from fastnas.method import Method
-from fastnas.methods import METHODS
-from fastnas.search import Run, alpha_problem, fresh_state, search, search_step, stage_supernet
-from fastnas.space.benchmark import look_up
-from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.formats import genotype_to_text
-from fastnas.space.genotype import Genotype
-from fastnas.space.sampling import random_genotype
-from fastnas.train.config import RetrainConfig, SearchConfig
-from fastnas.train.data import ImageData, evaluation_batches, load_data
-from fastnas.train.files import append_json_line, read_json_lines
-from fastnas.train.retrain import retrain
+from fastnas.methods.library import METHODS
+from fastnas.methods.method import Method
+from fastnas.spaces.benchmark import look_up
+from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.sampling import random_genotype
+from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.retrain import retrain
 from fastnas_kernels.check import require
 
 RANDOM = "random"

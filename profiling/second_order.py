@@ -31,13 +31,13 @@ from fastnas.bilevel.named import norm
 from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Bilevel, Tensors, detached
 from fastnas.bilevel.products import forward_over_reverse, kept_product, reverse_over_reverse
-from fastnas.methods import darts
-from fastnas.search import Run, alpha_problem, fresh_state, relax, search_step, stage_supernet
-from fastnas.space.cell_space import space_named
+from fastnas.data import Batch, evaluation_batches, load_data
+from fastnas.engine import Run, alpha_problem, fresh_state, relax, search_step, stage_supernet
+from fastnas.methods.library import darts
+from fastnas.spaces.cell_space import space_named
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import Batch, evaluation_batches, load_data
+from fastnas.training.config import SearchConfig
 from measuring.device import clock_of, medians
 from measuring.writing import Section, provenance, write
 

@@ -20,7 +20,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from fastnas.space.cell_space import DARTS
+from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.cell_plan import CANDIDATES, plan_of
 from fastnas_kernels.check import complaint, require
 from fastnas_kernels.cpu.choice import cpu_serves

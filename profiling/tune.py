@@ -23,7 +23,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from fastnas.train.files import write_atomically
+from fastnas.files import write_atomically
 from fastnas_kernels.check import complaint, require
 from fastnas_kernels.mixed_op import launch
 from fastnas_kernels.mixed_op.tiles import Tiles, shipped_table, tiles_from_json

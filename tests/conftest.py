@@ -20,18 +20,18 @@ torch.set_num_threads(1)
 # What takes longest, in that order. Tests of a file stay together, since they share what is made once for them; so that
 # no process waits for another in the end, the last files have to be short
 LONGEST = (
-    "oracle/test_check.py",
+    "checks/test_check.py",
     "kernels/mixed_op/test_fused_cell.py",
-    "test_methods.py",
-    "test_cli.py",
+    "methods/test_library.py",
+    "cli/test_main.py",
     "kernels/mixed_op/test_fused_derivatives.py",
-    "dropin/test_accelerate.py",
-    "search/test_together.py",
-    "search/test_recompute.py",
-    "plan/test_predict.py",
-    "test_several_processes.py",
-    "search/test_loop.py",
-    "test_search_in_a_chain.py",
+    "acceleration/test_accelerate.py",
+    "engine/test_together.py",
+    "engine/test_recompute.py",
+    "memory/test_predict.py",
+    "experiment/test_several_processes.py",
+    "engine/test_loop.py",
+    "experiment/test_search_in_a_chain.py",
 )
 
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from fastnas.cli import main
-from fastnas.search import loop
+from fastnas.cli.main import main
+from fastnas.engine import loop
 
 KILL_AT = 5
 

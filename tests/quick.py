@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fastnas.methods import METHODS
+from fastnas.methods.library import METHODS
 
 
 def quick_method(name, draws=2):

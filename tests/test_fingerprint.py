@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastnas.cost.limit import DeriveWithin
-from fastnas.cost.tables import NetworkSize, parameter_table
+from fastnas.costs.limit import DeriveWithin
+from fastnas.costs.tables import NetworkSize, parameter_table
 from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.schedules import Constant, Ramp
-from fastnas.method import Term
-from fastnas.methods import METHODS, darts, gdas, p_darts, pc_darts, robust_darts_dp
-from fastnas.space.cell_space import NASBENCH201
+from fastnas.methods.library import METHODS, darts, gdas, p_darts, pc_darts, robust_darts_dp
+from fastnas.methods.method import Term
+from fastnas.spaces.cell_space import NASBENCH201
 
 ROOT = Path(__file__).parents[1]
 
@@ -63,7 +63,7 @@ def test_no_two_methods_are_the_same_and_another_process_agrees():
     ours = [fingerprint(recipe()) for recipe in METHODS.values()]
     assert len(set(ours)) == len(METHODS)
     script = (
-        "from fastnas.fingerprint import fingerprint\nfrom fastnas.methods import METHODS\n"
+        "from fastnas.fingerprint import fingerprint\nfrom fastnas.methods.library import METHODS\n"
         "print(*[fingerprint(recipe()) for recipe in METHODS.values()])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastnas.methods import METHODS, summary
+from fastnas.methods.library import METHODS, summary
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

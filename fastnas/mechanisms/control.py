@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from fastnas.space.cell_space import CellSpace
-from fastnas.space.formats import parse_genotype
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.formats import parse_genotype
 from fastnas_kernels.check import require
 
 Records = Sequence[Mapping[str, Any]]

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastnas.space.cell_space import CellSpace, Edge
-from fastnas.space.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.cell_space import CellSpace, Edge
+from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas_kernels.check import require
 
 

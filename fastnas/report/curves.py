@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastnas.report.text import block_places, state_name
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 
 # Okabe and Ito's colours; the pattern of the line tells the primitives apart where colour does not
 COLOURS = ("#8A8F94", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#000000")

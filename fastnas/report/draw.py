@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from fastnas.files import write_atomically
 from fastnas.report.draw_chain import chain_figure
 from fastnas.report.draw_dag import dag_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title, state_name
-from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.genotype import CellGenotype, Genotype
-from fastnas.train.files import write_atomically
+from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas_kernels.check import require
 
 # Okabe and Ito's colours, dark enough for small text; people with any colour vision tell them apart

@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from fastnas.space.cell_space import CellSpace
-from fastnas.space.genotype import CellGenotype
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.genotype import CellGenotype
 
 # Okabe and Ito's colours, dark enough for small text
 COLOURS = {"3x3": "#0067A3", "5x5": "#B84500", "7x7": "#00715A"}

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from fastnas.report.text import block_title
-from fastnas.space.cell_space import CellSpace
-from fastnas.space.dag import DagNode, living_operations
-from fastnas.space.genotype import CellGenotype
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.dag import DagNode, living_operations
+from fastnas.spaces.genotype import CellGenotype
 
 # Okabe and Ito's colours, dark enough for small text
 COLOURS = {"conv": "#0067A3", "pool": "#B84500"}

@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from fastnas.files import read_json, read_json_lines, write_atomically
 from fastnas.report.curves import (
     connection_figure,
     edge_mix_figure,
@@ -19,10 +20,9 @@ from fastnas.report.curves import (
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title
-from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
-from fastnas.space.genotype import Genotype
-from fastnas.train.files import read_json, read_json_lines, write_atomically
+from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
+from fastnas.spaces.genotype import Genotype
 from fastnas_kernels.check import complaint, require
 
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from fastnas.space.cell_space import CellSpace, space_named
-from fastnas.space.dag import DagNode, FullDag
-from fastnas.space.genotype import Genotype
+from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.dag import DagNode, FullDag
+from fastnas.spaces.genotype import Genotype
 
 
 def state_name(space: CellSpace, state: int) -> str:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.seeds import stream
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.supernet.inputs import input_sets, set_mask
 
 INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations

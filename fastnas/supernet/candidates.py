@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fastnas.space.cell_space import DARTS, GDAS_FRC, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
+from fastnas.spaces.cell_space import DARTS, GDAS_FRC, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
 from fastnas.supernet.noise_operation import Noise
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, BuildOperation, Zero
 from fastnas.supernet.sharp import SHARP_OPERATIONS

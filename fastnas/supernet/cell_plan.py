@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.supernet.mix import NodeMix
 from fastnas.supernet.operations import DARTS_OPERATIONS, BuildOperation
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import PROXYLESS, CellSpace
-from fastnas.space.genotype import Genotype
+from fastnas.spaces.cell_space import PROXYLESS, CellSpace
+from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, mbconv

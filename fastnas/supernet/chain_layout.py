@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 from fastnas_kernels.check import require
 
 PAPER_CHANNELS = 16  # of the first block, at width 1

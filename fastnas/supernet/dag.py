@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import DSO, CellSpace, depth_of, require_depth
-from fastnas.space.dag import STAGES, FullDag, living_operations
-from fastnas.space.genotype import CellGenotype, Genotype
+from fastnas.spaces.cell_space import DSO, CellSpace, depth_of, require_depth
+from fastnas.spaces.dag import STAGES, FullDag, living_operations
+from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.supernet.dag_block import DagBlock, DagReduction, Entering, Structure, begun_at, entering
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.layout import SmallStem

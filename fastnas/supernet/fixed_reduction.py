@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.operations import Convolution, batch_norm
 from fastnas_kernels.check import require

@@ -9,7 +9,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 
 Sets = tuple[tuple[tuple[int, ...], ...], ...]
 """For every node its sets, each a tuple of rows of alpha."""

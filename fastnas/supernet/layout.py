@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.supernet.fixed_reduction import require_fixed_reduction
 from fastnas.supernet.operations import Convolution, FactorizedReduce, batch_norm, relu_conv_bn
 from fastnas_kernels.check import require

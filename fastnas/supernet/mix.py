@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.space.cell_space import CellSpace
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.supernet.noise import EdgeNoise, NoiseSource
 
 Columns = tuple[tuple[int, ...], ...]

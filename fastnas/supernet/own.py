@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastnas.seeds import torch_seed
-from fastnas.space.cell_space import SPACES, CellSpace, space_named
+from fastnas.spaces.cell_space import SPACES, CellSpace, space_named
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.noise_operation import call

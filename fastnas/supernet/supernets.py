@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, CellSpace, with_depth
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, with_depth
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.dag import DagSupernet
@@ -190,7 +190,7 @@ def build_supernet(
     """The supernet of ``space`` at a given size; see the classes for the arguments.
 
     ``cells`` of a chain and of a full graph are the blocks in a stage, and decide the space of the supernet, see
-    :func:`fastnas.space.cell_space.with_depth`.
+    :func:`fastnas.spaces.cell_space.with_depth`.
     """
     if space.dag is not None:
         remedy = "A part of the channels could not pass by its operations, which are nodes and not edges."

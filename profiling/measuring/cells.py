@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastnas.space.cell_space import DARTS
+from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.cell_plan import plan_of
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastnas.plan.subject import Moment, Subject, moments, real_scene
+from fastnas.memory.subject import Moment, Subject, moments, real_scene
 from fastnas_kernels.check import require
 from measuring.cells import CONTENDERS, Cell, Scale, arguments_of, cells, step
 from measuring.correctness import first_line

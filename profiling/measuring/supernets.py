@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fastnas.methods import METHODS
-from fastnas.search.coefficients import relax
-from fastnas.space.cell_space import DARTS, S2, CellSpace
+from fastnas.engine.coefficients import relax
+from fastnas.methods.library import METHODS
+from fastnas.spaces.cell_space import DARTS, S2, CellSpace
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from measuring.cells import PHASES, Phase, Scale

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import triton
 
-from fastnas.train.files import write_atomically
+from fastnas.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from torch.func import functional_call
 
 from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.spectrum import dominant_eigenvalue, dominant_interval, eigenpairs, spectral_density, trace
-from fastnas.methods import darts
-from fastnas.search import relax
-from fastnas.space.cell_space import space_named
+from fastnas.engine import relax
+from fastnas.methods.library import darts
+from fastnas.spaces.cell_space import space_named
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 

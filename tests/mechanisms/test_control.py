@@ -17,7 +17,7 @@ from fastnas.mechanisms.control import (
     eigenvalue_rule_of_the_paper,
     never,
 )
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
 
 SEP = [("sep_conv_3x3", 0), ("sep_conv_3x3", 1)]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fastnas.mechanisms.derivation import SkipCap, derive, every_edge, nonzero
-from fastnas.space.cell_space import DARTS, NASBENCH201, S4
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, S4
 
 FLAT = np.full((14, 8), 1 / 8)
 NONE = DARTS.primitives.index("none")

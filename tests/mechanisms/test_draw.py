@@ -20,7 +20,7 @@ from fastnas.mechanisms.draw import (
     proximal_value,
     straight_through,
 )
-from fastnas.space.cell_space import DARTS
+from fastnas.spaces.cell_space import DARTS
 from fastnas_kernels import philox
 
 LOGITS = torch.tensor([[0.0, 1.0, -1.0]], dtype=torch.float64)

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck
 
 from fastnas.mechanisms.relaxation import MaxW, edge_softmax, entropy, raw, sigmoid, softmax
-from fastnas.space.cell_space import DARTS
+from fastnas.spaces.cell_space import DARTS
 
 ROWS = [DARTS.rows(target) for target in range(2, 6)]
 

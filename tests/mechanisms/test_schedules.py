@@ -1,5 +1,6 @@
 import pytest
 
+from fastnas.engine import weight_learning_rate
 from fastnas.mechanisms.schedules import (
     LEARNING_RATES,
     Annealing,
@@ -18,9 +19,8 @@ from fastnas.mechanisms.schedules import (
     warmed_up,
     with_restarts,
 )
-from fastnas.search import weight_learning_rate
-from fastnas.train.config import RetrainConfig, SearchConfig
-from fastnas.train.retrain import learning_rate
+from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.retrain import learning_rate
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 0.025), (1, 0.02497632), (25, 0.013), (49, 0.00102368)])

@@ -5,7 +5,7 @@ import pytest
 import torch
 from before_after import BeforeAfter, Trace
 
-from fastnas.train.data import load_data
+from fastnas.data import load_data
 
 TINY = BeforeAfter(train_fraction=0.05, channels=4, cells=3, batch_size=16, epochs=2, control=True)
 

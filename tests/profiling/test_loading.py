@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastnas.train.data import load_data
+from fastnas.data import load_data
 
 FILE = Path(__file__).parents[2] / "profiling" / "loading.py"
 

@@ -6,13 +6,13 @@ import memory as script
 import pytest
 import torch
 
-from fastnas.methods import darts, p_darts
-from fastnas.plan.described import described
-from fastnas.plan.predict import measure
-from fastnas.plan.subject import Subject
-from fastnas.plan.tracker import Tracker
-from fastnas.space.cell_space import NASBENCH201
-from fastnas.train.config import SearchConfig
+from fastnas.memory.described import described
+from fastnas.memory.predict import measure
+from fastnas.memory.subject import Subject
+from fastnas.memory.tracker import Tracker
+from fastnas.methods.library import darts, p_darts
+from fastnas.spaces.cell_space import NASBENCH201
+from fastnas.training.config import SearchConfig
 from measuring import memory
 from measuring.device import HostDevice, Memory
 

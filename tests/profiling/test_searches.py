@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastnas.methods import METHODS, darts, gdas, snas
-from fastnas.space.cell_space import NASBENCH201
-from fastnas.space.formats import genotype_to_text
-from fastnas.space.sampling import random_genotype
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import load_data
+from fastnas.data import load_data
+from fastnas.methods.library import METHODS, darts, gdas, snas
+from fastnas.spaces.cell_space import NASBENCH201
+from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.sampling import random_genotype
+from fastnas.training.config import SearchConfig
 
 FILE = Path(__file__).parents[2] / "profiling" / "searches.py"
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fastnas.space.cell_space import DARTS
-from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype
-from fastnas.train.files import append_json_line, write_json
+from fastnas.files import append_json_line, write_json
+from fastnas.spaces.cell_space import DARTS
+from fastnas.spaces.formats import genotype_to_json, genotype_to_text, read_genotype
 
 PDARTS = genotype_to_json(read_genotype("PDARTS"))
 

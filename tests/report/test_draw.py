@@ -9,10 +9,10 @@ from matplotlib.transforms import Bbox
 from fastnas.mechanisms.derivation import every_edge
 from fastnas.report.draw import cell_figure, save_drawing
 from fastnas.report.svg import svg
-from fastnas.space.cell_space import DARTS, NASBENCH201
-from fastnas.space.formats import read_genotype
-from fastnas.space.known import KNOWN
-from fastnas.space.sampling import random_genotype
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
+from fastnas.spaces.formats import read_genotype
+from fastnas.spaces.known import KNOWN
+from fastnas.spaces.sampling import random_genotype
 
 MIXES = np.random.default_rng(0).random((2, 14, 8))
 GENOTYPES = {

@@ -8,9 +8,9 @@ from fastnas.report.curves import mix_figure
 from fastnas.report.draw import save_drawing
 from fastnas.report.draw_chain import chain_figure
 from fastnas.report.text import block_places, genotype_text
-from fastnas.space.cell_space import PROXYLESS, proxyless
-from fastnas.space.formats import read_genotype
-from fastnas.space.sampling import random_genotype
+from fastnas.spaces.cell_space import PROXYLESS, proxyless
+from fastnas.spaces.formats import read_genotype
+from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import uniform_mix
 
 

@@ -3,17 +3,17 @@ import itertools
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from fastnas.methods import dso_nas
+from fastnas.data import load_data
+from fastnas.engine import search
+from fastnas.methods.library import dso_nas
 from fastnas.report.curves import connection_figure
 from fastnas.report.draw import cell_figure, save_drawing
 from fastnas.report.draw_dag import PALE
 from fastnas.report.text import genotype_text
-from fastnas.search import search
-from fastnas.space.cell_space import DSO, dso
-from fastnas.space.dag import living_operations
-from fastnas.space.sampling import random_genotype
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import load_data
+from fastnas.spaces.cell_space import DSO, dso
+from fastnas.spaces.dag import living_operations
+from fastnas.spaces.sampling import random_genotype
+from fastnas.training.config import SearchConfig
 
 
 @pytest.mark.parametrize("space", [DSO, dso(1)], ids=lambda space: space.name)

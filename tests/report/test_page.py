@@ -2,9 +2,9 @@ import re
 
 import pytest
 
+from fastnas.files import append_json_line, write_json
 from fastnas.report.curves import eigenvalue_figure
 from fastnas.report.page import accuracies, flatten, verdict, write_report
-from fastnas.train.files import append_json_line, write_json
 
 
 def network(name, accuracy):

@@ -7,8 +7,8 @@ import pytest
 from fastnas.report.curves import mix_figure, warm_up_epochs
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
-from fastnas.space.cell_space import DARTS
-from fastnas.space.formats import read_genotype
+from fastnas.spaces.cell_space import DARTS
+from fastnas.spaces.formats import read_genotype
 
 
 @pytest.fixture

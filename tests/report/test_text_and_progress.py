@@ -4,9 +4,9 @@ import re
 import pytest
 from rich.console import Console
 
-from fastnas.report.progress import Display, epoch_cells, time_left
+from fastnas.experiment.progress import Display, epoch_cells, time_left
 from fastnas.report.text import genotype_text
-from fastnas.space.formats import read_genotype
+from fastnas.spaces.formats import read_genotype
 
 
 def test_a_genotype_is_a_line_an_edge():

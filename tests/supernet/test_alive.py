@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.mix import Mix, node_mixes
 from fastnas.supernet.noise import EdgeNoise, NoiseSource
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS

@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from fastnas.cost.counts import multiply_adds, num_parameters
-from fastnas.cost.tables import Logits
+from fastnas.costs.counts import multiply_adds, num_parameters
+from fastnas.costs.tables import Logits
 from fastnas.mechanisms.draw import Categorical, TwoPaths
-from fastnas.space.cell_space import PROXYLESS, proxyless
-from fastnas.space.formats import read_genotype
-from fastnas.space.genotype import CellGenotype, Gene, Genotype
-from fastnas.space.sampling import random_genotype
+from fastnas.networks.derived import build_network
+from fastnas.spaces.cell_space import PROXYLESS, proxyless
+from fastnas.spaces.formats import read_genotype
+from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.chain import ChainNetwork, ChainSupernet
 from fastnas.supernet.chain_layout import ChainShape, chain_layout, proxyless_shape, rounded
-from fastnas.supernet.derived import build_network
 from fastnas.supernet.mix import Mix, NodeMix, uniform_mix
 from fastnas.supernet.noise import EdgeNoise
 from fastnas.supernet.supernets import build_supernet

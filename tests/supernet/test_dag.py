@@ -6,20 +6,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastnas.budget import CostConfig, cost_table
-from fastnas.cost.tables import NetworkSize
-from fastnas.methods import darts, dso_nas, gdas, p_darts, pc_darts
-from fastnas.oracle.check import check
-from fastnas.search import search
-from fastnas.space.cell_space import DSO, DSO_FULL, dso
-from fastnas.space.genotype import CellGenotype, Gene, Genotype
+from fastnas.checks.check import check
+from fastnas.costs.config import CostConfig, cost_table
+from fastnas.costs.tables import NetworkSize
+from fastnas.data import load_data
+from fastnas.engine import search
+from fastnas.methods.library import darts, dso_nas, gdas, p_darts, pc_darts
+from fastnas.networks.derived import build_network
+from fastnas.spaces.cell_space import DSO, DSO_FULL, dso
+from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.supernet.dag import DagNetwork, DagSupernet, structure
-from fastnas.supernet.derived import build_network
 from fastnas.supernet.mix import Mix
 from fastnas.supernet.noise import EdgeNoise
 from fastnas.supernet.supernets import build_supernet
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import load_data
+from fastnas.training.config import SearchConfig
 from tests.quick import quick_method
 
 DIGITS = load_data("digits")

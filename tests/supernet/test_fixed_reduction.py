@@ -5,17 +5,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastnas.methods import gdas, pc_darts
-from fastnas.oracle.check import check
-from fastnas.search import search
-from fastnas.space.cell_space import GDAS_FRC
-from fastnas.space.formats import genotype_to_text, parse_genotype
-from fastnas.supernet.derived import build_network
+from fastnas.checks.check import check
+from fastnas.data import load_data
+from fastnas.engine import search
+from fastnas.methods.library import gdas, pc_darts
+from fastnas.networks.derived import build_network
+from fastnas.spaces.cell_space import GDAS_FRC
+from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.supernet.fixed_reduction import FixedReduction
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.supernets import build_supernet
-from fastnas.train.config import SearchConfig
-from fastnas.train.data import load_data
+from fastnas.training.config import SearchConfig
 
 TINY = SearchConfig(channels=4, cells=3, epochs=1, warmup_epochs=0, batch_size=32, train_fraction=0.1, device="cpu")
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fastnas.engine.coefficients import Sampler, relax
 from fastnas.mechanisms.connection import Connection
-from fastnas.methods import METHODS, parsec
-from fastnas.search.coefficients import Sampler, relax
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.methods.library import METHODS, parsec
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.inputs import edges_of, input_sets, most_probable, set_mask
 

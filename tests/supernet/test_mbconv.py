@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastnas.cost.counts import num_parameters
-from fastnas.space.cell_space import PROXYLESS
+from fastnas.costs.counts import num_parameters
+from fastnas.spaces.cell_space import PROXYLESS
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS, mbconv
 
 

@@ -1,6 +1,6 @@
 import torch
 
-from fastnas.space.cell_space import DARTS, NASBENCH201
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.mix import Mix, node_mixes, uniform_mix
 
 

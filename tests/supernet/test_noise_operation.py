@@ -1,8 +1,8 @@
 import torch
 
-from fastnas.space.cell_space import S4
-from fastnas.space.sampling import random_genotype
-from fastnas.supernet.derived import build_network
+from fastnas.networks.derived import build_network
+from fastnas.spaces.cell_space import S4
+from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import uniform_mix
 from fastnas.supernet.noise_operation import Noise
 from fastnas.supernet.supernets import build_supernet

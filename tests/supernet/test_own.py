@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import fastnas
-from fastnas.cli import main
-from fastnas.cost.tables import NetworkSize, derived_cost, parameter_table
-from fastnas.space.cell_space import DARTS
-from fastnas.space.formats import genotype_to_json, genotype_to_text, read_genotype, space_from_json, space_to_json
-from fastnas.space.sampling import random_genotype
+from fastnas.cli.main import main
+from fastnas.costs.tables import NetworkSize, derived_cost, parameter_table
+from fastnas.spaces.cell_space import DARTS
+from fastnas.spaces.formats import genotype_to_json, genotype_to_text, read_genotype, space_from_json, space_to_json
+from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.own import load_space
 
-README = Path(fastnas.__file__).parent / "space" / "README.md"
+README = Path(fastnas.__file__).parent / "spaces" / "README.md"
 EXAMPLE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
 TINY = ["--channels", "4", "--cells", "1", "--epochs", "2", "--warmup-epochs", "1", "--batch-size", "32"]
 TINY += ["--train-fraction", "0.1", "--device", "cpu", "--random-genotypes", "0", "--retrain.channels", "4"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fastnas.cost.counts import num_parameters
-from fastnas.space.formats import read_genotype
-from fastnas.supernet.derived import DartsNetwork, NasBench201Network
+from fastnas.costs.counts import num_parameters
+from fastnas.networks.derived import DartsNetwork, NasBench201Network
+from fastnas.spaces.formats import read_genotype
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastnas.space.cell_space import DARTS, NASBENCH201, S1, S3
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, S3
 from fastnas.supernet.architecture import only_candidates
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.mix import Mix, node_mixes

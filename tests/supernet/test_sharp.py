@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastnas.space.cell_space import SHARPDARTS, SHARPERDARTS
+from fastnas.spaces.cell_space import SHARPDARTS, SHARPERDARTS
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.sharp import SHARP_OPERATIONS
 

@@ -1,0 +1,216 @@
+"""How a foreign mixed operation or cell maps onto the engine: a value that holds names, not modules."""
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from torch import nn
+from torch.jit import ScriptModule
+
+from fastnas.acceleration.primitives import Primitive, Unrecognised, read_primitive
+from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan
+
+FOREIGN_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What other people's code raises when it is called in a way that it does not expect."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A mixed operation: all its candidates, also the one that contributes nothing.
+
+    Args:
+        primitives: In the order of the coefficients, with names relative to the mixed operation's owner.
+        stride: Of all candidates.
+        channels: That the candidates see.
+    """
+
+    primitives: tuple[Primitive, ...]
+    stride: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """How a module's arguments and parts map onto the engine.
+
+    Args:
+        plan: What the engine evaluates.
+        edges: The mixed operations, in the order of ``plan.edges``.
+        inputs: Names of the modules that prepare the input states; empty for a mixed operation by itself.
+        arguments: Names of the arguments of the module's ``forward``.
+        nested: Whether coefficients come as one table for each node instead of one for all edges.
+        num_outputs: How many of the last nodes form the output.
+        updates: How often a training step moves the running statistics: 2 in code that evaluates every mixed
+            operation twice.
+    """
+
+    plan: CellPlan
+    edges: tuple[Edge, ...]
+    inputs: tuple[str, ...]
+    arguments: tuple[str, ...]
+    nested: bool = False
+    num_outputs: int = 1
+    updates: int = 1
+
+    @property
+    def is_cell(self) -> bool:
+        return len(self.inputs) > 0
+
+    @property
+    def live(self) -> list[Primitive]:
+        """The primitives that the engine evaluates, in its order."""
+        return [primitive for edge in self.edges for primitive in edge.primitives if primitive.candidate is not None]
+
+    @property
+    def columns(self) -> tuple[tuple[int, ...], ...]:
+        """For each edge, which of its coefficients belong to live candidates."""
+        return tuple(tuple(k for k, p in enumerate(e.primitives) if p.candidate is not None) for e in self.edges)
+
+
+def arguments_of(module: nn.Module) -> tuple[str, ...]:
+    """Names of the arguments of ``module.forward``; empty if some may be left out or repeated."""
+    if isinstance(module, ScriptModule):
+        return ()
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters)
+    return tuple(p.name for p in parameters) if plain else ()
+
+
+def candidate_list(module: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """The one list of modules that ``module`` holds, with its name; ``None`` if it holds none or several."""
+    filled = [(n, part) for n, part in module.named_children() if isinstance(part, nn.ModuleList) and len(part) > 0]
+    return filled[0] if len(filled) == 1 else None
+
+
+def looks_mixed(module: nn.Module) -> bool:
+    """Whether ``module`` has the shape of a mixed operation: a list of candidates, ``forward(x, weights)``."""
+    return candidate_list(module) is not None and len(arguments_of(module)) == 2
+
+
+def mixed_operations(module: nn.Module) -> dict[str, nn.Module]:
+    """All that looks like a mixed operation in the list, or list of lists, that ``module`` holds, in order."""
+    found = candidate_list(module)
+    if found is None:
+        return {}
+    name, items = found
+    groups = {f"{name}.{i}": item for i, item in enumerate(items) if isinstance(item, nn.ModuleList)} or {name: items}
+    flat = {f"{prefix}.{j}": item for prefix, group in groups.items() for j, item in enumerate(group)}
+    return flat if all(looks_mixed(item) for item in flat.values()) else {}
+
+
+def looks_like_cell(module: nn.Module) -> bool:
+    """Whether ``module`` has the shape of a cell: mixed operations, ``forward`` of two states and coefficients."""
+    return len(mixed_operations(module)) > 0 and len(arguments_of(module)) in (3, 4)
+
+
+def read_candidates(module: nn.Module, prefix: str = "") -> tuple[Primitive, ...]:
+    """The candidates that ``module`` lists, with names that begin with ``prefix``.
+
+    Raises:
+        Unrecognised: If it does not hold one list, or a candidate is none that the engine knows.
+    """
+    found = candidate_list(module)
+    if found is None:
+        raise Unrecognised("it does not hold one list of candidates")
+    list_name, items = found
+    primitives = []
+    for position, item in enumerate(items):
+        path = f"{prefix}{list_name}.{position}"
+        try:
+            primitive = read_primitive(item)
+        except Unrecognised as error:
+            raise Unrecognised(f"candidate {path} ({type(item).__name__}): {error}") from None
+        except FOREIGN_ERRORS as error:
+            raise Unrecognised(f"candidate {path} ({type(item).__name__}) fails alone: {error}") from None
+        convolutions, norms = (
+            tuple(f"{path}.{n}" if n else path for n in names) for names in (primitive.convolutions, primitive.norms)
+        )
+        primitives.append(replace(primitive, convolutions=convolutions, norms=norms))
+    return tuple(primitives)
+
+
+def read_edge(module: nn.Module, prefix: str = "") -> Edge:
+    """The mixed operation that ``module``, named ``prefix`` in its owner, seems to be.
+
+    Raises:
+        Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
+    """
+    primitives = read_candidates(module, prefix)
+    strides = {p.stride for p in primitives}
+    channels = {p.channels for p in primitives if p.channels is not None}
+    if len(strides) != 1 or len(channels) != 1:
+        raise Unrecognised(f"its candidates have strides {sorted(strides)} and channels {sorted(channels)}")
+    return Edge(primitives, strides.pop(), channels.pop())
+
+
+def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: int, channels: int) -> CellPlan:
+    eps = {value for edge in edges for primitive in edge.primitives for value in primitive.eps}
+    seen = {edge.channels for edge in edges}
+    if len(eps) != 1 or len(seen) != 1 or channels % min(seen) != 0:
+        raise Unrecognised(f"its candidates see {sorted(seen)} of {channels} channels and add eps {sorted(eps)}")
+    strides = {edge.stride for edge, (source, _) in zip(edges, ends, strict=True) if source < num_inputs}
+    inside = {edge.stride for edge, (source, _) in zip(edges, ends, strict=True) if source >= num_inputs}
+    if len(strides) != 1 or not inside <= {1}:
+        raise Unrecognised(f"edges from its inputs have strides {sorted(strides)}, those inside {sorted(inside)}")
+    plans = [
+        EdgePlan(source, target, tuple(p.candidate for p in edge.primitives if p.candidate is not None))
+        for edge, (source, target) in zip(edges, ends, strict=True)
+    ]
+    num_nodes = max(target for _, target in ends) + 1 - num_inputs
+    try:
+        return CellPlan(channels, num_inputs, num_nodes, tuple(plans), strides.pop(), channels // seen.pop(), eps.pop())
+    except ValueError as error:
+        raise Unrecognised(str(error)) from None
+
+
+def edge_wirings(module: nn.Module) -> list[Wiring]:
+    """What a mixed operation may be: one wiring for each share of the channels that its candidates could see."""
+    edge = read_edge(module)
+    named = getattr(module, "k", None)
+    shares = [named] if isinstance(named, int) and named > 0 else [1, 2, 4, 8]
+    plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in shares]
+    return [Wiring(plan, (edge,), (), arguments_of(module)) for plan in plans]
+
+
+def cell_wiring(module: nn.Module) -> Wiring:
+    """What a cell seems to be: every node reads all earlier states, edges are listed node by node.
+
+    Raises:
+        Unrecognised: If the number of mixed operations or of other parts does not fit that.
+    """
+    operations = mixed_operations(module)
+    edges = [read_edge(operation, f"{name}.") for name, operation in operations.items()]
+    nodes = list(accumulate(range(2, len(edges) + 2)))
+    if len(edges) not in nodes:
+        raise Unrecognised(f"{len(edges)} mixed operations do not make a complete graph with two inputs")
+    num_nodes = nodes.index(len(edges)) + 1
+    ends = [(source, target) for target in range(2, num_nodes + 2) for source in range(target)]
+    found = candidate_list(module)
+    assert found is not None
+    inputs = [n for n, part in module.named_children() if n != found[0] and not isinstance(part, nn.ModuleList)]
+    if len(inputs) != 2:
+        raise Unrecognised(
+            f"it holds {len(inputs)} parts beside its mixed operations ({inputs}), not one for each input"
+        )
+    plan = _plan(edges, ends, 2, _channels_after(module.get_submodule(inputs[0]), edges[0].channels))
+    nested = isinstance(found[1][0], nn.ModuleList)
+    return Wiring(plan, tuple(edges), tuple(inputs), arguments_of(module), nested, num_nodes)
+
+
+def _channels_after(prepare: nn.Module, default: int) -> int:
+    """Channels that come out of the part that prepares an input."""
+    norms = [part.num_features for part in prepare.modules() if isinstance(part, nn.BatchNorm2d)]
+    return norms[-1] if norms else default
+
+
+def channels_before(prepare: nn.Module, default: int) -> int:
+    """Channels that the part which prepares an input reads."""
+    return next((part.in_channels for part in prepare.modules() if isinstance(part, nn.Conv2d)), default)
+
+
+def stride_of_input(prepare: nn.Module) -> int:
+    """By how much the part that prepares an input shrinks it."""
+    strides = [part.stride[0] for part in prepare.modules() if isinstance(part, nn.Conv2d)]
+    return math.prod({stride for stride in strides if isinstance(stride, int)})

@@ -1,0 +1,97 @@
+"""Whether an architecture search does what it says: ``fastnas check``."""
+
+from torch import Tensor, nn
+
+from fastnas.checks.engine import build_of
+from fastnas.checks.estimates import coefficient_findings, estimate_finding
+from fastnas.checks.finding import Finding, Report, Verdict, skipped
+from fastnas.checks.gradients import DRAWS, gradient_findings, observe
+from fastnas.checks.point import images_of, networks_of
+from fastnas.checks.steps import repeats, step_findings, traces, twin_finding
+from fastnas.checks.system import Build, Claim
+from fastnas.methods.method import Method
+from fastnas.spaces.cell_space import CellSpace
+from fastnas_kernels.check import require
+
+
+def check(
+    subject: CellSpace | nn.Module | Build,
+    method: Method | None = None,
+    *,
+    claim: Claim | None = None,
+    images: Tensor | None = None,
+    seed: int = 0,
+) -> Report:
+    """Compare the gradient of an architecture search with what it is claimed to be, on a tiny problem in float64.
+
+    The reference is made of values of the losses alone (central differences, and sums over all choices), so a graph
+    that was cut somewhere cannot fool it. Also looked at: penalties, what each step leaves alone, coefficients,
+    whether a step repeats.
+
+    A method of the library on a space or on a supernet of your own, called as ``supernet(images, mix)``::
+
+        print(fastnas.check(fastnas.NASBENCH201, fastnas.gdas()))
+
+    Any other code in a function from a seed to a :class:`fastnas.checks.system.System`: two losses as functions, two
+    steps as they are, and the claim::
+
+        def build(seed):
+            net, architect, optimizer = my_search(seed)  # float64, fresh
+
+            def outer(w, alpha, draw):
+                return cross_entropy(functional_call(net, {**w, **alpha}, images), labels)
+
+            return System(
+                w=dict(net.weights()), alpha=dict(net.logits()), outer=outer, inner=inner,
+                alpha_step=architect.step, weight_step=lambda: train_step(net, optimizer),
+                alpha_optimizer=architect.optimizer, weight_optimizer=optimizer,
+                claim=slope_after_step,  # second order
+            )
+
+        assert fastnas.check(build).ok
+
+    Args:
+        subject: A space, a supernet, or a function that builds a system.
+        method: What to check on it; not for a system, which is one already.
+        claim: What the gradient of alpha is, where the method has a part of your own that the library knows no
+            formula of: see :mod:`fastnas.checks.claims`.
+        images: Two batches ``[2, N, C, H, W]`` that the supernet takes, with at least two classes; tiny grey ones if
+            not given.
+        seed: Decides everything random.
+
+    Returns:
+        The findings; ``report.ok`` says whether nothing failed, ``print(report)`` all.
+
+    Raises:
+        ValueError: If the subject is none of these, or there is no formula to compare with.
+    """
+    if isinstance(subject, CellSpace | nn.Module):
+        require(method is not None, "check", "method must stand beside a space or a supernet", "none")
+        assert method is not None
+        build = build_of(method, networks_of(subject), images_of(seed) if images is None else images, claim)
+        space = subject if isinstance(subject, CellSpace) else subject.space
+        return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
+    remedy = "Its losses and its claim say all there is to say."
+    alone = method is None and claim is None and images is None
+    require(alone, "check", "a system must stand without method, claim and images", "one of them", remedy)
+    require(callable(subject), "check", "subject must be a space, a supernet or a function", type(subject).__name__)
+    return _check(getattr(subject, "__name__", "system"), subject, seed)
+
+
+def _check(title: str, build: Build, seed: int) -> Report:
+    one, other = traces(build, seed)
+    again = repeats(one, other)
+    if again.verdict is Verdict.FAILED:
+        # what cannot be repeated cannot be compared: the reference would see another draw than the step
+        why = "the steps do not repeat, so there is no gradient to compare"
+        return Report(title, (again, skipped("the hypergradient is the one that is claimed", why)))
+    first = observe(build, seed)
+    system = first.system
+    findings: list[Finding] = [
+        *gradient_findings([first, *(observe(build, seed + i) for i in range(1, DRAWS if system.random else 1))]),
+        *[estimate_finding(estimate) for estimate in system.estimates],
+        *step_findings(one),
+        *[twin_finding(twin, seed) for twin in system.twins],
+        *coefficient_findings(system),
+    ]
+    return Report(title, (*findings, again))

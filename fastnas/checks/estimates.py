@@ -1,0 +1,82 @@
+"""Are coefficients what is claimed, and random estimates right in the mean?"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fastnas.bilevel.problem import detached
+from fastnas.checks.finding import Finding, judged, skipped
+from fastnas.checks.system import Coefficients, Estimate, System
+
+ROUNDING = 1e-12  # a softmax of a dozen float64 numbers is good to a few 1e-16
+DRAWS = 4
+
+
+def coefficient_findings(system: System) -> list[Finding]:
+    """What is claimed of the coefficients, at a few draws."""
+    claimed = system.coefficients
+    titles = (
+        "the coefficients follow their formula",
+        "the coefficients of an edge sum to one",
+        "what is off has the coefficient zero exactly",
+    )
+    if claimed is None:
+        return [skipped(title, "nothing is claimed") for title in titles]
+    alpha = detached(system.alpha)
+    draws = range(DRAWS if system.random else 1)
+    values = [detached(claimed.values(alpha, draw)) for draw in draws]
+    formulas = [{} if claimed.formula is None else claimed.formula(alpha, draw) for draw in draws]
+    off = [{} if claimed.off is None else claimed.off(alpha, draw) for draw in draws]
+    pairs = list(zip(values, formulas, strict=True))
+    formula = _judged_rows(
+        titles[0],
+        [(v[name] - f[name]).abs() for v, f in pairs for name in f],
+        "A temperature divides the logits, before the softmax; a candidate that is dead takes no part in it.",
+    )
+    sums = _judged_rows(
+        titles[1],
+        [(x.sum(-1) - 1).abs() for v in values for name, x in v.items() if name not in claimed.exempt],
+        "Normalise over the candidates that are alive, and over nothing else.",
+    )
+    return [formula, sums, _zeros(titles[2], claimed, values, off)]
+
+
+def _judged_rows(title: str, errors: list[Tensor], remedy: str) -> Finding:
+    if not errors:
+        return skipped(title, "it is not claimed")
+    meaning = f"{sum(x.numel() for x in errors)} numbers"
+    worst = max(float(x.max()) for x in errors)
+    return judged(title, worst, ROUNDING, "rounding of float64", meaning, remedy)
+
+
+def _zeros(
+    title: str, claimed: Coefficients, values: Sequence[Mapping[str, Tensor]], off: Sequence[Mapping[str, Tensor]]
+) -> Finding:
+    errors = [v[name][mask].abs() for v, masks in zip(values, off, strict=True) for name, mask in masks.items()]
+    if not sum(x.numel() for x in errors):
+        return skipped(title, "nothing is off")
+    worst = max(float(x.max()) for x in errors if x.numel())
+    remedy = "Mask logits with minus infinity, or multiply by the mask: a small number still runs, decays and learns."
+    return judged(title, worst, 0.0, "exact zeros", f"{sum(x.numel() for x in errors)} numbers", remedy)
+
+
+def estimate_finding(estimate: Estimate) -> Finding:
+    """Whether the mean over samples is the exact expectation, in standard errors."""
+    exact = estimate.exact()
+    samples = [estimate.sample(i) for i in range(estimate.samples)]
+    worst = 0.0
+    for name, expected in exact.items():
+        drawn = torch.stack([sample[name].detach() for sample in samples])
+        deviation = drawn.std(0) / estimate.samples**0.5
+        off_by = (drawn.mean(0) - expected).abs()
+        # where nothing is random only rounding may differ
+        worst = max(worst, float((off_by / (deviation + 1e-9 * expected.abs().max() + 1e-15)).max()))
+    return judged(
+        estimate.name,
+        worst,
+        5.0,
+        f"five standard errors of the mean of {estimate.samples} samples; the seed is fixed, so chance strikes once",
+        f"the mean of {estimate.samples} samples is {worst:.1f} standard errors off at worst",
+        estimate.remedy,
+    )

@@ -1,0 +1,342 @@
+"""What the methods of the library claim of their gradients and coefficients.
+
+Shape suffixes: E edges of a cell, K candidates of an edge.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, first_order, unrolled
+from fastnas.bilevel.problem import Tensors
+from fastnas.bilevel.reinforce import Reinforce
+from fastnas.checks.claims import (
+    CentralDifference,
+    Scored,
+    StraightThrough,
+    probabilities,
+    slope_after_step,
+    slope_of_outer,
+)
+from fastnas.checks.point import Point, masks
+from fastnas.checks.system import Claim, Coefficients
+from fastnas.engine.coefficients import relax
+from fastnas.mechanisms.draw import (
+    BinaryGate,
+    Categorical,
+    Draw,
+    GumbelHard,
+    GumbelSoftmax,
+    Proximal,
+    TwoPaths,
+    gumbel_all,
+    gumbel_selected,
+    gumbel_selected_with_scalars,
+    proximal_value,
+)
+from fastnas.mechanisms.pruning import Alive
+from fastnas.mechanisms.relaxation import MaxW, Relaxation, raw, sigmoid, softmax
+from fastnas.methods.method import Method, Term
+from fastnas.supernet.inputs import input_sets, set_mask
+from fastnas.supernet.mix import Mix
+from fastnas_kernels.check import complaint
+
+_KNOWN_ROUTES = (gumbel_all, gumbel_selected, gumbel_selected_with_scalars)
+_ONE_HOT = (GumbelHard, Categorical, BinaryGate, TwoPaths)
+
+
+def claim_of(point: Point) -> Claim:
+    """What the gradient of the point's method is said to be.
+
+    Raises:
+        ValueError: If the method has a part of one's own that the library knows no formula of.
+    """
+    method = point.run.method
+    gradient, draw = method.hypergradient, method.draw
+    if isinstance(gradient, ImportanceWeighted):
+        living = _living(point)
+        importance = importance_of(gradient, len(point.search_batch.labels))
+        return Scored(_choice(point), importance, gradient.draws, _tau(point), living)
+    if isinstance(gradient, Reinforce):
+        advantage, judged_by = advantage_of(gradient), _reward(point)
+        return Scored(_choice(point), advantage, gradient.draws, _tau(point), _living(point), judged_by)
+    if gradient is first_order and _has_surrogate(method):
+        return StraightThrough(_hard(point), _soft(point), _loss_at(point), _passes(point))
+    if gradient is first_order:
+        return slope_of_outer
+    if gradient is unrolled and not _has_surrogate(method):
+        return slope_after_step
+    if isinstance(gradient, UnrolledByDifferences) and not _has_surrogate(method):
+        return CentralDifference(gradient.radius)
+    remedy = "Say what it is: check(..., claim=...), with one of fastnas.checks.claims or a function of your own."
+    got = f"hypergradient={gradient}, draw={draw}"
+    raise ValueError(complaint("check", f"the gradient of method {method.name} must have a known formula", got, remedy))
+
+
+def _is_hard(draw: Draw | None) -> bool:
+    return draw is not None and draw.turns_off
+
+
+def _holds_maximum(method: Method) -> bool:
+    return method.draw is None and isinstance(method.relaxation, MaxW) and method.relaxation.detach_max
+
+
+def _has_surrogate(method: Method) -> bool:
+    """Whether alpha's gradient is by definition not a slope of the coefficients that the loss is taken at."""
+    return _is_hard(method.draw) or _holds_maximum(method)
+
+
+def separate_penalties(method: Method) -> tuple[Term, ...]:
+    """The penalties whose gradient for alpha is their slope: all but those of hard choices and of scored draws."""
+    if _holds_maximum(method):
+        return ()
+    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
+    return tuple(term for term in method.penalties if term.expected or sampled)
+
+
+def _tau(point: Point) -> float:
+    return point.run.tau
+
+
+def importance_of(estimator: ImportanceWeighted, num_examples: int) -> Callable[[Tensor], Tensor]:
+    """From the losses ``[K]`` of draws to what each counts (Casale et al., 2019, arXiv:1902.05116), written out."""
+    temperature = num_examples if estimator.temperature is None else estimator.temperature
+
+    def importance(losses_K: Tensor) -> Tensor:
+        likelihood_K = (-losses_K * num_examples / temperature).exp()
+        return likelihood_K / (likelihood_K.sum() if estimator.self_normalised else len(losses_K))
+
+    return importance
+
+
+def advantage_of(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
+    """From the rewards ``[K]`` of draws to how far each is moved towards (Cai et al., 2019, arXiv:1812.00332, eq. 10,
+    less the mean reward of the others), written out."""
+
+    def advantage(rewards_K: Tensor) -> Tensor:
+        count = len(rewards_K)
+        others = [(rewards_K.sum() - r) / (count - 1) if estimator.baseline else 0 * r for r in rewards_K]
+        return (rewards_K - torch.stack(others)) / count
+
+    return advantage
+
+
+def _reward(point: Point) -> Callable[[Tensors, Tensors, int], Tensor]:
+    return lambda w, alpha, draw: point.reward(w, point.drawn(alpha, draw).mix)
+
+
+def _choice(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
+    def choice(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        mix = point.drawn(alpha, draw).mix.candidates
+        return {f"alpha.{name}": x.detach() for name, x in mix.items()} | inputs_read(point, mix)
+
+    return choice
+
+
+def _living(point: Point) -> dict[str, Tensor]:
+    """What takes part in the choices, under the names of alpha's tensors."""
+    living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
+    named = [name for name in point.run.state.alpha if name.startswith("inputs.")]
+    return living | {name: set_mask(point.run.space, torch.device("cpu")) for name in named}
+
+
+def inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sets of inputs that the coefficients ``[E, K]`` of every cell type read, one-hot under the names of their
+    logits; nothing where there are none."""
+    space, found = point.run.space, {}
+    for name, mix_EK in mix.items():
+        logits_BS = point.run.state.alpha.get(f"inputs.{name}")
+        if logits_BS is not None:
+            read = set((mix_EK.sum(-1) > 0).nonzero().flatten().tolist())
+            chosen = [[set(rows) <= read for rows in of_node] for of_node in input_sets(space)]
+            width = logits_BS.shape[1]
+            rows = [[float(s) for s in of_node] + [0.0] * (width - len(of_node)) for of_node in chosen]
+            found[f"inputs.{name}"] = torch.tensor(rows, dtype=torch.float64)
+    return found
+
+
+def _hard(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
+    def hard(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        mix = point.drawn(alpha, draw).mix
+        return {**mix.candidates, **{f"edges {name}": x for name, x in mix.edges.items()}}
+
+    return hard
+
+
+def _soft(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
+    """What each draw is differentiated through, as a function of values."""
+    method, living = point.run.method, masks(point.run.state.alive)
+    here = point.drawn(point.run.state.alpha)
+    as_soft = point.with_method(replace(method, draw=GumbelSoftmax())) if method.draw in _KNOWN_ROUTES else point
+
+    def of_cell(name: str, alpha: Tensors, draw: int) -> Tensor:
+        a_EK = alpha[f"alpha.{name}"]
+        match method.draw:
+            case GumbelHard():  # the same noise: it comes from the same stream
+                return as_soft.drawn(alpha, draw).mix.candidates[name]
+            case BinaryGate():
+                return probabilities(a_EK, _tau(point), living[name])
+            case TwoPaths():
+                return probabilities(a_EK, _tau(point), here.reached[name])
+            case Proximal():
+                return a_EK
+            case None:  # the maximum is held: its slope is left out
+                return probabilities(a_EK, _tau(point), living[name])
+        raise ValueError(
+            complaint("check", "draw must be one of the library", method.draw, "Say what it is: check(..., claim=...).")
+        )
+
+    def soft(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        rows = {name: of_cell(name, alpha, draw) for name in living}
+        edges = {f"edges {name}": x for name, x in edge_formula(point, alpha).items()}
+        if method.draw != gumbel_selected_with_scalars:
+            return {**rows, **edges}
+        others = {
+            f"offset {name}": (x_EK * (here.mix.candidates[name].detach() == 0)).sum(-1) for name, x_EK in rows.items()
+        }
+        return {**rows, **edges, **others}
+
+    return soft
+
+
+def _passes(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]] | None:
+    """Only the selected coefficient carries a gradient in these two forms."""
+    if point.run.method.draw not in (gumbel_selected, gumbel_selected_with_scalars):
+        return None
+    return lambda alpha, draw: point.drawn(alpha, draw).mix.candidates
+
+
+def _loss_at(point: Point) -> Callable[[Tensors, Tensors], Tensor]:
+    drawn, run = point.drawn(point.run.state.alpha).mix, point.run
+    others = [term for term in run.method.penalties if term not in separate_penalties(run.method)]
+
+    def loss(w: Tensors, at: Tensors) -> Tensor:
+        candidates = {name: at[name] for name in drawn.candidates}
+        edges = {name: at[f"edges {name}"] for name in drawn.edges}
+        offsets = {name: at.get(f"offset {name}", x.detach()) for name, x in drawn.offsets.items()}
+        total = point.loss(w, drawn._replace(candidates=candidates, edges=edges, offsets=offsets))
+        return total + sum(term.weight(run.at) * term.penalty(candidates) for term in others)
+
+    return loss
+
+
+def edge_formula(point: Point, alpha: Tensors) -> dict[str, Tensor]:
+    """The coefficients of the edges ``[E]``, summing to one at every node, written out."""
+    space = point.run.space
+    rows = [space.rows(space.num_inputs + node) for node in range(space.num_nodes)]
+    return {
+        name.removeprefix("beta."): torch.cat([probabilities(beta_E[row.start : row.stop]) for row in rows])
+        for name, beta_E in alpha.items()
+        if name.startswith("beta.")
+    }
+
+
+def coefficients_of(point: Point) -> Coefficients:
+    """What is claimed of the coefficients of both steps, of the relaxation once something was pruned, and of edges."""
+    method, space, state = point.run.method, point.run.space, point.run.state
+    pruned = {name: tuple(map(_without_one, rows)) for name, rows in state.alive.items()}
+    living, left = masks(state.alive), masks(pruned)
+
+    def values(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        of_alpha, of_weights = (point.drawn(alpha, draw, phase).mix for phase in ("alpha", "weights"))
+        after = relax(method, space, alpha, pruned, _tau(point))
+        rows = {
+            f"{phase} {name}": x
+            for phase, mix in _phases(of_alpha, of_weights, after)
+            for name, x in mix.candidates.items()
+        }
+        return {**rows, **_by_node(point, of_alpha.edges)}
+
+    def formula(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        found: dict[str, Tensor | None] = {**_by_node(point, edge_formula(point, alpha))}
+        for name, alive_EK in living.items():
+            a_EK, tau = alpha[f"alpha.{name}"], _tau(point) if method.draw is None else 1.0
+            found[f"pruned {name}"] = _relaxed(method.relaxation, a_EK, left[name], tau)
+            for phase in ("alpha", "weights"):
+                own = method.weight_draw if phase == "weights" else None
+                drawn = point.drawn(alpha, draw, phase).mix.candidates[name]
+                of_draw = _drawn(own or method.draw, drawn, a_EK, alive_EK)
+                relaxed = _relaxed(method.relaxation, a_EK, alive_EK, tau)
+                found[f"{phase} {name}"] = relaxed if own is None and method.draw is None else of_draw
+        return {name: x for name, x in found.items() if x is not None}
+
+    def off(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        mix = point.drawn(alpha, draw, "weights").mix
+        dead = {f"alpha {name}": ~alive_EK for name, alive_EK in living.items()}
+        dead |= {f"pruned {name}": ~alive_EK for name, alive_EK in left.items()}
+        return dead | {f"weights {name}": ~_on(rows, living[name]) for name, rows in mix.alive.items()}
+
+    sums = method.relaxation is softmax
+    kept = [] if sums or method.draw is not None else ["alpha", "weights"]
+    kept += [] if sums else ["pruned"]
+    reads_some = any(name.startswith("inputs.") for name in state.alpha)
+    kept += ["alpha", "weights"] if isinstance(method.draw, Proximal) or reads_some else []
+    exempt = tuple(f"{phase} {name}" for phase in kept for name in living)
+    return Coefficients(values=values, formula=formula, exempt=exempt, off=off)
+
+
+def _phases(of_alpha: Mix, of_weights: Mix, after: Mix) -> list[tuple[str, Mix]]:
+    return [("alpha", of_alpha), ("weights", of_weights), ("pruned", after)]
+
+
+def _by_node(point: Point, edges: Tensors) -> dict[str, Tensor]:
+    space = point.run.space
+    rows = {node: space.rows(space.num_inputs + node) for node in range(space.num_nodes)}
+    return {f"edges {name} {node}": x[row.start : row.stop] for name, x in edges.items() for node, row in rows.items()}
+
+
+def _without_one(row: tuple[bool, ...]) -> tuple[bool, ...]:
+    """The last candidate that is alive dies, unless it is the only one."""
+    alive = [k for k, lives in enumerate(row) if lives]
+    return tuple(lives and (len(alive) == 1 or k != alive[-1]) for k, lives in enumerate(row))
+
+
+def _on(rows: tuple[tuple[int, ...], ...], like_EK: Tensor) -> Tensor:
+    on_EK = torch.zeros_like(like_EK)
+    for row, columns in enumerate(rows):
+        on_EK[row, list(columns)] = True
+    return on_EK
+
+
+def _relaxed(relaxation: Relaxation, a_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor | None:
+    """Each relaxation of the library, written out; ``None`` for one of a user's own."""
+    if relaxation is softmax:
+        return probabilities(a_EK, tau, alive_EK)
+    if relaxation is sigmoid:
+        return alive_EK / (1 + (-a_EK / tau).exp())
+    if relaxation is raw:
+        return a_EK * alive_EK
+    if isinstance(relaxation, MaxW):
+        p_EK = probabilities(a_EK, tau, alive_EK)
+        return (1 - p_EK.amax(-1, keepdim=True) + p_EK) * alive_EK
+    return None
+
+
+def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
+    """One of a row for the draws that choose, and the value that is kept for the paper's form of NASP."""
+    if isinstance(draw, _ONE_HOT):
+        read_E1 = drawn_EK.sum(-1, keepdim=True) > 0  # nothing is mixed on the edges that a draw of inputs leaves out
+        return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK) * read_E1
+    if isinstance(draw, Proximal) and draw.project is proximal_value:
+        size_EK = a_EK.abs().masked_fill(~alive_EK, -torch.inf)
+        return a_EK * (size_EK == size_EK.amax(-1, keepdim=True))
+    return None
+
+
+def two_left(point: Point) -> tuple[dict[str, Alive], list[tuple[str, int, tuple[int, int]]]]:
+    """Alive masks that leave two candidates on at most three edges and one on the others, and those edges with their
+    pairs: few enough architectures to try them all."""
+    space, chosen, alive = point.run.space, [], {}
+    places = [(name, row) for name in space.cell_types for row in (0, len(space.edges) - 1)][:3]
+    for name, rows in point.run.state.alive.items():
+        kept = []
+        for row, lives in enumerate(rows):
+            columns = [k for k, on in enumerate(lives) if on and space.primitives[k] != "none"]
+            left = columns[-2:] if (name, row) in places and len(columns) > 1 else columns[:1]
+            kept.append(tuple(k in left for k in range(len(lives))))
+            if len(left) > 1:
+                chosen.append((name, row, (left[0], left[1])))
+        alive[name] = tuple(kept)
+    return alive, chosen

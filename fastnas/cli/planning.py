@@ -1,0 +1,109 @@
+"""Plans for whole experiments: the command ``fastnas plan``, and what ``--budget`` means to a search."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from tyro.conf import arg
+
+from fastnas.experiment.experiment import Experiment, method_named
+from fastnas.memory.described import described
+from fastnas.memory.planner import Change, Plan, plan
+from fastnas.memory.scaling import Pieces, Scaled, counts_up_to, scaled, weight_transfers
+from fastnas.supernet.own import load_space
+
+OnState = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanCommand:
+    """Say what a search will need, and how to run it within a budget; no data is needed.
+
+    With several GPUs the budget is that of each, the batch is shared by all, and a table says how much faster each
+    number of them is. The exit status is 1 if nothing fits.
+
+    Args:
+        recipe: Settings to start from: a name or the config.json of a run. Options given beside it win.
+        budget: A size as 24GiB, a GPU as H100, cuda:N for what is free on it, or ram for what is free in this machine.
+        allow: What may change although it changes the search: precision, batch.
+        timed: Run some steps of a small batch on the device of the search, to know what evaluating again costs.
+        gpus: GPUs of a node.
+        nodes: Nodes.
+        bandwidth: Between two GPUs over the slowest link, GB a second: 25 is a network card of 200 Gbit/s.
+        cores: For reading images, beside each GPU.
+        images_per_core: That one core reads in a second (`python profiling/loading.py`); unset if that is no limit.
+        experiment: What to do.
+    """
+
+    recipe: str = "digits"
+    budget: str = "ram"
+    allow: tuple[Change, ...] = ()
+    timed: bool = True
+    gpus: int = 1
+    nodes: int = 1
+    bandwidth: float = 25.0
+    cores: int = 8
+    images_per_core: float | None = None
+    experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
+
+
+def plan_of(command: PlanCommand, on_state: OnState, *, neighbours: bool = True) -> Plan:
+    """The plan that ``command`` asks for.
+
+    Args:
+        command: The search and its budget.
+        on_state: Told what is being done.
+        neighbours: Look for the next cheaper and the next dearer plan as well.
+    """
+    experiment = command.experiment
+    counts_up_to(command.gpus, command.nodes, experiment.config.batch_size)  # raises where they cannot share the batch
+    own = experiment.config.batch_size // (command.gpus * command.nodes)
+    return plan(
+        load_space(experiment.space),
+        method_named(experiment.method, experiment.strength),
+        described(experiment.data, experiment.resolution),
+        replace(experiment.config, batch_size=own),
+        budget=command.budget,
+        allow=command.allow,
+        timed=command.timed,
+        neighbours=neighbours,
+        on_state=on_state,
+    )
+
+
+def scaling_of(command: PlanCommand, found: Plan) -> list[Scaled]:
+    """How the search of a plan scales over the GPUs that ``command`` names; nothing for one, or without a time."""
+    if command.gpus * command.nodes == 1 or found.chosen is None or found.chosen.seconds is None:
+        return []
+    option, method = found.chosen, found.asked.method
+    causes = option.prediction.peak.causes
+    moves = 1 if method.protocol.joint else 1 + weight_transfers(method.hypergradient)
+    pieces = Pieces(
+        fixed=0.0,
+        per_image=found.chosen.seconds / option.config.batch_size,
+        num_bytes=causes.get("alpha", 0) + moves * causes.get("weights", 0),
+        messages=2 * moves + 2,
+        images=command.experiment.config.batch_size * (1 if method.protocol.joint else 2),
+        bandwidth=command.bandwidth * 1e9,
+        cores=command.cores,
+        images_per_core=command.images_per_core,
+    )
+    batch_size = command.experiment.config.batch_size
+    return list(scaled(pieces, batch_size, counts_up_to(command.gpus, command.nodes, batch_size)))
+
+
+def planned(experiment: Experiment, budget: str, on_state: OnState, processes: int = 1) -> Experiment:
+    """``experiment`` with what is evaluated again chosen so that a step of its search fits ``budget``.
+
+    Args:
+        experiment: What to do.
+        budget: Of each process.
+        on_state: Told what is being done.
+        processes: That share every batch.
+
+    Raises:
+        ValueError: If nothing fits, naming what would make it fit.
+    """
+    command = PlanCommand(budget=budget, gpus=processes, experiment=experiment)
+    found = plan_of(command, on_state, neighbours=False)
+    return replace(experiment, config=replace(experiment.config, recompute=found.config.recompute))

@@ -1,0 +1,74 @@
+"""What the command line prints of results."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from fastnas.experiment.experiment import Outcome
+from fastnas.experiment.series import Judged
+from fastnas.files import read_json_lines
+from fastnas.report.text import genotype_text
+from fastnas.spaces.formats import genotype_to_text
+from fastnas.training.retrain import RetrainResult
+
+
+def series_table(judged: Sequence[Judged], best: int) -> Table:
+    """What came of several searches, and which one goes on."""
+    table = Table("run", title="judged by a short retraining")
+    for heading in ("seed", "strength", "held-out accuracy", "", "stopped"):
+        table.add_column(heading)
+    for number, one in enumerate(judged):
+        strength = "–" if one.strength is None else f"{one.strength:g}"
+        marks = f"{100 * one.accuracy:.2f} %", "best" if number == best else "", one.stopped
+        table.add_row(str(number), str(one.seed), strength, *marks)
+    return table
+
+
+def print_outcome(outcome: Outcome, console: Console) -> None:
+    """The architecture, what is known of it, and how it compares with random ones."""
+    if outcome.stopped:
+        console.print(f"the search stopped early: {outcome.stopped}", highlight=False, soft_wrap=True)
+    console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
+    console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
+    if outcome.cost is not None:
+        console.print(f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}", highlight=False, soft_wrap=True)
+    if outcome.table is not None:
+        console.print(f"known of this architecture: {outcome.table}", highlight=False, soft_wrap=True)
+    if outcome.searched is not None:
+        console.print(comparison_table(outcome.searched, outcome.random))
+        console.print(verdict(outcome.searched, outcome.random), highlight=False, soft_wrap=True)
+    for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
+        skipped = f"{len(read_json_lines(path))} images could not be read and were skipped: {path}"
+        console.print(skipped, highlight=False, soft_wrap=True)
+    console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
+
+
+def comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -> Table:
+    """The trained networks, a row each."""
+    table = Table("network", title="retrained with the same budget")
+    for heading in ("parameters", "multiply-adds", "test accuracy", "seconds"):
+        table.add_column(heading, justify="right")
+    for i, result in enumerate([searched, *random]):
+        table.add_row(
+            f"random {i}" if i else "searched",
+            f"{result.num_params:,}",
+            f"{result.multiply_adds:,}",
+            f"{100 * result.test_accuracy:.2f} %",
+            f"{result.seconds:.1f}",
+        )
+    return table
+
+
+def verdict(searched: RetrainResult, random: Sequence[RetrainResult]) -> str:
+    """Who won, in a line."""
+    found = f"searched: {100 * searched.test_accuracy:.2f} %"
+    if not random:
+        return found
+    accuracies = [result.test_accuracy for result in random]
+    mean, best = sum(accuracies) / len(accuracies), max(accuracies)
+    beaten = sum(searched.test_accuracy > accuracy for accuracy in accuracies)
+    return (
+        f"{found}   random: mean {100 * mean:.2f} %, best {100 * best:.2f} % of {len(random)}   "
+        f"(the search beats {beaten} of them)"
+    )

@@ -1,0 +1,131 @@
+"""What a derived network may cost: settings of a run, and the method that heeds them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from fastnas.bilevel.reinforce import Reinforce
+from fastnas.costs.expectation import CostObjective, CostReward, RelativeCost, expected_cost
+from fastnas.costs.latency import load_table
+from fastnas.costs.limit import DeriveWithin
+from fastnas.costs.penalties import LogPenalty, ProductPenalty
+from fastnas.costs.tables import (
+    CostTable,
+    NetworkSize,
+    activation_table,
+    multiply_add_table,
+    parameter_table,
+    weighted_sum,
+)
+from fastnas.files import STRICT
+from fastnas.mechanisms.schedules import Constant
+from fastnas.methods.method import Method, Term
+from fastnas.spaces.cell_space import CellSpace
+from fastnas_kernels.check import require
+
+_COUNTED = {
+    "parameters": parameter_table,
+    "multiply-adds": multiply_add_table,
+    "activation-bytes": activation_table,
+}
+WHERE = "cost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostConfig:
+    """The cost of the network that is retrained: a price that alpha sees, and a limit that is never passed.
+
+    Args:
+        of: parameters, multiply-adds, activation-bytes, or the file of a table that `fastnas latency` measured at the
+            size of the retrained network, which counts in milliseconds; unset for no cost.
+        penalty: How the expected cost C joins the loss L that alpha sees: linear, L + strength (C - target) / target
+            (ProxylessNAS, SNAS); log, L (log C / log target)^exponent; product, L (C / target)^exponent, and for a
+            method that learns from rewards R (target / C)^exponent of what was sampled; unset for none.
+        strength: Of the linear penalty, in units of the loss for each multiple of the target.
+        exponent: Of the log and the product penalty; unset for the published 0.3 and 0.07, and 0.1 for rewards.
+        target: In the unit of the cost; unset for what an undecided network costs on average.
+        limit: Most that the derived network may cost, in the unit of the cost; unset for no limit.
+    """
+
+    __pydantic_config__ = STRICT
+
+    of: str | None = None
+    penalty: Literal["linear", "log", "product"] | None = None
+    strength: float = 0.1
+    exponent: float | None = None
+    target: float | None = None
+    limit: float | None = None
+
+    def __post_init__(self) -> None:
+        asked = self.penalty is not None or self.limit is not None
+        rule = "of must stand beside a penalty or a limit, and they beside it"
+        got = f"of={self.of}, penalty={self.penalty}, limit={self.limit}"
+        require((self.of is not None) == asked, WHERE, rule, got)
+        for name in ("strength", "exponent", "target", "limit"):
+            value = getattr(self, name)
+            require(value is None or value > 0, WHERE, f"{name} must be positive", value)
+
+
+def cost_table(config: CostConfig, space: CellSpace, size: NetworkSize) -> CostTable | None:
+    """The costs that ``config`` speaks of, or ``None`` where it speaks of none.
+
+    Args:
+        config: What is counted.
+        space: Whose candidates.
+        size: The network that is meant. A latency table must be one of it, for any number of images.
+
+    Raises:
+        ValueError: If ``config.of`` is neither a name nor the file of a table of this space and size.
+    """
+    if config.of is None:
+        return None
+    if config.of in _COUNTED:
+        return _COUNTED[config.of](space, size)
+    path = Path(config.of)
+    rule = f"of must be one of {', '.join(_COUNTED)}, or the file of a latency table"
+    require(path.is_file(), WHERE, rule, repr(config.of), "Measure one with fastnas latency.")
+    measured = load_table(path, space)
+    measured = load_table(path, space, replace(size, batch_size=measured.size.batch_size))
+    return weighted_sum([measured.costs(space)], [1000.0], "milliseconds")
+
+
+def within_budget(method: Method, config: CostConfig, table: CostTable | None) -> Method:
+    """``method`` with the penalty and the limit of ``config``.
+
+    The cost is expected, taken at the relaxation of alpha: its gradient is exact under every draw and estimator.
+
+    Args:
+        method: What to do otherwise.
+        config: Penalty and limit.
+        table: The costs, of :func:`cost_table`.
+
+    Raises:
+        ValueError: If no architecture is within the limit, or the method cannot heed this penalty.
+    """
+    if table is None:
+        return method
+    target = undecided_cost(table) if config.target is None else config.target
+    if config.penalty == "linear":
+        term = Term(RelativeCost(table, target), Constant(config.strength), expected=True)
+        method = replace(method, penalties=(*method.penalties, term))
+    elif config.penalty == "log":
+        exponent = 0.3 if config.exponent is None else config.exponent
+        method = replace(method, objective=CostObjective(table, LogPenalty(target=target, exponent=exponent)))
+    elif config.penalty == "product" and isinstance(method.hypergradient, Reinforce):
+        exponent = 0.1 if config.exponent is None else config.exponent
+        method = replace(method, reward=CostReward(table, target, exponent))
+    elif config.penalty == "product":
+        exponent = 0.07 if config.exponent is None else config.exponent
+        method = replace(method, objective=CostObjective(table, ProductPenalty(target=target, exponent=exponent)))
+    if config.limit is not None:
+        method = replace(method, derivation=DeriveWithin(table, config.limit, method.derivation))
+    return method
+
+
+def undecided_cost(table: CostTable) -> float:
+    """The mean cost of networks whose edges and candidates are drawn evenly, in the unit of ``table``."""
+    space = table.space
+    alive = {cell_type: torch.tensor(space.alive(cell_type)).double() for cell_type in space.cell_types}
+    return float(expected_cost({name: rows / rows.sum(-1, keepdim=True) for name, rows in alive.items()}, table))

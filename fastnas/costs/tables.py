@@ -1,0 +1,294 @@
+"""What every candidate costs at the place where it stands in a derived network.
+
+Costs add up: that of a derived network is the constant of a table and the entries of the edges that were kept.
+Shape suffixes: E edges of a cell, K candidates of an edge.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.costs.counts import activation_bytes, multiply_adds, num_parameters
+from fastnas.networks.derived import DerivedCell, build_network
+from fastnas.spaces.cell_space import CellSpace, Edge, require_depth
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.sampling import random_genotype
+from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.chain import DerivedBlock
+from fastnas.supernet.chain_layout import chain_layout, proxyless_shape
+from fastnas.supernet.layout import darts_layout, has_reductions
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS
+from fastnas.supernet.mix import built_on
+from fastnas_kernels.check import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSize:
+    """The size of the derived network whose cost is meant: usually not that of the supernet.
+
+    Args:
+        channels: Channels of the first cells, or of the first block of a chain.
+        cells: Depth, or cells in a stage where reductions are fixed (nasbench201), or blocks in a stage of a chain.
+        resolution: Side of the images in pixels.
+        image_channels: 3 for colour, 1 for grey images.
+        num_classes: Size of the logits.
+        large: Begin with three strided convolutions, for images of hundreds of pixels.
+        batch_size: Images of one pass, for activation bytes and latency; the other costs are those of one image.
+    """
+
+    channels: int = 16
+    cells: int = 8
+    resolution: int = 32
+    image_channels: int = 3
+    num_classes: int = 10
+    large: bool = False
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "cells", "resolution", "image_channels", "num_classes", "batch_size"):
+            require(getattr(self, name) >= 1, "NetworkSize", f"{name} must be positive", getattr(self, name))
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of one image."""
+        return self.image_channels, self.resolution, self.resolution
+
+    def build(self, genotype: Genotype, own: CellSpace | None = None) -> nn.Module:
+        """The derived network of ``genotype``, without auxiliary head; ``own`` is its space, if it is no known one."""
+        return build_network(
+            genotype,
+            self.num_classes,
+            self.channels,
+            self.cells,
+            self.image_channels,
+            self.resolution,
+            self.large,
+            False,
+            own,
+        )
+
+
+class Candidate(NamedTuple):
+    """A primitive at a place; two of the same values cost the same. ``side`` is that of its input in pixels, and
+    ``outputs`` its output channels where they are not bound to be those that it reads."""
+
+    primitive: str
+    channels: int
+    stride: int
+    side: int
+    outputs: int | None = None
+
+    def build(self, space: CellSpace) -> nn.Module:
+        """As it stands in a derived network."""
+        if self.outputs is not None:
+            return MBCONV_OPERATIONS[self.primitive](self.channels, self.outputs, self.stride, False)
+        return operations_of(space)[self.primitive](self.channels, self.stride, False)
+
+
+class _Cell(NamedTuple):
+    """A cell of the network, or all blocks of a chain."""
+
+    cell_type: str
+    candidates: Sequence[tuple[int, int, Candidate]]  # with the row and column in alpha
+
+
+@dataclass(frozen=True, eq=False)
+class CostTable:
+    """The cost of every candidate, and of what every derived network has.
+
+    Args:
+        space: Whose candidates these are.
+        unit: What the numbers count: ``"parameters"``, ``"multiply-adds"``, ``"bytes"``, ``"seconds"``.
+        cells: The type of every cell of the network and the costs of its candidates, float64 ``[E, K]``; 0 where an
+            edge does not have a candidate.
+        constant: What stem, preprocessing, fixed reductions and classifier cost together.
+    """
+
+    space: CellSpace
+    unit: str
+    cells: Sequence[tuple[str, Tensor]]
+    constant: float
+
+    @cached_property
+    def candidates(self) -> Mapping[str, Tensor]:
+        """The costs ``[E, K]`` of each cell type, summed over its cells: what a choice for the type costs."""
+        zero = torch.zeros(len(self.space.edges), len(self.space.primitives), dtype=torch.float64)
+        return {t: sum((cost for of, cost in self.cells if of == t), zero) for t in self.space.cell_types}
+
+
+def parameter_table(space: CellSpace, size: NetworkSize) -> CostTable:
+    """Trained scalars; the sum is exact."""
+    return _by_difference(space, size, "parameters", lambda module, shape: num_parameters(module))
+
+
+def multiply_add_table(space: CellSpace, size: NetworkSize) -> CostTable:
+    """Multiply-adds of one image; the sum is exact. As :func:`fastnas.costs.counts.multiply_adds` counts them."""
+    return _by_difference(space, size, "multiply-adds", multiply_adds)
+
+
+def activation_table(space: CellSpace, size: NetworkSize) -> CostTable:
+    """Bytes that a training pass keeps for its backward pass, measured from what autograd saves.
+
+    The sum is exact as long as no two edges save one tensor. Two pools that read the same state do: they both count
+    it, so the sum is then an upper bound.
+    """
+
+    def cost_of(candidate: Candidate) -> float:
+        with torch.device("meta"):
+            x = torch.empty(size.batch_size, candidate.channels, candidate.side, candidate.side)
+            return activation_bytes(candidate.build(space), x.to(memory_format=torch.channels_last))
+
+    with torch.device("meta"):
+        network = size.build(random_genotype(space, 0), space)
+        in_edges = [operation for module in network.modules() for operation in _operations(module)]
+        constant = activation_bytes(network, torch.empty(size.batch_size, *size.image_shape), in_edges)
+    return tabulate(space, size, "bytes", cost_of, constant)
+
+
+def weighted_sum(tables: Sequence[CostTable], weights: Sequence[float], unit: str) -> CostTable:
+    """One cost of several, as SNAS adds parameters, operations and memory accesses (Xie et al., 2019,
+    arXiv:1812.09926).
+
+    Args:
+        tables: Of one space and one network.
+        weights: One for each table, in ``unit`` for each of the table's units.
+        unit: What to call the sum.
+    """
+    where = "weighted_sum"
+    require(len(tables) > 0, where, "tables must not be empty", "none")
+    require(len(weights) == len(tables), where, f"weights must be {len(tables)}, one for each table", len(weights))
+    layouts = {(table.space, tuple(cell_type for cell_type, _ in table.cells)) for table in tables}
+    require(len(layouts) == 1, where, "tables must be of one space and depth", f"{len(layouts)} different ones")
+    weighted = list(zip(weights, tables, strict=True))
+    cells = [
+        (cell_type, torch.stack([weight * table.cells[i][1] for weight, table in weighted]).sum(0))
+        for i, (cell_type, _) in enumerate(tables[0].cells)
+    ]
+    return CostTable(tables[0].space, unit, cells, sum(weight * table.constant for weight, table in weighted))
+
+
+def tabulate(
+    space: CellSpace, size: NetworkSize, unit: str, cost_of: Callable[[Candidate], float], constant: float
+) -> CostTable:
+    """Ask ``cost_of`` once for every different candidate of the network and write the answers into a table."""
+    known = {candidate: cost_of(candidate) for candidate in distinct_candidates(space, size)}
+    cells = []
+    for cell in _cells(space, size):
+        costs = torch.zeros(len(space.edges), len(space.primitives), dtype=torch.float64)
+        for row, column, candidate in cell.candidates:
+            costs[row, column] = known[candidate]
+        cells.append((cell.cell_type, costs))
+    return CostTable(space, unit, cells, constant)
+
+
+def distinct_candidates(space: CellSpace, size: NetworkSize) -> list[Candidate]:
+    """The candidates of the network that differ in anything that decides their cost, in the order of the network.
+    ``none`` is left out where derivation cannot keep it, and where its block is then left out."""
+    return list(dict.fromkeys(candidate for cell in _cells(space, size) for _, _, candidate in cell.candidates))
+
+
+def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
+    side = size.resolution
+    remedy = "Its operations are paid once, however many connections lead to them: no sum over connections is the cost."
+    rule = f"the space must be one whose costs add up over edges, which {space.name} is not"
+    require(space.dag is None, "cost", rule, "a full graph", remedy)
+    if space.stages is not None:
+        return [_Cell("normal", list(_of_chain(space, size)))]
+    if not has_reductions(space):
+        return [
+            _Cell("normal", list(_of_cell(space, "normal", size.channels << stage, 1, -(-side // (1 << stage)))))
+            for stage in range(3)
+            for _ in range(size.cells)
+        ]
+    side, cells = -(-side // 8) if size.large else side, []
+    for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
+        if place.cell_type in space.cell_types:  # what is fixed is part of the constant
+            candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
+            cells.append(_Cell(place.cell_type, list(candidates)))
+        side = -(-side // place.stride)
+    return cells
+
+
+def _of_cell(
+    space: CellSpace, cell_type: str, channels: int, cell_stride: int, cell_side: int
+) -> Iterator[tuple[int, int, Candidate]]:
+    """The row and column in alpha of every candidate that a genotype may hold, and where it stands.
+
+    Args:
+        space: The graph.
+        cell_type: Whose candidates.
+        channels: Of every state inside the cell.
+        cell_stride: 2 in a cell that halves the resolution, otherwise 1.
+        cell_side: Of the input states in pixels, once they are brought to the cell's channels.
+    """
+    for row, edge in enumerate(space.edges):
+        strided = edge.source < space.num_inputs
+        stride, side = (cell_stride, cell_side) if strided else (1, -(-cell_side // cell_stride))
+        for primitive in space.derivable_on(cell_type, row):
+            yield row, space.primitives.index(primitive), Candidate(primitive, channels, stride, side)
+
+
+def _of_chain(space: CellSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
+    """The same for the blocks of a chain."""
+    require_depth(space, size.cells)
+    side = -(-size.resolution // 2) if size.large else size.resolution
+    for row, place in enumerate(chain_layout(space, proxyless_shape(size.channels))):
+        for primitive in built_on(space, "normal", row):
+            candidate = Candidate(primitive, place.inputs, place.stride, side, place.outputs)
+            yield row, space.primitives.index(primitive), candidate
+        side = -(-side // place.stride)
+
+
+def _by_difference(
+    space: CellSpace, size: NetworkSize, unit: str, count: Callable[[nn.Module, tuple[int, int, int]], int]
+) -> CostTable:
+    """A table of a cost that adds up exactly: its constant is what one network has beyond its edges."""
+
+    def cost_of(candidate: Candidate) -> float:
+        with torch.device("meta"):
+            return count(candidate.build(space), (candidate.channels, candidate.side, candidate.side))
+
+    genotype = random_genotype(space, 0)
+    with torch.device("meta"):
+        whole = count(Logits(size.build(genotype, space)), size.image_shape)
+    table = tabulate(space, size, unit, cost_of, 0.0)
+    return CostTable(space, unit, table.cells, whole - derived_cost(genotype, table))
+
+
+class Logits(nn.Module):
+    """A derived network as a function of images alone."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[0]
+
+
+def _operations(module: nn.Module) -> list[nn.Module]:
+    """The primitives of a cell or block of a derived network; nothing of other modules."""
+    if isinstance(module, DerivedBlock):
+        return [] if module.operation is None else [module.operation]
+    return [op for node in module.nodes for op in node.children()] if isinstance(module, DerivedCell) else []
+
+
+def derived_cost(genotype: Genotype, table: CostTable) -> float:
+    """What the derived network of ``genotype`` costs, in the unit of ``table``.
+
+    Raises:
+        ValueError: If the genotype is not one of the table's space.
+    """
+    space = table.space
+    space.check(genotype)
+    total = table.constant  # added up in the order of alpha's rows, as the search for a genotype within a limit does
+    for cell_type, cell in genotype.cells.items():
+        costs = table.candidates[cell_type].tolist()
+        for target, genes in zip(space.targets, cell.nodes, strict=True):
+            for primitive, source in sorted(genes, key=lambda gene: gene.source):
+                total += costs[space.row(Edge(source, target))][space.primitives.index(primitive)]
+    return total

@@ -1,0 +1,123 @@
+"""Images as they lie in files, decoded no larger than somebody needs them."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastnas.data.jpeg import JpegDecoder, Part, cut, decode_jpeg, frame, rows_to_read, with_height
+from fastnas_kernels.check import complaint
+
+# What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+END = b"\xff\xd9"  # of a JPEG file
+DIVISORS = (8, 4, 2)  # of both sides, which a JPEG decoder can apply while it inverts the cosine transform
+
+
+class UnreadableImage(ValueError):
+    """A file that holds no image, or a broken one.
+
+    Args:
+        name: The file.
+        got: What is wrong with it.
+    """
+
+    def __init__(self, name: str, got: str) -> None:
+        super().__init__(complaint("data", f"{name} must be a readable image", got, "Replace or delete the file."))
+        self.name, self.got = name, got
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.got)
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The content of an image file; grey ones, palettes, transparency and CMYK all become RGB.
+
+    Args:
+        name: The file, for complaints.
+        content: Its bytes.
+        jpeg: Decodes the JPEG files that it takes; all others, and other formats, are Pillow's.
+    """
+
+    name: str
+    content: bytes
+    jpeg: JpegDecoder = decode_jpeg
+
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, from the head of the file.
+
+        Raises:
+            UnreadableImage: If there is none.
+        """
+        head = frame(self.content)
+        if head is not None:
+            height, width = head.height, head.width
+        else:
+            try:
+                with Image.open(io.BytesIO(self.content)) as image:
+                    height, width = image.height, image.width
+            except UNREADABLE as error:
+                raise UnreadableImage(self.name, described(error)) from None
+        if min(height, width) == 0:
+            raise UnreadableImage(self.name, f"{height} by {width} pixels")
+        return height, width
+
+    def decode(self) -> Tensor:
+        """All pixels, uint8 ``[3, H, W]``.
+
+        Raises:
+            UnreadableImage: If they cannot be decoded.
+        """
+        return self._decoded(Part(0, 0, *self.size()), 1)
+
+    def decode_part(self, part: Part, least: int) -> Tensor:
+        """The pixels of a part of the image, uint8 ``[3, height, width]``, or fewer of them.
+
+        If both sides of the part are at least 2, 4 or 8 times ``least``, a JPEG file is decoded to that fraction of its
+        size, by a smaller inverse cosine transform. The borders are rounded to whole pixels of the smaller image.
+        Rows below the part are not decoded, which changes nothing.
+
+        Args:
+            part: Which, in pixels of the whole image.
+            least: The sides of what is returned are no shorter, if those of ``part`` are not.
+
+        Raises:
+            UnreadableImage: If they cannot be decoded.
+        """
+        return self._decoded(part, next((by for by in DIVISORS if min(part[2:]) >= by * least), 1))
+
+    def _decoded(self, part: Part, divisor: int) -> Tensor:
+        head = frame(self.content)
+        # Decoders make up what is missing at the end; only Pillow complains
+        if head is not None and head.is_common and self.content.endswith(END):
+            pixels = self.jpeg(self.content, head, part, divisor)
+            if pixels is not None:
+                return pixels
+        content = self.content if head is None else with_height(self.content, head, rows_to_read(head, part))
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.format != "JPEG":
+                    divisor = 1
+                image.draft(None, (image.width // divisor, image.height // divisor))
+                return cut(_pixels(image), part, divisor)
+        except UNREADABLE as error:
+            raise UnreadableImage(self.name, described(error)) from None
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    image.load()
+    return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and the first sentence of what it says."""
+    return f"{type(error).__name__}: {first_sentence(error)}"
+
+
+def first_sentence(error: BaseException) -> str:
+    """Of what an error says, in one line."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")

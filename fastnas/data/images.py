@@ -1,0 +1,79 @@
+"""Labelled images that are decoded when they are needed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastnas.data.encoded import EncodedImage
+
+WHERE = "data"
+SMALL = 96  # pixels; above, images are treated like ImageNet's
+SMALLEST = 8  # pixels; a search space halves them twice
+Transform = Callable[[Any], Tensor]
+
+
+def as_they_are(images: Tensor) -> Tensor:
+    """The images."""
+    return images
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images ``[N, ...]`` in memory."""
+
+    arrays: Any
+
+    def __call__(self, index: int) -> Tensor:
+        return torch.as_tensor(self.arrays[index])
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their classes.
+
+    Args:
+        labels: Class of every image, int64 ``[N]``.
+        image: From an index to an encoded image, a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its
+            data set; raises ``UnreadableImage`` for one that cannot be read. It is pickled for worker processes.
+        names: What the images are called in their data set, wherever it lies; empty if they have no names.
+    """
+
+    labels: np.ndarray
+    image: Callable[[int], EncodedImage | Image.Image | Tensor]
+    names: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageData:
+    """A data set, ready to search on.
+
+    Args:
+        name: What runs and reports call it.
+        train: Images to train weights and alpha on.
+        test: Images that nothing is trained on.
+        classes: Names of the classes.
+        channels: 3 for colour, 1 for grey images.
+        resolution: Side in pixels of what a network sees.
+        train_transform: Decodes and augments, to uint8 ``[C, resolution, resolution]``; draws from torch's generator of
+            the CPU.
+        eval_transform: The same without augmentation.
+        large: Images of hundreds of pixels, for which networks begin with strided convolutions.
+        normalise: From batches of those, uint8 ``[N, C, resolution, resolution]`` on any device, to float32. Apart from
+            the transforms, so that a byte a value is all that travels from a worker process to a GPU.
+    """
+
+    name: str
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    channels: int
+    resolution: int
+    train_transform: Transform
+    eval_transform: Transform
+    large: bool
+    normalise: Callable[[Tensor], Tensor] = as_they_are

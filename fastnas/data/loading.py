@@ -1,0 +1,284 @@
+"""Batches in an order that depends on the seed and the step alone.
+
+The batch of step t is a pure function of (seed, t): the same for any number of worker processes, and after a resume
+at t. One loader serves a whole run, so that its workers start once and decode across the borders of epochs. Workers
+send uint8, pinned where there is a GPU, and the device normalises.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from fastnas.data.broken import BrokenImages
+from fastnas.data.division import steps_per_epoch
+from fastnas.data.encoded import UnreadableImage
+from fastnas.data.images import ImageData, ImageSet, Transform
+from fastnas.data.pixels import cut_out
+from fastnas.ranks import ALONE, Ranks
+from fastnas.seeds import stream, torch_seed
+from fastnas_kernels.check import require
+
+CPU = torch.device("cpu")
+
+
+class Batch(NamedTuple):
+    """Normalised images, float32 ``[N, C, H, W]``, and their classes, int64 ``[N]``, on the device of the run."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class _Key(NamedTuple):
+    index: int
+    seed: int
+
+
+class _Failure(NamedTuple):
+    """An image that could not be read. It travels as a value, since an error raised in a worker process arrives
+    wrapped in that process's traceback."""
+
+    name: str
+    got: str
+
+
+_Sample = tuple[Tensor, int]
+
+
+class _Loaded(NamedTuple):
+    """What workers send: uint8 images with their classes, and what went wrong."""
+
+    images: Tensor
+    labels: Tensor
+    failures: list[_Failure]
+
+
+class _Samples(Dataset):
+    def __init__(self, images: ImageSet, transform: Transform) -> None:
+        self.images, self.transform = images, transform
+
+    def __getitem__(self, key: _Key) -> _Sample | _Failure:
+        index, seed = key
+        try:
+            with torch_seed(seed):
+                return self.transform(self.images.image(index)), int(self.images.labels[index])
+        except UnreadableImage as error:
+            return _Failure(error.name, error.got)
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Stack samples, in groups of ``group``, in which one that can be read takes the place of one that cannot.
+
+    A batch keeps its size so, and no image of a half gets into the other. With ``group`` 0 it gets smaller instead.
+    """
+
+    group: int
+
+    def __call__(self, samples: Sequence[_Sample | _Failure]) -> _Loaded:
+        failures = [sample for sample in samples if isinstance(sample, _Failure)]
+        size = self.group or len(samples)
+        groups = [samples[start : start + size] for start in range(0, len(samples), size)]
+        readable = [self._readable(group) for group in groups]
+        read = [sample for group in readable for sample in group]
+        if not read or (self.group and not all(readable)):
+            return _Loaded(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), failures)
+        images, labels = zip(*read, strict=True)
+        return _Loaded(_stacked(images), torch.tensor(labels), failures)
+
+    def _readable(self, group: Sequence[_Sample | _Failure]) -> list[_Sample]:
+        read = [sample for sample in group if not isinstance(sample, _Failure)]
+        missing = len(group) - len(read) if self.group and read else 0
+        return read + [read[i % len(read)] for i in range(missing)]
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    """A batch laid out as its images are: decoders write the channels of a pixel side by side, and to part them takes
+    a worker as long as to crop. In a worker it is stacked where the other process can read it."""
+    last = [image.movedim(0, -1) for image in images]
+    if all(image.is_contiguous() for image in last):
+        return default_collate(last).movedim(-1, 1)
+    return default_collate(list(images))
+
+
+class _Passes:
+    """Permutation after permutation of some images, cut into batches."""
+
+    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, consumer: str, what: str) -> None:
+        self.indices, self.batch_size, self.seed, self.consumer = indices, batch_size, seed, consumer
+        self.steps = steps_per_epoch(len(indices), batch_size, what)
+        self.number, self.order = -1, indices
+
+    def keys(self, step: int) -> list[_Key]:
+        number, position = divmod(step, self.steps)
+        if number != self.number:
+            rng = np.random.default_rng(stream(self.seed, self.consumer, number))
+            self.number, self.order = number, rng.permutation(self.indices)
+        chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
+        source = np.random.default_rng(stream(self.seed, f"{self.consumer} augmentation", step))
+        return [_Key(int(i), int(s)) for i, s in zip(chosen, source.integers(2**62, size=len(chosen)), strict=True)]
+
+
+def _load(
+    data: ImageData,
+    images: ImageSet,
+    transform: Transform,
+    batches: Sequence[list[_Key]] | Any,
+    workers: int,
+    device: torch.device,
+    broken: BrokenImages,
+    group: int = 0,
+) -> Iterator[Batch]:
+    loader = DataLoader(
+        _Samples(images, transform),
+        batch_sampler=batches,
+        collate_fn=_Collate(group),
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        # It seeds workers, whose own randomness nothing uses; without it, torch's global generator would move
+        generator=torch.Generator().manual_seed(0),
+    )
+    for loaded in loader:
+        for failure in loaded.failures:
+            broken.add(UnreadableImage(*failure))
+        rule = "a batch must have an image of each half that can be read"
+        require(group == 0 or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files.")
+        if len(loaded.labels):
+            pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
+            yield Batch(data.normalise(pixels), labels)
+
+
+class _Lazily:
+    """A sampler that is made as it is read."""
+
+    def __init__(self, make: Callable[[int], list[_Key]], steps: range) -> None:
+        self.make, self.steps = make, steps
+
+    def __iter__(self) -> Iterator[list[_Key]]:
+        return map(self.make, self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def paired_batches(
+    data: ImageData,
+    weight_indices: np.ndarray,
+    search_indices: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    search_from_step: int,
+    workers: int,
+    device: torch.device = CPU,
+    broken: BrokenImages | None = None,
+    ranks: Ranks = ALONE,
+) -> Iterator[tuple[Batch, Batch | None]]:
+    """For every step one batch for the weights and one for alpha, each half in permutations of its own.
+
+    Args:
+        data: Where the images come from.
+        weight_indices: Training images for the weights.
+        search_indices: Training images for alpha.
+        batch_size: Images of each batch.
+        seed: Decides order and augmentation.
+        first_step: Global number of the first step.
+        num_steps: How many steps follow.
+        search_from_step: Global number of the first step that needs a batch for alpha; ``None`` comes before.
+        workers: Processes that decode; 0 decodes in this one.
+        device: Where to bring the batches, and to normalise them.
+        broken: Counts images that cannot be read; another one of the same batch and half takes the place of each.
+            Without it, the first ends the run.
+        ranks: The processes that share every batch; each gets its part of both.
+
+    Raises:
+        ValueError: At once if a half does not fill a batch, and on the way if too many images cannot be read.
+    """
+    for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights")
+    for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha")
+
+    def keys(step: int) -> list[_Key]:
+        part = ranks.part(batch_size)
+        return for_weights.keys(step)[part] + (for_alpha.keys(step)[part] if step >= search_from_step else [])
+
+    steps = range(first_step, first_step + num_steps)
+    every, size = _Lazily(keys, steps), batch_size // ranks.size
+    broken = broken or BrokenImages()
+    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, size)
+    return (_part(batch, size) for batch in loaded)
+
+
+def _part(batch: Batch, size: int) -> tuple[Batch, Batch | None]:
+    first, second = (Batch(*(tensor[part] for tensor in batch)) for part in (slice(size), slice(size, None)))
+    return first, second if len(second.labels) else None
+
+
+def training_batches(
+    data: ImageData,
+    indices: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    num_steps: int,
+    workers: int,
+    cutout: int = 0,
+    device: torch.device = CPU,
+    broken: BrokenImages | None = None,
+    ranks: Ranks = ALONE,
+) -> Iterator[Batch]:
+    """Augmented batches of ``indices``, pass after pass; see :func:`paired_batches` for the arguments.
+
+    Args:
+        cutout: Side in pixels of the square blanked in every image; 0 for none.
+    """
+    passes = _Passes(indices, batch_size, seed, "retraining", "the training images")
+    steps = range(first_step, first_step + num_steps)
+    part, own = ranks.part(batch_size), (ranks.index,) if ranks.index else ()
+    every = _Lazily(lambda step: passes.keys(step)[part], steps)
+    broken = broken or BrokenImages()
+    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, batch_size // ranks.size)
+    return (
+        _with_squares(batch, cutout, stream(seed, "cutout", step, *own))
+        for step, batch in zip(steps, loaded, strict=True)
+    )
+
+
+def _with_squares(batch: Batch, side: int, seed: int) -> Batch:
+    return batch._replace(images=cut_out(batch.images, side, 1.0, seed)) if side else batch
+
+
+def evaluation_batches(
+    data: ImageData,
+    images: ImageSet,
+    indices: np.ndarray | None = None,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    device: torch.device = CPU,
+    broken: BrokenImages | None = None,
+    ranks: Ranks = ALONE,
+) -> Iterator[Batch]:
+    """Every image once, in order and without augmentation, in batches of nearly equal size; beside other processes
+    every R-th of them.
+
+    Args:
+        data: Whose transform and normalisation.
+        images: Its training or test images.
+        indices: Which of them; ``None`` for all.
+        batch_size: Upper bound on the images of a batch.
+        workers: Processes that decode; 0 decodes in this one.
+        device: Where to bring the batches, and to normalise them.
+        broken: Counts images that cannot be read, which are left out. Without it, the first ends the run.
+    """
+    require(batch_size >= 1, "data", "batch_size must be at least 1", batch_size)
+    indices = np.arange(len(images.labels)) if indices is None else indices
+    chunks = np.array_split(indices, -(-len(indices) // batch_size)) if len(indices) else []
+    keys = [[_Key(int(i), 0) for i in chunk] for chunk in chunks[ranks.index :: ranks.size]]
+    return _load(data, images, data.eval_transform, keys, workers, device, broken or BrokenImages())

@@ -1,0 +1,20 @@
+"""The search: one state, one step and one loop for every method."""
+
+from fastnas.engine.coefficients import relax
+from fastnas.engine.loop import SearchResult, search
+from fastnas.engine.run import Run, fresh_state, require_stages, stage_supernet, weight_learning_rate
+from fastnas.engine.step import alpha_gradients, alpha_problem, search_step
+
+__all__ = [
+    "Run",
+    "SearchResult",
+    "alpha_gradients",
+    "alpha_problem",
+    "fresh_state",
+    "relax",
+    "require_stages",
+    "search",
+    "search_step",
+    "stage_supernet",
+    "weight_learning_rate",
+]

@@ -1,0 +1,334 @@
+"""THE loop: every method of the library goes through it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastnas.data import (
+    Batch,
+    BrokenImages,
+    ImageData,
+    cut_out,
+    load_data,
+    paired_batches,
+    steps_per_epoch,
+)
+from fastnas.engine.coefficients import relax
+from fastnas.engine.fit import require_fit
+from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
+from fastnas.engine.run import (
+    Run,
+    copied,
+    enter_stage,
+    fresh_state,
+    require_stages,
+    search_halves,
+    stage_borders,
+    stage_supernet,
+    weight_learning_rate,
+)
+from fastnas.engine.step import outer_eigenvalue, search_step
+from fastnas.files import append_json_line, keep_json_lines, read_json_lines
+from fastnas.mechanisms.control import EigenvalueRollBack, RollBack, Stop, never
+from fastnas.mechanisms.pruning import keep_best, keep_everything
+from fastnas.methods.method import Method
+from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
+from fastnas.seeds import stream
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.formats import parse_genotype
+from fastnas.spaces.genotype import Genotype
+from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
+from fastnas.training.config import SearchConfig
+from fastnas.training.numerics import deterministic
+from fastnas_kernels.check import require
+
+OnStep = Callable[[int, int], None]
+OnEpoch = Callable[[Mapping[str, Any]], None]
+Batches = Iterator[tuple[Batch, Batch | None]]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search returns.
+
+    Args:
+        genotype: The derived architecture.
+        alpha: Logits at the end, ``alpha.<cell type>`` ``[E, K]`` and ``beta.<cell type>`` ``[E]``.
+        history: One record an epoch, as in ``metrics.jsonl``.
+        supernet: The trained supernet.
+        stopped: Why the search ended before its last epoch, or nothing.
+        returned: The epoch whose architecture this is, if a control chose one.
+    """
+
+    genotype: Genotype
+    alpha: dict[str, Tensor]
+    history: list[dict[str, Any]]
+    supernet: nn.Module
+    stopped: str = ""
+    returned: int | None = None
+
+
+def search(
+    space_or_supernet: CellSpace | nn.Module,
+    method: Method,
+    data: ImageData | str,
+    config: SearchConfig = SearchConfig(),  # noqa: B008
+    *,
+    folder: Path | None = None,
+    on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
+    ranks: Ranks = ALONE,
+) -> SearchResult:
+    """Search an architecture: train alpha and the weights of a supernet, as the method says, then derive.
+
+    Args:
+        space_or_supernet: A space, for which a supernet is built, or a supernet: a module with a ``space``, called
+            as ``supernet(images, mix)``. A supernet of your own keeps its weights as the starting point and is trained
+            in place.
+        method: What to do; see :mod:`fastnas.methods.library`.
+        data: Images, or what names them: ``"digits"``, ``"cifar10:ROOT"``, ...
+        config: Size, budget and optimisers.
+        folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``. If they are there already, the search goes on
+            from them, bit for bit as if it had never stopped.
+        on_step: Called after every step with the number of steps done and their total.
+        on_epoch: Called after every epoch with its record.
+        ranks: The processes that search together, see :func:`fastnas.ranks.joined`; the first one writes.
+
+    Raises:
+        ValueError: For data, sizes or files that do not fit together.
+        FloatingPointError: If a loss is not finite.
+    """
+    data = load_data(data) if isinstance(data, str) else data
+    device = local_device(config.device)
+    require_divisible(ranks, config.batch_size)
+    halves = _halves(data, method, config)
+    steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights")
+    steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
+    require_stages(method, config)
+    supernet = _first_supernet(space_or_supernet, method, data, config)
+    broken = BrokenImages(config.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
+    state = fresh_state(supernet, method, config, device)
+    run = Run(method, data, config, device, halves, steps, state, ranks, broken)
+    ranks.require_same("the configuration", run.identity)
+    history = _restore(run, folder)
+    with deterministic():
+        for record in _epochs(run, history, folder, on_step):
+            if on_epoch is not None:
+                on_epoch(record)
+    verdict = method.control(run.space, history)
+    genotype = derived(run, coefficients_at(run, config.epochs - 1))
+    stopped = isinstance(verdict, Stop) and len(history) < config.epochs
+    returned = verdict.epoch if isinstance(verdict, Stop) else None
+    if returned is not None:
+        genotype = parse_genotype(history[returned]["genotype"], run.space)
+    alpha = {name: a.detach().clone() for name, a in run.state.alpha.items()}
+    return SearchResult(genotype, alpha, history, run.state.supernet, verdict.reason if stopped else "", returned)  # type: ignore[union-attr]
+
+
+def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:
+    """The images for the weights, and for alpha; a method that trains both at once uses all of them for that."""
+    halves = search_halves(data, config)
+    return (np.union1d(*halves), halves.alpha) if method.protocol.joint else halves
+
+
+def _first_supernet(
+    space_or_supernet: CellSpace | nn.Module, method: Method, data: ImageData, config: SearchConfig
+) -> nn.Module:
+    if isinstance(space_or_supernet, CellSpace):
+        return stage_supernet(space_or_supernet, method, data, config, 0)
+    has_space = isinstance(getattr(space_or_supernet, "space", None), CellSpace)
+    rule, remedy = "supernet must have a space", "Give it an attribute `space`, a CellSpace."
+    require(has_space, "search", rule, type(space_or_supernet).__name__, remedy)
+    rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
+    require(len(method.stages) == 1, "search", rule, f"{len(method.stages)} stages", "Search the space instead.")
+    rule, remedy = "recompute must be none beside a supernet of your own", "Say it where the supernet is built."
+    require(config.recompute == ("none",), "search", rule, ", ".join(config.recompute), remedy)
+    require_fit(method, space_or_supernet.space)  # type: ignore[arg-type]
+    return space_or_supernet
+
+
+def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
+    """Load the checkpoint of ``folder`` if there is one; returns the records of the epochs that it has behind it."""
+    if folder is None:
+        return []
+    checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
+    if checkpoint.exists():
+        saved = load_checkpoint(checkpoint, run.identity, run.device)
+        if saved["stage"] > 0:
+            enter_stage(run, saved["stage"])
+        run.state.load_state_dict(saved)
+    epochs_done = run.state.step // run.steps
+    history = _kept(run, metrics, epochs_done)
+    whole = run.method.control is never or len(history) == epochs_done
+    rule = f"{metrics} must hold the {epochs_done} epochs of the checkpoint beside it, which decide when to stop"
+    remedy = f"Delete {checkpoint} to start this part of the run again."
+    require(whole, "search", rule, f"{len(history)} of them", remedy)
+    return history
+
+
+def _kept(run: Run, metrics: Path, epochs: int) -> list[dict[str, Any]]:
+    """The records of the first ``epochs``; the others are dropped from the file."""
+    if run.ranks.is_first:
+        return keep_json_lines(metrics, lambda record: record["epoch"] < epochs)
+    return [record for record in read_json_lines(metrics) if record["epoch"] < epochs]
+
+
+def _save(run: Run, folder: Path | None) -> None:
+    if folder is not None:
+        run.state.losses.check("search", run.state.step)
+        run.ranks.require_same("alpha and the weights", alike([*run.state.alpha.values(), *run.state.w.values()]))
+    if folder is not None and run.ranks.is_first:
+        save_checkpoint(folder / "checkpoint.pt", run.identity, run.state.state_dict())
+
+
+def _epochs(
+    run: Run, history: list[dict[str, Any]], folder: Path | None, on_step: OnStep | None
+) -> Iterator[dict[str, Any]]:
+    """Run the epochs that are left, appending the record of each to ``history``."""
+    state, batches, stopwatch = run.state, None, Stopwatch()
+    while state.step < run.total_steps:
+        if state.step % run.steps == 0:
+            verdict = run.method.control(run.space, history)
+            if isinstance(verdict, Stop):
+                return
+            if isinstance(verdict, RollBack):
+                _go_back(run, history, verdict, folder)
+                batches = None
+            if run.at.stage > state.stage:
+                _next_stage(run)
+                batches = None
+            _prune(run)
+        batches = _batches(run) if batches is None else batches
+        lr = _set_learning_rate(run, history)
+        search_batch = _rest_of_epoch(run, batches, folder, on_step)
+        epoch = state.step // run.steps - 1
+        eigenvalue = _measure(run, search_batch, epoch)
+        record = record_of(run, epoch, lr, eigenvalue, stopwatch)
+        history.append(record)
+        _keep_snapshot(run, epoch)
+        if folder is not None and run.ranks.is_first:
+            append_json_line(folder / "metrics.jsonl", record)
+        _save(run, folder)
+        if on_step is not None:
+            on_step(state.step, run.total_steps)
+        yield record
+
+
+def _rest_of_epoch(run: Run, batches: Batches, folder: Path | None, on_step: OnStep | None) -> Batch | None:
+    """Step to the end of the epoch; returns the last batch for alpha."""
+    state, every = run.state, run.config.checkpoint_steps
+    while True:
+        weight_batch, search_batch = next(batches)
+        weight_batch = _cut(run, "weights", weight_batch)
+        search_batch = None if search_batch is None else _cut(run, "alpha", search_batch)
+        search_step(run, weight_batch, search_batch)
+        if state.step % run.steps == 0:
+            return search_batch
+        if every > 0 and state.step % every == 0:
+            _save(run, folder)
+        if on_step is not None:
+            on_step(state.step, run.total_steps)
+
+
+def _cut(run: Run, phase: str, batch: Batch) -> Batch:
+    """A batch of the next step with the squares that the method blanks in it."""
+    probability = run.method.cutout(run.at)
+    if probability == 0:
+        return batch
+    own = (run.ranks.index,) if run.ranks.index else ()
+    seed = stream(run.config.seed, f"cutout of {phase}", run.state.step, *own)
+    return batch._replace(images=cut_out(batch.images, run.data.resolution // 2, probability, seed))
+
+
+def _batches(run: Run) -> Batches:
+    """The batches from here to the end of the stage."""
+    step, stage = run.state.step, run.state.stage
+    borders = stage_borders(run.method, run.config)
+    first = borders[stage] + run.progress(borders[stage]).warmup
+    never = run.total_steps + 1  # a joint step has one batch for both
+    return iter(
+        paired_batches(
+            run.data,
+            *run.halves,
+            batch_size=run.config.batch_size,
+            seed=run.config.seed,
+            first_step=step,
+            num_steps=borders[stage + 1] * run.steps - step,
+            search_from_step=never if run.method.protocol.joint else first * run.steps,
+            workers=run.config.workers,
+            ranks=run.ranks,
+            device=run.device,
+            broken=run.broken,
+        )
+    )
+
+
+def _set_learning_rate(run: Run, history: list[dict[str, Any]]) -> float:
+    at = run.at
+    losses = [record["inner_loss"] for record in history if record["stage"] == at.stage][: at.epoch]
+    lr = weight_learning_rate(run.config, at.epoch, run.method.learning_rate, at.epochs, losses, at.warmup)
+    for group in run.state.weight_optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
+def _next_stage(run: Run) -> None:
+    """Leave every edge its best candidates, and begin anew with them in the networks of the next stage."""
+    stage = run.state.stage + 1
+    keeps = run.method.stages[stage].candidates
+    if keeps is not None:
+        mix = _on_host(coefficients_at(run, run.state.step // run.steps - 1).candidates)
+        run.state.alive = {name: keep_best(mix[name], rows, keeps) for name, rows in run.state.alive.items()}
+    enter_stage(run, stage)
+
+
+def _prune(run: Run) -> None:
+    """Let the method remove candidates at the beginning of an epoch in which alpha moves."""
+    at, method, state = run.at, run.method, run.state
+    if method.prune is keep_everything or at.epoch < at.warmup or (at.epoch - at.warmup) % method.prune_every:
+        return
+    with torch.no_grad():
+        mix = _on_host(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
+    state.alive = {name: method.prune(mix[name], rows) for name, rows in state.alive.items()}
+
+
+def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
+    return {name: x.detach().cpu().tolist() for name, x in tensors.items()}
+
+
+def _measure(run: Run, search_batch: Batch | None, epoch: int) -> float | None:
+    """The dominant eigenvalue at the end of ``epoch``, if the method asks for it and there is a batch for alpha."""
+    every = run.method.eigenvalue_every
+    last = epoch == run.config.epochs - 1
+    due = every > 0 and search_batch is not None and (epoch % every == 0 or last)
+    return outer_eigenvalue(run, search_batch, epoch) if due else None  # type: ignore[arg-type]
+
+
+def _keep_snapshot(run: Run, epoch: int) -> None:
+    """Keep what a roll-back may return to, and no more."""
+    control, snapshots = run.method.control, run.state.snapshots
+    if isinstance(control, EigenvalueRollBack):
+        snapshots[epoch] = copied(run.state.snapshot())
+        for old in [saved for saved in snapshots if saved < epoch - control.keeps]:
+            del snapshots[old]
+
+
+def _go_back(run: Run, history: list[dict[str, Any]], verdict: RollBack, folder: Path | None) -> None:
+    """Return to the end of ``verdict.epoch``: state first, records second, so that a kill between them is harmless."""
+    state = run.state
+    state.roll_backs.append(
+        {"from": len(history) - 1, "to": verdict.epoch, "weight_decay": verdict.weight_decay, "reason": verdict.reason}
+    )
+    state.load_state_dict(copied(state.snapshots[verdict.epoch]))
+    state.snapshots = {epoch: saved for epoch, saved in state.snapshots.items() if epoch <= verdict.epoch}
+    for group in state.weight_optimizer.param_groups:
+        group["weight_decay"] = verdict.weight_decay
+    _save(run, folder)
+    del history[verdict.epoch + 1 :]
+    if folder is not None:
+        _kept(run, folder / "metrics.jsonl", verdict.epoch + 1)

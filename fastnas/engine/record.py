@@ -1,0 +1,104 @@
+"""What a search writes down at the end of an epoch."""
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastnas.data import evaluation_batches
+from fastnas.engine.coefficients import Sampler, relax
+from fastnas.engine.run import Run
+from fastnas.mechanisms.relaxation import entropy
+from fastnas.seeds import stream
+from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.genotype import Genotype
+from fastnas.supernet.architecture import by_cell_type
+from fastnas.supernet.mix import Mix
+from fastnas.training.numerics import evaluate
+
+
+class Stopwatch:
+    """Seconds since it was last read."""
+
+    def __init__(self) -> None:
+        self.started = perf_counter()
+
+    def read(self) -> float:
+        before, self.started = self.started, perf_counter()
+        return self.started - before
+
+
+def coefficients_at(run: Run, epoch: int) -> Mix:
+    """The coefficients without a draw, at the temperature of ``epoch``."""
+    with torch.no_grad():
+        tau = run.method.tau(run.progress(epoch))
+        return relax(run.method, run.space, run.state.alpha, run.state.alive, tau)
+
+
+def evaluated_mix(run: Run, epoch: int) -> Mix:
+    """The coefficients to measure the supernet with: one draw of the weight step, where the method draws."""
+    if run.method.draw is None:
+        return coefficients_at(run, epoch)
+    tau, seed = run.method.tau(run.progress(epoch)), stream(run.config.seed, "evaluation draw", epoch)
+    sampler = Sampler(run.method, run.space, run.state.alive, tau, seed, for_weights=True)
+    with torch.no_grad():
+        return sampler(run.state.alpha).mix
+
+
+def derived(run: Run, mix: Mix) -> Genotype:
+    """The architecture that the coefficients prefer."""
+    candidates, edges = (
+        {t: x.detach().cpu().tolist() for t, x in part.items()} for part in (mix.candidates, mix.edges)
+    )
+    return run.method.derivation(run.space, candidates, edges)
+
+
+def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwatch: Stopwatch) -> dict[str, Any]:
+    """The line of ``epoch`` in ``metrics.jsonl``; starts the sums of the next epoch."""
+    state, config, method = run.state, run.config, run.method
+    state.losses.check("search", state.step)
+    mix, at, measured = coefficients_at(run, epoch), run.progress(epoch), evaluated_mix(run, epoch)
+    batches = evaluation_batches(
+        run.data,
+        run.data.train,
+        run.evaluation_order,
+        batch_size=config.batch_size,
+        workers=config.workers,
+        ranks=run.ranks,
+        device=run.device,
+        broken=run.broken,
+    )
+    with torch.no_grad():
+        outer = evaluate(
+            lambda images: state.supernet(images, measured), batches, run.device, config.precision, run.ranks
+        )
+    inner = state.losses.take_means(run.ranks)
+
+    def plain(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {name: tensor.detach().cpu().tolist() for name, tensor in tensors.items()}
+
+    return {
+        "epoch": epoch,
+        "epochs": config.epochs,
+        "stage": at.stage,
+        "step": state.step,
+        "weight_lr": lr,
+        "weight_decay": state.weight_optimizer.param_groups[0]["weight_decay"],
+        "tau": method.tau(at),
+        "alpha_moves": at.epoch >= at.warmup,
+        "inner_loss": inner.loss,
+        "inner_accuracy": inner.accuracy,
+        "outer_loss": outer.loss,
+        "outer_accuracy": outer.accuracy,
+        "entropy": plain({name: entropy(mix_EK) for name, mix_EK in mix.candidates.items()}),
+        "alpha": plain(by_cell_type(state.alpha, "alpha", lambda x: x)),
+        "beta": plain(by_cell_type(state.alpha, "beta", lambda x: x)),
+        "mix": plain(mix.candidates),
+        "edge_mix": plain(mix.edges),
+        "alive": {name: [sum(row) for row in rows] for name, rows in state.alive.items()},
+        "genotype": genotype_to_text(derived(run, mix)),
+        "roll_backs": list(state.roll_backs),
+        "seconds": stopwatch.read(),
+    } | ({} if eigenvalue is None else {"eigenvalue": eigenvalue})

@@ -1,0 +1,268 @@
+"""One step of a search: alpha, the weights, or both at once."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
+from fastnas.bilevel.spectrum import dominant_eigenvalue
+from fastnas.data import Batch
+from fastnas.engine.coefficients import Drawn, masks, relax
+from fastnas.engine.run import Run
+from fastnas.mechanisms.penalty import loss_alone
+from fastnas.mechanisms.perturbation import unperturbed
+from fastnas.methods.method import Term
+from fastnas.ranks import Ranks
+from fastnas.seeds import stream
+from fastnas.supernet.mix import Mix
+from fastnas.training.numerics import autocast
+from fastnas_kernels.precision import accumulator
+
+LossAndHits = Callable[[Tensors, Mix], tuple[Tensor, Tensor]]
+
+
+def search_step(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
+    """Move alpha by one step on ``search_batch``, if there is one, and the weights by one step on ``weight_batch``.
+
+    Each half computes and saves for its own variables alone: the weights enter the first detached, and the
+    coefficients the second. Where the method asks for it, both move at once on ``weight_batch``.
+    """
+    with run.statistics():
+        _move(run, weight_batch, search_batch)
+    run.state.step += 1
+    run.state.losses.check_now_and_then("search", run.state.step)
+
+
+def _move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
+    protocol, moves = run.method.protocol, run.at.epoch >= run.at.warmup
+    if protocol.joint and moves:
+        _joint_step(run, weight_batch)
+        return
+    due = search_batch is not None and moves and (run.state.step + 1) % protocol.alpha_every == 0
+    if due and not protocol.weights_first:
+        _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
+    _weight_step(run, weight_batch)
+    if due and protocol.weights_first:
+        _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
+
+
+def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel:
+    """The bilevel problem of the next step."""
+    inner, outer, sampler = _loss_on(run, weight_batch), _loss_on(run, search_batch), run.sampler("alpha")
+    examples = len(search_batch.labels) * run.ranks.size
+
+    def inner_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
+        return inner(w, sampler(alpha, draw).mix)[0] + _weighted(run, run.method.weight_penalties, w)
+
+    def outer_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
+        mix = sampler(alpha, draw).mix
+        return _joined(run, outer(w, mix)[0], alpha) + _weighted(run, _of(run, expected=False), mix.candidates)
+
+    def log_probability(alpha: Tensors, draw: int) -> Tensor:
+        value = sampler(alpha, draw).log_probability
+        assert value is not None, "asked for only where the method's draw has one"
+        return value
+
+    def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
+        mix = sampler(alpha, draw).mix
+        loss, hits = outer(w, mix)
+        accuracy = run.ranks.mean(hits / len(search_batch.labels))
+        worth = run.method.reward(accuracy, mix.candidates)
+        return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
+
+    state = tuple(run.state.supernet.buffers())  # a supernet of one's own may keep statistics
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge, state)
+
+
+def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The outer loss of the next step and what alpha descends along: the method's hypergradient, and the slope of the
+    penalties that are taken at the relaxation."""
+    problem = alpha_problem(run, weight_batch, search_batch)
+    loss, gradients = run.method.hypergradient(problem, run.state.w, run.state.alpha)
+    if _of(run, expected=True):
+        more = gradients_of(_expected_penalties(run, run.state.alpha), run.state.alpha)
+        gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
+    return loss, gradients
+
+
+def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
+    """The dominant eigenvalue of the Hessian of the loss on ``batch`` with respect to alpha and beta, nothing dropped.
+
+    Without alpha's weight decay, which the published code of RobustDARTS adds to it (1e-3).
+    """
+    state, loss_on = run.state, _loss_on(run, batch)
+    w, tau = detached(state.w), run.method.tau(run.progress(epoch))
+
+    def loss(alpha: Tensors) -> Tensor:
+        return loss_on(w, relax(run.method, run.space, alpha, state.alive, tau))[0]
+
+    seed, kept = stream(run.config.seed, "eigenvalue", epoch), tuple(state.supernet.buffers())
+    with run.statistics():
+        return dominant_eigenvalue(loss, state.alpha, seed=seed, state=kept)
+
+
+def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:
+    loss, gradients = alpha_gradients(run, weight_batch, search_batch)
+    run.state.losses.add_outer(loss)
+    _move_alpha(run, gradients, run.sampler("alpha"))
+
+
+def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Tensors], Drawn]) -> None:
+    state = run.state
+    before = {name: a.detach().clone() for name, a in state.alpha.items()}
+    apply_gradients(state.alpha_optimizer, state.alpha, gradients, run.config.alpha_grad_clip)
+    with torch.no_grad():
+        reached = sampler(before).reached if run.method.draw is not None else {}
+        living = masks(state.alive, run.device)
+        for name, a in state.alpha.items():
+            kind, cell_type = name.split(".", 1)
+            if kind == "alpha":
+                settled = run.method.settle(before[name], a, reached.get(cell_type))
+                alive_EK = living.get(cell_type)
+                a.copy_(settled if alive_EK is None else torch.where(alive_EK, settled, before[name]))
+
+
+def _weight_step(run: Run, batch: Batch) -> None:
+    state, average = run.state, run.method.weight_average
+    loss_on = _loss_on(run, batch)
+    sampler = run.sampler("weights")
+
+    def loss_of(draw: int) -> tuple[Tensor, Tensor]:
+        mix = sampler(detached(state.alpha), draw).mix
+        mix = _perturbed(run, mix, loss_on)
+        return loss_on(state.w, mix)
+
+    if average is None:
+        loss, hits = loss_of(0)
+        total = loss + _weighted(run, run.method.weight_penalties, state.w)
+        gradients = torch.autograd.grad(total, list(state.w.values()), allow_unused=True)
+    else:
+        with torch.no_grad():
+            losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_of, range(average.draws)), strict=True))
+        weights_K = average.weights(losses_K, len(batch.labels) * run.ranks.size)
+        loss, hits = (weights_K * losses_K).sum(), hits_K.float().mean().round().long()
+        gradients = _accumulated(run, loss_of, weights_K)
+    state.losses.add_inner(loss.detach(), hits, len(batch.labels))
+    apply_gradients(state.weight_optimizer, state.w, dict(zip(state.w, gradients, strict=True)), run.config.grad_clip)
+
+
+def _accumulated(run: Run, loss_of: Callable[[int], tuple[Tensor, Tensor]], weights_K: Tensor) -> list[Tensor | None]:
+    """The weighted sum of the gradients of all draws, one graph alive at a time."""
+    variables = list(run.state.w.values())
+    total: list[Tensor | None] = [None] * len(variables)
+    for draw, weight in enumerate(weights_K.unbind()):
+        # without a name of their own, so that those of one draw are gone when the next one runs
+        total = _sums(total, torch.autograd.grad(loss_of(draw)[0] * weight, variables, allow_unused=True))
+    if run.method.weight_penalties:
+        penalty = gradients_of(_weighted(run, run.method.weight_penalties, run.state.w), run.state.w)
+        total = _sums(total, tuple(penalty.values()))
+    return total
+
+
+def _sums(olds: Sequence[Tensor | None], news: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Of gradients, some of which are not there."""
+    return [old if new is None else new if old is None else old + new for old, new in zip(olds, news, strict=True)]
+
+
+def _joint_step(run: Run, batch: Batch) -> None:
+    state, method = run.state, run.method
+    sampler = run.sampler("alpha")
+    mix = sampler(state.alpha).mix
+    loss, hits = _loss_on(run, batch)(state.w, mix)
+    sampled = _weighted(run, _of(run, expected=False), mix.candidates)
+    of_weights = _weighted(run, method.weight_penalties, state.w)
+    total = _joined(run, loss, state.alpha) + sampled + _expected_penalties(run, state.alpha) + of_weights
+    variables = {**state.w, **state.alpha}
+    grads = torch.autograd.grad(total, list(variables.values()), allow_unused=True)
+    gradients = dict(zip(variables, grads, strict=True))
+    state.losses.add_inner(loss.detach(), hits, len(batch.labels))
+    apply_gradients(state.weight_optimizer, state.w, {name: gradients[name] for name in state.w}, run.config.grad_clip)
+    _move_alpha(run, {name: gradients[name] for name in state.alpha}, sampler)
+
+
+def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
+    method, state = run.method, run.state
+    if method.perturbation is unperturbed:
+        return mix
+    w = detached(state.w)
+    seed = stream(run.config.seed, "perturbation", state.step)
+    candidates = method.perturbation(
+        mix.candidates,
+        masks(state.alive, run.device),
+        lambda moved: loss_on(w, mix._replace(candidates=moved))[0],
+        method.radius(run.at),
+        seed,
+    )
+    return mix._replace(candidates=candidates)
+
+
+def _loss_on(run: Run, batch: Batch) -> LossAndHits:
+    """Mean cross-entropy (nats) and the number of rightly classified images, from weights and coefficients.
+
+    Beside other processes the mean is over the images of all, and so are its gradients; the number is of this one's.
+    """
+    images, labels = (x.to(run.device, non_blocking=True) for x in (batch.images, batch.labels))
+
+    def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
+        w, mix = _shared(run.ranks, w, mix)
+        net = run.state.supernet
+        with autocast(run.device, run.config.precision):
+            if w is run.state.w:  # to put a thousand weights where they are takes a tenth of the time of a small step
+                logits = net(images, mix)
+            else:
+                logits = functional_call(net, dict(w), (images, mix), tie_weights=run.has_tied_weights)
+        wide = logits.to(accumulator(logits.dtype))
+        return run.ranks.mean(F.cross_entropy(wide, labels)), (logits.argmax(1) == labels).sum()
+
+    return loss
+
+
+def _shared(ranks: Ranks, w: Tensors, mix: Mix) -> tuple[Tensors, Mix]:
+    """What every process holds alike, such that gradients of all of it are averaged in one transfer."""
+    if ranks.size == 1:
+        return w, mix
+    parts = {"w": w, "candidates": mix.candidates, "edges": mix.edges, "offsets": mix.offsets}
+    flat = ranks.shared({f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()})
+    w, *of_mix = ({name: flat[f"{part}/{name}"] for name in tensors} for part, tensors in parts.items())
+    return w, mix._replace(**dict(zip(("candidates", "edges", "offsets"), of_mix, strict=True)))
+
+
+def _joined(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:
+    """The loss and the cost of the architecture, as the method joins them."""
+    objective = run.method.objective
+    if objective is loss_alone:
+        return loss
+    return objective(loss, relax(run.method, run.space, alpha, run.state.alive, run.tau).candidates)
+
+
+def _of(run: Run, *, expected: bool) -> tuple[Term, ...]:
+    return tuple(term for term in run.method.penalties if term.expected == expected)
+
+
+def _expected_penalties(run: Run, alpha: Tensors) -> Tensor:
+    """The penalties that are taken at the relaxation of alpha, whatever was drawn."""
+    mix = relax(run.method, run.space, alpha, run.state.alive, run.tau)
+    return _weighted(run, _of(run, expected=True), mix.candidates)
+
+
+def _weighted(run: Run, terms: tuple[Term, ...], variables: Tensors) -> Tensor:
+    """The sum of the terms of a loss; a plain zero where there are none."""
+    return sum((term.weight(run.at) * term.penalty(variables) for term in terms), torch.zeros((), device=run.device))
+
+
+def apply_gradients(
+    optimizer: torch.optim.Optimizer,
+    variables: Mapping[str, nn.Parameter],
+    gradients: Mapping[str, Tensor | None],
+    clip: float,
+) -> None:
+    """One optimiser step; variables without a gradient stay put, without decay or momentum, and none is left."""
+    for name, variable in variables.items():
+        variable.grad = gradients[name]
+    if clip > 0:
+        nn.utils.clip_grad_norm_(variables.values(), clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,390 @@
+"""The whole path: search, derive, retrain, compare with random architectures, report."""
+
+import importlib
+import platform
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from tyro.conf import arg
+
+import fastnas
+from fastnas.costs.config import CostConfig, cost_table, within_budget
+from fastnas.costs.tables import CostTable, NetworkSize, derived_cost
+from fastnas.data import Decoder, ImageData, class_balanced_fraction, load_data, steps_per_epoch
+from fastnas.engine import SearchResult, require_stages, search, stage_supernet
+from fastnas.experiment.watching import ShowProgress, watched
+from fastnas.files import STRICT, read_json, save_tensors, write_json
+from fastnas.methods.library import METHODS, REGULARISED
+from fastnas.methods.method import Method
+from fastnas.methods.variants import Order, StopBy, with_order, with_stop
+from fastnas.networks.derived import build_network
+from fastnas.ranks import ALONE, Ranks
+from fastnas.spaces.benchmark import TableEntry, look_up
+from fastnas.spaces.cell_space import SPACES, CellSpace, depth_of, with_depth
+from fastnas.spaces.formats import genotype_to_json, space_to_json
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.sampling import random_genotype
+from fastnas.supernet.layout import has_reductions
+from fastnas.supernet.own import load_space
+from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.retrain import RetrainResult, retrain
+from fastnas_kernels.check import complaint, require
+
+MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides a run.
+
+    Args:
+        method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
+        order: 2 differentiates through the next step of the weights, 1 does not; unset for the method's own.
+        stop: Also stop when the loss becomes sharp in alpha: eigenvalue by RobustDARTS's paper, eigenvalue_code by its
+            code, eigenvalue_ada to go back and regularise more instead.
+        strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
+        space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, dso, dso_full, or
+            FILE.py:NAME of your own.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
+        download: Fetch CIFAR into ROOT if it is not there.
+        resolution: Side in pixels to bring images to; unset for that of the data.
+        decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
+        random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
+        retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
+        config: The search.
+        retrain: The training of the derived network, and of the random ones.
+        cost: What the derived network may cost, and the random ones.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: str = "pc_darts"
+    order: Order | None = None
+    stop: StopBy | None = None
+    strength: float | None = None
+    space: str = "darts"
+    data: str = "digits"
+    download: bool = False
+    resolution: int | None = None
+    decoder: Decoder = "simplejpeg"
+    random_genotypes: int = 4
+    retrain_searched: bool = True
+    config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
+    retrain: RetrainConfig = RetrainConfig()  # noqa: RUF009  (frozen)
+    cost: CostConfig = CostConfig()  # noqa: RUF009  (frozen)
+
+    def __post_init__(self) -> None:
+        rule = "random_genotypes must not be negative"
+        require(self.random_genotypes >= 0, "Experiment", rule, self.random_genotypes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found.
+
+    Args:
+        genotype: The derived architecture.
+        searched: Its retraining, or ``None`` if there was none.
+        random: The retrained random architectures.
+        table: What a table knows of the genotype, if one was given.
+        report: The page.
+        space: That of the genotype.
+        stopped: Why the search ended before its last epoch, or nothing.
+        cost: What the derived network costs and in which unit, if the experiment speaks of a cost.
+    """
+
+    genotype: Genotype
+    searched: RetrainResult | None
+    random: list[RetrainResult]
+    table: TableEntry | None
+    report: Path
+    space: CellSpace
+    stopped: str
+    cost: tuple[float, str] | None = None
+
+
+def run_experiment(
+    experiment: Experiment,
+    folder: Path,
+    show_progress: ShowProgress,
+    table: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> Outcome:
+    """Run ``experiment`` in ``folder``, or go on with what is there of it.
+
+    Args:
+        experiment: What to do.
+        folder: The run folder. Each part is skipped or continued as far as its files say that it is done.
+        show_progress: Makes the displays.
+        table: A table of accuracies in which to look the architecture up.
+        ranks: The processes that run it together; the first one writes and speaks.
+    """
+    with ranks.first_before_others():
+        parts = prepare(experiment)
+    result = find(experiment, parts, folder, show_progress, ranks=ranks)
+    entry = look_up(table, result.genotype) if table else None
+    results = []
+    if experiment.retrain_searched:
+        for name, genotype in _contestants(experiment, parts, result.genotype).items():
+            place = folder / "retrain" / name
+            results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
+            if ranks.is_first:
+                write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
+    if ranks.is_first:
+        from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
+
+        write_report(folder)
+    searched = results[0] if results else None
+    cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
+    report = folder / "report.html"
+    return Outcome(result.genotype, searched, results[1:], entry, report, parts.space, result.stopped, cost)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the names in an experiment stand for.
+
+    Args:
+        method: What to do, within the budget.
+        space: Where.
+        data: The images.
+        costs: The costs that the budget speaks of, if it speaks of any.
+    """
+
+    method: Method
+    space: CellSpace
+    data: ImageData
+    costs: CostTable | None
+
+
+def data_of(experiment: Experiment) -> ImageData:
+    """The images that ``experiment`` names."""
+    return load_data(
+        experiment.data,
+        download=experiment.download,
+        resolution=experiment.resolution,
+        decoder=experiment.decoder,
+    )
+
+
+def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
+    """Load what ``experiment`` names.
+
+    Args:
+        experiment: What to do.
+        data: Its images, if they are loaded already.
+
+    Raises:
+        ValueError: For names, sizes or settings that do not fit together, before anything runs.
+    """
+    method = method_named(experiment.method, experiment.strength)
+    method = method if experiment.order is None else with_order(method, experiment.order)
+    method = method if experiment.stop is None else with_stop(method, experiment.stop)
+    space = with_depth(load_space(experiment.space), experiment.config.cells)
+    require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
+    if data is None:
+        data = data_of(experiment)
+    size = NetworkSize(
+        channels=experiment.retrain.channels,
+        cells=experiment.retrain.cells,
+        resolution=data.resolution,
+        image_channels=data.channels,
+        num_classes=len(data.classes),
+        large=data.large,
+        batch_size=experiment.retrain.batch_size,
+    )
+    costs = cost_table(experiment.cost, space, size)
+    parts = Parts(within_budget(method, experiment.cost, costs), space, data, costs)
+    _check_sizes(experiment, parts)
+    return parts
+
+
+def find(
+    experiment: Experiment,
+    parts: Parts,
+    folder: Path,
+    show_progress: ShowProgress,
+    device: str | None = None,
+    ranks: Ranks = ALONE,
+) -> SearchResult:
+    """Search, the first part of an experiment, and leave in ``folder`` what it found.
+
+    Args:
+        experiment: What to do.
+        parts: What it names.
+        folder: The run folder; a search that is in there goes on.
+        show_progress: Makes the display.
+        device: Where, if not where ``experiment`` says.
+        ranks: The processes that search together.
+    """
+    if ranks.is_first and not (folder / "config.json").exists():
+        write_json(folder / "config.json", experiment_to_json(experiment))
+    if ranks.is_first and parts.space.name not in SPACES:
+        write_json(folder / "space.json", space_to_json(parts.space))
+    config = experiment.config if device is None else replace(experiment.config, device=device)
+    result = _search(parts, config, folder, show_progress, ranks)
+    if ranks.is_first:
+        write_json(folder / "genotype.json", genotype_to_json(result.genotype))
+        save_tensors(folder / "alpha.pt", result.alpha)
+        if result.returned is not None:
+            write_json(folder / "stop.json", {"epoch": result.returned, "reason": result.stopped})
+    return result
+
+
+def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
+    """The content of ``config.json``: the versions of what runs, and all settings."""
+    return {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")}
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The experiment of a ``config.json``.
+
+    Raises:
+        ValueError: If the file does not describe one.
+    """
+    content = read_json(path)
+    rule = f"{path} must describe an experiment"
+    require(isinstance(content, dict), "run", rule, type(content).__name__)
+    assert isinstance(content, dict)
+    fields = {name: value for name, value in content.items() if name != "versions"}
+    try:
+        return _AS_JSON.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its values"
+        raise ValueError(complaint("run", rule, f"{place}: {first['msg']}")) from None
+
+
+def method_named(name: str, strength: float | None = None) -> Method:
+    """A method of the library, or ``module:function`` that returns one.
+
+    Args:
+        name: Of the method.
+        strength: How much it regularises; ``None`` for its own.
+    """
+    if strength is not None:
+        rule = f"strength must stand beside one of {', '.join(REGULARISED)}, which regularise"
+        require(name in REGULARISED, "method", rule, f"{strength} beside {name}")
+        return REGULARISED[name](strength)
+    if name in METHODS:
+        return METHODS[name]()
+    module, separator, function = name.partition(":")
+    rule = f"name must be one of {', '.join(METHODS)}, or module:function"
+    require(bool(separator and module and function), "method", rule, repr(name))
+    try:
+        method = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(
+            complaint("method", f"{name} must be a function without arguments to import", str(error))
+        ) from None
+    require(isinstance(method, Method), "method", f"{name} must return a Method", type(method).__name__)
+    return method
+
+
+_AS_JSON = TypeAdapter(Experiment)
+_NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell, whose network has no auxiliary head",)
+
+
+def _check_sizes(experiment: Experiment, parts: Parts) -> None:
+    """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
+    config, training, data, space = experiment.config, experiment.retrain, parts.data, parts.space
+    same_depth = depth_of(space) is None or not experiment.retrain_searched or training.cells == config.cells
+    rule = f"retrain.cells must be {config.cells}, as cells, in {space.name}, whose blocks are searched one by one"
+    require(same_depth, "Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
+    require_stages(parts.method, config)
+    with torch.device("meta"):
+        stage_supernet(parts.space, parts.method, data, config, 0)
+        if experiment.retrain_searched:
+            images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
+            steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")
+            build_network(
+                random_genotype(parts.space, 0),
+                len(data.classes),
+                training.channels,
+                training.cells,
+                data.channels,
+                data.resolution,
+                data.large,
+                training.auxiliary > 0,
+                parts.space,
+            )
+
+
+def _search(
+    parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks
+) -> SearchResult:
+    title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
+    with watched("search", title, folder, show_progress, ranks) as watch:
+        return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, **watch)
+
+
+def _contestants(experiment: Experiment, parts: Parts, found: Genotype) -> dict[str, Genotype]:
+    """The found architecture, then random ones that differ from it and from each other, and meet the same limit;
+    fewer of them where hardly any does."""
+    contestants = {"searched": found}
+    seed, taken = experiment.config.seed, {found.canonical()}
+    for draw in range(MOST_DRAWS):
+        if len(contestants) > experiment.random_genotypes:
+            break
+        genotype = random_genotype(parts.space, seed * 1_000_003 + draw)
+        if genotype.canonical() not in taken and _within(genotype, experiment.cost.limit, parts.costs):
+            taken.add(genotype.canonical())
+            contestants[f"random_{len(contestants)}"] = genotype
+    return contestants
+
+
+def _within(genotype: Genotype, limit: float | None, costs: CostTable | None) -> bool:
+    return limit is None or costs is None or derived_cost(genotype, costs) <= limit
+
+
+def _retrain(
+    experiment: Experiment,
+    parts: Parts,
+    genotype: Genotype,
+    folder: Path,
+    name: str,
+    show_progress: ShowProgress,
+    ranks: Ranks,
+) -> RetrainResult:
+    config = experiment.config
+    with watched("retrain", f"retrain: {name}", folder, show_progress, ranks) as watch:
+        return retrain(
+            genotype,
+            parts.data,
+            experiment.retrain,
+            seed=config.seed,
+            train_fraction=config.train_fraction,
+            precision=config.precision,
+            device=config.device,
+            workers=config.workers,
+            max_broken=config.max_broken,
+            folder=folder,
+            own=parts.space,
+            ranks=ranks,
+            **watch,
+        )
+
+
+def _named(results: list[RetrainResult]) -> list[tuple[str, RetrainResult]]:
+    return [(f"random_{i}" if i else "searched", result) for i, result in enumerate(results)]
+
+
+def _summary(name: str, result: RetrainResult) -> dict[str, Any]:
+    return {
+        "name": name,
+        "genotype": genotype_to_json(result.genotype),
+        "num_params": result.num_params,
+        "multiply_adds": result.multiply_adds,
+        "test_accuracy": result.test_accuracy,
+        "seconds": result.seconds,
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "fastnas": fastnas.__version__, **packages}

@@ -1,0 +1,258 @@
+"""The search whose memory is asked about, as it stands when it needs most."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import Function
+from torch.utils._pytree import tree_leaves
+
+from fastnas.costs.counts import activation_bytes, num_parameters
+from fastnas.data import Batch, ImageData
+from fastnas.engine import Run, alpha_gradients, fresh_state, search_step, stage_supernet
+from fastnas.engine.run import copied, stage_borders
+from fastnas.engine.step import apply_gradients, outer_eigenvalue
+from fastnas.mechanisms.control import EigenvalueRollBack
+from fastnas.mechanisms.pruning import Alive
+from fastnas.methods.method import Method
+from fastnas.seeds import torch_seed
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS
+from fastnas.supernet.mix import Mix
+from fastnas.training.config import SearchConfig
+from fastnas_kernels.backend import cells_as_on_a_gpu
+
+CPU = torch.device("cpu")
+_STEPS = 2  # of an epoch: few, and even, so that no step is one in which the losses are looked at
+_APART = 20.0  # between logits of whoever draws: e^-20 is the chance of another candidate than the dearest
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A search.
+
+    Args:
+        space: Where.
+        method: How.
+        data: On what; only sizes are asked for, no image.
+        config: With what numbers. It is planned for one process, whatever its device says.
+    """
+
+    space: CellSpace
+    method: Method
+    data: ImageData
+    config: SearchConfig
+
+    def changed(self, **changes: object) -> "Subject":
+        """With other settings in its configuration."""
+        return replace(self, config=replace(self.config, **changes))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to look.
+
+    Args:
+        stage: Of the method.
+        epoch: Of the search, in that stage.
+    """
+
+    stage: int
+    epoch: int
+
+
+def moments(subject: Subject) -> list[Moment]:
+    """Where the memory of a step may differ: in each stage its last epoch, and the first one as well if only one of
+    them drops anything at random."""
+    run = _run_at(subject, Moment(0, 0), nn.Module())
+    borders = stage_borders(subject.method, subject.config)
+    found = []
+    for stage in range(len(borders) - 1):
+        first, last = borders[stage], borders[stage + 1] - 1
+        drops = [_drops(run, epoch) for epoch in (first, last)]
+        found += [Moment(stage, last)] + ([Moment(stage, first)] if drops[0] != drops[1] else [])
+    return found
+
+
+def _drops(run: Run, epoch: int) -> bool:
+    at = run.progress(epoch)
+    return run.method.drop_path(at) > 0 or run.method.skip_dropout(at) > 0
+
+
+def _run_at(subject: Subject, moment: Moment, supernet: nn.Module, device: torch.device = CPU) -> Run:
+    config = replace(subject.config, warmup_epochs=0, device="cpu")
+    nothing = (np.arange(0), np.arange(0))
+    if not any(True for _ in supernet.parameters()):  # only the schedule is asked for
+        return Run(subject.method, subject.data, config, device, nothing, _STEPS, None)  # type: ignore[arg-type]
+    state = fresh_state(supernet, subject.method, config, device)
+    state.step, state.stage = moment.epoch * _STEPS, moment.stage
+    order = _dearness(subject.space, config.channels // subject.method.connection.k)
+    keeps = subject.method.stages[moment.stage].candidates if moment.stage else None
+    if keeps is not None:
+        state.alive = {name: _dearest(rows, order, keeps) for name, rows in state.alive.items()}
+    if any(draw is not None and draw.turns_off for draw in (subject.method.draw, subject.method.weight_draw)):
+        # Nowhere else: coefficients of e^-100 make gradients too small for the fast paths of a processor
+        with torch.no_grad():
+            for name, logits in state.alpha.items():
+                if name.startswith("alpha."):
+                    logits.copy_(_APART * torch.tensor(order).to(logits).expand_as(logits))
+    return Run(subject.method, subject.data, config, device, nothing, _STEPS, state)
+
+
+def _dearness(space: CellSpace, channels: int) -> list[int]:
+    """The rank of every primitive by what a gradient through it keeps, the parameters deciding between equals."""
+
+    def cost(name: str) -> tuple[int, int]:
+        if name == "none":
+            return -1, 0
+        if space.dag is not None:
+            return 1, 0  # a connection, which is there
+        # Weights without memory draw their values all the same where torch.compile has been at work
+        with torch.device("meta"), torch_seed(0):
+            if name in MBCONV_OPERATIONS and space.stages is not None:
+                module = MBCONV_OPERATIONS[name](channels, channels, 1, True)
+            else:
+                module = operations_of(space)[name](channels, 1, True)
+            x = torch.empty(2, channels, 8, 8).to(memory_format=torch.channels_last)
+            return activation_bytes(module, x), num_parameters(module)
+
+    costs = [cost(name) for name in space.primitives]
+    by_cost = sorted(range(len(costs)), key=costs.__getitem__)
+    return [by_cost.index(k) for k in range(len(costs))]
+
+
+def _dearest(rows: Alive, order: Sequence[int], keeps: int) -> Alive:
+    def row(alive: tuple[bool, ...]) -> tuple[bool, ...]:
+        kept = sorted((k for k, on in enumerate(alive) if on), key=lambda k: -order[k])[:keeps]
+        return tuple(k in kept for k in range(len(alive)))
+
+    return tuple(map(row, rows))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run with its batches, ready to step.
+
+    Args:
+        run: The search.
+        batches: Of the weights and of alpha.
+        on_gpu: Whether tensors without memory are those of a GPU.
+    """
+
+    run: Run
+    batches: tuple[Batch, Batch]
+    on_gpu: bool = False
+
+    @property
+    def given(self) -> Mapping[str, list[Tensor]]:
+        """What is alive before a step begins, by cause."""
+        state = self.run.state
+        optimizers = (state.weight_optimizer, state.alpha_optimizer)
+        slots = _tensors([list(optimizer.state.values()) for optimizer in optimizers])
+        return {
+            "weights": list(state.w.values()),
+            "alpha": list(state.alpha.values()),
+            "optimiser states": slots,
+            "snapshots to return to": _tensors(state.snapshots),
+            "images": [x for batch in self.batches for x in (batch.images, batch.labels)],
+        }
+
+    def phases(self) -> Mapping[str, Callable[[], object]]:
+        """What one step consists of, each part by itself: they share nothing that is not in ``given``."""
+        run, (for_weights, for_alpha) = self.run, self.batches
+        if run.method.protocol.joint:
+            found: dict[str, Callable[[], object]] = {"joint step": lambda: search_step(run, for_weights, None)}
+        else:
+            found = {
+                "alpha step": lambda: alpha_gradients(run, for_weights, for_alpha),
+                "weight step": lambda: search_step(run, for_weights, None),
+            }
+        if run.method.eigenvalue_every > 0 and not run.method.protocol.joint:
+            epoch = run.state.step // run.steps
+            found["eigenvalue"] = lambda: outer_eigenvalue(run, for_alpha, epoch)
+        return {name: _as_on_a_gpu(phase) for name, phase in found.items()} if self.on_gpu else found
+
+
+def _as_on_a_gpu(phase: Callable[[], object]) -> Callable[[], object]:
+    def run() -> object:
+        with cells_as_on_a_gpu():
+            return phase()
+
+    return run
+
+
+def _tensors(nest: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
+
+
+def real_scene(subject: Subject, moment: Moment, device: torch.device = CPU) -> Scene:
+    """On real tensors, in the memory of ``device``."""
+    return _with_batches(_run_at(subject, moment, _supernet(subject, moment), device), subject)
+
+
+def fake_scene(subject: Subject, moment: Moment, on_gpu: bool = False) -> Scene:
+    """On tensors without memory, of the CPU or of a GPU; alpha alone is real, since what it decides is asked for on the
+    host."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    run = _run_at(subject, moment, _supernet(subject, moment))
+    state = run.state
+    for module in list(state.supernet.modules()):
+        for name, p in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, nn.Parameter(mode.from_tensor(p.detach())))
+    state.w = dict(state.supernet.named_parameters())
+    state.weight_optimizer.param_groups[0]["params"] = list(state.w.values())
+    state.supernet.register_forward_pre_hook(lambda _, arguments: (arguments[0], _crossed(arguments[1], mode)))
+    with mode:
+        return replace(_with_batches(run, subject), on_gpu=on_gpu)
+
+
+def _supernet(subject: Subject, moment: Moment) -> nn.Module:
+    return stage_supernet(subject.space, subject.method, subject.data, subject.config, moment.stage)
+
+
+def _with_batches(run: Run, subject: Subject) -> Scene:
+    state, data, config = run.state, subject.data, subject.config
+    # as after the first step: the optimiser has its momentum
+    apply_gradients(state.weight_optimizer, state.w, {name: torch.zeros_like(p) for name, p in state.w.items()}, 0.0)
+
+    def batch() -> Batch:
+        shape = (config.batch_size, data.channels, data.resolution, data.resolution)
+        labels = torch.arange(config.batch_size, device=run.device) % len(data.classes)
+        return Batch(torch.randn(shape, device=run.device), labels)
+
+    control = run.method.control
+    if isinstance(control, EigenvalueRollBack):
+        state.snapshots = {epoch: copied(state.snapshot()) for epoch in range(control.keeps + 1)}
+    return Scene(run, (batch(), batch()))
+
+
+class _Crossing(Function):
+    """Between real tensors and ones without memory, both ways, to any order; values do not matter."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, mode: FakeTensorMode, to_fake: bool) -> Tensor:
+        ctx.mode, ctx.to_fake = mode, to_fake
+        if to_fake:
+            return mode.from_tensor(x.detach())
+        return torch.zeros(x.shape, dtype=x.dtype)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return _Crossing.apply(dy, ctx.mode, not ctx.to_fake), None, None  # type: ignore[return-value]
+
+    @staticmethod
+    def jvp(ctx, tx: Tensor, *_: None) -> Tensor:  # type: ignore[override]
+        return _Crossing.apply(tx, ctx.mode, ctx.to_fake)  # type: ignore[return-value]
+
+
+def _crossed(mix: Mix, mode: FakeTensorMode) -> Mix:
+    """The coefficients as tensors without memory."""
+
+    def crossed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: _Crossing.apply(x, mode, True) for name, x in tensors.items()}  # type: ignore[misc]
+
+    return mix._replace(candidates=crossed(mix.candidates), edges=crossed(mix.edges), offsets=crossed(mix.offsets))

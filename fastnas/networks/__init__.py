@@ -1,0 +1,1 @@
+"""Networks built of a genotype, to be trained from scratch."""

@@ -1,0 +1,206 @@
+"""One search in several processes: each computes on its part of every batch, and all take the same step.
+
+Processes are started by torchrun (or anything that sets its environment variables), one a GPU or one a core. A batch
+is the same whatever their number; rank ``r`` of ``R`` takes its ``r``-th part. Gradients are averaged where they
+leave the losses, so alpha, weights and optimisers stay equal in all of them bit for bit, of first order or of second;
+``fastnas_kernels.collectives`` says how.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastnas_kernels.check import complaint, require
+from fastnas_kernels.collectives import averaged_loss, reduced, shared
+
+WHERE = "ranks"
+PATIENCE = timedelta(minutes=30)  # for the slowest process, which may be reading a data set
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those that run a search together.
+
+    Args:
+        index: Its rank, from zero.
+        size: How many there are.
+    """
+
+    index: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.index == 0
+
+    def own_name(self, name: str) -> str:
+        """The name of a file of which every process has one."""
+        stem, dot, suffix = name.rpartition(".")
+        return name if self.is_first else f"{stem}.{self.index}{dot}{suffix}"
+
+    def part(self, count: int) -> slice:
+        """The part of ``count`` things in a row, a multiple of the number of ranks, that is this one's."""
+        return slice(count * self.index // self.size, count * (self.index + 1) // self.size)
+
+    def shared(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, equal in all processes; their gradients become the means of those of all."""
+        if self.size == 1:
+            return dict(tensors)
+        return dict(zip(tensors, shared(list(tensors.values())), strict=True))
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """The mean of a scalar over the processes; its gradient is that of this one's, see :meth:`shared`."""
+        return loss if self.size == 1 else averaged_loss(loss)
+
+    def totals(self, *numbers: float) -> list[float]:
+        """The sums over the processes, bit-equal in all of them."""
+        if self.size == 1:
+            return list(numbers)
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        return reduced([torch.tensor(numbers, dtype=torch.float64, device=device)])[0].tolist()
+
+    def require_same(self, what: str, text: str) -> None:
+        """Raise in every process unless all of them hold the same ``text``."""
+        if self.size == 1:
+            return
+        texts: list[str] = [""] * self.size
+        dist.all_gather_object(texts, text)
+        other = next((rank for rank, theirs in enumerate(texts) if theirs != texts[0]), None)
+        got = "" if other is None else _difference(texts[0], texts[other])
+        rule = f"{what} must be the same in every process"
+        require(other is None, WHERE, rule, f"{got} on ranks 0 and {other}", "Start all of them with one command.")
+
+    @contextmanager
+    def first_before_others(self) -> Iterator[None]:
+        """Let the first process run the block alone, then the others: what it fetched is there for them."""
+        if self.size > 1 and not self.is_first:
+            dist.barrier()
+        try:
+            yield
+        finally:
+            if self.size > 1 and self.is_first:
+                dist.barrier()
+
+    def take_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite the tensors of all processes with those of the first."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def told(self, text: str) -> str:
+        """What the first process says, in all of them."""
+        if self.size == 1:
+            return text
+        texts = [text]
+        dist.broadcast_object_list(texts)
+        return texts[0]
+
+
+ALONE = Ranks()
+
+
+def _difference(one: str, other: str) -> str:
+    """The first place where two texts differ, a few words of each."""
+    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(one.rfind(",", 0, at), one.rfind("{", 0, at), 0)
+    return f"{one[start : at + 30]!r} and {other[start : at + 30]!r}"
+
+
+def is_restarted() -> bool:
+    """Whether torchrun started these processes again after one of them had died."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def may_be_restarted() -> bool:
+    """Whether torchrun would start these processes again."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+
+
+def place_in_environment() -> Ranks:
+    """The place that the environment gives to this process; alone if it gives none."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    index = os.environ.get("RANK", "0")
+    fits = size.isdecimal() and index.isdecimal() and int(index) < int(size)
+    rule = "the environment variables RANK and WORLD_SIZE must be numbers, RANK the smaller one"
+    require(fits, WHERE, rule, f"RANK={index} WORLD_SIZE={size}", "Let torchrun set them.")
+    return Ranks(int(index), int(size))
+
+
+def local_device(name: str) -> torch.device:
+    """The device of this process: ``auto`` and ``cuda`` are the GPU of its number on its machine."""
+    ranks, device = place_in_environment(), torch_device(name)
+    if ranks.size == 1 or device.type != "cuda":
+        return device
+    rule = "device must be auto, cpu or cuda beside several processes, each of which takes a GPU of its own"
+    require(device.index is None, WHERE, rule, name)
+    return torch_device(f"cuda:{os.environ.get('LOCAL_RANK', ranks.index)}")
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Ranks]:
+    """Meet the other processes, if there are any, and part from them at the end.
+
+    Args:
+        device: Of the search: processes on GPUs exchange through NCCL, others through Gloo.
+
+    Raises:
+        ValueError: If there is no NCCL for processes on GPUs.
+        ConnectionError: If they cannot meet.
+    """
+    ranks = place_in_environment()
+    if ranks.size == 1:
+        yield ranks
+        return
+    place = local_device(device)
+    if place.type == "cuda":
+        remedy = "Install a build of PyTorch with NCCL, or set --device cpu."
+        require(dist.is_nccl_available(), WHERE, "NCCL must be there for processes on GPUs", "none", remedy)
+        torch.cuda.set_device(place)
+    try:
+        store, index, size = next(dist.rendezvous("env://", timeout=PATIENCE))  # pyright: ignore[reportPrivateImportUsage]
+        # torchrun keeps the store when it starts processes again, and with it where the dead ones listened
+        name = f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        attempt = dist.PrefixStore(name, store)  # pyright: ignore[reportPrivateImportUsage]
+        backend = "nccl" if place.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=attempt, rank=index, world_size=size, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        raise ConnectionError(
+            complaint(WHERE, "the processes must find each other", str(error), "Start them with torchrun.")
+        ) from None
+    try:
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def require_divisible(ranks: Ranks, batch_size: int) -> None:
+    """Raise unless every process gets as many images of a batch."""
+    rule = f"batch_size must be a multiple of the {ranks.size} processes, which share every batch"
+    require(batch_size % ranks.size == 0, WHERE, rule, batch_size)
+
+
+def alike(tensors: Sequence[Tensor]) -> str:
+    """A text that is the same for equal numbers, and for others hardly ever."""
+    return " ".join(float(x.detach().double().sum()).hex() for x in tensors)
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that ``name`` means: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    require(device is not None and device.type in ("cpu", "cuda"), "device", "name must be auto, cpu or cuda[:N]", name)
+    assert device is not None
+    present = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
+    require(present, "device", f"{name} must exist", f"{torch.cuda.device_count()} GPUs", "Use --device cpu.")
+    return device

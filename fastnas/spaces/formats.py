@@ -1,0 +1,242 @@
+"""Genotypes as text: JSON, the field's ``Genotype(normal=[...], ...)`` and NAS-Bench-201's ``|op~0|+...``.
+
+Nothing that is read here is ever executed: JSON is JSON, and the other two forms are parsed as literals.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, space_named
+from fastnas.spaces.dag import FullDag
+from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.known import KNOWN
+from fastnas_kernels.check import complaint, require
+
+WHERE = "genotype"
+_WORDS = {"normal": "normal", "reduction": "reduce"}  # what the field's text calls the cell types
+LONG = 300  # characters of a path that an error still repeats
+FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
+
+
+def read_genotype(what: str, own: CellSpace | None = None) -> Genotype:
+    """The genotype that ``what`` names, in any form that people exchange.
+
+    Args:
+        what: A built-in name (``PDARTS``), the path of a file, or the text itself.
+        own: A space beside those of the library that the genotype may belong to.
+
+    Raises:
+        ValueError: If it is none of these, or not an architecture of its space.
+    """
+    if what in KNOWN:
+        return parse_genotype(KNOWN[what])
+    looks_like_text = "Genotype(" in what or what.lstrip().startswith(("|", "{"))
+    if not looks_like_text:
+        path = Path(what)
+        got = repr(what) if len(what) < LONG else _excerpt(what)
+        require(_is_file(path), WHERE, f"name must be {FORMS}", got, f"Built in: {', '.join(KNOWN)}.")
+        try:
+            what = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(complaint(WHERE, f"file must hold {FORMS}", f"binary data in {path}")) from None
+    return parse_genotype(what, own)
+
+
+def parse_genotype(text: str, own: CellSpace | None = None) -> Genotype:
+    """Parse one of the three text forms and check the result against its space."""
+    text = text.strip()
+    if text.startswith("{"):
+        return genotype_from_json(_parse_json(text), own)
+    if text.startswith("|"):
+        return _parse_nasbench201(text)
+    require("Genotype(" in text, WHERE, f"text must be {FORMS}", _excerpt(text))
+    return _parse_literals(text[text.index("Genotype(") :], own)
+
+
+def genotype_from_json(data: object, own: CellSpace | None = None) -> Genotype:
+    """Build a genotype from decoded JSON and check it against its space."""
+    require(
+        isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data)
+    )
+    assert isinstance(data, dict)
+    space = space_named(data["space"], own)
+    unknown = set(data) - {"space", *space.cell_types}
+    require(not unknown, WHERE, f"JSON may hold the keys space, {', '.join(space.cell_types)}", sorted(unknown))
+    genotype = Genotype(space.name, *(_cell_from_json(t, data.get(t)) for t in space.cell_types))
+    space.check(genotype)
+    return genotype
+
+
+def genotype_to_json(genotype: Genotype) -> dict[str, Any]:
+    """The JSON form: ``{"space", "normal": {"nodes": [[[primitive, source], ...], ...], "concat"}, ...}``."""
+    cells = {
+        name: {"nodes": [[list(gene) for gene in node] for node in cell.nodes], "concat": list(cell.concat)}
+        for name, cell in genotype.cells.items()
+    }
+    return {"space": genotype.space, **cells}
+
+
+def space_to_json(space: CellSpace) -> dict[str, Any]:
+    """The graph and the primitives of ``space``, without its operations: enough to read and draw its genotypes."""
+    return {
+        "name": space.name,
+        "primitives": list(space.primitives),
+        "num_inputs": space.num_inputs,
+        "num_nodes": space.num_nodes,
+        "cell_types": list(space.cell_types),
+        "kept_edges": space.kept_edges,
+        "concat": list(space.concat),
+        "edge_primitives": space.edge_primitives,
+        "stages": space.stages,
+        "dag": None if space.dag is None else {"blocks": list(space.dag.blocks), "levels": space.dag.levels},
+    }
+
+
+def space_from_json(data: object) -> CellSpace:
+    """The space of :func:`space_to_json`."""
+    try:
+        edges = data["edge_primitives"]  # type: ignore[index]
+        stages, dag = data.get("stages"), data.get("dag")  # type: ignore[attr-defined]
+        return CellSpace(
+            name=str(data["name"]),  # type: ignore[index]
+            primitives=tuple(map(str, data["primitives"])),  # type: ignore[index]
+            num_inputs=_integer(data["num_inputs"]),  # type: ignore[index]
+            num_nodes=_integer(data["num_nodes"]),  # type: ignore[index]
+            cell_types=tuple(data["cell_types"]),  # type: ignore[index]
+            kept_edges=None if data["kept_edges"] is None else _integer(data["kept_edges"]),  # type: ignore[index]
+            concat=tuple(map(_integer, data["concat"])),  # type: ignore[index]
+            edge_primitives=None if edges is None else tuple(tuple(map(tuple, cell)) for cell in edges),
+            stages=None if stages is None else tuple(map(_integer, stages)),
+            dag=None if dag is None else FullDag(tuple(map(str, dag["blocks"])), _integer(dag["levels"])),
+        )
+    except (TypeError, KeyError, AttributeError):
+        raise ValueError(complaint("space", "JSON must have the fields of a CellSpace", _excerpt(data))) from None
+
+
+def genotype_to_text(genotype: Genotype) -> str:
+    """The form that the field exchanges; spaces other than DARTS and NAS-Bench-201 add ``space='...'`` to it."""
+    if genotype.space == NASBENCH201.name:
+        ordered = genotype.canonical().normal.nodes
+        return "+".join("|" + "".join(f"{primitive}~{source}|" for primitive, source in node) for node in ordered)
+    parts = []
+    for name, cell in genotype.cells.items():
+        genes = [tuple(gene) for node in cell.nodes for gene in node]
+        parts.append(f"{_WORDS[name]}={genes}, {_WORDS[name]}_concat={list(cell.concat)}")
+    if genotype.space != DARTS.name:
+        parts.append(f"space={genotype.space!r}")
+    return f"Genotype({', '.join(parts)})"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for a file
+        return False
+
+
+def _parse_json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(complaint(WHERE, "JSON must be well formed", f"{error.msg} at line {error.lineno}")) from None
+    except (ValueError, RecursionError):
+        raise ValueError(complaint(WHERE, "JSON must be well formed", "an excess of digits or of brackets")) from None
+
+
+def _cell_from_json(cell_type: str, data: object) -> CellGenotype:
+    shape = '{"nodes": [[[primitive, source], ...], ...], "concat": [state, ...]}'
+    try:
+        nodes, concat = data["nodes"], data["concat"]  # type: ignore[index]
+        return CellGenotype(tuple(tuple(_gene(gene) for gene in node) for node in nodes), tuple(map(_integer, concat)))
+    except (TypeError, KeyError, ValueError):
+        raise ValueError(complaint(WHERE, f"{cell_type} must have the form {shape}", _excerpt(data))) from None
+
+
+def _gene(gene: Any) -> Gene:
+    primitive, source = gene
+    if not isinstance(primitive, str):
+        raise TypeError
+    return Gene(primitive, _integer(source))
+
+
+def _integer(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError
+    return value
+
+
+def _parse_literals(text: str, own: CellSpace | None) -> Genotype:
+    text = text.strip()
+    try:
+        call = ast.parse(text, mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        call = None
+    is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
+    require(is_call, WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
+    assert isinstance(call, ast.Call)
+    names = [str(keyword.arg) for keyword in call.keywords]
+    named = next((_literal(keyword.value, text) for keyword in call.keywords if keyword.arg == "space"), DARTS.name)
+    require(isinstance(named, str), WHERE, "space must be a name", _excerpt(named))
+    space = space_named(str(named), own)
+    expected = [field for t in space.cell_types for field in (_WORDS[t], f"{_WORDS[t]}_concat")]
+    rule = f"fields must be {', '.join(expected)}, each once"
+    require(sorted(name for name in names if name != "space") == expected, WHERE, rule, names)
+    require(names.count("space") <= 1, WHERE, "space must be named once", names)
+    fields = {name: _literal(keyword.value, text) for name, keyword in zip(names, call.keywords, strict=True)}
+    cells = (
+        _literal_cell(space, _WORDS[t], fields[_WORDS[t]], fields[f"{_WORDS[t]}_concat"]) for t in space.cell_types
+    )
+    genotype = Genotype(space.name, *cells)
+    space.check(genotype)
+    return genotype
+
+
+def _literal(node: ast.expr, text: str) -> object:
+    """A literal of ``text``, or ``range(a, b)`` of literals, which the field writes for the concatenated states."""
+    try:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range":
+            if node.keywords:
+                raise ValueError
+            bounds = [ast.literal_eval(argument) for argument in node.args]
+            if len(bounds) in (1, 2) and all(type(bound) is int and 0 <= bound <= 100 for bound in bounds):
+                return list(range(*bounds))
+            raise ValueError
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        source = _excerpt(ast.get_source_segment(text, node))  # ast.unparse() recurses, and may fail alike
+        raise ValueError(complaint(WHERE, "fields must be literals or range(first, last)", source)) from None
+
+
+def _literal_cell(space: CellSpace, name: str, genes: object, concat: object) -> CellGenotype:
+    try:
+        flat = [_gene(gene) for gene in genes]  # type: ignore[attr-defined]
+        states = tuple(map(_integer, concat))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        rule = f"{name} must be a list of (primitive, source) and {name}_concat a list of states"
+        raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
+    counts = space.edges_named(len(flat))
+    each = f", {space.kept_edges} for each of {space.num_nodes} nodes" if space.kept_edges else ""
+    require(len(flat) == sum(counts), WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
+    starts = [sum(counts[:node]) for node in range(space.num_nodes)]
+    nodes = (tuple(flat[start : start + count]) for start, count in zip(starts, counts, strict=True))
+    return CellGenotype(tuple(nodes), states)
+
+
+def _parse_nasbench201(text: str) -> Genotype:
+    nodes = []
+    for part in text.split("+"):
+        genes = [re.fullmatch(r"(\w+)~(\d{1,3})", gene) for gene in part.strip("|").split("|")]
+        rule = "string must look like |primitive~0|+|primitive~0|primitive~1|+..."
+        require(all(genes) and part.startswith("|") and part.endswith("|"), WHERE, rule, _excerpt(text))
+        nodes.append(tuple(Gene(gene[1], int(gene[2])) for gene in genes if gene))
+    genotype = Genotype(NASBENCH201.name, CellGenotype(tuple(nodes), NASBENCH201.concat))
+    NASBENCH201.check(genotype)
+    return genotype
+
+
+def _excerpt(value: object) -> str:
+    text = " ".join(str(value).split())
+    return repr(text if len(text) <= 60 else text[:57] + "...")

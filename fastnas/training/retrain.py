@@ -1,0 +1,290 @@
+"""Training of derived networks from scratch."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+
+from fastnas.costs.counts import multiply_adds, num_parameters
+from fastnas.data import (
+    Batch,
+    BrokenImages,
+    ImageData,
+    evaluation_batches,
+    load_data,
+    steps_per_epoch,
+    training_batches,
+)
+from fastnas.data.division import class_balanced_fraction
+from fastnas.files import append_json_line, keep_json_lines, read_json_lines
+from fastnas.mechanisms.schedules import cosine, exponential, linear, warmed_up
+from fastnas.networks.derived import build_network
+from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
+from fastnas.seeds import stream, torch_seed
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.formats import genotype_to_json
+from fastnas.spaces.genotype import Genotype
+from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
+from fastnas.training.config import RetrainConfig
+from fastnas.training.numerics import Losses, autocast, deterministic, evaluate
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """A trained derived network.
+
+    Args:
+        genotype: Its architecture.
+        num_params: Trained scalars, without an auxiliary head.
+        multiply_adds: Of one image's forward pass.
+        test_accuracy: Fraction of the test images classified rightly after the last epoch.
+        seconds: Training and evaluation, without what came before a resume's checkpoint being repeated.
+        network: The network, in evaluation mode.
+    """
+
+    genotype: Genotype
+    num_params: int
+    multiply_adds: int
+    test_accuracy: float
+    seconds: float
+    network: nn.Module
+
+
+def learning_rate(config: RetrainConfig, epoch: int) -> float:
+    """The learning rate of ``epoch``, warm-up included."""
+    rate = {
+        "cosine": lambda: cosine(config.lr, epoch, config.epochs),
+        "linear": lambda: linear(config.lr, epoch, config.epochs),
+        "exponential": lambda: exponential(config.lr, epoch),
+    }[config.schedule]()
+    return warmed_up(rate, config.lr, epoch, config.lr_warmup_epochs)
+
+
+def retrain(
+    genotype: Genotype,
+    data: ImageData | str,
+    config: RetrainConfig = RetrainConfig(),  # noqa: B008
+    *,
+    seed: int = 0,
+    train_fraction: float = 1.0,
+    precision: str = "float32",
+    device: str = "auto",
+    workers: int = 0,
+    max_broken: int = 0,
+    folder: Path | None = None,
+    own: CellSpace | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> RetrainResult:
+    """Train the network of ``genotype`` on the whole training set and measure it on the test set.
+
+    Args:
+        genotype: What to build.
+        data: Images, or what names them.
+        config: Size, budget and optimiser.
+        seed: Decides everything random.
+        train_fraction: Class-balanced share of the training images to use.
+        precision: ``float32`` or ``bfloat16``.
+        device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        workers: Processes that decode images; 0 decodes between the steps.
+        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
+        folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
+        own: The genotype's space, if the library does not know it.
+        on_step: Called after every step with the number of steps done and their total.
+        on_epoch: Called after every epoch with its record.
+        ranks: The processes that train together. Each normalises by its part of a batch, and the running statistics
+            are the first one's, as ``DistributedDataParallel`` has it.
+
+    Raises:
+        ValueError: For data, sizes or files that do not fit together.
+        FloatingPointError: If a loss is not finite.
+    """
+    data = load_data(data) if isinstance(data, str) else data
+    place = local_device(device)
+    require_divisible(ranks, config.batch_size)
+    broken = BrokenImages(max_broken, folder and folder / ranks.own_name("broken.jsonl"))
+    training = _Training(genotype, data, config, seed, train_fraction, precision, place, workers, own, ranks, broken)
+    shape = (data.channels, data.resolution, data.resolution)
+    cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
+    history = training.restore(folder)
+    with deterministic():
+        for record in training.epochs(folder, on_step):
+            history.append(record)
+            if on_epoch is not None:
+                on_epoch(record)
+    seconds = sum(record["seconds"] for record in history)
+    return RetrainResult(genotype, *cost, history[-1]["test_accuracy"], seconds, training.network.eval())
+
+
+class Classifier(nn.Module):
+    """A derived network without its auxiliary output: images to logits.
+
+    Args:
+        network: A derived network.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[0]
+
+
+class _Training:
+    """One network on its way through its epochs."""
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        data: ImageData,
+        config: RetrainConfig,
+        seed: int,
+        train_fraction: float,
+        precision: str,
+        device: torch.device,
+        workers: int,
+        own: CellSpace | None,
+        ranks: Ranks,
+        broken: BrokenImages,
+    ) -> None:
+        self.data, self.config, self.seed, self.precision, self.device = data, config, seed, precision, device
+        self.workers, self.ranks, self.broken = workers, ranks, broken
+        self.indices = class_balanced_fraction(data.train.labels, train_fraction, seed)
+        self.steps = steps_per_epoch(len(self.indices), config.batch_size)
+        with torch_seed(stream(seed, "retraining weights")):
+            network = build_network(
+                genotype,
+                len(data.classes),
+                config.channels,
+                config.cells,
+                data.channels,
+                data.resolution,
+                data.large,
+                config.auxiliary > 0,
+                own,
+            )
+        self.network = network.to(device)
+        # The same parameters, in a wrapper that averages their gradients
+        self.averaging = DistributedDataParallel(self.network) if ranks.size > 1 else self.network
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+        )
+        self.step = 0
+        self.losses = Losses()
+        numbers = asdict(config) | {"seed": seed, "train_fraction": train_fraction, "precision": precision}
+        self.identity = json.dumps([genotype_to_json(genotype), data.name, data.resolution, numbers])
+        ranks.require_same("the configuration", self.identity)
+
+    def restore(self, folder: Path | None) -> list[dict[str, Any]]:
+        if folder is None:
+            return []
+        checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
+        if checkpoint.exists():
+            saved = load_checkpoint(checkpoint, self.identity, self.device)
+            self.network.load_state_dict(saved["network"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step = saved["step"]
+        epochs_done = self.step // self.steps
+        if self.ranks.is_first:
+            return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
+        return [record for record in read_json_lines(metrics) if record["epoch"] < epochs_done]
+
+    def epochs(self, folder: Path | None, on_step: Callable[[int, int], None] | None) -> Iterator[dict[str, Any]]:
+        config = self.config
+        total = self.steps * config.epochs
+        batches = training_batches(
+            self.data,
+            self.indices,
+            batch_size=config.batch_size,
+            seed=self.seed,
+            first_step=self.step,
+            num_steps=total - self.step,
+            workers=self.workers,
+            cutout=config.cutout,
+            ranks=self.ranks,
+            device=self.device,
+            broken=self.broken,
+        )
+        started = perf_counter()
+        for batch in batches:
+            epoch = self.step // self.steps
+            lr = learning_rate(config, epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.train_step(batch, config.drop_path * epoch / config.epochs)
+            if self.step % self.steps == 0:
+                record = self.record(epoch, lr) | {"seconds": perf_counter() - started}
+                started = perf_counter()
+                if folder is not None and self.ranks.is_first:
+                    append_json_line(folder / "metrics.jsonl", record)
+                    save_checkpoint(folder / "checkpoint.pt", self.identity, self.state_dict())
+                yield record
+            if on_step is not None:
+                on_step(self.step, total)
+
+    def train_step(self, batch: Batch, drop_path: float) -> None:
+        config = self.config
+        images, labels = batch
+        self.network.train()
+        own = (self.ranks.index,) if self.ranks.index else ()
+        with autocast(self.device, self.precision):
+            logits, auxiliary = self.averaging(images, drop_path, stream(self.seed, "drop path", self.step, *own))
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        if auxiliary is not None:
+            auxiliary_loss = F.cross_entropy(auxiliary.float(), labels, label_smoothing=config.label_smoothing)
+            loss = loss + config.auxiliary * auxiliary_loss
+        self.optimizer.zero_grad(set_to_none=True)
+        with warnings.catch_warnings():
+            # Filters of one channel have two spellings of the same layout, of which the wrapper expects the other
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+            loss.backward()
+        if config.grad_clip > 0:
+            nn.utils.clip_grad_norm_(self.network.parameters(), config.grad_clip)
+        self.optimizer.step()
+        self.losses.add_inner(loss.detach(), (logits.argmax(1) == labels).sum(), len(labels))
+        self.step += 1
+        self.losses.check_now_and_then("retrain", self.step)
+
+    def record(self, epoch: int, lr: float) -> dict[str, Any]:
+        config, data = self.config, self.data
+        self.losses.check("retrain", self.step)
+        train = self.losses.take_means(self.ranks)
+        self.ranks.take_from_first(self.network.buffers())
+        test = None
+        if epoch + 1 == config.epochs or (epoch + 1) % config.evaluate_every == 0:
+            batches = evaluation_batches(
+                data,
+                data.test,
+                batch_size=config.batch_size,
+                workers=self.workers,
+                device=self.device,
+                broken=self.broken,
+                ranks=self.ranks,
+            )
+            test = evaluate(Classifier(self.network).eval(), batches, self.device, self.precision, self.ranks)
+        return {
+            "epoch": epoch,
+            "epochs": config.epochs,
+            "lr": lr,
+            "train_loss": train.loss,
+            "train_accuracy": train.accuracy,
+            "test_loss": test.loss if test else None,
+            "test_accuracy": test.accuracy if test else None,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}

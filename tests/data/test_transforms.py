@@ -1,0 +1,85 @@
+"""The numbers of the method cards S3 and S5."""
+
+import pytest
+import torch
+from torchvision.transforms import v2
+
+from fastnas.data.pixels import CIFAR, GREY, IMAGENET, Normalise, cut_out
+from fastnas.data.transforms import large_transforms, small_transforms
+
+
+def steps_of(transform):
+    return {type(step).__name__: step for step in transform.transforms}
+
+
+@pytest.mark.parametrize("statistics", [CIFAR, IMAGENET, GREY])
+def test_normalising_equals_torchvisions_bit_for_bit(statistics):
+    channels = len(statistics.mean)
+    every_value = torch.arange(256, dtype=torch.uint8).expand(channels, 1, 256)
+    theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*map(list, statistics))])
+    assert torch.equal(Normalise(statistics)(every_value), theirs(every_value))
+
+
+def test_cifar_is_normalised_with_the_statistics_of_darts():
+    assert CIFAR.mean == (0.49139968, 0.48215827, 0.44653124)
+    assert CIFAR.std == (0.24703233, 0.24348505, 0.26158768)
+
+
+@pytest.mark.parametrize(("resolution", "padding"), [(8, 1), (32, 4), (64, 8)])
+def test_small_images_are_shifted_by_an_eighth_and_flipped(resolution, padding):
+    train, evaluation = (steps_of(t) for t in small_transforms(resolution, flip=True, resize=False))
+    assert list(train) == ["Decode", "RandomCrop", "RandomHorizontalFlip"]
+    assert set(train["RandomCrop"].padding) == {padding}
+    assert list(evaluation) == ["Decode"]
+
+
+@pytest.mark.parametrize(("resolution", "resized"), [(224, 256), (112, 128)])
+def test_large_images_are_augmented_like_darts_on_imagenet(resolution, resized):
+    train, evaluation = (steps_of(t) for t in large_transforms(resolution))
+    assert list(train) == ["RandomResizedCrop", "RandomHorizontalFlip", "ColourJitter"]
+    jitter = train["ColourJitter"].jitter
+    assert jitter.brightness == jitter.contrast == jitter.saturation == (0.6, 1.4)
+    assert jitter.hue == (-0.2, 0.2)
+    assert list(evaluation["Resize"].size) == [resized]
+    assert list(evaluation["CenterCrop"].size) == [resolution, resolution]
+
+
+def test_cutout_of_sixteen_blanks_between_a_quarter_and_all_of_its_square():
+    image = torch.ones(3, 32, 32)
+    images = cut_out(image.expand(400, 3, 32, 32), 16, 1.0, seed=0)
+    blanked = [cut == 0 for cut in images]
+    assert all(torch.equal(mask[0], mask[1]) and torch.equal(mask[0], mask[2]) for mask in blanked)
+    areas = [int(mask[0].sum()) for mask in blanked]
+    assert min(areas) >= 8 * 8  # the centre in a corner
+    assert max(areas) == 16 * 16
+    assert torch.equal(image, torch.ones(3, 32, 32))
+    # Rows 8..24 can be centres of a whole square; a uniform centre is one in (17/32)**2 = 28 % of draws, and 400 draws
+    # lie within five standard deviations (2.2 % each) of it
+    assert abs(areas.count(256) / 400 - (17 / 32) ** 2) < 0.12
+
+
+@pytest.mark.parametrize("side", [2, 5, 10])
+def test_cutout_blanks_a_square_that_may_hang_over_the_border(side):
+    areas = {int((cut == 0).sum()) // 3 for cut in cut_out(torch.ones(200, 3, 8, 8), side, 1.0, seed=0)}
+    assert max(areas) <= min(side, 8) ** 2
+    assert min(areas) >= 1
+    assert len(areas) > 1
+
+
+def test_squares_are_blanked_in_some_images_as_wide_as_they_are_and_nothing_else_changes():
+    images = torch.rand(400, 1, 16, 16) + 1
+    cut = cut_out(images, 8, 0.3, seed=5)
+    blank = cut[:, 0] == 0
+    is_cut = blank.flatten(1).any(1)
+    assert abs(is_cut.float().mean().item() - 0.3) < 4 * (0.3 * 0.7 / 400) ** 0.5  # four standard errors
+    assert torch.equal(torch.where(cut == 0, images, cut), images)
+    for square in blank[is_cut]:
+        rows, columns = square.any(1), square.any(0)
+        assert torch.equal(square, rows[:, None] & columns[None, :])
+        assert rows.sum() <= 8
+        assert columns.sum() <= 8
+    assert max(int(square.sum()) for square in blank) == 64
+    assert torch.equal(cut_out(images, 8, 0.3, seed=5), cut)
+    assert not torch.equal(cut_out(images, 8, 0.3, seed=6), cut)
+    assert (cut_out(images, 8, 1.0, seed=5) == 0).flatten(1).any(1).all()
+    assert torch.equal(cut_out(images, 8, 0.0, seed=5), images)

@@ -1,0 +1,129 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from fastnas.data import load_data
+from fastnas.memory.budget import Budget
+from fastnas.memory.described import described
+from fastnas.memory.planner import plan
+from fastnas.memory.predict import measure, predict
+from fastnas.memory.show import describe
+from fastnas.memory.subject import Subject
+from fastnas.memory.units import measure_times, profile
+from fastnas.methods.library import darts, p_darts
+from fastnas.spaces.cell_space import S2
+from fastnas.training.config import SearchConfig
+
+CELLS = replace(S2, num_nodes=1, concat=(2,))
+"""Two cell types of two edges with two candidates: little to run."""
+DIGITS = described("digits", 16)
+CONFIG = SearchConfig(channels=4, cells=3, epochs=6, batch_size=32, device="cpu")
+SUBJECT = Subject(CELLS, darts(), DIGITS, CONFIG)
+
+
+def needs(**changes):
+    return predict(SUBJECT.changed(**changes)).peak.num_bytes
+
+
+def planned(size, **options):
+    options = {"timed": False, "neighbours": False, **options}
+    return plan(CELLS, darts(), DIGITS, CONFIG, budget=Budget("so much", size, size), **options)
+
+
+@pytest.fixture(scope="module")
+def sizes():
+    """What keeping everything and keeping least need."""
+    return needs(), needs(recompute=("edges",))
+
+
+def test_what_fits_is_left_alone(sizes):
+    assert planned(sizes[0]).config == CONFIG
+
+
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_promised_budget_is_kept(sizes, share):
+    most, least = sizes
+    size = int(least + share * (most - least))
+    config = planned(size).config
+    assert config == replace(CONFIG, recompute=config.recompute)
+    assert measure(replace(SUBJECT, config=config)).peak.num_bytes <= size
+
+
+@pytest.mark.slow
+def test_where_nothing_fits_a_single_change_is_named_and_would_help(sizes):
+    size = int(0.6 * sizes[1])
+    found = planned(size)
+    assert found.chosen is None
+    with pytest.raises(ValueError, match=r"plan: budget must be at least .*, got so much .*--batch-size \d+"):
+        _ = found.config
+    batch = int(next(r for r in found.remedies if r.startswith("--batch-size")).split()[-1])
+    assert needs(batch_size=batch, recompute=("edges",)) <= size < needs(batch_size=batch + 4, recompute=("edges",))
+    assert any("nothing fits" in line for line in describe(found))
+
+
+@pytest.mark.slow
+def test_what_changes_the_search_changes_only_if_that_is_allowed(sizes):
+    config = planned(int(0.6 * sizes[1]), allow=("batch",)).config
+    assert config.batch_size < CONFIG.batch_size
+    assert replace(config, batch_size=CONFIG.batch_size, recompute=("none",)) == CONFIG
+
+
+def test_a_budget_below_the_weights_is_refused_in_one_line():
+    rule = r"plan: budget must hold the weights and the states of their optimisers, .* got so much \(1.00 KiB"
+    with pytest.raises(ValueError, match=rule):
+        planned(1024)
+
+
+@pytest.mark.slow
+def test_networks_of_several_depths_are_planned_as_a_whole():
+    method = p_darts()
+    subject = Subject(CELLS, method, DIGITS, replace(CONFIG, epochs=3))
+    size = int(0.8 * predict(subject).peak.num_bytes)
+    found = plan(
+        CELLS, method, DIGITS, subject.config, budget=Budget("so much", size, size), timed=False, neighbours=False
+    )
+    assert found.chosen is not None
+    assert found.chosen.prediction.peak.num_bytes <= size
+
+
+@pytest.mark.slow
+def test_a_plan_shows_its_neighbours_and_what_a_step_takes(sizes):
+    most, least = sizes
+    found = planned((most + least) // 2, timed=True, neighbours=True)
+    assert found.chosen is not None
+    assert found.dearer is not None
+    peak = found.chosen.prediction.peak.num_bytes
+    assert found.dearer.prediction.peak.num_bytes > peak
+    assert found.dearer.seconds < found.chosen.seconds
+    assert found.cheaper is None or found.cheaper.prediction.peak.num_bytes < peak
+    text = "\n".join(describe(found))
+    for part in ("alpha step", "weights", "kept for the backward pass", "the plan", "s a step: --recompute"):
+        assert part in text
+
+
+def test_what_units_keep_and_need_adds_up_to_the_prediction():
+    found = profile(SUBJECT)
+    assert len(found.passes) == 2
+    peaks = [max(*p.needs, p.head) for p in found.passes]
+    assert max(peaks) == found.prediction.peak.num_bytes
+    for of_pass in found.passes:
+        assert len(of_pass.after) == len(of_pass.needs) == 1 + CONFIG.cells
+        assert all(of_pass.kept(unit) > 0 for unit in range(1 + CONFIG.cells))
+
+
+def test_units_are_timed_within_a_step():
+    times = measure_times(SUBJECT.changed(batch_size=4), torch.device("cpu"), repeats=1)
+    assert len(times.again) == 1 + CONFIG.cells
+    assert all(seconds > 0 for seconds in times.again)
+    assert sum(times.again) < times.step
+
+
+def test_data_is_described_without_being_there():
+    there, described_only = load_data("digits", resolution=16), described("digits", 16)
+    for name in ("name", "classes", "channels", "resolution", "large"):
+        mine, theirs = getattr(described_only, name), getattr(there, name)
+        assert (len(mine) == len(theirs)) if name == "classes" else mine == theirs
+    imagenet = described("imagenet:nowhere")
+    assert (len(imagenet.classes), imagenet.resolution, imagenet.large) == (1000, 224, True)
+    assert not described("cifar10:nowhere").large

@@ -1,0 +1,43 @@
+import gzip
+
+import pytest
+
+from fastnas.spaces.benchmark import look_up
+from fastnas.spaces.cell_space import NASBENCH201
+from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.sampling import random_genotype
+
+A, B, C = (random_genotype(NASBENCH201, seed) for seed in range(3))
+
+
+def write(path, genotypes=((A, 90), (B, 80))):
+    rows = "".join(f"0,{genotype_to_text(g)},1,{accuracy}\n" for g, accuracy in genotypes)
+    with gzip.open(path, "wt") as file:
+        file.write("index,architecture,valid,test\n" + rows)
+    return path
+
+
+def test_finds_accuracy_rank_and_regret(tmp_path):
+    entry = look_up(write(tmp_path / "t.csv.gz"), B)
+    assert (entry.column, entry.accuracy, entry.rank, entry.size, entry.regret, entry.mean) == (
+        "test",
+        80,
+        2,
+        2,
+        10,
+        85,
+    )
+    assert "rank 2 of 2, regret 10.00 points" in str(entry)
+
+
+def test_says_what_is_wrong_with_a_table(tmp_path):
+    table = write(tmp_path / "t.csv.gz")
+    with pytest.raises(ValueError, match="must know the architecture"):
+        look_up(table, C)
+    with pytest.raises(ValueError, match="must have the columns architecture and nope"):
+        look_up(table, A, "nope")
+    with pytest.raises(ValueError, match="file must exist"):
+        look_up(tmp_path / "missing.csv", A)
+    (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
+    with pytest.raises(ValueError, match="must be a CSV file"):
+        look_up(tmp_path / "bad.csv.gz", A)

@@ -1,0 +1,81 @@
+import errno
+
+import pytest
+
+from fastnas.files import (
+    append_json_line,
+    keep_json_lines,
+    read_json,
+    read_json_lines,
+    write_atomically,
+    write_json,
+)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, error):
+    path = tmp_path / "state"
+    path.write_text("old")
+
+    def write(file):
+        file.write(b"half of the new")
+        raise error
+
+    with pytest.raises(type(error)):
+        write_atomically(path, write)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    for epoch in range(3):
+        append_json_line(path, {"epoch": epoch})
+    path.write_text(path.read_text()[:-4])
+    assert read_json_lines(path) == [{"epoch": 0}, {"epoch": 1}]
+    keep_json_lines(path, lambda record: record["epoch"] < 1)
+    assert path.read_text() == '{"epoch": 0}\n'
+
+
+def test_files_are_made_with_their_folder_and_can_be_read_by_others(tmp_path):
+    path = tmp_path / "a" / "b" / "state.json"
+    write_json(path, [1])
+    assert read_json(path) == [1]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_dropping_lines_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    append_json_line(path, {"epoch": 0})
+
+    def full_disk(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        keep_json_lines(path, lambda record: False)
+    assert read_json_lines(path) == [{"epoch": 0}]
+
+
+def test_a_file_of_lines_that_is_missing_has_none(tmp_path):
+    assert read_json_lines(tmp_path / "metrics.jsonl") == []
+
+
+def test_json_that_is_missing_or_broken_is_named_in_one_line(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json must exist"):
+        read_json(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="must hold JSON"):
+        read_json(tmp_path / "config.json")
+    for content in (b"\xff\xfe", b"[" * 100_000, b"1" * 5000):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"^run: .*config\.json must hold JSON, got .*"):
+            read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", {"a": 1})
+    assert read_json(tmp_path / "config.json") == {"a": 1}
+
+
+def test_what_is_no_number_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"loss": float("nan")})
+    assert not list(tmp_path.iterdir())
