@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROWS = """\
 fastnas_kernels
-seeds files fingerprint ranks
+errors seeds files fingerprint ranks
 spaces bilevel
 mechanisms supernet
 networks methods acceleration

@@ -17,6 +17,11 @@ def require(ok: bool, where: str, rule: str, got: object, remedy: str = "") -> N
         raise ValueError(complaint(where, rule, got, remedy))
 
 
+def invalid(where: str, rule: str, got: object, remedy: str = "") -> ValueError:
+    """The error to raise for a broken rule: ``raise invalid("Method", "tau must be positive", tau)``."""
+    return ValueError(complaint(where, rule, got, remedy))
+
+
 def complaint(where: str, rule: str, got: object, remedy: str = "") -> str:
     """The one sentence in which every error of fastnas is said."""
     return f"{where}: {rule}, got {got}." + (f" {remedy}" if remedy else "")
