@@ -25,7 +25,8 @@ from fastnas.experiment.experiment import Experiment, load_experiment, method_na
 from fastnas.experiment.recipes import RECIPES
 from fastnas.memory.show import describe as describe_plan
 from fastnas.memory.show import describe_scaling
-from fastnas.methods.library import METHODS, summary
+from fastnas.methods.library import METHODS
+from fastnas.methods.registry import summarize
 from fastnas.ranks import place_in_environment, torch_device
 from fastnas.report.text import genotype_text
 from fastnas.spaces.cell_space import with_depth
@@ -199,7 +200,7 @@ def _report(command: Report, console: Console) -> None:
 def _methods(command: Methods, console: Console) -> None:
     table = Table("method", "what it does", "source")
     for name, recipe in METHODS.items():
-        table.add_row(name, summary(recipe), recipe().source)
+        table.add_row(name, summarize(recipe), recipe().source)
     console.print(table)
 
 

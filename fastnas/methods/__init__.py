@@ -1,7 +1,6 @@
 """What a method is, and the methods of the family."""
 
 from fastnas.methods.library import (
-    METHODS,
     asap,
     darts,
     darts_2nd,
@@ -25,6 +24,7 @@ from fastnas.methods.library import (
     snas,
 )
 from fastnas.methods.method import Method, Term
+from fastnas.methods.registry import METHODS, list_methods, method_by_name, register_method
 
 __all__ = [
     "METHODS",
@@ -36,6 +36,8 @@ __all__ = [
     "darts_plus",
     "dso_nas",
     "gdas",
+    "list_methods",
+    "method_by_name",
     "nasp",
     "p_darts",
     "parsec",
@@ -43,6 +45,7 @@ __all__ = [
     "pc_darts_imagenet",
     "proxyless_nas",
     "proxyless_nas_r",
+    "register_method",
     "robust_darts",
     "robust_darts_ada",
     "robust_darts_dp",

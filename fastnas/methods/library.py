@@ -39,12 +39,14 @@ from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero
 from fastnas.mechanisms.relaxation import MaxW, raw
 from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout, TwoCosines
 from fastnas.methods.method import Method, Term
+from fastnas.methods.registry import METHODS, register_method
 from fastnas.spaces.cell_space import CellSpace
 from fastnas_kernels.check import require
 
-__all__ = ["METHODS", "REGULARISED", "Method", "Term", "summary"]
+__all__ = ["METHODS", "REGULARISED", "Method", "Term"]
 
 
+@register_method
 def darts(*, order: int = 1, by_differences: bool = False) -> Method:
     """Mix all candidates by a softmax and descend on both losses in turn, first order
     (Liu et al., 2019, arXiv:1806.09055).
@@ -63,12 +65,14 @@ def darts(*, order: int = 1, by_differences: bool = False) -> Method:
     return replace(method, name="darts_2nd", hypergradient=UnrolledByDifferences() if by_differences else unrolled)
 
 
+@register_method
 def darts_2nd(*, by_differences: bool = False) -> Method:
     """DARTS that differentiates through the next step of the weights, second order
     (Liu et al., 2019, arXiv:1806.09055). Exactly, or ``by_differences`` as the published code."""
     return darts(order=2, by_differences=by_differences)
 
 
+@register_method
 def darts_plus(*, by_rank: bool = False) -> Method:
     """DARTS that stops when the normal cell holds two skip connections
     (Liang et al., 2019, arXiv:1909.06035). With ``by_rank`` also when the ranking stood for ten epochs."""
@@ -77,6 +81,7 @@ def darts_plus(*, by_rank: bool = False) -> Method:
     return replace(darts(), name="darts_plus", source="Liang et al., 2019, arXiv:1909.06035", control=control)
 
 
+@register_method
 def robust_darts(*, as_published_code: bool = False) -> Method:
     """Second-order DARTS that stops when the loss becomes sharp in alpha, and returns the architecture of before
     (Zela et al., 2020, arXiv:1909.09656). The paper's rule; ``as_published_code`` measures in every second epoch and
@@ -91,12 +96,14 @@ def robust_darts(*, as_published_code: bool = False) -> Method:
     )
 
 
+@register_method
 def robust_darts_ada() -> Method:
     """RobustDARTS that goes back and regularises ten times as much instead of stopping
     (Zela et al., 2020, arXiv:1909.09656, section 5.3)."""
     return replace(robust_darts(as_published_code=True), name="robust_darts_ada", control=EigenvalueRollBack())
 
 
+@register_method
 def robust_darts_l2(*, factor: float = 27.0) -> Method:
     """Second-order DARTS with a stronger weight decay
     (Zela et al., 2020, arXiv:1909.09656, section 5.2). ``factor`` times the configured one: 1, 3, 9, 27 or 81 there."""
@@ -108,6 +115,7 @@ def robust_darts_l2(*, factor: float = 27.0) -> Method:
     )
 
 
+@register_method
 def robust_darts_dp(*, largest: float = 0.2) -> Method:
     """Second-order DARTS that drops edges and blanks squares of images at random, more and more of them
     (Zela et al., 2020, arXiv:1909.09656, section 5.1). ``largest`` is the last probability of an edge: 0, 0.2, 0.4 or
@@ -121,6 +129,7 @@ def robust_darts_dp(*, largest: float = 0.2) -> Method:
     )
 
 
+@register_method
 def sharp_darts(*, detach_max: bool = False) -> Method:
     """Keep the leading candidate at full strength, and anneal the learning rate by a power of a cosine
     (Hundt et al., 2019, arXiv:1903.09900). In the space ``sharpdarts`` with the convolutions of the paper, in any other
@@ -134,6 +143,7 @@ def sharp_darts(*, detach_max: bool = False) -> Method:
     )
 
 
+@register_method
 def smooth_darts_rs(*, radius: float = 0.3) -> Method:
     """Train the weights under coefficients with random noise
     (Chen and Hsieh, 2020, arXiv:2002.05283). The radius grows from 0.03 to ``radius``."""
@@ -146,12 +156,14 @@ def smooth_darts_rs(*, radius: float = 0.3) -> Method:
     )
 
 
+@register_method
 def smooth_darts_adv(*, radius: float = 0.3) -> Method:
     """Train the weights under the worst coefficients nearby
     (Chen and Hsieh, 2020, arXiv:2002.05283). The radius grows from 0.03 to ``radius``."""
     return replace(smooth_darts_rs(radius=radius), name="smooth_darts_adv", perturbation=Adversarial())
 
 
+@register_method
 def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)) -> Method:
     """Search in three stages of growing depth and shrinking choice, and hold skip connections down
     (Chen et al., 2019, arXiv:1904.12760). The paper's dropout rates; the published code begins with 0.1."""
@@ -166,6 +178,7 @@ def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
     )
 
 
+@register_method
 def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
     """Train weights and alpha together on one loss under soft samples that harden
     (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. Every edge is
@@ -185,6 +198,7 @@ def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
     )
 
 
+@register_method
 def gdas(*, form: GumbelHard = gumbel_selected, last_tau: float = 1.0) -> Method:
     """Run one sampled candidate an edge and differentiate its soft sample
     (Dong and Yang, 2019, arXiv:1910.04465). Other forms of the gradient are ``gumbel_all`` (dense, all candidates run
@@ -200,6 +214,7 @@ def gdas(*, form: GumbelHard = gumbel_selected, last_tau: float = 1.0) -> Method
     )
 
 
+@register_method
 def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised: bool = True) -> Method:
     """Learn a distribution over architectures from samples weighted by their likelihood
     (Casale et al., 2019, arXiv:1902.05116). The likelihood is that of a mean image, since that of a whole batch gives
@@ -218,6 +233,7 @@ def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised
     )
 
 
+@register_method
 def asap(*, share: float = 0.4) -> Method:
     """Cool the softmax down and remove candidates whose coefficient falls behind, until one is left on every edge
     (Noy et al., 2019, arXiv:1904.04123). Alpha waits while the temperature is above 1."""
@@ -232,6 +248,7 @@ def asap(*, share: float = 0.4) -> Method:
     )
 
 
+@register_method
 def nasp(*, published_for: CellSpace | None = None) -> Method:
     """Keep alpha continuous but evaluate and differentiate the discrete architecture nearest to it
     (Yao et al., 2020, arXiv:1905.13577). The projection keeps the largest value of an edge. As the published code
@@ -252,6 +269,7 @@ def nasp(*, published_for: CellSpace | None = None) -> Method:
     )
 
 
+@register_method
 def dso_nas(*, gamma: float = 1e-3) -> Method:
     """Scale every candidate freely and let a sparse optimiser drive scalings to exact zeros
     (Zhang et al., 2018, arXiv:1811.01567). ``gamma`` is the strength of the L1 penalty. The paper's spaces are ``dso``
@@ -271,6 +289,7 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
     )
 
 
+@register_method
 def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[Term, ...] = ()) -> Method:
     """Train one sampled path at a time and move the logits of two by the gradients of their gates
     (Cai et al., 2019, arXiv:1812.00332). Without ``two_paths`` the alpha step runs every candidate for the gradient of
@@ -290,6 +309,7 @@ def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[T
     )
 
 
+@register_method
 def proxyless_nas_r(*, draws: int = 10, baseline: bool = True) -> Method:
     """Train one sampled path at a time and move the logits by the rewards of sampled networks, which need no slope
     (Cai et al., 2019, arXiv:1812.00332, section 3.3.2). The reward is the accuracy on the batch for alpha;
@@ -304,6 +324,7 @@ def proxyless_nas_r(*, draws: int = 10, baseline: bool = True) -> Method:
     )
 
 
+@register_method
 def pc_darts(k: int = 4) -> Method:
     """Mix only ``1 / k`` of the channels and normalise the edges; alpha waits while the weights warm up
     (Xu et al., 2020, arXiv:1907.05737)."""
@@ -316,37 +337,12 @@ def pc_darts(k: int = 4) -> Method:
     )
 
 
+@register_method
 def pc_darts_imagenet() -> Method:
     """PC-DARTS as it searches ImageNet directly: half of the channels, alpha waits for 35 of 50 epochs
     (Xu et al., 2020, arXiv:1907.05737, section 4.3)."""
     return replace(pc_darts(k=2), name="pc_darts_imagenet", warmup_share=35 / 50)
 
-
-_RECIPES: tuple[Callable[[], Method], ...] = (
-    darts,
-    darts_2nd,
-    darts_plus,
-    robust_darts,
-    robust_darts_ada,
-    robust_darts_l2,
-    robust_darts_dp,
-    sharp_darts,
-    smooth_darts_rs,
-    smooth_darts_adv,
-    p_darts,
-    snas,
-    gdas,
-    parsec,
-    asap,
-    nasp,
-    dso_nas,
-    proxyless_nas,
-    proxyless_nas_r,
-    pc_darts,
-    pc_darts_imagenet,
-)
-METHODS: Mapping[str, Callable[[], Method]] = {recipe.__name__: recipe for recipe in _RECIPES}
-"""The recipes by the names that the command line knows."""
 
 REGULARISED: Mapping[str, Callable[[float], Method]] = {
     "robust_darts_l2": lambda strength: robust_darts_l2(factor=strength),
@@ -355,8 +351,3 @@ REGULARISED: Mapping[str, Callable[[float], Method]] = {
 }
 """The recipes that regularise, as functions of how much; R-DARTS is the best of four runs of one of the first two
 (Zela et al., 2020, arXiv:1909.09656, section 5.4)."""
-
-
-def summary(recipe: Callable[[], Method]) -> str:
-    """What a method does, in the words of its docstring before the source."""
-    return " ".join((recipe.__doc__ or "").replace("``", "").split()).split(" (")[0]
