@@ -1,132 +1,95 @@
-"""fastnas: the DARTS family of differentiable architecture search in one fast, exact engine."""
+"""fastnas: the DARTS family of differentiable architecture search in one fast, exact engine.
 
-from fastnas.acceleration.accelerate import accelerate, restore
-from fastnas.acceleration.mixed_op import MixedOp
-from fastnas.checks.check import check
-from fastnas.costs.expectation import CostObjective, CostReward, RelativeCost, expected_cost, sampled_cost
-from fastnas.costs.latency import load_table as load_latency_table
-from fastnas.costs.limit import DeriveWithin
-from fastnas.costs.penalties import LinearPenalty, LogPenalty, ProductPenalty
-from fastnas.costs.tables import (
-    CostTable,
-    NetworkSize,
-    activation_table,
-    derived_cost,
-    multiply_add_table,
-    parameter_table,
-)
-from fastnas.engine import SearchResult, search
-from fastnas.memory.planner import Plan, plan
-from fastnas.methods.library import (
-    asap,
-    darts,
-    darts_2nd,
-    darts_plus,
-    dso_nas,
-    gdas,
-    nasp,
-    p_darts,
-    parsec,
-    pc_darts,
-    proxyless_nas,
-    proxyless_nas_r,
-    robust_darts,
-    sharp_darts,
-    smooth_darts_adv,
-    smooth_darts_rs,
-    snas,
-)
-from fastnas.methods.method import Method
-from fastnas.spaces.cell_space import (
-    DARTS,
-    DSO,
-    DSO_FULL,
-    GDAS_FRC,
-    NASBENCH201,
-    PROXYLESS,
-    S1,
-    S2,
-    S3,
-    S4,
-    SHARPDARTS,
-    SHARPERDARTS,
-    CellSpace,
-    dso,
-    proxyless,
-)
-from fastnas.spaces.formats import read_genotype
-from fastnas.spaces.genotype import Genotype
-from fastnas.supernet.operations import batch_norm
-from fastnas.supernet.own import load_space
-from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.retrain import RetrainResult, retrain
+Everything here is imported when it is first used, so ``import fastnas`` takes no time. Methods, spaces, mechanisms,
+costs, data sets and bilevel problems have namespaces of their own: ``fastnas.methods.pc_darts()``,
+``fastnas.spaces.DARTS``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastnas import bilevel as bilevel
+    from fastnas import costs as costs
+    from fastnas import data as data
+    from fastnas import mechanisms as mechanisms
+    from fastnas import methods as methods
+    from fastnas import spaces as spaces
+    from fastnas.acceleration.accelerate import accelerate as accelerate
+    from fastnas.acceleration.accelerate import restore as restore
+    from fastnas.acceleration.mixed_op import MixedOp as MixedOp
+    from fastnas.checks.check import check as check
+    from fastnas.engine.loop import SearchResult as SearchResult
+    from fastnas.engine.loop import search as search
+    from fastnas.memory.planner import Plan as Plan
+    from fastnas.memory.planner import plan as plan
+    from fastnas.methods.method import Method as Method
+    from fastnas.spaces.genotype import Genotype as Genotype
+    from fastnas.training.config import RetrainConfig as RetrainConfig
+    from fastnas.training.config import SearchConfig as SearchConfig
+    from fastnas.training.retrain import RetrainResult as RetrainResult
+    from fastnas.training.retrain import retrain as retrain
 
 __version__ = "0.1.0"
 
+_NAMESPACES = ("bilevel", "costs", "data", "mechanisms", "methods", "spaces")
+_HOMES = {
+    "Genotype": "spaces.genotype",
+    "Method": "methods.method",
+    "MixedOp": "acceleration.mixed_op",
+    "Plan": "memory.planner",
+    "RetrainConfig": "training.config",
+    "RetrainResult": "training.retrain",
+    "SearchConfig": "training.config",
+    "SearchResult": "engine.loop",
+    "accelerate": "acceleration.accelerate",
+    "check": "checks.check",
+    "plan": "memory.planner",
+    "restore": "acceleration.accelerate",
+    "retrain": "training.retrain",
+    "search": "engine.loop",
+}
+"""Where each name is defined; the imports above say the same to type checkers."""
+
 __all__ = [
-    "DARTS",
-    "DSO",
-    "DSO_FULL",
-    "GDAS_FRC",
-    "NASBENCH201",
-    "PROXYLESS",
-    "S1",
-    "S2",
-    "S3",
-    "S4",
-    "SHARPDARTS",
-    "SHARPERDARTS",
-    "CellSpace",
-    "CostObjective",
-    "CostReward",
-    "CostTable",
-    "DeriveWithin",
     "Genotype",
-    "LinearPenalty",
-    "LogPenalty",
     "Method",
     "MixedOp",
-    "NetworkSize",
     "Plan",
-    "ProductPenalty",
-    "RelativeCost",
     "RetrainConfig",
     "RetrainResult",
     "SearchConfig",
     "SearchResult",
+    "__version__",
     "accelerate",
-    "activation_table",
-    "asap",
-    "batch_norm",
+    "bilevel",
     "check",
-    "darts",
-    "darts_2nd",
-    "darts_plus",
-    "derived_cost",
-    "dso",
-    "dso_nas",
-    "expected_cost",
-    "gdas",
-    "load_latency_table",
-    "load_space",
-    "multiply_add_table",
-    "nasp",
-    "p_darts",
-    "parameter_table",
-    "parsec",
-    "pc_darts",
+    "costs",
+    "data",
+    "mechanisms",
+    "methods",
     "plan",
-    "proxyless",
-    "proxyless_nas",
-    "proxyless_nas_r",
-    "read_genotype",
     "restore",
     "retrain",
-    "robust_darts",
-    "sampled_cost",
     "search",
-    "sharp_darts",
-    "smooth_darts_adv",
-    "smooth_darts_rs",
-    "snas",
+    "spaces",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(f"fastnas.{name}")
+    if name not in _HOMES:
+        from difflib import get_close_matches  # noqa: PLC0415  (only in an error)
+
+        close = get_close_matches(name, __all__, n=1, cutoff=0.5)
+        places = "Methods stand in fastnas.methods, spaces in fastnas.spaces."
+        hint = f"Did you mean fastnas.{close[0]}?" if close else places
+        raise AttributeError(f"module 'fastnas' has no attribute {name!r}. {hint}")
+    value = getattr(import_module(f"fastnas.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,7 +30,7 @@ def check(
 
     A method of the library on a space or on a supernet of your own, called as ``supernet(images, mix)``::
 
-        print(fastnas.check(fastnas.NASBENCH201, fastnas.gdas()))
+        print(fastnas.check(fastnas.spaces.NASBENCH201, fastnas.methods.gdas()))
 
     Any other code in a function from a seed to a :class:`fastnas.checks.system.System`: two losses as functions, two
     steps as they are, and the claim::

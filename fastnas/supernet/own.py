@@ -72,7 +72,7 @@ def _try(space: CellSpace, primitive: str, build: Callable[..., Any], stride: in
     require(isinstance(module, nn.Module), where, f"its operation must return a module at {at}", type(module).__name__)
     if searching:
         buffers = [name for name, _ in module.named_buffers()]
-        remedy = "Use fastnas.batch_norm(channels, searching), which keeps no statistics while searching."
+        remedy = "Use fastnas.supernet.batch_norm(channels, searching), which keeps no statistics while searching."
         require(not buffers, where, "it must keep no buffers while searching", ", ".join(buffers), remedy)
     x = torch.randn(2, _CHANNELS, _SIDE, _SIDE)
     y = _guarded(lambda: call(module, x, 0), f"{primitive}{at} at an image", None, where)

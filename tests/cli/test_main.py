@@ -250,7 +250,7 @@ def test_a_method_is_checked_and_one_that_is_wrong_fails_with_the_claim(capsys, 
     assert "darts in nasbench201" in output
     assert "the hypergradient is" in output
     assert "FAILED" not in output
-    own = "from dataclasses import replace\nfrom fastnas import darts\n"
+    own = "from dataclasses import replace\nfrom fastnas.methods import darts\n"
     own += (
         "def wrong():\n    return replace(darts(), relaxation=lambda a, alive, tau: a.softmax(-1).detach() + 0 * a)\n"
     )

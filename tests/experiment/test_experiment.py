@@ -165,7 +165,9 @@ def test_a_batch_larger_than_a_half_is_refused_before_anything_runs():
 
 
 def test_the_package_offers_search_and_retrain():
-    result = fastnas.search(fastnas.NASBENCH201, fastnas.darts(), "digits", replace(TINY, epochs=1, warmup_epochs=0))
+    result = fastnas.search(
+        fastnas.spaces.NASBENCH201, fastnas.methods.darts(), "digits", replace(TINY, epochs=1, warmup_epochs=0)
+    )
     trained = fastnas.retrain(
         result.genotype,
         "digits",

@@ -95,7 +95,7 @@ BAD = {
     "failure": ("\nx = 1 / 0", "my_space.py:x", "must run, got ZeroDivisionError in line 2: division by zero"),
     "no space": ("x = 3", "my_space.py:x", "x in my_space.py must be a CellSpace, or a function .*, got int"),
     "chain": (
-        "from fastnas import proxyless\nx = proxyless(2)",
+        "from fastnas.spaces import proxyless\nx = proxyless(2)",
         "my_space.py:x",
         "x in my_space.py must be a space of cells, got a chain",
     ),
@@ -123,7 +123,7 @@ BAD = {
     "buffers": (
         EXAMPLE.replace("batch_norm(channels, searching)", "nn.BatchNorm2d(channels)"),
         "my_space.py:my_space",
-        "it must keep no buffers while searching, got .*running_mean.*Use fastnas.batch_norm",
+        "it must keep no buffers while searching, got .*running_mean.*Use fastnas.supernet.batch_norm",
     ),
     "shape": (
         EXAMPLE.replace("kernel // 2, bias", "0, bias"),
