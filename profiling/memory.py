@@ -26,7 +26,8 @@ from fastnas.memory.predict import measure, peaks_of, predict
 from fastnas.memory.subject import CPU, Subject, moments, real_scene
 from fastnas.methods.library import METHODS
 from fastnas.ranks import torch_device
-from fastnas.spaces.cell_space import space_named, with_depth
+from fastnas.spaces.cell_space import with_depth
+from fastnas.spaces.registry import space_by_name
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import backend_for, forced_backend
 from measuring.device import CudaDevice
@@ -94,7 +95,7 @@ def case(method: str, space: str, data: str = "digits", side: int = 16, **change
     config = replace(SMALL, **changes)  # type: ignore[arg-type]
     if made.connection.k > 1:
         config = replace(config, channels=max(config.channels, 4 * made.connection.k))
-    in_space = with_depth(space_named(space), config.cells)
+    in_space = with_depth(space_by_name(space), config.cells)
     words = " ".join(config.recompute)
     title = f"{method}, {space}, C={config.channels}, {config.cells} cells, {config.batch_size}×{side}², "
     return Case(f"{title}{config.precision}, {words}", Subject(in_space, made, described(data, side), config))

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from fastnas.engine import relax
 from fastnas.methods.library import METHODS
-from fastnas.spaces.cell_space import space_named
+from fastnas.spaces.registry import space_by_name
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from measuring.counting import kept_bytes
@@ -54,7 +54,7 @@ class Phases:
 
 def main(settings: Phases) -> None:
     torch.manual_seed(0)
-    method, space, device = METHODS[settings.method](), space_named(settings.space), torch.device(settings.device)
+    method, space, device = METHODS[settings.method](), space_by_name(settings.space), torch.device(settings.device)
     net = build_supernet(space, 10, settings.channels, settings.cells, method.connection.k, 3, False).to(device)
     w = dict(net.named_parameters())
     alpha = initial_logits(space, method.connection.edge_normalisation, 0, device)

@@ -28,9 +28,10 @@ from fastnas.mechanisms.control import never
 from fastnas.methods.library import METHODS
 from fastnas.methods.method import Method
 from fastnas.spaces.benchmark import look_up
-from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.retrain import retrain
@@ -158,7 +159,7 @@ def _kept(options: Searches) -> dict[tuple[str, int], Record]:
 
 def _outcome(options: Searches, data: ImageData, name: str, seed: int) -> Record:
     """What a search found and cost, or why there is nothing."""
-    space = space_named(options.space)
+    space = space_by_name(options.space)
     try:
         if name == RANDOM:
             genotype, cost = random_genotype(space, seed), {}
@@ -315,7 +316,7 @@ def _print(records: Sequence[Record], options: Searches) -> None:
     print(f"torch {torch.__version__}, {options.threads} thread(s) of a CPU, commit {commit.strip()}")
     accuracy = f"test accuracy after {options.retrain_epochs} epochs on {options.data}"
     if options.table is not None:
-        entry = look_up(options.table, random_genotype(space_named(options.space), 0))
+        entry = look_up(options.table, random_genotype(space_by_name(options.space), 0))
         accuracy = f"{entry.column} of the table, which has {entry.size:,} architectures"
     print(f"accuracy: {accuracy}\n")
     right = ["---"] + ["---:"] * (len(HEADINGS) - 1)
@@ -331,7 +332,7 @@ def _print(records: Sequence[Record], options: Searches) -> None:
 def _rows(records: Sequence[Record], options: Searches) -> list[list[str]]:
     rows = []
     if options.table is not None:
-        entry = look_up(options.table, random_genotype(space_named(options.space), 0))
+        entry = look_up(options.table, random_genotype(space_by_name(options.space), 0))
         for what, accuracy in (("best", entry.best), ("mean", entry.mean)):
             cells = [f"{what} of the space", f"{accuracy:.2f}", "", "", f"{entry.best - accuracy:.2f}"]
             rows.append(cells + [""] * (len(HEADINGS) - len(cells)))

@@ -34,7 +34,7 @@ from fastnas.bilevel.products import forward_over_reverse, kept_product, reverse
 from fastnas.data import Batch, evaluation_batches, load_data
 from fastnas.engine import Run, alpha_problem, fresh_state, relax, search_step, stage_supernet
 from fastnas.methods.library import darts
-from fastnas.spaces.cell_space import space_named
+from fastnas.spaces.registry import space_by_name
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
@@ -105,7 +105,7 @@ class Subject:
     def loss(self, at: Tensors) -> Tensor:
         """Mean cross-entropy, nats."""
         w, alpha = ({name: at[name] for name in names} for names in (self.w, self.alpha))
-        mix = relax(darts(), space_named("darts"), alpha)
+        mix = relax(darts(), space_by_name("darts"), alpha)
         return F.cross_entropy(functional_call(self.network, w, (self.images, mix)), self.labels)
 
     def gradient(self, of: tuple[str, ...]) -> Callable[[], tuple[Tensor, ...]]:
@@ -120,8 +120,8 @@ class Subject:
 
 def subject(settings: SecondOrder) -> Subject:
     """A supernet that has seen nothing, and random images."""
-    network = build_supernet(space_named("darts"), 10, settings.channels, settings.cells, 1, 3, False)
-    w, alpha = dict(network.named_parameters()), initial_logits(space_named("darts"), False, 0, CPU)
+    network = build_supernet(space_by_name("darts"), 10, settings.channels, settings.cells, 1, 3, False)
+    w, alpha = dict(network.named_parameters()), initial_logits(space_by_name("darts"), False, 0, CPU)
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution)
     labels = torch.randint(10, (settings.batch_size,))
     return Subject(network, detached({**w, **alpha}), tuple(w), tuple(alpha), images, labels)
@@ -258,7 +258,7 @@ def differences(settings: SecondOrder) -> Section:
     """Error of the mixed product by differences against its step, in float32, before and after some training."""
     data = load_data("digits")
     config = SearchConfig(channels=settings.channels, cells=3, device="cpu", warmup_epochs=0, weight_lr=0.025)
-    state = fresh_state(stage_supernet(space_named("darts"), darts(), data, config, 0), darts(), config, CPU)
+    state = fresh_state(stage_supernet(space_by_name("darts"), darts(), data, config, 0), darts(), config, CPU)
     order = np.random.default_rng(0).permutation(len(data.train.labels))
     run = Run(darts(), data, config, CPU, (order, order), 10**6, state)
     batches = list(evaluation_batches(data, data.train, order, batch_size=32))[:16]

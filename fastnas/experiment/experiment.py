@@ -24,9 +24,10 @@ from fastnas.methods.variants import Order, StopBy, with_order, with_stop
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
 from fastnas.spaces.benchmark import TableEntry, look_up
-from fastnas.spaces.cell_space import SPACES, CellSpace, depth_of, with_depth
+from fastnas.spaces.cell_space import CellSpace, depth_of, with_depth
 from fastnas.spaces.formats import genotype_to_json, space_to_json
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.own import load_space

@@ -10,8 +10,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, require_depth, space_named
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, require_depth
 from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainNetwork
 from fastnas.supernet.dag import DagNetwork
@@ -241,7 +242,7 @@ def build_network(
     Args:
         own: The space of the genotype, if the library does not know it.
     """
-    space = space_named(genotype.space, own)
+    space = space_by_name(genotype.space, own)
     if has_reductions(space):
         return DartsNetwork(
             genotype, num_classes, channels, cells, image_channels, large, auxiliary, None, resolution, space

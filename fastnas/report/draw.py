@@ -17,8 +17,9 @@ from fastnas.report.draw_chain import chain_figure
 from fastnas.report.draw_dag import dag_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title, state_name
-from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas_kernels.check import require
 
 # Okabe and Ito's colours, dark enough for small text; people with any colour vision tell them apart
@@ -61,7 +62,7 @@ def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -
     """
     known = path.suffix in (".png", ".svg")
     require(known, "drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
-    space = space_named(genotype.space, own)
+    space = space_by_name(genotype.space, own)
     figure = _figure({cell_title(space, cell_type): cell for cell_type, cell in genotype.cells.items()}, space)
     if path.suffix == ".svg":
         text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'

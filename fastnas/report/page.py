@@ -20,9 +20,10 @@ from fastnas.report.curves import (
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
 from fastnas.report.text import cell_title
-from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas_kernels.check import complaint, require
 
 
@@ -46,7 +47,7 @@ def write_report(run: Path) -> Path:
     named = isinstance(settings, Mapping) and isinstance(settings.get("space"), str)
     require(named, "report", "config.json must name its space", str(run / "config.json"), "Is it the file of a search?")
     own = space_from_json(read_json(run / "space.json")) if (run / "space.json").exists() else None
-    space = own or space_named(settings["space"])
+    space = own or space_by_name(settings["space"])
     records = read_json_lines(run / "metrics.jsonl")
     comparison: Any = read_json(run / "comparison.json") if (run / "comparison.json").exists() else {}
     networks = comparison.get("networks", [])

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from fastnas.spaces.cell_space import CellSpace, space_named
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.dag import DagNode, FullDag
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import space_by_name
 
 
 def state_name(space: CellSpace, state: int) -> str:
@@ -43,7 +44,7 @@ def genotype_text(genotype: Genotype, own: CellSpace | None = None) -> str:
         genotype: Of any space.
         own: That space, if the library does not know it.
     """
-    space = space_named(genotype.space, own)
+    space = space_by_name(genotype.space, own)
     if space.stages is not None:
         return _chain_text(space, genotype)
     if space.dag is not None:

@@ -19,6 +19,7 @@ from fastnas.spaces.cell_space import (
 )
 from fastnas.spaces.formats import genotype_to_json, genotype_to_text, read_genotype
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import SPACES, list_spaces, register_space, space_by_name
 from fastnas.spaces.sampling import random_genotype
 
 __all__ = [
@@ -34,12 +35,16 @@ __all__ = [
     "S4",
     "SHARPDARTS",
     "SHARPERDARTS",
+    "SPACES",
     "CellSpace",
     "Genotype",
     "dso",
     "genotype_to_json",
     "genotype_to_text",
+    "list_spaces",
     "proxyless",
     "random_genotype",
     "read_genotype",
+    "register_space",
+    "space_by_name",
 ]

@@ -1,6 +1,5 @@
 """Cell spaces: the primitives and the graph that a search chooses from."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -337,8 +336,7 @@ DSO, DSO_FULL = dso(), dso(PAPER_BLOCKS)
 PROXYLESS = proxyless()
 """Cai et al., 2019, arXiv:1812.00332: 21 blocks, 6 or 7 primitives, 2e17 architectures."""
 
-_ALL = (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, GDAS_FRC, PROXYLESS, DSO, DSO_FULL)
-SPACES = {space.name: space for space in _ALL}
+LIBRARY = (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, GDAS_FRC, PROXYLESS, DSO, DSO_FULL)
 
 
 def with_depth(space: CellSpace, cells: int) -> CellSpace:
@@ -368,21 +366,3 @@ def require_depth(space: CellSpace, cells: int) -> None:
     depth = depth_of(space)
     rule = f"cells must be {depth}, the blocks in a stage of {space.name} that have choices of their own"
     require(cells == depth, f"space {space.name!r}", rule, cells)
-
-
-def space_named(name: str, own: CellSpace | None = None) -> CellSpace:
-    """The space that genotypes and the command line call ``name``.
-
-    Args:
-        name: A name of :data:`SPACES`, ``proxyless_<blocks in a stage>`` or ``dso_full_<blocks>``, or that of ``own``.
-        own: A space that the library does not know.
-    """
-    if own is not None and own.name == name:
-        return own
-    deep = re.fullmatch(r"(proxyless|dso_full)_([1-9]\d?)", name)
-    if deep is not None:
-        return (proxyless if deep[1] == "proxyless" else dso)(int(deep[2]))
-    names = [*SPACES] if own is None else [own.name, *SPACES]
-    remedy = "" if own is not None else "A space of your own is named with --space FILE.py:NAME."
-    require(name in SPACES, "space", f"name must be one of {', '.join(names)}", repr(name), remedy)
-    return SPACES[name]

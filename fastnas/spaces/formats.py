@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, space_named
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.dag import FullDag
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.known import KNOWN
+from fastnas.spaces.registry import space_by_name
 from fastnas_kernels.check import complaint, require
 
 WHERE = "genotype"
@@ -62,7 +63,7 @@ def genotype_from_json(data: object, own: CellSpace | None = None) -> Genotype:
         isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data)
     )
     assert isinstance(data, dict)
-    space = space_named(data["space"], own)
+    space = space_by_name(data["space"], own)
     unknown = set(data) - {"space", *space.cell_types}
     require(not unknown, WHERE, f"JSON may hold the keys space, {', '.join(space.cell_types)}", sorted(unknown))
     genotype = Genotype(space.name, *(_cell_from_json(t, data.get(t)) for t in space.cell_types))
@@ -180,7 +181,7 @@ def _parse_literals(text: str, own: CellSpace | None) -> Genotype:
     names = [str(keyword.arg) for keyword in call.keywords]
     named = next((_literal(keyword.value, text) for keyword in call.keywords if keyword.arg == "space"), DARTS.name)
     require(isinstance(named, str), WHERE, "space must be a name", _excerpt(named))
-    space = space_named(str(named), own)
+    space = space_by_name(str(named), own)
     expected = [field for t in space.cell_types for field in (_WORDS[t], f"{_WORDS[t]}_concat")]
     rule = f"fields must be {', '.join(expected)}, each once"
     require(sorted(name for name in names if name != "space") == expected, WHERE, rule, names)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fastnas.seeds import torch_seed
-from fastnas.spaces.cell_space import SPACES, CellSpace, space_named
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.registry import SPACES, space_by_name
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.noise_operation import call
@@ -35,7 +36,7 @@ def load_space(name: str) -> CellSpace:
         ValueError: In one line that says what is wrong with the file, and where.
     """
     if name in SPACES or ":" not in name:
-        return space_named(name)
+        return space_by_name(name)
     file, _, attribute = name.rpartition(":")
     found = _value(Path(file), attribute)
     space = _guarded(found, f"{attribute}()", Path(file)) if callable(found) else found

@@ -9,7 +9,7 @@ from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.spectrum import dominant_eigenvalue, dominant_interval, eigenpairs, spectral_density, trace
 from fastnas.engine import relax
 from fastnas.methods.library import darts
-from fastnas.spaces.cell_space import space_named
+from fastnas.spaces.registry import space_by_name
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 
@@ -87,7 +87,7 @@ def test_twenty_products_find_the_largest_eigenvalue_in_alpha_and_in_all(build_p
 
 @pytest.mark.slow
 def test_twenty_products_find_the_largest_eigenvalue_in_the_alpha_of_a_supernet():
-    space = space_named("darts")
+    space = space_by_name("darts")
     torch.manual_seed(0)
     network = build_supernet(space, 3, 2, 3, 1, 1, False).double()
     w = {name: p.detach() for name, p in network.named_parameters()}

@@ -124,7 +124,7 @@ def run_main(capsys, *arguments):
         (["retrain", "DARTS_V2", "--data", "digits", "--decoder", "dali"], "data: decoder must be simplejpeg unless"),
         (["search", "--method", "magic"], "method: name must be one of darts, darts_2nd, "),
         (["search", "--method", "json:dumps"], "method: json:dumps must"),
-        (["search", "--space", "cube"], "space: name must be one of darts, nasbench201, s1, "),
+        (["search", "--space", "cube"], "space: name must be a registered space, "),
         (["search", "--channels", "10"], "SearchCell: channels / k must be a whole number (k = 4), got 10 channels."),
         (["search", "--batch-size", "4000"], "data: batch_size must not exceed the half for the weights"),
         (["search", "--train-fraction", "0.001"], "data: train_fraction must leave an image of every class"),

@@ -130,7 +130,7 @@ def test_the_command_writes_a_table_and_can_test_it_again(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--space", "nope"], "space: name must be one of darts"),
+        (["--space", "nope"], "space: name must be a registered space"),
         (["--out", "{tmp}/file/table.json"], "latency: out must be a file that can be written"),
         (["--out", "{tmp}"], "latency: out must be a file that can be written, got the folder"),
         (["--check", "{tmp}/absent.json"], "absent.json must exist"),

@@ -16,13 +16,13 @@ from fastnas.engine import search
 from fastnas.experiment.recipes import RECIPES
 from fastnas.files import read_json_lines
 from fastnas.methods.library import darts, snas
-from fastnas.spaces.cell_space import space_named
+from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.retrain import retrain
 
 LOOP = sys.modules["fastnas.engine.loop"]  # the package gives its name to a function of it
-SPACE = space_named("nasbench201")
+SPACE = space_by_name("nasbench201")
 TINY = SearchConfig(channels=4, cells=1, epochs=2, batch_size=4, warmup_epochs=0, device="cpu")
 
 

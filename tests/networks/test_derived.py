@@ -5,9 +5,10 @@ from torch import nn
 from fastnas.costs.tables import NetworkSize, derived_cost, parameter_table
 from fastnas.mechanisms.derivation import every_edge
 from fastnas.networks.derived import DartsNetwork, DerivedCell, build_network
-from fastnas.spaces.cell_space import DARTS, SPACES, depth_of
+from fastnas.spaces.cell_space import DARTS, depth_of
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene
+from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.operations import DARTS_OPERATIONS, Pool

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fastnas.mechanisms.derivation import derive
-from fastnas.spaces.cell_space import DARTS, PROXYLESS, proxyless, space_named, with_depth
+from fastnas.spaces.cell_space import DARTS, PROXYLESS, proxyless, with_depth
 from fastnas.spaces.formats import (
     genotype_from_json,
     genotype_to_json,
@@ -18,6 +18,7 @@ from fastnas.spaces.formats import (
     space_to_json,
 )
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
 
 
@@ -48,7 +49,7 @@ def test_the_first_block_of_a_stage_cannot_be_left_out():
 @pytest.mark.parametrize("blocks", [1, 2, 4, 11])
 def test_genotypes_and_spaces_of_any_depth_come_back_from_their_files(blocks):
     space = proxyless(blocks)
-    assert space_named(space.name) == space
+    assert space_by_name(space.name) == space
     assert space_from_json(space_to_json(space)) == space
     genotype = random_genotype(space, 1)
     assert genotype_from_json(genotype_to_json(genotype)) == genotype
@@ -96,5 +97,5 @@ def test_chains_that_are_none_are_refused():
         replace(PROXYLESS, stages=(20,))
     with pytest.raises(ValueError, match="a chain must not have operations of its own, got some"):
         replace(PROXYLESS, operations={})
-    with pytest.raises(ValueError, match="name must be one of"):
-        space_named("proxyless_0")
+    with pytest.raises(ValueError, match="name must be a registered space"):
+        space_by_name("proxyless_0")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastnas.mechanisms.derivation import every_edge
-from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, SPACES
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1
 from fastnas.spaces.formats import (
     genotype_from_json,
     genotype_to_json,
@@ -15,6 +15,7 @@ from fastnas.spaces.formats import (
     space_to_json,
 )
 from fastnas.spaces.known import KNOWN
+from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
 
 PDARTS = KNOWN["PDARTS"]
@@ -133,7 +134,7 @@ BROKEN = {
     "json with a cycle": (json.dumps(GOOD_JSON).replace('["dil_conv_3x3", 1]', '["dil_conv_3x3", 2]'), "cycle"),
     "json with a primitive and a line break": (json.dumps(GOOD_JSON).replace("dil_conv_3x3", r"dil\n"), "'dil.*n'"),
     "nothing": ("", "text must be"),
-    "an unknown space": (PDARTS[:-1] + ", space='nope')", "name must be one of darts, .*, got 'nope'"),
+    "an unknown space": (PDARTS[:-1] + ", space='nope')", "name must be a registered space, .*, got 'nope'"),
     "a space that is no name": (PDARTS[:-1] + ", space=3)", "space must be a name, got '3'"),
     "two spaces": (PDARTS[:-1] + ", space='darts', space='darts')", "space must be named once"),
     "a primitive of another edge": (
@@ -144,7 +145,7 @@ BROKEN = {
     "nasbench201 with a source twice": ("|none~0|+|none~0|none~0|+|none~0|none~1|none~2|", "each state once"),
     "missing field": (PDARTS.replace(", reduce_concat=[2, 3, 4, 5]", ""), "fields must be normal"),
     "a bool for a source": (PDARTS.replace("('dil_conv_3x3', 1)", "('dil_conv_3x3', True)", 1), "list of"),
-    "json of an unknown space": (edited(space="nope"), "one of darts, nasbench201, .*, got 'nope'"),
+    "json of an unknown space": (edited(space="nope"), "a registered space, .*, got 'nope'"),
     "json without a space": ("{}", "must name its space"),
     "json that is a list": ("{1: 2", "well formed"),
     "json with a stranger": (edited(extra=1), r"got \['extra'\]"),

@@ -2,7 +2,8 @@ from collections import Counter
 
 import numpy as np
 
-from fastnas.spaces.cell_space import DARTS, SPACES
+from fastnas.spaces.cell_space import DARTS
+from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
 
 

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 import torch
 
-from fastnas.spaces.cell_space import DARTS, SPACES
+from fastnas.spaces.cell_space import DARTS
+from fastnas.spaces.registry import SPACES
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.operations import DARTS_OPERATIONS

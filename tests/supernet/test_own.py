@@ -62,14 +62,14 @@ def test_genotypes_of_an_own_space_are_read_with_it_and_not_without(named):
         genotype = random_genotype(space, 0)
         for written in (genotype_to_text(genotype), json.dumps(genotype_to_json(genotype))):
             assert read_genotype(written, space) == genotype
-            with pytest.raises(ValueError, match=r"name must be one of darts, .* named with --space FILE.py:NAME"):
+            with pytest.raises(ValueError, match="name must be a registered space"):
                 read_genotype(written)
         assert space_from_json(json.loads(json.dumps(space_to_json(space)))) == space
 
 
 def test_reading_a_genotype_executes_nothing(named):
     named("raise SystemExit('executed')")
-    with pytest.raises(ValueError, match="name must be one of darts"):
+    with pytest.raises(ValueError, match="name must be a registered space"):
         read_genotype('{"space": "my_space.py:my_space", "normal": {"nodes": [], "concat": []}}')
 
 
@@ -81,7 +81,7 @@ def test_an_own_space_goes_the_whole_way(named, text, capsys):
     Path("my_space.py").rename("gone.py")
     assert main(["report", "run"]) == 0  # needs no code
     assert main(["show", "run/genotype.json"]) == 1
-    assert "one of darts" in capsys.readouterr().err
+    assert "a registered space" in capsys.readouterr().err
     assert main(["show", "run/genotype.json", "--space", "gone.py:my_space", "--out", "cell.svg"]) == 0
     assert "conv" in Path("cell.svg").read_text()
     training = ["--channels", "4", "--cells", "3", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu"]
