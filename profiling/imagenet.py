@@ -25,8 +25,8 @@ from torch import Tensor
 
 from fastnas.experiment.experiment import Experiment, load_experiment, method_named
 from fastnas.memory.budget import show_bytes
-from fastnas.memory.described import described
 from fastnas.memory.planner import plan
+from fastnas.memory.scene import placeholder_data
 from fastnas.spaces.cell_space import with_depth
 from fastnas.supernet.own import load_space
 from fastnas_kernels.check import require
@@ -130,7 +130,7 @@ def planned_bytes(experiment: Experiment) -> int:
     found = plan(
         with_depth(load_space(experiment.space), experiment.config.cells),
         method_named(experiment.method, experiment.strength),
-        described(experiment.data, experiment.resolution),
+        placeholder_data(experiment.data, experiment.resolution),
         experiment.config,
         budget="1024GiB",
         timed=False,

@@ -20,10 +20,9 @@ import torch
 import tyro
 
 from fastnas.memory.budget import Budget, show_bytes
-from fastnas.memory.described import described
 from fastnas.memory.planner import plan
-from fastnas.memory.predict import measure, peaks_of, predict
-from fastnas.memory.subject import CPU, Subject, moments, real_scene
+from fastnas.memory.prediction import measure, measure_peaks, predict
+from fastnas.memory.scene import CPU, Setup, moments, placeholder_data, real_scene
 from fastnas.methods.library import METHODS
 from fastnas.ranks import torch_device
 from fastnas.spaces.cell_space import with_depth
@@ -83,7 +82,7 @@ class Case(NamedTuple):
     """A configuration."""
 
     title: str
-    subject: Subject
+    setup: Setup
 
 
 def case(method: str, space: str, data: str = "digits", side: int = 16, **changes: object) -> Case:
@@ -98,7 +97,7 @@ def case(method: str, space: str, data: str = "digits", side: int = 16, **change
     in_space = with_depth(space_by_name(space), config.cells)
     words = " ".join(config.recompute)
     title = f"{method}, {space}, C={config.channels}, {config.cells} cells, {config.batch_size}×{side}², "
-    return Case(f"{title}{config.precision}, {words}", Subject(in_space, made, described(data, side), config))
+    return Case(f"{title}{config.precision}, {words}", Setup(in_space, made, placeholder_data(data, side), config))
 
 
 def configurations() -> Iterator[Case]:
@@ -134,18 +133,18 @@ class Compared(NamedTuple):
     measured: int
 
 
-def compared(subject: Subject, device: torch.device) -> Compared:
+def compared(setup: Setup, device: torch.device) -> Compared:
     """The same search predicted as for the allocator of ``device``, and measured there."""
     if device.type == "cpu":
-        return Compared(predict(subject).peak.num_bytes, measure(subject).peak.num_bytes)
-    return Compared(predict(subject, GPU_BLOCK).peak.num_bytes, step_peak(CudaDevice(device), subject))
+        return Compared(predict(setup).peak.num_bytes, measure(setup).peak.num_bytes)
+    return Compared(predict(setup, GPU_BLOCK).peak.num_bytes, step_peak(CudaDevice(device), setup))
 
 
 def accuracy(options: Options) -> Section:
     """Predicted and measured peaks of every configuration."""
     device, rows, errors = torch_device(options.device), [], []
-    for title, subject in list(configurations())[: options.first]:
-        predicted, measured = compared(subject, device)
+    for title, setup in list(configurations())[: options.first]:
+        predicted, measured = compared(setup, device)
         errors.append(predicted / measured - 1)
         rows.append([title, f"{predicted / 1e6:.2f}", f"{measured / 1e6:.2f}", f"{errors[-1]:+.4%}"])
         print(rows[-1], flush=True)
@@ -166,15 +165,15 @@ def draws(options: Options) -> Section:
     rows, ok = [], True
     for method in ("gdas", "proxyless_nas", "parsec", "nasp"):
         for space in ("darts", "nasbench201"):
-            title, subject = case(method, space, side=32)
-            predicted = predict(subject).peak.num_bytes
+            title, setup = case(method, space, side=32)
+            predicted = predict(setup).peak.num_bytes
             found = []
             for seed in range(5):
-                scene = real_scene(subject.changed(seed=seed), moments(subject)[0])
+                scene = real_scene(setup.changed(seed=seed), moments(setup)[0])
                 generator = torch.Generator().manual_seed(seed)
                 for logits in scene.run.state.alpha.values():
                     logits.data.copy_(1e-3 * torch.randn(logits.shape, generator=generator))
-                found.append(max(peak.num_bytes for peak in peaks_of(scene).values()))
+                found.append(max(peak.num_bytes for peak in measure_peaks(scene).values()))
             ok = ok and max(found) <= predicted
             rows.append([title, f"{predicted / 1e6:.2f}", f"{min(found) / 1e6:.2f} to {max(found) / 1e6:.2f}"])
     columns = ("configuration", "predicted", "five draws")
@@ -191,20 +190,20 @@ def budgets(options: Options) -> Section:
         (case("darts", "nasbench201", cells=1, side=32), (0.5,)),
         (case("proxyless_nas", "proxyless", cells=1, side=32), (0.8,)),
     ]
-    for (title, subject), shares in cases:
-        everything = predict(subject, granularity).peak.num_bytes
+    for (title, setup), shares in cases:
+        everything = predict(setup, granularity).peak.num_bytes
         for share in shares:
             size = int(share * everything)
             budget = Budget(f"{size / 1e6:.1f} MB", size, size, granularity)
             found = plan(
-                subject.space, subject.method, subject.data, subject.config,
+                setup.space, setup.method, setup.data, setup.config,
                 budget=budget, timed=False, neighbours=False,
             )  # fmt: skip
             row = [title, f"{everything / 1e6:.1f}", f"{size / 1e6:.1f}"]
             if found.chosen is None:
                 row += ["nothing fits", ""]
             else:
-                measured = compared(replace(subject, config=found.config), device).measured
+                measured = compared(replace(setup, config=found.config), device).measured
                 exceeded += measured > size
                 row += [" ".join(found.config.recompute), f"{measured / 1e6:.1f}"]
             rows.append(row)
@@ -225,10 +224,10 @@ def whole_supernets() -> Iterator[Case]:
 def count_bytes(options: Options) -> Section:
     """Peaks of whole supernets, predicted."""
     rows = []
-    for title, subject in whole_supernets():
+    for title, setup in whole_supernets():
         row = [title.rpartition(",")[0]]
         for words in ("none", "edges"):
-            prediction = predict(subject.changed(recompute=(words,)))
+            prediction = predict(setup.changed(recompute=(words,)))
             row.append(", ".join(f"{name} {show_bytes(p.num_bytes)}" for name, p in prediction.phases.items()))
         rows.append(row)
         print(row, flush=True)
@@ -263,17 +262,17 @@ def rss(options: Options) -> Section:
 
 def _resident(number: int) -> tuple[int, int]:
     torch.set_num_threads(1)
-    small = case("darts", "nasbench201", cells=1, batch_size=2).subject
+    small = case("darts", "nasbench201", cells=1, batch_size=2).setup
     for phase in real_scene(small, moments(small)[0]).phases().values():
         phase()  # loads libraries and makes tables, which are no part of a step
-    subject = _resident_cases()[number].subject
-    scene = real_scene(subject, moments(subject)[0])
+    setup = _resident_cases()[number].setup
+    scene = real_scene(setup, moments(setup)[0])
     given = sum(t.untyped_storage().nbytes() for tensors in scene.given.values() for t in tensors)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     for phase in scene.phases().values():
         phase()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return predict(subject).peak.num_bytes - given, after - before
+    return predict(setup).peak.num_bytes - given, after - before
 
 
 def times(options: Options) -> Section:
@@ -287,7 +286,7 @@ def times(options: Options) -> Section:
         found = plan(kept.space, kept.method, kept.data, kept.config, budget=options.budget, neighbours=False)
         plans.append(found.config.recompute)
     scenes = [real_scene(kept.changed(recompute=words), moments(kept)[0], CPU) for words in plans]
-    peaks = [max(peak.num_bytes for peak in peaks_of(scene).values()) for scene in scenes]  # and warm
+    peaks = [max(peak.num_bytes for peak in measure_peaks(scene).values()) for scene in scenes]  # and warm
     taken: list[list[tuple[float, float]]] = [[] for _ in scenes]
     for _ in range(options.repeats):
         for scene, of_scene in zip(scenes, taken, strict=True):

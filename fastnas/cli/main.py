@@ -17,14 +17,14 @@ from tyro.conf import Positional, arg, subcommand
 
 from fastnas.checks.check import check
 from fastnas.cli.data import Index, Shards, run_index, run_shards
-from fastnas.cli.planning import PlanCommand, plan_of, scaling_of
+from fastnas.cli.planning import PlanCommand, make_plan, scale_over_gpus
 from fastnas.cli.training_verbs import Retrain, Search, run_retrain, run_search
 from fastnas.costs.latency import describe, measure
 from fastnas.costs.tables import NetworkSize
 from fastnas.experiment.experiment import Experiment, load_experiment, method_named
 from fastnas.experiment.recipes import RECIPES
-from fastnas.memory.show import describe as describe_plan
-from fastnas.memory.show import describe_scaling
+from fastnas.memory.text import describe as describe_plan
+from fastnas.memory.text import describe_scaling
 from fastnas.methods.library import METHODS
 from fastnas.methods.registry import summarize
 from fastnas.ranks import place_in_environment, torch_device
@@ -185,8 +185,8 @@ def _recipe(name: str | None) -> Experiment:
 
 def _plan(command: PlanCommand, console: Console) -> bool:
     with Status("planning", console=console) as status:
-        found = plan_of(command, status.update)
-    for line in [*describe_plan(found), *describe_scaling(scaling_of(command, found))]:
+        found = make_plan(command, status.update)
+    for line in [*describe_plan(found), *describe_scaling(scale_over_gpus(command, found))]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return found.chosen is not None
 

@@ -7,9 +7,9 @@ from typing import Annotated
 from tyro.conf import arg
 
 from fastnas.experiment.experiment import Experiment, method_named
-from fastnas.memory.described import described
 from fastnas.memory.planner import Change, Plan, plan
-from fastnas.memory.scaling import Pieces, Scaled, counts_up_to, scaled, weight_transfers
+from fastnas.memory.scaling import Pieces, Scaling, counts_up_to, scale, weight_transfers
+from fastnas.memory.scene import placeholder_data
 from fastnas.supernet.own import load_space
 
 OnState = Callable[[str], None]
@@ -47,7 +47,7 @@ class PlanCommand:
     experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
 
 
-def plan_of(command: PlanCommand, on_state: OnState, *, neighbours: bool = True) -> Plan:
+def make_plan(command: PlanCommand, on_state: OnState, *, neighbours: bool = True) -> Plan:
     """The plan that ``command`` asks for.
 
     Args:
@@ -61,7 +61,7 @@ def plan_of(command: PlanCommand, on_state: OnState, *, neighbours: bool = True)
     return plan(
         load_space(experiment.space),
         method_named(experiment.method, experiment.strength),
-        described(experiment.data, experiment.resolution),
+        placeholder_data(experiment.data, experiment.resolution),
         replace(experiment.config, batch_size=own),
         budget=command.budget,
         allow=command.allow,
@@ -71,11 +71,11 @@ def plan_of(command: PlanCommand, on_state: OnState, *, neighbours: bool = True)
     )
 
 
-def scaling_of(command: PlanCommand, found: Plan) -> list[Scaled]:
+def scale_over_gpus(command: PlanCommand, found: Plan) -> list[Scaling]:
     """How the search of a plan scales over the GPUs that ``command`` names; nothing for one, or without a time."""
     if command.gpus * command.nodes == 1 or found.chosen is None or found.chosen.seconds is None:
         return []
-    option, method = found.chosen, found.asked.method
+    option, method = found.chosen, found.requested.method
     causes = option.prediction.peak.causes
     moves = 1 if method.protocol.joint else 1 + weight_transfers(method.hypergradient)
     pieces = Pieces(
@@ -89,10 +89,10 @@ def scaling_of(command: PlanCommand, found: Plan) -> list[Scaled]:
         images_per_core=command.images_per_core,
     )
     batch_size = command.experiment.config.batch_size
-    return list(scaled(pieces, batch_size, counts_up_to(command.gpus, command.nodes, batch_size)))
+    return list(scale(pieces, batch_size, counts_up_to(command.gpus, command.nodes, batch_size)))
 
 
-def planned(experiment: Experiment, budget: str, on_state: OnState, processes: int = 1) -> Experiment:
+def fit_to_budget(experiment: Experiment, budget: str, on_state: OnState, processes: int = 1) -> Experiment:
     """``experiment`` with what is evaluated again chosen so that a step of its search fits ``budget``.
 
     Args:
@@ -105,5 +105,5 @@ def planned(experiment: Experiment, budget: str, on_state: OnState, processes: i
         ValueError: If nothing fits, naming what would make it fit.
     """
     command = PlanCommand(budget=budget, gpus=processes, experiment=experiment)
-    found = plan_of(command, on_state, neighbours=False)
+    found = make_plan(command, on_state, neighbours=False)
     return replace(experiment, config=replace(experiment.config, recompute=found.config.recompute))

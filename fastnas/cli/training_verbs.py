@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.status import Status
 from tyro.conf import Positional, arg
 
-from fastnas.cli.planning import planned
+from fastnas.cli.planning import fit_to_budget
 from fastnas.cli.printing import comparison_table, print_outcome, series_table
 from fastnas.data import Decoder, load_data
 from fastnas.experiment.experiment import Experiment, load_experiment, run_experiment
@@ -126,7 +126,7 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
     elif command.budget is not None:
         if ranks.is_first:
             with Status("planning", console=console) as status:
-                experiment = planned(experiment, command.budget, status.update, ranks.size)
+                experiment = fit_to_budget(experiment, command.budget, status.update, ranks.size)
         words = ranks.told(" ".join(experiment.config.recompute))  # all processes evaluate the same again
         experiment = replace(experiment, config=replace(experiment.config, recompute=tuple(words.split())))
         console.print(f"plan: --recompute {words}", highlight=False, soft_wrap=True)

@@ -7,12 +7,14 @@ from typing import Literal
 
 from fastnas.data import ImageData
 from fastnas.engine.fit import require_fit
+from fastnas.mechanisms.draw import BinaryGate, GumbelSoftmax, TwoPaths, gumbel_all, gumbel_selected
+from fastnas.mechanisms.perturbation import unperturbed
+from fastnas.mechanisms.relaxation import softmax
 from fastnas.memory.budget import Budget, read_budget, show_bytes
-from fastnas.memory.choose import Candidate, cheapest
-from fastnas.memory.predict import Prediction, predict
-from fastnas.memory.remedies import LEAST, largest_batch, least_bytes, remedies
-from fastnas.memory.subject import Subject
-from fastnas.memory.units import Pass, Profile, Times, measure_times, profile
+from fastnas.memory.choice import Recomputation, cheapest
+from fastnas.memory.prediction import Prediction, predict
+from fastnas.memory.scene import Setup
+from fastnas.memory.segments import Pass, Profile, Times, measure_times, profile
 from fastnas.methods.method import Method
 from fastnas.ranks import torch_device
 from fastnas.spaces.cell_space import CellSpace, with_depth
@@ -34,7 +36,7 @@ class Option:
     Args:
         config: Its settings.
         prediction: What it needs.
-        seconds: Of a step on the device that was asked, or ``None`` where none was timed.
+        seconds: Of a step on the device of the search, or ``None`` where none was timed.
     """
 
     config: SearchConfig
@@ -47,22 +49,22 @@ class Plan:
     """How to run a search within a budget.
 
     Args:
-        asked: The search as it was asked for.
+        requested: The search as it was asked for.
         budget: What it may take.
         chosen: How to run it; ``None`` if nothing that was allowed fits.
         everything: What it would be if all was kept.
-        cheaper: The next plan of fewer bytes, if one was looked for and found.
-        dearer: The next faster plan, which would need more bytes.
+        smaller: The next plan of fewer bytes, if one was looked for and found.
+        faster: The next faster plan, which would need more bytes.
         remedies: Changes, each of which alone would make it fit, and suggestions that change the method.
         device: Where seconds were measured, if anywhere.
     """
 
-    asked: Subject
+    requested: Setup
     budget: Budget
     chosen: Option | None
     everything: Option
-    cheaper: Option | None = None
-    dearer: Option | None = None
+    smaller: Option | None = None
+    faster: Option | None = None
     remedies: tuple[str, ...] = ()
     device: str = ""
 
@@ -74,7 +76,7 @@ class Plan:
             ValueError: If nothing fits.
         """
         if self.chosen is None:
-            needs = least_bytes(self.asked, self.budget)
+            needs = least_bytes(self.requested, self.budget)
             rule = f"budget must be at least {show_bytes(needs)}"
             remedy = "One of these would make it fit: " + "; ".join(self.remedies) + "." if self.remedies else ""
             got = f"{self.budget.text} ({show_bytes(self.budget.usable)} for tensors)"
@@ -96,24 +98,24 @@ def plan(
 ) -> Plan:
     """Find the fastest way to run a search within a budget, and say what every byte is for.
 
-    What is evaluated again in the backward pass is chosen freely, since it changes no number. Arithmetic and batch
+    What is recomputed in the backward pass is chosen freely, since it changes no number. Arithmetic and batch
     size change the search, and are touched only if that is allowed, in this order. Gradients are not accumulated over
     parts of a batch: every part would be normalised by statistics of its own, so that it would be a search with
     smaller batches and a larger step. Fewer sampled paths are another method, so they are a suggestion and no plan
-    (:func:`fastnas.memory.remedies.fewer_paths`).
+    (:func:`fastnas.memory.planner.fewer_paths`).
 
     The plan that is returned was predicted as a whole, as the search would run it, and fits.
 
     Args:
         space: Where to search.
         method: How.
-        data: On what; see :func:`fastnas.memory.described.described` for data that is not here.
+        data: On what; see :func:`fastnas.memory.scene.placeholder_data` for data that is not here.
         config: With what numbers; its ``recompute`` is chosen anew.
         budget: See :func:`fastnas.memory.budget.read_budget`.
         allow: What else may change: ``precision``, ``batch``.
-        timed: Run a few steps of a small batch on the device of ``config`` to know what evaluating again costs.
+        timed: Run a few steps of a small batch on the device of ``config`` to know what recomputing costs.
             Without it, time is taken to be in proportion to what is kept.
-        neighbours: Look for the next cheaper and the next dearer plan as well.
+        neighbours: Look for the next smaller and the next faster plan as well.
         on_state: Told what is being done.
 
     Raises:
@@ -121,25 +123,25 @@ def plan(
     """
     require_fit(method, space)
     budget = read_budget(budget) if isinstance(budget, str) else budget
-    asked = Subject(with_depth(space, config.cells), method, data, replace(config, recompute=("none",)))
+    requested = Setup(with_depth(space, config.cells), method, data, replace(config, recompute=("none",)))
     on_state("predicting what it takes to keep everything")
-    whole = profile(asked, budget.granularity)
+    whole = profile(requested, budget.granularity)
     _require_weights(whole.prediction, budget)
     device = torch_device(config.device)
     times = None
     if timed:
         on_state(f"timing some steps on {device}")
-        times = measure_times(asked.changed(batch_size=_timed_batch(asked)), device)
-    for subject, of_subject in _allowed(asked, whole, allow, budget, on_state):
-        desk = _Desk(subject, budget, of_subject, times, on_state)
-        chosen = desk.choose()
+        times = measure_times(requested.changed(batch_size=_timed_batch(requested)), device)
+    for setup, of_setup in _allowed(requested, whole, allow, budget, on_state):
+        planner = _Planner(setup, budget, of_setup, times, on_state)
+        chosen = planner.choose()
         if chosen is not None:
-            cheaper, dearer = desk.neighbours(chosen) if neighbours else (None, None)
-            everything = desk.option(("none",), whole.prediction)
-            return Plan(asked, budget, chosen, everything, cheaper, dearer, device=str(device) if timed else "")
+            smaller, faster = planner.neighbours(chosen) if neighbours else (None, None)
+            everything = planner.option(("none",), whole.prediction)
+            return Plan(requested, budget, chosen, everything, smaller, faster, device=str(device) if timed else "")
     on_state("looking for a change that would make it fit")
-    everything = _Desk(asked, budget, whole, times, on_state).option(("none",), whole.prediction)
-    return Plan(asked, budget, None, everything, remedies=tuple(remedies(asked, budget)))
+    everything = _Planner(requested, budget, whole, times, on_state).option(("none",), whole.prediction)
+    return Plan(requested, budget, None, everything, remedies=tuple(remedies(requested, budget)))
 
 
 def _require_weights(prediction: Prediction, budget: Budget) -> None:
@@ -150,60 +152,60 @@ def _require_weights(prediction: Prediction, budget: Budget) -> None:
     require(budget.usable > needed, WHERE, rule, got, "Take fewer channels or cells, or a larger budget.")
 
 
-def _timed_batch(subject: Subject) -> int:
-    images = _TIMED_PIXELS // subject.data.resolution**2
-    return max(min(images, subject.config.batch_size, 16), min(2, subject.config.batch_size))
+def _timed_batch(setup: Setup) -> int:
+    images = _TIMED_PIXELS // setup.data.resolution**2
+    return max(min(images, setup.config.batch_size, 16), min(2, setup.config.batch_size))
 
 
 def _allowed(
-    asked: Subject, whole: Profile, allow: Sequence[Change], budget: Budget, on_state: OnState
-) -> Iterator[tuple[Subject, Profile]]:
+    requested: Setup, whole: Profile, allow: Sequence[Change], budget: Budget, on_state: OnState
+) -> Iterator[tuple[Setup, Profile]]:
     """The search as it was asked for, then with what may be changed."""
-    yield asked, whole
-    subject = asked
-    if "precision" in allow and asked.config.precision == "float32":
-        subject = asked.changed(precision="bfloat16")
+    yield requested, whole
+    setup = requested
+    if "precision" in allow and requested.config.precision == "float32":
+        setup = requested.changed(precision="bfloat16")
         on_state("predicting bfloat16")
-        yield subject, profile(subject, budget.granularity)
+        yield setup, profile(setup, budget.granularity)
     if "batch" in allow:
         on_state("looking for the largest batch")
-        largest = largest_batch(subject, budget)
+        largest = largest_batch(setup, budget)
         if largest:
-            subject = subject.changed(batch_size=largest)
-            yield subject, profile(subject, budget.granularity)
+            setup = setup.changed(batch_size=largest)
+            yield setup, profile(setup, budget.granularity)
 
 
 @dataclass(frozen=True)
-class _Desk:
+class _Planner:
     """One search under one budget, whose words are to be chosen."""
 
-    subject: Subject
+    setup: Setup
     budget: Budget
     whole: Profile
     times: Times | None
     on_state: OnState
 
     @property
-    def again(self) -> Sequence[float]:
-        """What it takes to evaluate each unit again: seconds, or bytes if nothing was timed."""
+    def recompute_costs(self) -> Sequence[float]:
+        """What it takes to recompute each segment: seconds, or bytes if nothing was timed."""
         if self.times is not None:
-            return [seconds * self.scale for seconds in self.times.again]
+            return [seconds * self.scale for seconds in self.times.recompute]
         first = self.whole.passes[0]
         return [float(max(0, first.kept(u))) for u in range(len(first.after))]
 
     @property
     def scale(self) -> float:
-        return 1.0 if self.times is None else self.subject.config.batch_size / self.times.batch_size
+        return 1.0 if self.times is None else self.setup.config.batch_size / self.times.batch_size
 
     def option(self, words: tuple[Word, ...], prediction: Prediction | None = None) -> Option:
-        subject = self.subject.changed(recompute=words)
-        prediction = predict(subject, self.budget.granularity) if prediction is None else prediction
+        setup = self.setup.changed(recompute=words)
+        prediction = predict(setup, self.budget.granularity) if prediction is None else prediction
         seconds = None
         if self.times is not None:
-            of_unit = [words[min(u, len(words) - 1)] for u in range(len(self.again))]
-            more = sum(s for s, word in zip(self.again, of_unit, strict=True) if word != "none")
+            words_of_segments = [words[min(u, len(words) - 1)] for u in range(len(self.recompute_costs))]
+            more = sum(s for s, word in zip(self.recompute_costs, words_of_segments, strict=True) if word != "none")
             seconds = self.times.step * self.scale + more
-        return Option(subject.config, prediction, seconds)
+        return Option(setup.config, prediction, seconds)
 
     def fits(self, option: Option) -> bool:
         return option.prediction.peak.num_bytes <= self.budget.usable
@@ -213,11 +215,11 @@ class _Desk:
         if self.fits(everything):
             return everything
         if self._uniform_only():
-            self.on_state("choosing what is evaluated again")
+            self.on_state("choosing what is recomputed")
             return next((option for option in map(self.option, (("cell",), LEAST)) if self.fits(option)), None)
-        for candidate in self._candidates(self.budget.usable):
+        for choice in self._choices(self.budget.usable):
             self.on_state("checking the whole plan")
-            option = self.option(candidate.words)
+            option = self.option(choice.words)
             if self.fits(option):
                 return option
         return None
@@ -226,45 +228,114 @@ class _Desk:
         """Networks of several depths share their words."""
         return len({len(p.after) for p in self.whole.passes}) > 1
 
-    def _candidates(self, budget: int) -> Iterator[Candidate]:
-        """Plans for a budget, then for somewhat smaller ones: the model adds up what units take by themselves."""
+    def _choices(self, budget: int) -> Iterator[Recomputation]:
+        """Plans for a budget, then for somewhat smaller ones: the model adds up what segments take by themselves."""
         seen = set()
         for margin in _MARGINS:
-            found = cheapest(self.profiles, self.again, int(margin * budget))
+            found = cheapest(self.profiles, self.recompute_costs, int(margin * budget))
             if found is not None and found.words not in seen:
                 seen.add(found.words)
                 yield found
-        yield Candidate(0.0, LEAST)
+        yield Recomputation(0.0, LEAST)
 
     @cached_property
     def profiles(self) -> dict[Word, Sequence[Pass]]:
         found: dict[Word, Sequence[Pass]] = {"none": self.whole.passes}
         for word in ("edges", "cell"):
-            self.on_state(f"predicting every unit as {word}")
-            found[word] = profile(self.subject.changed(recompute=(word,)), self.budget.granularity).passes
+            self.on_state(f"predicting every segment as {word}")
+            found[word] = profile(self.setup.changed(recompute=(word,)), self.budget.granularity).passes
         return found
 
     def neighbours(self, chosen: Option) -> tuple[Option | None, Option | None]:
-        """The next cheaper and the next dearer plan."""
+        """The next smaller and the next faster plan."""
         peak, seconds = chosen.prediction.peak.num_bytes, chosen.seconds or 0.0
         everything = self.option(("none",), self.whole.prediction)
         if self._uniform_only():
             return None, None if self.fits(everything) else everything
-        dearer = cheaper = None
+        faster = smaller = None
         if not self.fits(everything):
-            dearer = everything
+            faster = everything
             for share in (1.15, 1.3, 1.6, 2.0):
-                found = cheapest(self.profiles, self.again, int(share * self.budget.usable))
+                found = cheapest(self.profiles, self.recompute_costs, int(share * self.budget.usable))
                 if found is not None and found.words != chosen.config.recompute:
                     option = self.option(found.words)
                     if option.prediction.peak.num_bytes > peak and (option.seconds or 0.0) < seconds:
-                        dearer = option
+                        faster = option
                         break
         for share in (0.85, 0.7, 0.55, 0.4):
-            found = cheapest(self.profiles, self.again, int(share * peak))
+            found = cheapest(self.profiles, self.recompute_costs, int(share * peak))
             if found is not None:
                 option = self.option(found.words)
                 if option.prediction.peak.num_bytes < peak:
-                    cheaper = option
+                    smaller = option
                     break
-        return cheaper, dearer
+        return smaller, faster
+
+
+LEAST: tuple[Word, ...] = ("edges",)
+"""The words of least memory."""
+
+
+def least_bytes(setup: Setup, budget: Budget) -> int:
+    """What ``setup`` needs if every segment is recomputed, one edge after another."""
+    return predict(setup.changed(recompute=LEAST), budget.granularity).peak.num_bytes
+
+
+def largest_batch(setup: Setup, budget: Budget) -> int:
+    """The most images a step, below those of ``setup``, with which it fits at its least memory; 0 if none do.
+
+    Peak bytes grow almost linearly with the batch: two predictions give a first guess, which others confirm.
+    """
+
+    def needs(batch_size: int) -> int:
+        return least_bytes(setup.changed(batch_size=batch_size), budget)
+
+    small, large = 2, max(4, setup.config.batch_size // 2)
+    at_small, at_large = needs(small), needs(large)
+    if at_small > budget.usable:
+        return 0
+    slope = max(1.0, (at_large - at_small) / (large - small))
+    guess = min(setup.config.batch_size - 1, small + int((budget.usable - at_small) / slope))
+    while guess > small and needs(guess) > budget.usable:
+        guess = max(small, int(0.95 * guess))
+    return max(guess, small)
+
+
+def fewer_paths(method: Method) -> tuple[str, Method] | None:
+    """``method`` with fewer candidates that run on an edge for alpha's gradient, and what to call the change.
+
+    The gradients of all gates are replaced by those of two sampled paths (Cai et al., 2019, arXiv:1812.00332, section
+    3.2.1), a mixture of all candidates by one sampled path (Dong and Yang, 2019, arXiv:1910.04465). ``None`` where
+    that would have no meaning, or one or two run already. How many samples a gradient is the mean of, as in PARSEC
+    and ProxylessNAS-R, changes no peak: one at a time is evaluated.
+    """
+    if isinstance(method.draw, BinaryGate):
+        return "two sampled paths an edge, draw=TwoPaths()", replace(method, draw=TwoPaths())
+    is_mixture = method.draw is None and method.relaxation is softmax
+    is_plain = method.perturbation is unperturbed and method.eigenvalue_every == 0
+    if (is_mixture and is_plain) or isinstance(method.draw, GumbelSoftmax) or method.draw == gumbel_all:
+        return "one sampled path an edge, draw=gumbel_selected", replace(method, draw=gumbel_selected)
+    return None
+
+
+def remedies(setup: Setup, budget: Budget) -> Iterator[str]:
+    """Changes each of which alone would make ``setup`` fit; the last ones change the method."""
+    config, k = setup.config, setup.method.connection.k
+    largest = largest_batch(setup, budget)
+    if largest:
+        yield f"--batch-size {largest}"
+    changes = []
+    if config.precision == "float32":
+        changes.append(("--precision bfloat16", setup.changed(precision="bfloat16")))
+    if config.channels % 2 == 0 and config.channels // 2 >= 2 * k:
+        changes.append((f"--channels {config.channels // 2}", setup.changed(channels=config.channels // 2)))
+    if setup.space.stages is None and k == 1 and config.channels % 8 == 0:
+        partial = replace(setup.method, connection=replace(setup.method.connection, k=4))
+        changes.append(("partial channels with k=4, which is another method", replace(setup, method=partial)))
+    paths = fewer_paths(setup.method) if setup.space.dag is None else None
+    if paths is not None:
+        changes.append((f"{paths[0]}, which is another method", replace(setup, method=paths[1])))
+    for words, changed in changes:
+        needs = least_bytes(changed, budget)
+        if needs <= budget.usable:
+            yield f"{words} (then {show_bytes(needs)})"

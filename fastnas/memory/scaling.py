@@ -58,7 +58,7 @@ class Pieces:
 
 
 @dataclass(frozen=True)
-class Scaled:
+class Scaling:
     """A step in several processes.
 
     Args:
@@ -92,7 +92,7 @@ class Scaled:
         return "compute" if self.compute >= self.exchange else "exchange"
 
 
-def scaled(pieces: Pieces, batch_size: int, counts: Sequence[int]) -> Iterator[Scaled]:
+def scale(pieces: Pieces, batch_size: int, counts: Sequence[int]) -> Iterator[Scaling]:
     """A step in ``counts`` processes, whose batch has ``batch_size`` images together.
 
     Raises:
@@ -104,7 +104,7 @@ def scaled(pieces: Pieces, batch_size: int, counts: Sequence[int]) -> Iterator[S
         require(batch_size % count == 0, WHERE, rule, batch_size)
         compute, exchange, loading = _step(pieces, batch_size, count)
         speedup = max(alone[0] + alone[1], alone[2]) / max(compute + exchange, loading)
-        yield Scaled(count, compute, exchange, loading, speedup)
+        yield Scaling(count, compute, exchange, loading, speedup)
 
 
 def _step(pieces: Pieces, batch_size: int, count: int) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from fastnas_kernels.mixed_op.workspace import workspace_bytes
 
-WORKSPACE, KEPT = "workspace, and what is evaluated again", "kept for the backward pass"
+WORKSPACE, KEPT = "workspace and recomputation", "kept for the backward pass"
 SECOND, GRADIENTS = "second graph", "gradients of weights"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastnas.memory.subject import Moment, Subject, moments, real_scene
+from fastnas.memory.scene import Moment, Setup, moments, real_scene
 from fastnas_kernels.check import require
 from measuring.cells import CONTENDERS, Cell, Scale, arguments_of, cells, step
 from measuring.correctness import first_line
@@ -75,20 +75,20 @@ def measure(device: Device, scale: Scale, has_time: Callable[[], bool]) -> Secti
     return Section("Is memory what was predicted?", columns, rows, notes, records)
 
 
-def step_peak(device: Device, subject: Subject) -> int:
+def step_peak(device: Device, setup: Setup) -> int:
     """Bytes of the largest phase of a search step as ``device`` counts them, weights, gradients and all.
 
     A step before it makes what is made once: libraries' workspaces and kernels' tables are none of it.
     """
-    return max(_peak_at(device, subject, moment) for moment in moments(subject))
+    return max(_peak_at(device, setup, moment) for moment in moments(setup))
 
 
-def _peak_at(device: Device, subject: Subject, moment: Moment) -> int:
-    for phase in real_scene(subject, moment, device.torch_device).phases().values():
+def _peak_at(device: Device, setup: Setup, moment: Moment) -> int:
+    for phase in real_scene(setup, moment, device.torch_device).phases().values():
         phase()
     gc.collect()
     scenes = []
-    given = _counted(device, lambda: scenes.append(real_scene(subject, moment, device.torch_device)))
+    given = _counted(device, lambda: scenes.append(real_scene(setup, moment, device.torch_device)))
     phases = scenes[0].phases().values()
     return given.held + max(_counted(device, phase).peak for phase in phases)
 

@@ -5,25 +5,24 @@ import torch
 
 from fastnas.data import load_data
 from fastnas.memory.budget import Budget
-from fastnas.memory.described import described
 from fastnas.memory.planner import plan
-from fastnas.memory.predict import measure, predict
-from fastnas.memory.show import describe
-from fastnas.memory.subject import Subject
-from fastnas.memory.units import measure_times, profile
+from fastnas.memory.prediction import measure, predict
+from fastnas.memory.scene import Setup, placeholder_data
+from fastnas.memory.segments import measure_times, profile
+from fastnas.memory.text import describe
 from fastnas.methods.library import darts, p_darts
 from fastnas.spaces.cell_space import S2
 from fastnas.training.config import SearchConfig
 
 CELLS = replace(S2, num_nodes=1, concat=(2,))
 """Two cell types of two edges with two candidates: little to run."""
-DIGITS = described("digits", 16)
+DIGITS = placeholder_data("digits", 16)
 CONFIG = SearchConfig(channels=4, cells=3, epochs=6, batch_size=32, device="cpu")
-SUBJECT = Subject(CELLS, darts(), DIGITS, CONFIG)
+SETUP = Setup(CELLS, darts(), DIGITS, CONFIG)
 
 
 def needs(**changes):
-    return predict(SUBJECT.changed(**changes)).peak.num_bytes
+    return predict(SETUP.changed(**changes)).peak.num_bytes
 
 
 def planned(size, **options):
@@ -47,7 +46,7 @@ def test_a_promised_budget_is_kept(sizes, share):
     size = int(least + share * (most - least))
     config = planned(size).config
     assert config == replace(CONFIG, recompute=config.recompute)
-    assert measure(replace(SUBJECT, config=config)).peak.num_bytes <= size
+    assert measure(replace(SETUP, config=config)).peak.num_bytes <= size
 
 
 @pytest.mark.slow
@@ -78,10 +77,10 @@ def test_a_budget_below_the_weights_is_refused_in_one_line():
 @pytest.mark.slow
 def test_networks_of_several_depths_are_planned_as_a_whole():
     method = p_darts()
-    subject = Subject(CELLS, method, DIGITS, replace(CONFIG, epochs=3))
-    size = int(0.8 * predict(subject).peak.num_bytes)
+    setup = Setup(CELLS, method, DIGITS, replace(CONFIG, epochs=3))
+    size = int(0.8 * predict(setup).peak.num_bytes)
     found = plan(
-        CELLS, method, DIGITS, subject.config, budget=Budget("so much", size, size), timed=False, neighbours=False
+        CELLS, method, DIGITS, setup.config, budget=Budget("so much", size, size), timed=False, neighbours=False
     )
     assert found.chosen is not None
     assert found.chosen.prediction.peak.num_bytes <= size
@@ -92,18 +91,18 @@ def test_a_plan_shows_its_neighbours_and_what_a_step_takes(sizes):
     most, least = sizes
     found = planned((most + least) // 2, timed=True, neighbours=True)
     assert found.chosen is not None
-    assert found.dearer is not None
+    assert found.faster is not None
     peak = found.chosen.prediction.peak.num_bytes
-    assert found.dearer.prediction.peak.num_bytes > peak
-    assert found.dearer.seconds < found.chosen.seconds
-    assert found.cheaper is None or found.cheaper.prediction.peak.num_bytes < peak
+    assert found.faster.prediction.peak.num_bytes > peak
+    assert found.faster.seconds < found.chosen.seconds
+    assert found.smaller is None or found.smaller.prediction.peak.num_bytes < peak
     text = "\n".join(describe(found))
     for part in ("alpha step", "weights", "kept for the backward pass", "the plan", "s a step: --recompute"):
         assert part in text
 
 
 def test_what_units_keep_and_need_adds_up_to_the_prediction():
-    found = profile(SUBJECT)
+    found = profile(SETUP)
     assert len(found.passes) == 2
     peaks = [max(*p.needs, p.head) for p in found.passes]
     assert max(peaks) == found.prediction.peak.num_bytes
@@ -113,17 +112,17 @@ def test_what_units_keep_and_need_adds_up_to_the_prediction():
 
 
 def test_units_are_timed_within_a_step():
-    times = measure_times(SUBJECT.changed(batch_size=4), torch.device("cpu"), repeats=1)
-    assert len(times.again) == 1 + CONFIG.cells
-    assert all(seconds > 0 for seconds in times.again)
-    assert sum(times.again) < times.step
+    times = measure_times(SETUP.changed(batch_size=4), torch.device("cpu"), repeats=1)
+    assert len(times.recompute) == 1 + CONFIG.cells
+    assert all(seconds > 0 for seconds in times.recompute)
+    assert sum(times.recompute) < times.step
 
 
 def test_data_is_described_without_being_there():
-    there, described_only = load_data("digits", resolution=16), described("digits", 16)
+    there, described_only = load_data("digits", resolution=16), placeholder_data("digits", 16)
     for name in ("name", "classes", "channels", "resolution", "large"):
         mine, theirs = getattr(described_only, name), getattr(there, name)
         assert (len(mine) == len(theirs)) if name == "classes" else mine == theirs
-    imagenet = described("imagenet:nowhere")
+    imagenet = placeholder_data("imagenet:nowhere")
     assert (len(imagenet.classes), imagenet.resolution, imagenet.large) == (1000, 224, True)
-    assert not described("cifar10:nowhere").large
+    assert not placeholder_data("cifar10:nowhere").large

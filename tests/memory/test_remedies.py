@@ -6,10 +6,9 @@ import pytest
 
 from fastnas.mechanisms.draw import BinaryGate, TwoPaths, gumbel_all, gumbel_selected
 from fastnas.memory.budget import Budget
-from fastnas.memory.described import described
-from fastnas.memory.predict import predict
-from fastnas.memory.remedies import LEAST, fewer_paths, remedies
-from fastnas.memory.subject import Subject
+from fastnas.memory.planner import LEAST, fewer_paths, remedies
+from fastnas.memory.prediction import predict
+from fastnas.memory.scene import Setup, placeholder_data
 from fastnas.methods.library import METHODS, darts, gdas, parsec, proxyless_nas, snas
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.training.config import SearchConfig
@@ -19,7 +18,7 @@ CONFIG = SearchConfig(channels=6, cells=1, epochs=6, batch_size=8, device="cpu",
 
 def peak(method):
     """Of the search that ``method`` does, least bytes."""
-    return predict(Subject(NASBENCH201, method, described("digits"), CONFIG)).peak.num_bytes
+    return predict(Setup(NASBENCH201, method, placeholder_data("digits"), CONFIG)).peak.num_bytes
 
 
 @pytest.mark.parametrize(
@@ -55,10 +54,10 @@ def test_two_paths_are_suggested_where_they_fit():
     method = proxyless_nas(two_paths=False)
     all_gates, two_paths = peak(method), peak(replace(method, draw=TwoPaths()))
     assert two_paths < all_gates
-    subject = Subject(NASBENCH201, method, described("digits"), CONFIG)
+    setup = Setup(NASBENCH201, method, placeholder_data("digits"), CONFIG)
 
     def suggested(size):
-        return any("draw=TwoPaths()" in remedy for remedy in remedies(subject, Budget("so much", size, size)))
+        return any("draw=TwoPaths()" in remedy for remedy in remedies(setup, Budget("so much", size, size)))
 
     assert method.draw == BinaryGate()
     assert suggested(two_paths)

@@ -6,9 +6,8 @@ import memory as script
 import pytest
 import torch
 
-from fastnas.memory.described import described
-from fastnas.memory.predict import measure
-from fastnas.memory.subject import Subject
+from fastnas.memory.prediction import measure
+from fastnas.memory.scene import Setup, placeholder_data
 from fastnas.memory.tracker import Tracker
 from fastnas.methods.library import darts, p_darts
 from fastnas.spaces.cell_space import NASBENCH201
@@ -17,7 +16,7 @@ from measuring import memory
 from measuring.device import HostDevice, Memory
 
 TINY = SearchConfig(channels=4, cells=1, epochs=6, batch_size=8, device="cpu")
-SUBJECT = Subject(NASBENCH201, darts(), described("digits"), TINY)
+SETUP = Setup(NASBENCH201, darts(), placeholder_data("digits"), TINY)
 
 
 class Counting:
@@ -40,25 +39,25 @@ class Counting:
 
 def test_a_device_that_counts_finds_the_peak_of_the_largest_phase():
     # 2 %: where the scene is made, the tracker also counts the tensors on meta by which candidates are ordered
-    assert memory.step_peak(Counting(), SUBJECT) == pytest.approx(measure(SUBJECT).peak.num_bytes, rel=0.02)
+    assert memory.step_peak(Counting(), SETUP) == pytest.approx(measure(SETUP).peak.num_bytes, rel=0.02)
 
 
 def test_every_stage_is_looked_at(monkeypatch):
     looked = []
-    monkeypatch.setattr(memory, "_peak_at", lambda device, subject, moment: looked.append(moment.stage) or moment.stage)
-    assert memory.step_peak(Counting(), Subject(NASBENCH201, p_darts(), described("digits"), TINY)) == 2
+    monkeypatch.setattr(memory, "_peak_at", lambda device, setup, moment: looked.append(moment.stage) or moment.stage)
+    assert memory.step_peak(Counting(), Setup(NASBENCH201, p_darts(), placeholder_data("digits"), TINY)) == 2
     assert set(looked) == {0, 1, 2}
 
 
 def test_a_device_that_does_not_count_is_refused():
     with pytest.raises(ValueError, match=r"memory: a device must count its memory, got cpu"):
-        memory.step_peak(HostDevice(), SUBJECT)
+        memory.step_peak(HostDevice(), SETUP)
 
 
 def test_on_a_gpu_the_error_has_a_sign_and_what_was_too_low_is_counted(monkeypatch):
     found = iter([script.Compared(109, 100), script.Compared(99, 100), script.Compared(100, 100)])
     monkeypatch.setattr(script, "torch_device", lambda name: torch.device("cuda"))
-    monkeypatch.setattr(script, "compared", lambda subject, device: next(found))
+    monkeypatch.setattr(script, "compared", lambda setup, device: next(found))
     section = script.accuracy(script.Options(first=3))
     assert [row[-1] for row in section.rows] == ["+9.0000%", "-1.0000%", "+0.0000%"]
     assert section.notes[-1].endswith("1 predictions were too low.")
@@ -67,11 +66,11 @@ def test_on_a_gpu_the_error_has_a_sign_and_what_was_too_low_is_counted(monkeypat
 
 def test_exceeded_budgets_are_counted(monkeypatch):
     peaks = iter([10**12, 1, 1, 1, 1])
-    chosen = SimpleNamespace(chosen=True, config=SUBJECT.config)
+    chosen = SimpleNamespace(chosen=True, config=SETUP.config)
     prediction = SimpleNamespace(peak=SimpleNamespace(num_bytes=10**6))
-    monkeypatch.setattr(script, "predict", lambda subject, granularity: prediction)
+    monkeypatch.setattr(script, "predict", lambda setup, granularity: prediction)
     monkeypatch.setattr(script, "plan", lambda *arguments, **options: chosen)
-    monkeypatch.setattr(script, "compared", lambda subject, device: script.Compared(0, next(peaks)))
+    monkeypatch.setattr(script, "compared", lambda setup, device: script.Compared(0, next(peaks)))
     section = script.budgets(script.Options())
     assert section.notes == ["MB; 1 budgets exceeded."]
     assert not section.ok

@@ -7,9 +7,8 @@ import torch
 
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.bilevel.products import reverse_over_reverse
-from fastnas.memory.described import described
-from fastnas.memory.predict import measure, peaks_of, predict
-from fastnas.memory.subject import Subject, moments, real_scene
+from fastnas.memory.prediction import measure, measure_peaks, predict
+from fastnas.memory.scene import Setup, moments, placeholder_data, real_scene
 from fastnas.memory.tracker import KEPT, SECOND
 from fastnas.methods.library import (
     METHODS,
@@ -26,7 +25,7 @@ from fastnas.spaces.cell_space import NASBENCH201, PROXYLESS, S2, proxyless
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import are_cells_as_on_a_gpu
 
-DIGITS = described("digits")
+DIGITS = placeholder_data("digits")
 CELLS = replace(S2, num_nodes=1, concat=(2,))
 """Two cell types of two edges with two candidates: little to run."""
 TINY = SearchConfig(channels=4, cells=1, epochs=6, batch_size=8, device="cpu")
@@ -34,23 +33,23 @@ ROUNDING = 2e-3
 """Between the two: a loss and an accuracy, which are a few bytes, and alpha's gradients."""
 
 
-def subject_of(method, space=NASBENCH201, **changes):
+def setup_for(method, space=NASBENCH201, **changes):
     config = replace(TINY, **{"channels": 8 if method.connection.k > 1 else 4, **changes})
-    return Subject(proxyless(1) if space is PROXYLESS else space, method, DIGITS, config)
+    return Setup(proxyless(1) if space is PROXYLESS else space, method, DIGITS, config)
 
 
 CASES = {
-    "darts": subject_of(darts()),
-    "second order": subject_of(darts_2nd(), CELLS, cells=3),
-    "one path": subject_of(gdas()),
-    "two paths": subject_of(proxyless_nas(), PROXYLESS),
-    "both at once": subject_of(snas()),
-    "partial channels": subject_of(pc_darts(), CELLS, cells=3),
-    "cells": subject_of(darts(), CELLS, cells=3),
-    "bfloat16": subject_of(darts(), precision="bfloat16"),
-    "edges": subject_of(darts(), CELLS, cells=3, recompute=("edges",)),
-    "joined": subject_of(darts(), CELLS, cells=3, recompute=("cell", "joined", "edges", "none")),
-    "dropped paths": subject_of(METHODS["robust_darts_dp"](), CELLS, cells=3),
+    "darts": setup_for(darts()),
+    "second order": setup_for(darts_2nd(), CELLS, cells=3),
+    "one path": setup_for(gdas()),
+    "two paths": setup_for(proxyless_nas(), PROXYLESS),
+    "both at once": setup_for(snas()),
+    "partial channels": setup_for(pc_darts(), CELLS, cells=3),
+    "cells": setup_for(darts(), CELLS, cells=3),
+    "bfloat16": setup_for(darts(), precision="bfloat16"),
+    "edges": setup_for(darts(), CELLS, cells=3, recompute=("edges",)),
+    "joined": setup_for(darts(), CELLS, cells=3, recompute=("cell", "joined", "edges", "none")),
+    "dropped paths": setup_for(METHODS["robust_darts_dp"](), CELLS, cells=3),
 }
 
 
@@ -67,20 +66,20 @@ def test_the_prediction_is_what_is_measured(name):
 
 @pytest.mark.slow
 def test_every_stage_is_predicted():
-    phases = predict(subject_of(p_darts(), CELLS, cells=3, epochs=3)).phases
+    phases = predict(setup_for(p_darts(), CELLS, cells=3, epochs=3)).phases
     assert set(phases) == {f"{what} step, stage {n}" for what in ("alpha", "weight") for n in (1, 2, 3)}
 
 
 def test_what_a_roll_back_returns_to_is_counted():
     method = replace(robust_darts_ada(), hypergradient=darts().hypergradient)  # which is nothing to what is kept
-    causes = predict(subject_of(method, CELLS, cells=3)).phases["weight step"].causes
+    causes = predict(setup_for(method, CELLS, cells=3)).phases["weight step"].causes
     copies = method.control.keeps + 1
     assert causes["snapshots to return to"] >= copies * (causes["weights"] + causes["optimiser states"])
 
 
 def test_causes_add_up_and_only_second_order_has_a_second_graph():
     twice = replace(darts_2nd(), hypergradient=Unrolled(product=reverse_over_reverse))
-    first, second = (predict(subject_of(m, CELLS, cells=3)).phases["alpha step"] for m in (darts(), twice))
+    first, second = (predict(setup_for(m, CELLS, cells=3)).phases["alpha step"] for m in (darts(), twice))
     for peak in (first, second):
         assert sum(peak.causes.values()) == peak.num_bytes
         assert peak.causes[KEPT] > 0
@@ -90,39 +89,39 @@ def test_causes_add_up_and_only_second_order_has_a_second_graph():
 
 @pytest.mark.slow
 def test_what_a_method_draws_never_takes_more_than_predicted():
-    subject = subject_of(gdas())
-    predicted = predict(subject).peak.num_bytes
+    setup = setup_for(gdas())
+    predicted = predict(setup).peak.num_bytes
     peaks = []
     for seed in range(6):
-        scene = real_scene(subject.changed(seed=seed), moments(subject)[0])
+        scene = real_scene(setup.changed(seed=seed), moments(setup)[0])
         for logits in scene.run.state.alpha.values():
             logits.data.zero_()
-        peaks.append(max(peak.num_bytes for peak in peaks_of(scene).values()))
+        peaks.append(max(peak.num_bytes for peak in measure_peaks(scene).values()))
     assert max(peaks) <= predicted
     assert min(peaks) < predicted  # they differ, so that the bound is one
 
 
 def test_nothing_is_allocated_for_a_batch_that_no_machine_holds():
-    subject = Subject(CELLS, darts(), described("imagenet:nowhere"), replace(TINY, cells=3, channels=16))
-    predicted = predict(subject.changed(batch_size=100_000)).peak.num_bytes
+    setup = Setup(CELLS, darts(), placeholder_data("imagenet:nowhere"), replace(TINY, cells=3, channels=16))
+    predicted = predict(setup.changed(batch_size=100_000)).peak.num_bytes
     assert predicted > 10**11  # a hundred gigabytes
 
 
 def test_bytes_grow_almost_linearly_with_the_batch():
-    needs = [predict(subject_of(darts(), CELLS, batch_size=b, cells=3)).peak.num_bytes for b in (8, 16, 24)]
+    needs = [predict(setup_for(darts(), CELLS, batch_size=b, cells=3)).peak.num_bytes for b in (8, 16, 24)]
     assert needs[2] - needs[1] == pytest.approx(needs[1] - needs[0], rel=0.01)
 
 
 def test_a_prediction_leaves_the_generator_of_the_process_alone():
     before = torch.get_rng_state()
-    predict(subject_of(darts(), CELLS, cells=3))
+    predict(setup_for(darts(), CELLS, cells=3))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_gpu_is_planned_as_its_kernels_run_whatever_serves_here(monkeypatch):
     def peak(granularity):
-        subject = subject_of(darts(), CELLS, cells=3, batch_size=64, precision="bfloat16")
-        return predict(subject, granularity).peak
+        setup = setup_for(darts(), CELLS, cells=3, batch_size=64, precision="bfloat16")
+        return predict(setup, granularity).peak
 
     here, on_gpu = peak(1), peak(512)
     assert on_gpu.causes[KEPT] < here.causes[KEPT]  # PyTorch keeps the outputs of all candidates
@@ -133,14 +132,14 @@ def test_a_gpu_is_planned_as_its_kernels_run_whatever_serves_here(monkeypatch):
 
 def test_second_derivatives_on_a_gpu_keep_states_and_their_tangents_alone():
     """As they do here, where they are compiled; and what a piece of a cell takes is gone before the next one."""
-    subject = subject_of(darts_2nd(), CELLS, cells=3, batch_size=64)
-    here, on_gpu = (predict(subject, granularity).phases["alpha step"] for granularity in (1, 512))
+    setup = setup_for(darts_2nd(), CELLS, cells=3, batch_size=64)
+    here, on_gpu = (predict(setup, granularity).phases["alpha step"] for granularity in (1, 512))
     assert on_gpu.causes[KEPT] < 1.1 * here.causes[KEPT]
     assert on_gpu.causes[SECOND] < on_gpu.causes[KEPT] / 2
 
 
 @pytest.mark.parametrize(("name", "is_apart"), [("cells", False), ("one path", True)])
 def test_logits_are_far_apart_only_where_a_draw_must_be_sure(name, is_apart):
-    subject = CASES[name]
-    logits = real_scene(subject, moments(subject)[0]).run.state.alpha["alpha.normal"]
+    setup = CASES[name]
+    logits = real_scene(setup, moments(setup)[0]).run.state.alpha["alpha.normal"]
     assert (logits.abs().max() > 10) == is_apart

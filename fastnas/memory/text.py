@@ -4,22 +4,22 @@ from collections.abc import Iterator, Sequence
 
 from fastnas.memory.budget import show_bytes
 from fastnas.memory.planner import Option, Plan
-from fastnas.memory.scaling import Scaled
+from fastnas.memory.scaling import Scaling
 
 
 def describe(plan: Plan) -> Iterator[str]:
     """The budget, what every byte is for, what is done, and what the alternatives are."""
-    budget, config = plan.budget, plan.asked.config
+    budget, config = plan.budget, plan.requested.config
     size = f"{config.channels} channels, {config.batch_size} images a step"
-    yield f"search: {plan.asked.method.name} in {plan.asked.space.name}, {size}"
+    yield f"search: {plan.requested.method.name} in {plan.requested.space.name}, {size}"
     yield f"budget: {budget.text}, of which {show_bytes(budget.usable)} for tensors ({budget.why})"
     yield from _table(plan)
     if plan.chosen is None:
         yield "nothing fits; each of these alone would make it fit:"
         yield from (f"  {remedy}" for remedy in plan.remedies or ("nothing that was tried",))
         return
-    rows = [("keep everything", plan.everything), ("next dearer", plan.dearer), ("the plan", plan.chosen)]
-    rows.append(("next cheaper", plan.cheaper))
+    rows = [("keep everything", plan.everything), ("next faster", plan.faster), ("the plan", plan.chosen)]
+    rows.append(("next smaller", plan.smaller))
     for title, option in rows:
         if option is not None:
             yield f"{title:16} {_line(plan, option)}"
@@ -28,7 +28,7 @@ def describe(plan: Plan) -> Iterator[str]:
     yield "No batch is cut into parts: each would be normalised by statistics of its own, which is another search."
 
 
-def describe_scaling(rows: Sequence[Scaled]) -> Iterator[str]:
+def describe_scaling(rows: Sequence[Scaling]) -> Iterator[str]:
     """A line for each number of processes, if there are any."""
     if not rows:
         return
@@ -50,11 +50,11 @@ def _table(plan: Plan) -> Iterator[str]:
 
 def _line(plan: Plan, option: Option) -> str:
     seconds = "" if option.seconds is None else f", {option.seconds:.3g} s a step"
-    config, asked = option.config, plan.asked.config
+    config, requested = option.config, plan.requested.config
     changes = [
         f"--{name.replace('_', '-')} {getattr(config, name)}"
         for name in ("batch_size", "precision")
-        if getattr(config, name) != getattr(asked, name)
+        if getattr(config, name) != getattr(requested, name)
     ]
     words = " ".join(["--recompute", *option.config.recompute, *changes])
     return f"{show_bytes(option.prediction.peak.num_bytes):>12}{seconds}: {words}"

@@ -1,4 +1,4 @@
-"""The search whose memory is asked about, as it stands when it needs most."""
+"""A search step as it stands when it needs most memory: on real tensors, or on ones without memory."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,8 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
 from fastnas.costs.counts import activation_bytes, num_parameters
-from fastnas.data import Batch, ImageData
+from fastnas.data import Batch, ImageData, ImageSet, load_data
+from fastnas.data.images import SMALL
 from fastnas.engine import Run, alpha_gradients, fresh_state, search_step, stage_supernet
 from fastnas.engine.run import copied, stage_borders
 from fastnas.engine.step import apply_gradients, outer_eigenvalue
@@ -28,11 +29,11 @@ from fastnas_kernels.backend import cells_as_on_a_gpu
 
 CPU = torch.device("cpu")
 _STEPS = 2  # of an epoch: few, and even, so that no step is one in which the losses are looked at
-_APART = 20.0  # between logits of whoever draws: e^-20 is the chance of another candidate than the dearest
+_APART = 20.0  # between logits of whoever draws: e^-20 is the chance of another candidate than the largest
 
 
 @dataclass(frozen=True)
-class Subject:
+class Setup:
     """A search.
 
     Args:
@@ -47,7 +48,7 @@ class Subject:
     data: ImageData
     config: SearchConfig
 
-    def changed(self, **changes: object) -> "Subject":
+    def changed(self, **changes: object) -> "Setup":
         """With other settings in its configuration."""
         return replace(self, config=replace(self.config, **changes))  # type: ignore[arg-type]
 
@@ -65,11 +66,11 @@ class Moment:
     epoch: int
 
 
-def moments(subject: Subject) -> list[Moment]:
+def moments(setup: Setup) -> list[Moment]:
     """Where the memory of a step may differ: in each stage its last epoch, and the first one as well if only one of
     them drops anything at random."""
-    run = _run_at(subject, Moment(0, 0), nn.Module())
-    borders = stage_borders(subject.method, subject.config)
+    run = _run_at(setup, Moment(0, 0), nn.Module())
+    borders = stage_borders(setup.method, setup.config)
     found = []
     for stage in range(len(borders) - 1):
         first, last = borders[stage], borders[stage + 1] - 1
@@ -83,28 +84,28 @@ def _drops(run: Run, epoch: int) -> bool:
     return run.method.drop_path(at) > 0 or run.method.skip_dropout(at) > 0
 
 
-def _run_at(subject: Subject, moment: Moment, supernet: nn.Module, device: torch.device = CPU) -> Run:
-    config = replace(subject.config, warmup_epochs=0, device="cpu")
+def _run_at(setup: Setup, moment: Moment, supernet: nn.Module, device: torch.device = CPU) -> Run:
+    config = replace(setup.config, warmup_epochs=0, device="cpu")
     nothing = (np.arange(0), np.arange(0))
     if not any(True for _ in supernet.parameters()):  # only the schedule is asked for
-        return Run(subject.method, subject.data, config, device, nothing, _STEPS, None)  # type: ignore[arg-type]
-    state = fresh_state(supernet, subject.method, config, device)
+        return Run(setup.method, setup.data, config, device, nothing, _STEPS, None)  # type: ignore[arg-type]
+    state = fresh_state(supernet, setup.method, config, device)
     state.step, state.stage = moment.epoch * _STEPS, moment.stage
-    order = _dearness(subject.space, config.channels // subject.method.connection.k)
-    keeps = subject.method.stages[moment.stage].candidates if moment.stage else None
+    order = _memory_ranks(setup.space, config.channels // setup.method.connection.k)
+    keeps = setup.method.stages[moment.stage].candidates if moment.stage else None
     if keeps is not None:
-        state.alive = {name: _dearest(rows, order, keeps) for name, rows in state.alive.items()}
-    if any(draw is not None and draw.turns_off for draw in (subject.method.draw, subject.method.weight_draw)):
+        state.alive = {name: _largest(rows, order, keeps) for name, rows in state.alive.items()}
+    if any(draw is not None and draw.turns_off for draw in (setup.method.draw, setup.method.weight_draw)):
         # Nowhere else: coefficients of e^-100 make gradients too small for the fast paths of a processor
         with torch.no_grad():
             for name, logits in state.alpha.items():
                 if name.startswith("alpha."):
                     logits.copy_(_APART * torch.tensor(order).to(logits).expand_as(logits))
-    return Run(subject.method, subject.data, config, device, nothing, _STEPS, state)
+    return Run(setup.method, setup.data, config, device, nothing, _STEPS, state)
 
 
-def _dearness(space: CellSpace, channels: int) -> list[int]:
-    """The rank of every primitive by what a gradient through it keeps, the parameters deciding between equals."""
+def _memory_ranks(space: CellSpace, channels: int) -> list[int]:
+    """The rank of every primitive by the bytes that it keeps for its gradient, then by its parameters."""
 
     def cost(name: str) -> tuple[int, int]:
         if name == "none":
@@ -125,7 +126,7 @@ def _dearness(space: CellSpace, channels: int) -> list[int]:
     return [by_cost.index(k) for k in range(len(costs))]
 
 
-def _dearest(rows: Alive, order: Sequence[int], keeps: int) -> Alive:
+def _largest(rows: Alive, order: Sequence[int], keeps: int) -> Alive:
     def row(alive: tuple[bool, ...]) -> tuple[bool, ...]:
         kept = sorted((k for k, on in enumerate(alive) if on), key=lambda k: -order[k])[:keeps]
         return tuple(k in kept for k in range(len(alive)))
@@ -161,6 +162,11 @@ class Scene:
             "images": [x for batch in self.batches for x in (batch.images, batch.labels)],
         }
 
+    @property
+    def segments(self) -> Sequence[nn.Module]:
+        """The stem and the cells of the supernet."""
+        return self.run.state.supernet.units  # type: ignore[return-value]
+
     def phases(self) -> Mapping[str, Callable[[], object]]:
         """What one step consists of, each part by itself: they share nothing that is not in ``given``."""
         run, (for_weights, for_alpha) = self.run, self.batches
@@ -189,33 +195,33 @@ def _tensors(nest: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
 
 
-def real_scene(subject: Subject, moment: Moment, device: torch.device = CPU) -> Scene:
+def real_scene(setup: Setup, moment: Moment, device: torch.device = CPU) -> Scene:
     """On real tensors, in the memory of ``device``."""
-    return _with_batches(_run_at(subject, moment, _supernet(subject, moment), device), subject)
+    return _with_batches(_run_at(setup, moment, _supernet(setup, moment), device), setup)
 
 
-def fake_scene(subject: Subject, moment: Moment, on_gpu: bool = False) -> Scene:
+def fake_scene(setup: Setup, moment: Moment, on_gpu: bool = False) -> Scene:
     """On tensors without memory, of the CPU or of a GPU; alpha alone is real, since what it decides is asked for on the
     host."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    run = _run_at(subject, moment, _supernet(subject, moment))
+    run = _run_at(setup, moment, _supernet(setup, moment))
     state = run.state
     for module in list(state.supernet.modules()):
         for name, p in list(module.named_parameters(recurse=False)):
             module.register_parameter(name, nn.Parameter(mode.from_tensor(p.detach())))
     state.w = dict(state.supernet.named_parameters())
     state.weight_optimizer.param_groups[0]["params"] = list(state.w.values())
-    state.supernet.register_forward_pre_hook(lambda _, arguments: (arguments[0], _crossed(arguments[1], mode)))
+    state.supernet.register_forward_pre_hook(lambda _, arguments: (arguments[0], _without_memory(arguments[1], mode)))
     with mode:
-        return replace(_with_batches(run, subject), on_gpu=on_gpu)
+        return replace(_with_batches(run, setup), on_gpu=on_gpu)
 
 
-def _supernet(subject: Subject, moment: Moment) -> nn.Module:
-    return stage_supernet(subject.space, subject.method, subject.data, subject.config, moment.stage)
+def _supernet(setup: Setup, moment: Moment) -> nn.Module:
+    return stage_supernet(setup.space, setup.method, setup.data, setup.config, moment.stage)
 
 
-def _with_batches(run: Run, subject: Subject) -> Scene:
-    state, data, config = run.state, subject.data, subject.config
+def _with_batches(run: Run, setup: Setup) -> Scene:
+    state, data, config = run.state, setup.data, setup.config
     # as after the first step: the optimiser has its momentum
     apply_gradients(state.weight_optimizer, state.w, {name: torch.zeros_like(p) for name, p in state.w.items()}, 0.0)
 
@@ -249,10 +255,47 @@ class _Crossing(Function):
         return _Crossing.apply(tx, ctx.mode, ctx.to_fake)  # type: ignore[return-value]
 
 
-def _crossed(mix: Mix, mode: FakeTensorMode) -> Mix:
+def _without_memory(mix: Mix, mode: FakeTensorMode) -> Mix:
     """The coefficients as tensors without memory."""
 
-    def crossed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: _Crossing.apply(x, mode, True) for name, x in tensors.items()}  # type: ignore[misc]
 
-    return mix._replace(candidates=crossed(mix.candidates), edges=crossed(mix.edges), offsets=crossed(mix.offsets))
+    return mix._replace(candidates=move(mix.candidates), edges=move(mix.edges), offsets=move(mix.offsets))
+
+
+_SIZES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "imagenet": (1000, 3, 224)}
+"""Classes, channels and side in pixels."""
+
+
+def placeholder_data(source: str, resolution: int | None = None) -> ImageData:
+    """What ``source`` names (see :func:`fastnas.data.load_data`), without images where its sizes are known.
+
+    Args:
+        source: For example ``imagenet:ROOT``; the folder need not exist. One of your own is looked at.
+        resolution: Side in pixels to bring images to; ``None`` for that of the data.
+    """
+    kind = source.partition(":")[0]
+    if kind not in _SIZES:
+        return load_data(source, resolution=resolution)
+    classes, channels, side = _SIZES[kind]
+    nothing = ImageSet(np.arange(0), _no_image)
+    return ImageData(
+        name=kind,
+        train=nothing,
+        test=nothing,
+        classes=tuple(map(str, range(classes))),
+        channels=channels,
+        resolution=resolution or side,
+        train_transform=_no_transform,
+        eval_transform=_no_transform,
+        large=(resolution or side) > SMALL and kind != "digits",
+    )
+
+
+def _no_image(index: int) -> Tensor:
+    raise AssertionError("a planned search looks at no image")
+
+
+def _no_transform(image: object) -> Tensor:
+    raise AssertionError("a planned search looks at no image")

@@ -5,14 +5,14 @@ from random import Random
 
 import pytest
 
-from fastnas.memory.choose import cheapest
-from fastnas.memory.units import Pass
+from fastnas.memory.choice import cheapest
+from fastnas.memory.segments import Pass
 
 WORDS = ("none", "edges", "cell")
 
 
 def make(kept, extra, base=1000, head=0):
-    """A pass from what its units keep and need."""
+    """A pass from what its segments keep and need."""
     made = Pass(base)
     for k, e in zip(kept, extra, strict=True):
         made.needs.append((made.after[-1] if made.after else base) + e)
@@ -21,10 +21,10 @@ def make(kept, extra, base=1000, head=0):
     return made
 
 
-def random_profiles(rng, units, passes=2):
+def random_profiles(rng, segments, passes=2):
     profiles = {word: [] for word in WORDS}
     for _ in range(passes):
-        kept = {"none": [rng.randint(50, 200) for _ in range(units)]}
+        kept = {"none": [rng.randint(50, 200) for _ in range(segments)]}
         kept["edges"] = [rng.randint(10, k // 3) for k in kept["none"]]
         kept["cell"] = [rng.randint(1, k // 5) for k in kept["none"]]
         extra = {
@@ -38,7 +38,7 @@ def random_profiles(rng, units, passes=2):
 
 
 def needs(profiles, words):
-    """The peak of a plan without joined units, by the definition."""
+    """The peak of a plan without joined segments, by the definition."""
     peaks = []
     for number, first in enumerate(profiles["none"]):
         alive = min(profiles[word][number].base for word in WORDS)
@@ -79,15 +79,15 @@ def test_nothing_fits_into_nothing():
 
 
 def test_units_are_joined_where_their_inputs_are_too_many():
-    units = 9
+    segments = 9
     profiles = {
-        "none": [make([100] * units, [110] * units)],
-        "edges": [make([90] * units, [110] * units)],
-        "cell": [make([60] * units, [110] * units)],
+        "none": [make([100] * segments, [110] * segments)],
+        "edges": [make([90] * segments, [110] * segments)],
+        "cell": [make([60] * segments, [110] * segments)],
     }
     # cell by cell the inputs alone are 9 x 60; in three groups of three they are 3 x 60 or so, and a group is 300
-    apart = cheapest({word: profiles[word] for word in WORDS}, [1.0] * units, 1000 + 8 * 60 + 110 + 10)
-    joined = cheapest(profiles, [1.0] * units, 1000 + 8 * 60)
+    apart = cheapest({word: profiles[word] for word in WORDS}, [1.0] * segments, 1000 + 8 * 60 + 110 + 10)
+    joined = cheapest(profiles, [1.0] * segments, 1000 + 8 * 60)
     assert apart is not None
     assert joined is not None
     assert "joined" in joined.words
