@@ -16,7 +16,7 @@ costs
 data
 training
 engine
-checks memory report
+checks memory report selection
 experiment
 cli""".splitlines()
 """A room may import from the rows above its own, which it knows nothing of, and from itself."""

@@ -1,0 +1,204 @@
+"""Selection by evaluation: score proposals on the supernet, then let the best of them train against each other.
+
+Per-edge argmax throws away what a supernet knows of combinations. The ladder takes the argmax as one proposal of many,
+lets the supernet score them all by batch statistics on held-out images, and trains the best by successive halving
+(Jamieson and Talwalkar, 2016, arXiv:1502.07943): the better half of a rung goes on for twice the steps.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fastnas.data import ImageData
+from fastnas.engine import SearchResult
+from fastnas.engine.run import search_halves
+from fastnas.files import append_json_line, read_json, read_json_lines, write_json
+from fastnas.methods.method import Method
+from fastnas.ranks import local_device
+from fastnas.selection.config import LadderConfig
+from fastnas.selection.proposals import Accept, Proposal, propose
+from fastnas.selection.scoring import HeldOut, path_of
+from fastnas.selection.short_training import ShortTraining
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.formats import genotype_to_text, parse_genotype
+from fastnas.spaces.genotype import Genotype
+from fastnas.training.config import RetrainConfig, SearchConfig
+
+OnRung = Callable[["Rung"], None]
+OnStep = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """An architecture at one height of the ladder.
+
+    Args:
+        rung: 0 for the score on the supernet, then 1, 2, ... for trainings.
+        genotype: The architecture, as text.
+        origin: Where it comes from, see :class:`fastnas.selection.proposals.Proposal`.
+        steps: Training steps of its own that it has had.
+        loss: Mean cross-entropy on the held-out images, in nats.
+        accuracy: Share of them that were classified rightly.
+    """
+
+    rung: int
+    genotype: str
+    origin: str
+    steps: int
+    loss: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a ladder chose.
+
+    Args:
+        genotype: The winner.
+        origin: Where it comes from.
+        rungs: Everything that was measured.
+    """
+
+    genotype: Genotype
+    origin: str
+    rungs: list[Rung]
+
+
+def select(
+    found: SearchResult,
+    space: CellSpace,
+    method: Method,
+    data: ImageData,
+    config: SearchConfig,
+    training: RetrainConfig,
+    ladder: LadderConfig = LadderConfig(),  # noqa: B008
+    *,
+    accept: Accept = lambda genotype: True,
+    folder: Path | None = None,
+    on_step: OnStep | None = None,
+    on_rung: OnRung | None = None,
+) -> Selection:
+    """Choose an architecture by evaluation, at the end of a search.
+
+    Args:
+        found: What the search returned: its argmax, its history and its supernet.
+        space: Searched.
+        method: That searched.
+        data: The images; those for the weights train, those for alpha score.
+        config: Of the search.
+        training: Size and optimiser of the networks on the rungs.
+        ladder: How far to go.
+        accept: Which architectures may be chosen, as by a limit of their cost.
+        folder: Where to keep ``selection.jsonl`` and the networks; a selection that is in there goes on.
+        on_step: Called with the training steps that are done and their total.
+        on_rung: Called with every measurement.
+
+    Returns:
+        The winner of the last rung, and all that was measured.
+    """
+    device = local_device(config.device)
+    halves = search_halves(data, config)
+    proposals = propose(space, method, found.genotype, found.history, ladder.proposals, config.seed, accept)
+    held_out = HeldOut(data, halves.alpha, ladder.images, config, device)
+    edges = found.history[-1]["edge_mix"] if found.history else {}
+    log = _Log(folder, on_rung)
+    for proposal in proposals:
+        mix = path_of(space, proposal.genotype, edges, device)
+        log.measured(0, proposal, 0, lambda mix=mix: held_out.measure(found.supernet, mix))
+    ranked = sorted(proposals, key=lambda proposal: log.loss(0, proposal))
+    entrants = [proposals[0], *(p for p in ranked if p is not proposals[0])][: ladder.entrants]
+    return climb(entrants, space, data, config, training, ladder, folder=folder, on_step=on_step, log=log)
+
+
+def climb(
+    entrants: Sequence[Proposal],
+    space: CellSpace,
+    data: ImageData,
+    config: SearchConfig,
+    training: RetrainConfig,
+    ladder: LadderConfig,
+    *,
+    folder: Path | None = None,
+    on_step: OnStep | None = None,
+    log: "_Log | None" = None,
+) -> Selection:
+    """Train ``entrants`` against each other, half of them at every rung, until one is left; see :func:`select`.
+
+    Random architectures that climb with as many steps as a search took are what the search has to beat.
+    """
+    device, halves = local_device(config.device), search_halves(data, config)
+    held_out = HeldOut(data, halves.alpha, ladder.images, config, device)
+    log = _Log(folder, None) if log is None else log
+    left, done = list(entrants), 0
+    networks = None if folder is None else folder / "ladder"
+    places = {id(p): None if networks is None else networks / f"{i}.pt" for i, p in enumerate(entrants)}
+    trainings: dict[int, ShortTraining] = {}
+    for rung, (count, steps) in enumerate(ladder.rungs, 1):
+        left = left[:count]
+        for proposal in left:
+
+            def measure(proposal: Proposal = proposal, steps: int = steps) -> Any:
+                key = id(proposal)
+                if key not in trainings:
+                    arguments = (data, halves.weights, training, config, device, space, places[key])
+                    trainings[key] = ShortTraining(proposal.genotype, *arguments)
+                return held_out.measure(trainings[key].train_to(steps))
+
+            log.measured(rung, proposal, steps, measure)
+            done += steps if rung == 1 else steps // 2
+            if on_step is not None:
+                on_step(done, ladder.total_steps)
+        left.sort(key=lambda proposal: log.loss(rung, proposal))  # stable: equal ones keep the supernet's order
+        for proposal in left[(count + 1) // 2 :]:
+            trainings.pop(id(proposal), None)
+    return Selection(left[0].genotype, left[0].origin, log.rungs)
+
+
+class _Log:
+    """What was measured, in memory and in a file from which a selection goes on."""
+
+    def __init__(self, folder: Path | None, on_rung: OnRung | None) -> None:
+        self.path = None if folder is None else folder / "selection.jsonl"
+        self.on_rung = on_rung
+        before = [] if self.path is None else [Rung(**record) for record in read_json_lines(self.path)]
+        self.known = {(one.rung, one.steps, one.genotype): one for one in before}
+        self.rungs: list[Rung] = []
+        self.losses: dict[tuple[int, str], float] = {}
+
+    def measured(self, rung: int, proposal: Proposal, steps: int, measure: Callable[[], Any]) -> None:
+        text = genotype_to_text(proposal.genotype)
+        one = self.known.get((rung, steps, text))
+        if one is None:
+            means = measure()
+            one = Rung(rung, text, proposal.origin, steps, means.loss, means.accuracy)
+            self.known[rung, steps, text] = one
+            if self.path is not None:
+                append_json_line(self.path, asdict(one))
+        self.losses[rung, text] = one.loss
+        self.rungs.append(one)
+        if self.on_rung is not None:
+            self.on_rung(one)
+
+    def loss(self, rung: int, proposal: Proposal) -> float:
+        return self.losses[rung, genotype_to_text(proposal.genotype)]
+
+
+def save_selection(selection: Selection, folder: Path) -> None:
+    """Write ``selection.json``: the winner and every measurement."""
+    content = {
+        "genotype": genotype_to_text(selection.genotype),
+        "origin": selection.origin,
+        "rungs": [asdict(rung) for rung in selection.rungs],
+    }
+    write_json(folder / "selection.json", content)
+
+
+def load_selection(folder: Path, space: CellSpace) -> Selection | None:
+    """The selection of a run folder, if it has one."""
+    path = folder / "selection.json"
+    if not path.exists():
+        return None
+    content: Mapping[str, Any] = read_json(path)  # type: ignore[assignment]
+    rungs = [Rung(**rung) for rung in content["rungs"]]
+    return Selection(parse_genotype(content["genotype"], space), content["origin"], rungs)

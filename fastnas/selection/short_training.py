@@ -1,0 +1,116 @@
+"""Trainings of single architectures that are long enough to rank them and go on where they stopped."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastnas.data import BrokenImages, ImageData, training_batches
+from fastnas.networks.derived import build_network
+from fastnas.seeds import stream, torch_seed
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.genotype import Genotype
+from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
+from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.numerics import autocast, deterministic
+from fastnas_kernels.precision import accumulator
+
+
+class ShortTraining:
+    """One architecture on its way up the ladder. Every rung has a cosine of its own down to a rate of zero, so that
+    what is compared has settled (Loshchilov and Hutter, 2017, arXiv:1608.03983); all architectures begin from the same
+    seed and see the same batches.
+
+    Args:
+        genotype: What to train.
+        data: The images.
+        indices: Those to train on.
+        size: Size and optimiser of the network, as in its retraining.
+        config: Arithmetic, seed, and how images are read.
+        device: Where to train.
+        space: Of the genotype.
+        path: Where to keep the state between rungs; ``None`` for nowhere.
+    """
+
+    def __init__(
+        self,
+        genotype: Genotype,
+        data: ImageData,
+        indices: np.ndarray,
+        size: RetrainConfig,
+        config: SearchConfig,
+        device: torch.device,
+        space: CellSpace,
+        path: Path | None = None,
+    ) -> None:
+        self.data, self.indices, self.size, self.config, self.device = data, indices, size, config, device
+        self.path, self.step, seed = path, 0, stream(config.seed, "ladder")
+        with torch_seed(seed):
+            network = build_network(
+                genotype,
+                len(data.classes),
+                size.channels,
+                size.cells,
+                data.channels,
+                data.resolution,
+                data.large,
+                False,
+                space,
+            )
+        self.seed, self.network = seed, network.to(device)
+        self.identity = f"{genotype_to_text(genotype)} {asdict(size)} {len(indices)} {config.seed} {data.name}"
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            size.lr,
+            momentum=size.momentum,
+            nesterov=size.nesterov,
+            weight_decay=size.weight_decay,
+            foreach=True,
+        )
+        if path is not None and path.exists():
+            saved = load_checkpoint(path, self.identity, device)
+            self.network.load_state_dict(saved["network"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.step = saved["step"]
+
+    def train_to(self, steps: int) -> nn.Module:
+        """Train until ``steps`` are done, and return the network, ready to be measured."""
+        first, batch_size = self.step, min(self.size.batch_size, len(self.indices))
+        batches = training_batches(
+            self.data,
+            self.indices,
+            batch_size=batch_size,
+            seed=self.seed,
+            first_step=first,
+            num_steps=steps - first,
+            workers=self.config.workers,
+            cutout=self.size.cutout,
+            device=self.device,
+            broken=BrokenImages(self.config.max_broken),
+        )
+        self.network.train()
+        with deterministic():
+            for images, labels in batches:
+                share = (self.step - first) / (steps - first)
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.size.lr * (1 + math.cos(math.pi * share)) / 2
+                with autocast(self.device, self.config.precision):
+                    logits = self.network(images)[0]
+                loss = F.cross_entropy(
+                    logits.to(accumulator(logits.dtype)), labels, label_smoothing=self.size.label_smoothing
+                )
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                if self.size.grad_clip > 0:
+                    nn.utils.clip_grad_norm_(self.network.parameters(), self.size.grad_clip)
+                self.optimizer.step()
+                self.step += 1
+        if self.path is not None:
+            state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": steps}
+            save_checkpoint(self.path, self.identity, state)
+        return self.network.eval()
