@@ -23,10 +23,10 @@ import torch
 import tyro
 from torch import Tensor
 
+from fastnas.data import placeholder_data
 from fastnas.experiment.experiment import Experiment, load_experiment, method_named
 from fastnas.memory.budget import show_bytes
 from fastnas.memory.planner import plan
-from fastnas.memory.scene import placeholder_data
 from fastnas.spaces.cell_space import with_depth
 from fastnas.supernet.own import load_space
 from fastnas_kernels.check import require
@@ -130,7 +130,7 @@ def planned_bytes(experiment: Experiment) -> int:
     found = plan(
         with_depth(load_space(experiment.space), experiment.config.cells),
         method_named(experiment.method, experiment.strength),
-        placeholder_data(experiment.data, experiment.resolution),
+        placeholder_data(experiment.data, experiment.images),
         experiment.config,
         budget="1024GiB",
         timed=False,

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
-from fastnas.data import ImageData, load_data, training_batches, write_shards
-from fastnas.data.decoders import EXTRAS, Before, Decoder, decoded_by
+from fastnas.data import DataConfig, ImageData, load_data, training_batches, write_shards
+from fastnas.data.decoders import decode_jpeg_by_turbojpeg, load_turbojpeg, use_decoder
 from fastnas.data.encoded import EncodedImage
 from fastnas.data.images import as_they_are
 from fastnas.data.jpeg import JpegDecoder, decode_jpeg
@@ -66,21 +66,21 @@ class Pixels(NamedTuple):
 
 
 def main(options: Options) -> int:
-    decoders = ", ".join(["simplejpeg", *extras()])
+    decoders = ", ".join(["simplejpeg"] + ["turbojpeg"] * has_turbojpeg())
     print(f"torch {torch.__version__}, decoders {decoders}; 1 thread, {files(options)}\n")
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "data"
         lay_out(options, root)
-        data = load_data(f"imagenet:{root}", resolution=options.resolution)
+        data = load_data(f"imagenet:{root}", DataConfig(resolution=options.resolution))
         print(differences(options, data))
         print(decodings(options))
         print(speeds(options, contenders(options, root, data), len(data.train.labels)))
     return 0
 
 
-def extras() -> list[Decoder]:
-    """Decoders that are installed beside the one that always is."""
-    return [decoder for decoder, extra in EXTRAS.items() if is_there(extra.require)]
+def has_turbojpeg() -> bool:
+    """Whether libjpeg-turbo 3 is installed beside the decoder that always is."""
+    return is_there(load_turbojpeg)
 
 
 def is_there(needed: Callable[[], object]) -> bool:
@@ -153,7 +153,8 @@ def pixels_of(data: ImageData, resolution: int) -> Pixels:
 def decodings(options: Options) -> Section:
     """Milliseconds that each decoder takes for a random part of every file, at full size."""
     decoders: dict[str, JpegDecoder] = {"Pillow": lambda *_: None, "simplejpeg": decode_jpeg}
-    decoders |= {name: Before(EXTRAS[name].decode) for name in extras()}
+    if has_turbojpeg():
+        decoders["turbojpeg"] = decode_jpeg_by_turbojpeg
     crop = RandomResizedCrop(options.resolution)
     images = encoded(options)
     with torch_seed(0):
@@ -179,7 +180,8 @@ def contenders(options: Options, root: Path, data: ImageData) -> dict[str, Calla
     write_shards(data, copied)
     write_shards(data, smaller, side=options.side)
     small = f"shards:ROOT, --side {options.side}"
-    shards = {path: load_data(f"shards:{path}", resolution=options.resolution) for path in (copied, smaller)}
+    config = DataConfig(resolution=options.resolution)
+    shards = {path: load_data(f"shards:{path}", config) for path in (copied, smaller)}
 
     def torchvisions(*steps: Callable) -> Callable[[], int]:
         folder = datasets.ImageFolder(str(root / "train"), transforms.Compose([*steps]))
@@ -214,9 +216,9 @@ def contenders(options: Options, root: Path, data: ImageData) -> dict[str, Calla
         "ImageFolder with ColorJitter": torchvisions(*ordinary, jitter, *to_float),
         "imagenet:ROOT with ColorJitter, uint8": ours(replace(data, normalise=as_they_are)),
     }
-    for decoder in extras():
+    if has_turbojpeg():
         for name, of_name in {"imagenet:ROOT": ours_uint8, small: small_uint8}.items():
-            found[f"{name}, uint8, --decoder {decoder}"] = ours(decoded_by(decoder, of_name))
+            found[f"{name}, uint8, --decoder turbojpeg"] = ours(use_decoder("turbojpeg", of_name))
     return found
 
 

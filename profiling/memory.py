@@ -19,10 +19,11 @@ from typing import Literal, NamedTuple
 import torch
 import tyro
 
+from fastnas.data import DataConfig, placeholder_data
 from fastnas.memory.budget import Budget, show_bytes
 from fastnas.memory.planner import plan
 from fastnas.memory.prediction import measure, measure_peaks, predict
-from fastnas.memory.scene import CPU, Setup, moments, placeholder_data, real_scene
+from fastnas.memory.scene import CPU, Setup, moments, real_scene
 from fastnas.methods.library import METHODS
 from fastnas.ranks import torch_device
 from fastnas.spaces.cell_space import with_depth
@@ -97,7 +98,10 @@ def case(method: str, space: str, data: str = "digits", side: int = 16, **change
     in_space = with_depth(space_by_name(space), config.cells)
     words = " ".join(config.recompute)
     title = f"{method}, {space}, C={config.channels}, {config.cells} cells, {config.batch_size}×{side}², "
-    return Case(f"{title}{config.precision}, {words}", Setup(in_space, made, placeholder_data(data, side), config))
+    return Case(
+        f"{title}{config.precision}, {words}",
+        Setup(in_space, made, placeholder_data(data, DataConfig(resolution=side)), config),
+    )
 
 
 def configurations() -> Iterator[Case]:

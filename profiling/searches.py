@@ -21,7 +21,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from fastnas.data import ImageData, evaluation_batches, load_data
+from fastnas.data import DataConfig, ImageData, evaluation_batches, load_data
 from fastnas.engine import Run, alpha_problem, fresh_state, search, search_step, stage_supernet
 from fastnas.files import append_json_line, read_json_lines
 from fastnas.mechanisms.control import never
@@ -33,7 +33,7 @@ from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
-from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.config import RetrainConfig, SearchConfig, TrainingSetup
 from fastnas.training.retrain import retrain
 from fastnas_kernels.check import require
 
@@ -126,7 +126,7 @@ def main(options: Searches) -> None:
     unknown = [name for name in options.methods if name not in METHODS]
     require(not unknown, "searches", f"methods must be among {', '.join(METHODS)}", ", ".join(unknown))
     finished = {key: record for key, record in _kept(options).items() if "error" not in record}
-    data, settings = load_data(options.data, resolution=options.resolution), _settings(options)
+    data, settings = load_data(options.data, DataConfig(resolution=options.resolution)), _settings(options)
     wanted = [(RANDOM, seed) for seed in range(options.random)]
     wanted += [(name, seed) for seed in range(options.seeds) for name in options.methods]
     started = perf_counter()
@@ -238,7 +238,7 @@ def _quality(options: Searches, data: ImageData, genotype: Genotype, seed: int) 
         return {"accuracy": entry.accuracy, "rank": entry.rank, "regret": entry.regret}
     epochs = options.retrain_epochs
     config = RetrainConfig(channels=options.channels, cells=options.cells, epochs=epochs, evaluate_every=epochs)
-    return {"accuracy": 100 * retrain(genotype, data, config, seed=seed, device="cpu").test_accuracy}
+    return {"accuracy": 100 * retrain(genotype, data, config, TrainingSetup(seed=seed, device="cpu")).test_accuracy}
 
 
 class StepBytes(NamedTuple):

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from rich.console import Console
+from tyro.conf import arg
 
 from fastnas.data import load_data, write_index, write_shards
+from fastnas.experiment.experiment import DATA_HELP
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,13 +16,13 @@ class Index:
     """Choose which images a search uses, class by class, and keep their numbers in a file; nothing is copied.
 
     Args:
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
+        data: Where the images come from.
         fractions: Shares of every class for the weights and for alpha.
         seed: Decides which images.
         out: The file, JSON.
     """
 
-    data: str
+    data: Annotated[str, arg(help=DATA_HELP)]
     fractions: tuple[float, float] = (0.1, 0.025)
     seed: int = 0
     out: Path = Path("index.json")

@@ -146,7 +146,7 @@ def parse(arguments: list[str]) -> Any:
     recipe = _recipe(_value_of("--recipe", arguments))
     search_default = Search(experiment=recipe)
     plan_default = PlanCommand(experiment=recipe)
-    retrain_default = Retrain(genotype="", data=recipe.data, config=recipe.retrain)
+    retrain_default = Retrain(genotype="", data=recipe.data, images=recipe.images, config=recipe.retrain)
     if _value_of("--resume", arguments) is not None:
         beside = [a for a in arguments[1:] if a.startswith("--") and a.split("=")[0] not in ("--resume", "--table")]
         remedy = "The run's config.json decides them; to change one, start a new run with --recipe RUN/config.json."

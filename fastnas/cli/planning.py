@@ -6,10 +6,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from fastnas.data import placeholder_data
 from fastnas.experiment.experiment import Experiment, method_named
 from fastnas.memory.planner import Change, Plan, plan
 from fastnas.memory.scaling import Pieces, Scaling, counts_up_to, scale, weight_transfers
-from fastnas.memory.scene import placeholder_data
 from fastnas.supernet.own import load_space
 
 OnState = Callable[[str], None]
@@ -61,7 +61,7 @@ def make_plan(command: PlanCommand, on_state: OnState, *, neighbours: bool = Tru
     return plan(
         load_space(experiment.space),
         method_named(experiment.method, experiment.strength),
-        placeholder_data(experiment.data, experiment.resolution),
+        placeholder_data(experiment.data, experiment.images),
         replace(experiment.config, batch_size=own),
         budget=command.budget,
         allow=command.allow,

@@ -11,8 +11,8 @@ from tyro.conf import Positional, arg
 
 from fastnas.cli.planning import fit_to_budget
 from fastnas.cli.printing import comparison_table, print_outcome, series_table
-from fastnas.data import Decoder, load_data
-from fastnas.experiment.experiment import Experiment, load_experiment, run_experiment
+from fastnas.data import DataConfig, load_data
+from fastnas.experiment.experiment import DATA_HELP, Experiment, load_experiment, run_experiment
 from fastnas.experiment.progress import Display
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.series import Series, load_series, run_series
@@ -20,7 +20,7 @@ from fastnas.files import save_tensors, write_json
 from fastnas.ranks import Ranks, is_restarted, joined, may_be_restarted
 from fastnas.spaces.formats import genotype_to_json, read_genotype
 from fastnas.supernet.own import load_space
-from fastnas.training.config import RetrainConfig
+from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.retrain import retrain
 from fastnas_kernels.check import complaint, require
 
@@ -64,35 +64,21 @@ class Retrain:
         genotype: A built-in name, a file, or the text of a genotype.
         space: FILE.py:NAME of the genotype's space, if it is one of your own.
         recipe: Settings to start from.
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
-        download: Fetch CIFAR into ROOT if it is not there.
-        resolution: Side in pixels to bring images to; unset for that of the data.
-        decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
-        train_fraction: Class-balanced share of the training images to use.
-        precision: float32 or bfloat16.
-        seed: Decides everything random.
-        device: Where to run; auto takes a GPU if there is one.
-        workers: Processes that decode images; 0 decodes between the steps.
-        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
+        data: Where the images come from.
         run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
             takes --run for an option of its own, write --folder.
+        images: What to do with them.
+        setup: How and where to train.
         config: The training.
     """
 
     genotype: Positional[str]
     space: str | None = None
     recipe: Annotated[str, arg(help=RECIPE_DOC)] = "digits"
-    data: str = "digits"
-    download: bool = False
-    resolution: int | None = None
-    decoder: Decoder = "simplejpeg"
-    train_fraction: float = 1.0
-    precision: str = "float32"
-    seed: int = 0
-    device: str = "auto"
-    workers: int = 0
-    max_broken: int = 0
+    data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     run: Annotated[Path | None, arg(aliases=["--folder"])] = None
+    images: Annotated[DataConfig, arg(name="")] = DataConfig()  # noqa: RUF009  (frozen)
+    setup: Annotated[TrainingSetup, arg(name="")] = TrainingSetup()  # noqa: RUF009  (frozen)
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()  # noqa: RUF009  (frozen)
 
 
@@ -148,7 +134,7 @@ def _search_with(ranks: Ranks, command: Search, console: Console) -> None:
 
 
 def run_retrain(command: Retrain, console: Console) -> None:
-    with joined(command.device) as ranks:
+    with joined(command.setup.device) as ranks:
         _retrain_with(ranks, command, console)
 
 
@@ -160,9 +146,7 @@ def _retrain_with(ranks: Ranks, command: Retrain, console: Console) -> None:
         f"run folder: {folder}   (to go on after a stop: repeat the command with --run {folder})", soft_wrap=True
     )
     with ranks.first_before_others():
-        data = load_data(
-            command.data, download=command.download, resolution=command.resolution, decoder=command.decoder
-        )
+        data = load_data(command.data, command.images)
     if ranks.is_first:
         write_json(folder / "genotype.json", genotype_to_json(genotype))
     with Display(f"retrain on {data.name}", console) as display:
@@ -170,12 +154,7 @@ def _retrain_with(ranks: Ranks, command: Retrain, console: Console) -> None:
             genotype,
             data,
             command.config,
-            seed=command.seed,
-            train_fraction=command.train_fraction,
-            precision=command.precision,
-            device=command.device,
-            workers=command.workers,
-            max_broken=command.max_broken,
+            command.setup,
             folder=folder,
             own=own,
             on_step=display.step,

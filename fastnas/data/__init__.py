@@ -1,19 +1,27 @@
 """Images: where they come from, how they are divided, and in which order they arrive."""
 
 from fastnas.data.broken import BrokenImages
-from fastnas.data.division import class_balanced_fraction, split_halves, steps_per_epoch
-from fastnas.data.images import ImageData, ImageSet
-from fastnas.data.index import Halves, divide, read_index, write_index
+from fastnas.data.config import DataConfig
+from fastnas.data.decoders import Decoder
+from fastnas.data.division import (
+    Halves,
+    class_balanced_fraction,
+    divide,
+    read_index,
+    split_halves,
+    steps_per_epoch,
+    write_index,
+)
+from fastnas.data.images import ImageData, ImageSet, hold_out, share_memory
 from fastnas.data.loading import Batch, evaluation_batches, paired_batches, training_batches
 from fastnas.data.pixels import cut_out
 from fastnas.data.shards import write_shards
-from fastnas.data.sharing import held_out, shared
-from fastnas.data.sources import SOURCES, Decoder, load_data
+from fastnas.data.sources import list_sources, load_data, placeholder_data, register_source
 
 __all__ = [
-    "SOURCES",
     "Batch",
     "BrokenImages",
+    "DataConfig",
     "Decoder",
     "Halves",
     "ImageData",
@@ -22,11 +30,14 @@ __all__ = [
     "cut_out",
     "divide",
     "evaluation_batches",
-    "held_out",
+    "hold_out",
+    "list_sources",
     "load_data",
     "paired_batches",
+    "placeholder_data",
     "read_index",
-    "shared",
+    "register_source",
+    "share_memory",
     "split_halves",
     "steps_per_epoch",
     "training_batches",

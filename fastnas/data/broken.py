@@ -1,10 +1,30 @@
-"""Images that cannot be read: skipped and counted, up to a limit."""
+"""Images that cannot be read: named in one line, or skipped and counted up to a limit."""
 
 from pathlib import Path
 
-from fastnas.data.encoded import UnreadableImage
+from PIL import Image
+
+from fastnas.errors import complaint
 from fastnas.files import append_json_line, read_json_lines
-from fastnas_kernels.check import complaint
+
+# What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+class UnreadableImage(ValueError):
+    """A file that holds no image, or a broken one.
+
+    Args:
+        name: The file.
+        got: What is wrong with it.
+    """
+
+    def __init__(self, name: str, got: str) -> None:
+        super().__init__(complaint("data", f"{name} must be a readable image", got, "Replace or delete the file."))
+        self.name, self.got = name, got
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.name, self.got)
 
 
 class BrokenImages:
@@ -35,3 +55,13 @@ class BrokenImages:
         self.names.add(error.name)
         if self.path is not None:
             append_json_line(self.path, {"image": error.name, "reason": error.got})
+
+
+def describe_error(error: BaseException) -> str:
+    """The kind of an error and the first sentence of what it says."""
+    return f"{type(error).__name__}: {first_sentence(error)}"
+
+
+def first_sentence(error: BaseException) -> str:
+    """Of what an error says, in one line."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")

@@ -8,29 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastnas.data.broken import UNREADABLE, UnreadableImage, describe_error
 from fastnas.data.jpeg import JpegDecoder, Part, cut, decode_jpeg, frame, rows_to_read, with_height
-from fastnas_kernels.check import complaint
 
-# What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 END = b"\xff\xd9"  # of a JPEG file
 DIVISORS = (8, 4, 2)  # of both sides, which a JPEG decoder can apply while it inverts the cosine transform
-
-
-class UnreadableImage(ValueError):
-    """A file that holds no image, or a broken one.
-
-    Args:
-        name: The file.
-        got: What is wrong with it.
-    """
-
-    def __init__(self, name: str, got: str) -> None:
-        super().__init__(complaint("data", f"{name} must be a readable image", got, "Replace or delete the file."))
-        self.name, self.got = name, got
-
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
-        return type(self), (self.name, self.got)
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class EncodedImage:
                 with Image.open(io.BytesIO(self.content)) as image:
                     height, width = image.height, image.width
             except UNREADABLE as error:
-                raise UnreadableImage(self.name, described(error)) from None
+                raise UnreadableImage(self.name, describe_error(error)) from None
         if min(height, width) == 0:
             raise UnreadableImage(self.name, f"{height} by {width} pixels")
         return height, width
@@ -105,19 +87,9 @@ class EncodedImage:
                 image.draft(None, (image.width // divisor, image.height // divisor))
                 return cut(_pixels(image), part, divisor)
         except UNREADABLE as error:
-            raise UnreadableImage(self.name, described(error)) from None
+            raise UnreadableImage(self.name, describe_error(error)) from None
 
 
 def _pixels(image: Image.Image) -> Tensor:
     image.load()
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))
-
-
-def described(error: BaseException) -> str:
-    """The kind of an error and the first sentence of what it says."""
-    return f"{type(error).__name__}: {first_sentence(error)}"
-
-
-def first_sentence(error: BaseException) -> str:
-    """Of what an error says, in one line."""
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")

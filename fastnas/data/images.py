@@ -1,7 +1,7 @@
 """Labelled images that are decoded when they are needed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,20 @@ class ImageSet:
     image: Callable[[int], EncodedImage | Image.Image | Tensor]
     names: Sequence[str] = ()
 
+    def select(self, indices: np.ndarray) -> "ImageSet":
+        """The images ``indices`` as a set of its own."""
+        names = [str(self.names[int(i)]) for i in indices] if len(self.names) else []
+        return ImageSet(self.labels[indices], _Selected(self.image, indices), names)
+
+
+@dataclass(frozen=True)
+class _Selected:
+    image: Callable[[int], Any]
+    indices: np.ndarray
+
+    def __call__(self, index: int) -> Any:
+        return self.image(int(self.indices[index]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageData:
@@ -77,3 +91,29 @@ class ImageData:
     eval_transform: Transform
     large: bool
     normalise: Callable[[Tensor], Tensor] = as_they_are
+
+
+def hold_out(data: ImageData, train: np.ndarray, test: np.ndarray) -> ImageData:
+    """``data`` with both parts taken from its training images, to validate without the test set.
+
+    Args:
+        data: Whose training images.
+        train: Those to train on.
+        test: Those to validate on.
+    """
+    return replace(data, train=data.train.select(train), test=data.train.select(test))
+
+
+def share_memory(data: ImageData) -> ImageData:
+    """``data`` with its decoded images in memory that other processes read without a copy.
+
+    Images that lie in files are decoded by whoever needs them, as before.
+    """
+    return replace(data, train=_share(data.train), test=_share(data.test))
+
+
+def _share(images: ImageSet) -> ImageSet:
+    if not isinstance(images.image, Items):
+        return images
+    arrays = torch.from_numpy(np.ascontiguousarray(images.image.arrays)).share_memory_()
+    return replace(images, image=Items(arrays))

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fastnas.data.broken import BrokenImages
+from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
-from fastnas.data.encoded import UnreadableImage
 from fastnas.data.images import ImageData, ImageSet, Transform
 from fastnas.data.pixels import cut_out
+from fastnas.errors import require
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
-from fastnas_kernels.check import require
 
 CPU = torch.device("cpu")
 

@@ -18,10 +18,11 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
-from fastnas.data.encoded import UNREADABLE, EncodedImage, UnreadableImage, described
+from fastnas.data.broken import UNREADABLE, UnreadableImage, describe_error
+from fastnas.data.encoded import EncodedImage
 from fastnas.data.images import ImageData, ImageSet
+from fastnas.errors import complaint, require
 from fastnas.files import read_json, write_atomically, write_json
-from fastnas_kernels.check import complaint, require
 
 FORMAT = "fastnas shards 1"
 PARTS = ("train", "test")
@@ -53,7 +54,7 @@ class Shards:
         try:
             content = os.pread(_opened(path, os.getpid()), size, int(self.offset[index]))
         except OSError as error:
-            raise UnreadableImage(name, described(error)) from None
+            raise UnreadableImage(name, describe_error(error)) from None
         if len(content) < size:
             raise UnreadableImage(name, f"{len(content)} of {size} bytes")
         return EncodedImage(name, content)
@@ -129,7 +130,7 @@ def _no_larger(encoded: EncodedImage, side: int | None) -> tuple[bytes, str]:
             image.convert("RGB").resize(size, Image.Resampling.BILINEAR).save(content, "JPEG", quality=QUALITY)
             return content.getvalue(), "jpg"
     except UNREADABLE as error:
-        raise UnreadableImage(encoded.name, described(error)) from None
+        raise UnreadableImage(encoded.name, describe_error(error)) from None
 
 
 def read_shards(root: Path, download: bool) -> tuple[str, ImageSet, ImageSet, tuple[str, ...]]:
@@ -156,7 +157,7 @@ def _part(root: Path, part: str, num_classes: int) -> ImageSet:
         with np.load(table, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in COLUMNS}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ValueError(complaint("data", rule, described(error), remedy)) from None
+        raise ValueError(complaint("data", rule, describe_error(error), remedy)) from None
     require(not (wrong := next(_faults(columns, num_classes), "")), "data", rule, wrong, remedy)
     count = int(columns["shard"].max()) + 1
     paths = tuple(str(root / f"{part}-{number:05d}.tar") for number in range(count))

@@ -1,41 +1,204 @@
-"""Data sets by name."""
+"""Data sets by name: a registry, and those that need no folder of images."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from fastnas.data.decoders import Decoder, decoded_by
-from fastnas.data.images import SMALLEST, WHERE, ImageData
-from fastnas_kernels.check import require
+import numpy as np
 
-SOURCES = "digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT"
+from fastnas.data.broken import first_sentence
+from fastnas.data.config import DataConfig
+from fastnas.data.decoders import use_decoder
+from fastnas.data.division import class_balanced_fraction
+from fastnas.data.folders import load_folder, load_imagenet, make_photographs
+from fastnas.data.images import SMALL, WHERE, ImageData, ImageSet, Items
+from fastnas.data.pixels import CIFAR, GREY, Normalise
+from fastnas.data.shards import read_shards
+from fastnas.errors import complaint, invalid
+
+Load = Callable[[Path, DataConfig], ImageData]
 
 
-def load_data(
-    source: str, *, download: bool = False, resolution: int | None = None, decoder: Decoder = "simplejpeg"
-) -> ImageData:
+@dataclass(frozen=True)
+class Source:
+    """A kind of data that has a name.
+
+    Args:
+        load: From a folder and what to do with the images to the data set.
+        has_root: Whether it is in a folder, which stands after a colon.
+        sizes: Classes, channels and side in pixels, where they are known before anything is read.
+    """
+
+    load: Load
+    has_root: bool = True
+    sizes: tuple[int, int, int] | None = None
+
+
+SOURCES: dict[str, Source] = {}
+
+
+def register_source(
+    name: str, *, has_root: bool = True, sizes: tuple[int, int, int] | None = None
+) -> Callable[[Load], Load]:
+    """Make the decorated function the loader of ``name`` (see :class:`Source`): ``load_data("name:ROOT")`` calls it.
+
+    Raises:
+        ValueError: If the name is taken.
+    """
+    if name in SOURCES or ":" in name:
+        raise invalid(WHERE, "a source needs a new name without a colon", repr(name))
+
+    def register(load: Load) -> Load:
+        SOURCES[name] = Source(load, has_root, sizes)
+        return load
+
+    return register
+
+
+def list_sources() -> str:
+    """All sources in one line, as they are written."""
+    names = [f"{name}:ROOT" if source.has_root else name for name, source in SOURCES.items()]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # noqa: B008
     """The data set that ``source`` names.
 
     Args:
         source: ``digits`` (1,797 handwritten digits that come with scikit-learn), ``cifar10:ROOT``,
             ``cifar100:ROOT``, ``imagenet:ROOT`` (torchvision's formats), ``folder:ROOT``, a folder with
-            ``train/<class>/*`` and ``test/<class>/*`` or ``val/<class>/*``, or ``shards:ROOT``, what
-            ``fastnas shards`` made of one of these. ``ROOT/classes.txt``, if it is there, names the classes of a whole
-            of which the folders are a part, one a line.
-        download: Fetch CIFAR into ``ROOT`` if it is not there.
-        resolution: Side in pixels to bring images to; ``None`` for that of the data.
-        decoder: Of JPEG files. All give the same bits; those other than ``simplejpeg`` are extras.
+            ``train/<class>/*`` and ``test/<class>/*`` or ``val/<class>/*``, ``shards:ROOT``, what ``fastnas shards``
+            made of one of these, or one of your own (:func:`register_source`). ``ROOT/classes.txt``, if it is there,
+            names the classes of a whole of which the folders are a part, one a line.
+        config: What to do with the images.
 
     Raises:
         ValueError: If the name or the folder is not as described, or there are no files for an extra to decode.
         Unavailable: If the decoder is not installed.
-    """
-    from fastnas.data.loaders import LOADERS  # noqa: PLC0415  (torchvision takes two seconds)
 
+    Example:
+        >>> load_data("digits").classes
+        ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
+    """
+    found, root = find_source(source)
+    return use_decoder(config.decoder, found.load(Path(root).expanduser(), config))
+
+
+def find_source(source: str) -> tuple[Source, str]:
+    """The source that ``source`` names, and the folder behind its colon.
+
+    Raises:
+        ValueError: If there is none of that name, or it has a folder too many or too few.
+    """
     kind, _, root = source.partition(":")
-    require(kind in LOADERS, WHERE, f"source must be {SOURCES}", repr(source))
-    needs_root = kind != "digits"
-    got = repr(source)
-    require(bool(root) == needs_root, WHERE, f"{kind} must {'name' if needs_root else 'not name'} a folder", got)
-    rule = f"resolution must be at least {SMALLEST} pixels"
-    require(resolution is None or resolution >= SMALLEST, WHERE, rule, resolution)
-    data = LOADERS[kind](Path(root).expanduser(), download, resolution)
-    return decoded_by(decoder, data)
+    if kind not in SOURCES:
+        raise invalid(WHERE, f"source must be {list_sources()}", repr(source))
+    found = SOURCES[kind]
+    if bool(root) != found.has_root:
+        raise invalid(WHERE, f"{kind} must {'name' if found.has_root else 'not name'} a folder", repr(source))
+    return found, root
+
+
+def placeholder_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # noqa: B008
+    """What :func:`load_data` returns, but without images where the sizes are known: the folder need not exist."""
+    name = source.partition(":")[0]
+    sizes = SOURCES[name].sizes if name in SOURCES else None
+    if sizes is None:
+        return load_data(source, config)
+    classes, channels, side = sizes
+    side = config.resolution or side
+    nothing = ImageSet(np.arange(0), _refuse)
+    return ImageData(
+        name=name,
+        train=nothing,
+        test=nothing,
+        classes=tuple(map(str, range(classes))),
+        channels=channels,
+        resolution=side,
+        train_transform=_refuse,
+        eval_transform=_refuse,
+        large=side > SMALL and name != "digits",
+    )
+
+
+def _refuse(image: object) -> Any:
+    raise AssertionError("an outline has no image")
+
+
+@register_source("digits", has_root=False, sizes=(10, 1, 8))
+def _load_digits(root: Path, config: DataConfig) -> ImageData:
+    from sklearn.datasets import load_digits  # noqa: PLC0415  (half a second that other sources need not wait for)
+
+    from fastnas.data.transforms import small_transforms  # noqa: PLC0415  (torchvision takes two seconds)
+
+    bundle: Any = load_digits()
+    pixels = (bundle.images * (255 / 16)).round().astype(np.uint8)[:, None]
+    labels = bundle.target.astype(np.int64)
+    # The data has no test part of its own: this one is the same for every seed, so that runs can be compared
+    train = class_balanced_fraction(labels, 0.8, seed=0)
+    test = np.setdiff1d(np.arange(len(labels)), train)
+    size = config.resolution or 8
+    train_transform, eval_transform = small_transforms(size, flip=False, resize=size != 8)
+    sets = (ImageSet(labels[part], Items(pixels[part])) for part in (train, test))
+    return ImageData(
+        name="digits",
+        train=next(sets),
+        test=next(sets),
+        classes=tuple(map(str, range(10))),
+        channels=1,
+        resolution=size,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        large=False,
+        normalise=Normalise(GREY),
+    )
+
+
+@register_source("cifar10", sizes=(10, 3, 32))
+def _load_cifar10(root: Path, config: DataConfig) -> ImageData:
+    from torchvision.datasets import CIFAR10  # noqa: PLC0415
+
+    return _load_cifar("cifar10", CIFAR10, root, config)
+
+
+@register_source("cifar100", sizes=(100, 3, 32))
+def _load_cifar100(root: Path, config: DataConfig) -> ImageData:
+    from torchvision.datasets import CIFAR100  # noqa: PLC0415
+
+    return _load_cifar("cifar100", CIFAR100, root, config)
+
+
+def _load_cifar(name: str, dataset: Callable[..., Any], root: Path, config: DataConfig) -> ImageData:
+    from fastnas.data.transforms import small_transforms  # noqa: PLC0415
+
+    try:
+        parts = [dataset(str(root), train=train, download=config.download) for train in (True, False)]
+    except (RuntimeError, OSError) as error:  # OSError: no network, no room, no permission
+        got = f"{root} ({first_sentence(error)})"
+        remedy = "Fetch it by hand." if config.download else "Name the folder that holds it, or add --download."
+        raise ValueError(complaint(WHERE, f"{name} must be in its folder, whole", got, remedy)) from None
+    size = config.resolution or 32
+    train_transform, eval_transform = small_transforms(size, flip=True, resize=size != 32)
+    sets = [ImageSet(np.array(part.targets, np.int64), Items(part.data.transpose(0, 3, 1, 2))) for part in parts]
+    return ImageData(
+        name=name,
+        train=sets[0],
+        test=sets[1],
+        classes=tuple(parts[0].classes),
+        channels=3,
+        resolution=size,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        large=size > SMALL,
+        normalise=Normalise(CIFAR),
+    )
+
+
+register_source("imagenet", sizes=(1000, 3, 224))(load_imagenet)
+register_source("folder")(load_folder)
+
+
+@register_source("shards")
+def _load_shards(root: Path, config: DataConfig) -> ImageData:
+    return make_photographs(*read_shards(root, config.download), config)

@@ -27,7 +27,7 @@ from fastnas.engine.fit import require_fit
 from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.alpha_optimizer import AlphaSettings
 from fastnas.mechanisms.pruning import Alive
-from fastnas.mechanisms.schedules import LEARNING_RATES, LearningRate, Progress, Rate, by_cosine, warmed_up
+from fastnas.mechanisms.schedules import LEARNING_RATES, LearningRate, Progress, Rate, cosine, warm_up
 from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
@@ -100,7 +100,7 @@ def copied(nest: Any) -> Any:
 def weight_learning_rate(
     config: SearchConfig,
     epoch: int,
-    schedule: LearningRate = by_cosine,
+    schedule: LearningRate = cosine,
     epochs: int | None = None,
     losses: Sequence[float] = (),
     warmup: int = 0,
@@ -119,7 +119,7 @@ def weight_learning_rate(
         schedule = LEARNING_RATES[config.weight_schedule]
     at = Progress(epoch, config.epochs if epochs is None else epochs, warmup)
     rate = schedule(Rate(config.weight_lr, config.weight_lr_final, at, losses))
-    return warmed_up(rate, config.weight_lr, epoch, config.weight_lr_warmup_epochs)
+    return warm_up(rate, config.weight_lr, epoch, config.weight_lr_warmup_epochs)
 
 
 @dataclass(frozen=True)

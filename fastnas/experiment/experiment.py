@@ -14,7 +14,7 @@ from tyro.conf import arg
 import fastnas
 from fastnas.costs.config import CostConfig, cost_table, within_budget
 from fastnas.costs.tables import CostTable, NetworkSize, derived_cost
-from fastnas.data import Decoder, ImageData, class_balanced_fraction, load_data, steps_per_epoch
+from fastnas.data import DataConfig, ImageData, class_balanced_fraction, list_sources, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
 from fastnas.experiment.watching import ShowProgress, watched
 from fastnas.files import STRICT, read_json, save_tensors, write_json
@@ -35,6 +35,7 @@ from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.retrain import RetrainResult, retrain
 from fastnas_kernels.check import complaint, require
 
+DATA_HELP = f"Where the images come from: {list_sources()}."
 MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
 PACKAGES = ("torch", "torchvision", "numpy")
 
@@ -51,10 +52,8 @@ class Experiment:
         strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
         space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, dso, dso_full, or
             FILE.py:NAME of your own.
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT.
-        download: Fetch CIFAR into ROOT if it is not there.
-        resolution: Side in pixels to bring images to; unset for that of the data.
-        decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
+        data: Where the images come from.
+        images: What to do with them.
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
         config: The search.
@@ -69,10 +68,8 @@ class Experiment:
     stop: StopBy | None = None
     strength: float | None = None
     space: str = "darts"
-    data: str = "digits"
-    download: bool = False
-    resolution: int | None = None
-    decoder: Decoder = "simplejpeg"
+    data: Annotated[str, arg(help=DATA_HELP)] = "digits"
+    images: Annotated[DataConfig, arg(name="")] = DataConfig()  # noqa: RUF009  (frozen)
     random_genotypes: int = 4
     retrain_searched: bool = True
     config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
@@ -165,12 +162,7 @@ class Parts:
 
 def data_of(experiment: Experiment) -> ImageData:
     """The images that ``experiment`` names."""
-    return load_data(
-        experiment.data,
-        download=experiment.download,
-        resolution=experiment.resolution,
-        decoder=experiment.decoder,
-    )
+    return load_data(experiment.data, experiment.images)
 
 
 def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
@@ -253,6 +245,8 @@ def load_experiment(path: Path) -> Experiment:
     require(isinstance(content, dict), "run", rule, type(content).__name__)
     assert isinstance(content, dict)
     fields = {name: value for name, value in content.items() if name != "versions"}
+    earlier = {name: fields.pop(name) for name in ("download", "resolution", "decoder") if name in fields}
+    fields = {"images": earlier} | fields if earlier else fields  # a run from before images had settings of their own
     try:
         return _AS_JSON.validate_python(fields)
     except ValidationError as error:
@@ -352,18 +346,12 @@ def _retrain(
     show_progress: ShowProgress,
     ranks: Ranks,
 ) -> RetrainResult:
-    config = experiment.config
     with watched("retrain", f"retrain: {name}", folder, show_progress, ranks) as watch:
         return retrain(
             genotype,
             parts.data,
             experiment.retrain,
-            seed=config.seed,
-            train_fraction=config.train_fraction,
-            precision=config.precision,
-            device=config.device,
-            workers=config.workers,
-            max_broken=config.max_broken,
+            experiment.config,
             folder=folder,
             own=parts.space,
             ranks=ranks,

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter, ValidationError
 
-from fastnas.data import ImageData, held_out, shared
+from fastnas.data import ImageData, hold_out, share_memory
 from fastnas.engine.run import search_halves
 from fastnas.experiment.experiment import Experiment, Outcome, Parts, data_of, find, prepare, run_experiment
 from fastnas.experiment.progress import Display, plain_console
@@ -158,7 +158,7 @@ def run_series(
     data = data_of(experiment)
     for member in members:
         prepare(member, data)
-    held_out(data, search_halves(data, experiment.config))
+    hold_out(data, *search_halves(data, experiment.config))
     save_series(series, folder)
     folders = [folder / "runs" / str(number) for number in range(len(members))]
     left = [number for number, of_member in enumerate(folders) if not (of_member / "judged.json").exists()]
@@ -198,7 +198,7 @@ def _side_by_side(series: Series, folders: list[Path], numbers: list[int], data:
         return {}
     context = multiprocessing.get_context("spawn")
     messages = context.SimpleQueue()
-    data, waiting = shared(data), list(numbers)
+    data, waiting = share_memory(data), list(numbers)
     free = places(series.experiment.config.device, len(numbers))
     running: dict[SpawnProcess, tuple[int, str]] = {}
     failures: dict[int, str] = {}
@@ -281,17 +281,13 @@ def _search_and_judge(series: Series, number: int, folder: Path, data: ImageData
 def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: str) -> float:
     """The held-out accuracy of a short retraining: of all searches on the same images, from the same seed."""
     config = series.experiment.config
-    data = held_out(parts.data, search_halves(parts.data, config))
+    data = hold_out(parts.data, *search_halves(parts.data, config))
     short = series.short_retraining
     result = retrain(
         genotype,
         data,
         replace(short, batch_size=min(short.batch_size, len(data.train.labels))),
-        seed=config.seed,
-        precision=config.precision,
-        device=device,
-        workers=config.workers,
-        max_broken=config.max_broken,
+        replace(config, device=device, train_fraction=1.0),  # the images are chosen already
         folder=folder / "judged",
         own=parts.space,
     )

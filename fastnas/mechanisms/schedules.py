@@ -1,4 +1,4 @@
-"""Learning rates, temperatures and other numbers as pure functions of the epoch (axis N)."""
+"""Learning rates, temperatures and other numbers as pure functions of the epoch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,86 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
-from fastnas_kernels.check import require
-
-
-def cosine(initial: float, epoch: int, epochs: int, final: float = 0.0) -> float:
-    """Cosine annealing from ``initial`` at epoch 0 to ``final`` at ``epochs`` (Loshchilov and Hutter, 2017,
-    arXiv:1608.03983, eq. 5, without restarts)."""
-    return final + (initial - final) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def linear(initial: float, epoch: int, epochs: int) -> float:
-    """Linear decay that spends its last five epochs on the last fifth of a step, as P-DARTS and PC-DARTS retrain
-    on ImageNet (Chen et al., 2019, arXiv:1904.12760). Needs more than five epochs."""
-    require(epochs > 5, "linear schedule", "epochs must be more than 5", epochs, "Use the cosine schedule.")
-    remaining = epochs - epoch
-    if remaining > 5:
-        return initial * (remaining - 5) / (epochs - 5)
-    return initial * remaining / (5 * (epochs - 5))
-
-
-def exponential(initial: float, epoch: int, gamma: float = 0.97) -> float:
-    """Decay by ``gamma`` an epoch, as DARTS retrains on ImageNet (Liu et al., 2019, arXiv:1806.09055)."""
-    return initial * gamma**epoch
-
-
-def warmed_up(rate: float, initial: float, epoch: int, warmup_epochs: int) -> float:
-    """Ramp linearly to ``initial`` over the first ``warmup_epochs`` epochs, then follow ``rate``."""
-    return initial * (epoch + 1) / warmup_epochs if epoch < warmup_epochs else rate
-
-
-def cosine_power(
-    initial: float, epoch: int, epochs: int, final: float = 0.0, *, power: float = 2.0, warmup_epochs: int = 0
-) -> float:
-    """Cosine power annealing: from ``initial`` to exactly ``final`` in the last epoch, the faster the larger ``power``
-    (Hundt et al., 2019, arXiv:1903.09900, section 3.1, normalised over the listed epochs as in the published code).
-
-    Args:
-        initial: Largest rate.
-        epoch: Epoch, from zero.
-        epochs: All epochs, those of the warm-up included.
-        final: Smallest rate.
-        power: Base of the power, at least 1; 1 anneals by a plain cosine over the same epochs.
-        warmup_epochs: The rate rises in equal steps and reaches ``initial`` in epoch ``warmup_epochs``.
-    """
-    require(power >= 1, "cosine power schedule", "power must be at least 1", power)
-    rule = f"warmup_epochs must lie in [0, {epochs})"
-    require(0 <= warmup_epochs < epochs, "cosine power schedule", rule, warmup_epochs)
-    if epoch <= warmup_epochs:
-        share = (epoch + 1) / (warmup_epochs + 1)
-        return final + (initial - final) * share
-    falling = epochs - warmup_epochs
-    listed = [(1 + math.cos(math.pi * (i - warmup_epochs) / falling)) / 2 for i in range(1, epochs + 1)]
-    if power > 1:
-        listed = [power ** (c + 1) for c in listed]
-    low, high = min(listed), max(listed)
-    return final + (initial - final) * ((listed[epoch] - low) / (high - low) if high > low else 1.0)
-
-
-def with_restarts(
-    initial: float, epoch: int, epochs: int, final: float = 0.0, *, first: int = 10, factor: int = 2
-) -> float:
-    """Cosine annealing that begins anew after ``first`` epochs, and again after ``factor`` times as many each time
-    (Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5). The last period is cut off at ``epochs``."""
-    require(first >= 1 and factor >= 1, "restarts", "first and factor must be at least 1", (first, factor))
-    length = first
-    while epoch >= length:
-        epoch, length = epoch - length, factor * length
-    return cosine(initial, epoch, length, final)
-
-
-def bold_driver(initial: float, losses: Sequence[float], grow: float = 1.05, shrink: float = 0.5) -> float:
-    """Grow the rate after every epoch that lowered the loss, and shrink it after every other one (Battiti, 1989).
-
-    Args:
-        initial: The first rate.
-        losses: Mean training losses of the epochs so far.
-        grow: Factor after progress.
-        shrink: Factor after a step back.
-    """
-    steps = [grow if later < earlier else shrink for earlier, later in pairwise(losses)]
-    return initial * math.prod(steps)
+from fastnas.errors import invalid
 
 
 class Progress(NamedTuple):
@@ -123,38 +44,67 @@ class Rate(NamedTuple):
 LearningRate = Callable[[Rate], float]
 
 
-def by_cosine(rate: Rate) -> float:
-    """:func:`cosine`."""
-    return cosine(rate.initial, rate.at.epoch, rate.at.epochs, rate.final)
+def cosine(rate: Rate) -> float:
+    """Cosine annealing from the initial rate at epoch 0 to the final one at the last (Loshchilov and Hutter, 2017,
+    arXiv:1608.03983, eq. 5, without restarts)."""
+    return _half_cosine(rate.initial, rate.final, rate.at.epoch, rate.at.epochs)
 
 
-def by_line(rate: Rate) -> float:
-    """:func:`linear`."""
-    return linear(rate.initial, rate.at.epoch, rate.at.epochs)
+def linear(rate: Rate) -> float:
+    """Linear decay that spends its last five epochs on the last fifth of a step, as P-DARTS and PC-DARTS retrain
+    on ImageNet (Chen et al., 2019, arXiv:1904.12760). Needs more than five epochs."""
+    epochs, left = rate.at.epochs, rate.at.epochs - rate.at.epoch
+    if epochs <= 5:
+        raise invalid("linear schedule", "epochs must be more than 5", epochs, "Use the cosine schedule.")
+    return rate.initial * (left - 5) / (epochs - 5) if left > 5 else rate.initial * left / (5 * (epochs - 5))
 
 
-def by_exponent(rate: Rate) -> float:
-    """:func:`exponential`, by three per cent an epoch."""
-    return exponential(rate.initial, rate.at.epoch)
+def exponential(rate: Rate) -> float:
+    """Decay by three per cent an epoch, as DARTS retrains on ImageNet (Liu et al., 2019, arXiv:1806.09055)."""
+    return rate.initial * 0.97**rate.at.epoch
 
 
-def by_restarts(rate: Rate) -> float:
-    """:func:`with_restarts`, the first after ten epochs."""
-    return with_restarts(rate.initial, rate.at.epoch, rate.at.epochs, rate.final)
+@dataclass(frozen=True)
+class Restarts:
+    """Cosine annealing that begins anew after ``first`` epochs, and again after ``factor`` times as many each time
+    (Loshchilov and Hutter, 2017, arXiv:1608.03983, eq. 5). The last period is cut off with the search.
+
+    Args:
+        first: Epochs of the first period.
+        factor: Length of a period over that of the one before.
+    """
+
+    first: int = 10
+    factor: int = 2
+
+    def __post_init__(self) -> None:
+        if self.first < 1 or self.factor < 1:
+            raise invalid("restarts", "first and factor must be at least 1", (self.first, self.factor))
+
+    def __call__(self, rate: Rate) -> float:
+        epoch, length = rate.at.epoch, self.first
+        while epoch >= length:
+            epoch, length = epoch - length, self.factor * length
+        return _half_cosine(rate.initial, rate.final, epoch, length)
 
 
-def by_losses(rate: Rate) -> float:
-    """:func:`bold_driver`."""
-    return bold_driver(rate.initial, rate.losses)
+def bold_driver(rate: Rate) -> float:
+    """Grow the rate by 5 % after every epoch that lowered the loss, and halve it after every other one (Battiti,
+    1989)."""
+    steps = [1.05 if later < earlier else 0.5 for earlier, later in pairwise(rate.losses)]
+    return rate.initial * math.prod(steps)
 
 
 @dataclass(frozen=True)
 class CosinePower:
-    """:func:`cosine_power`.
+    """Cosine power annealing: from the initial rate to exactly the final one in the last epoch, the faster the larger
+    ``power`` (Hundt et al., 2019, arXiv:1903.09900, section 3.1, normalised over the listed epochs as in the published
+    code).
 
     Args:
-        power: Base of the power.
+        power: Base of the power, at least 1; 1 anneals by a plain cosine over the same epochs.
         warmup: Epochs of warm-up in a search of ``horizon`` epochs; a shorter or longer search has as large a share.
+            The rate rises in equal steps and is largest in the epoch after them.
         horizon: The epochs that ``warmup`` was chosen for.
     """
 
@@ -162,11 +112,22 @@ class CosinePower:
     warmup: int = 0
     horizon: int = 1
 
+    def __post_init__(self) -> None:
+        if not self.power >= 1:
+            raise invalid("cosine power schedule", "power must be at least 1", self.power)
+        if not 0 <= self.warmup < self.horizon:
+            raise invalid("cosine power schedule", f"warmup must lie in [0, {self.horizon})", self.warmup)
+
     def __call__(self, rate: Rate) -> float:
-        warmup = round(self.warmup * rate.at.epochs / self.horizon)
-        return cosine_power(
-            rate.initial, rate.at.epoch, rate.at.epochs, rate.final, power=self.power, warmup_epochs=warmup
-        )
+        epoch, epochs, span = rate.at.epoch, rate.at.epochs, rate.initial - rate.final
+        warmup = round(self.warmup * epochs / self.horizon)
+        if epoch <= warmup:
+            return rate.final + span * ((epoch + 1) / (warmup + 1))
+        listed = [(1 + math.cos(math.pi * (i - warmup) / (epochs - warmup))) / 2 for i in range(1, epochs + 1)]
+        if self.power > 1:
+            listed = [self.power ** (c + 1) for c in listed]
+        low, high = min(listed), max(listed)
+        return rate.final + span * ((listed[epoch] - low) / (high - low) if high > low else 1.0)
 
 
 @dataclass(frozen=True)
@@ -186,17 +147,26 @@ class TwoCosines:
     def __call__(self, rate: Rate) -> float:
         at, own = rate.at, round(self.share * rate.at.warmup)
         if at.epoch < own:
-            return cosine(self.first * rate.initial, at.epoch, own)
-        return cosine(rate.initial, at.epoch - own, at.epochs - own, rate.final)
+            return _half_cosine(self.first * rate.initial, 0.0, at.epoch, own)
+        return _half_cosine(rate.initial, rate.final, at.epoch - own, at.epochs - own)
+
+
+def warm_up(rate: float, initial: float, epoch: int, epochs: int) -> float:
+    """Rise linearly to ``initial`` over the first ``epochs``, then follow ``rate``."""
+    return initial * (epoch + 1) / epochs if epoch < epochs else rate
+
+
+def _half_cosine(initial: float, final: float, epoch: int, epochs: int) -> float:
+    return final + (initial - final) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
 LEARNING_RATES: Mapping[str, LearningRate] = {
-    "cosine": by_cosine,
+    "cosine": cosine,
     "cosine_power": CosinePower(),
-    "linear": by_line,
-    "exponential": by_exponent,
-    "restarts": by_restarts,
-    "bold_driver": by_losses,
+    "linear": linear,
+    "exponential": exponential,
+    "restarts": Restarts(),
+    "bold_driver": bold_driver,
 }
 """The learning rates by the names that configurations know."""
 

@@ -109,7 +109,7 @@ def plan(
     Args:
         space: Where to search.
         method: How.
-        data: On what; see :func:`fastnas.memory.scene.placeholder_data` for data that is not here.
+        data: On what; see :func:`fastnas.data.placeholder_data` for data that is not here.
         config: With what numbers; its ``recompute`` is chosen anew.
         budget: See :func:`fastnas.memory.budget.read_budget`.
         allow: What else may change: ``precision``, ``batch``.

@@ -11,8 +11,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 
 from fastnas.costs.counts import activation_bytes, num_parameters
-from fastnas.data import Batch, ImageData, ImageSet, load_data
-from fastnas.data.images import SMALL
+from fastnas.data import Batch, ImageData
 from fastnas.engine import Run, alpha_gradients, fresh_state, search_step, stage_supernet
 from fastnas.engine.run import copied, stage_borders
 from fastnas.engine.step import apply_gradients, outer_eigenvalue
@@ -262,40 +261,3 @@ def _without_memory(mix: Mix, mode: FakeTensorMode) -> Mix:
         return {name: _Crossing.apply(x, mode, True) for name, x in tensors.items()}  # type: ignore[misc]
 
     return mix._replace(candidates=move(mix.candidates), edges=move(mix.edges), offsets=move(mix.offsets))
-
-
-_SIZES = {"digits": (10, 1, 8), "cifar10": (10, 3, 32), "cifar100": (100, 3, 32), "imagenet": (1000, 3, 224)}
-"""Classes, channels and side in pixels."""
-
-
-def placeholder_data(source: str, resolution: int | None = None) -> ImageData:
-    """What ``source`` names (see :func:`fastnas.data.load_data`), without images where its sizes are known.
-
-    Args:
-        source: For example ``imagenet:ROOT``; the folder need not exist. One of your own is looked at.
-        resolution: Side in pixels to bring images to; ``None`` for that of the data.
-    """
-    kind = source.partition(":")[0]
-    if kind not in _SIZES:
-        return load_data(source, resolution=resolution)
-    classes, channels, side = _SIZES[kind]
-    nothing = ImageSet(np.arange(0), _no_image)
-    return ImageData(
-        name=kind,
-        train=nothing,
-        test=nothing,
-        classes=tuple(map(str, range(classes))),
-        channels=channels,
-        resolution=resolution or side,
-        train_transform=_no_transform,
-        eval_transform=_no_transform,
-        large=(resolution or side) > SMALL and kind != "digits",
-    )
-
-
-def _no_image(index: int) -> Tensor:
-    raise AssertionError("a planned search looks at no image")
-
-
-def _no_transform(image: object) -> Tensor:
-    raise AssertionError("a planned search looks at no image")

@@ -16,7 +16,7 @@ from fastnas.mechanisms.perturbation import Perturbation, unperturbed
 from fastnas.mechanisms.protocol import Protocol
 from fastnas.mechanisms.pruning import Prune, Stage, keep_everything
 from fastnas.mechanisms.relaxation import Relaxation, softmax
-from fastnas.mechanisms.schedules import Constant, LearningRate, Schedule, by_cosine
+from fastnas.mechanisms.schedules import Constant, LearningRate, Schedule, cosine
 from fastnas_kernels.check import complaint, require
 
 
@@ -107,7 +107,7 @@ class Method:
     control: Control = never
     eigenvalue_every: int = 0
     derivation: Callable = derive
-    learning_rate: LearningRate = by_cosine
+    learning_rate: LearningRate = cosine
 
     def __post_init__(self) -> None:
         require(0 <= self.warmup_share < 1, "Method", "warmup_share must lie in [0, 1)", self.warmup_share)

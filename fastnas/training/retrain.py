@@ -25,7 +25,7 @@ from fastnas.data import (
 )
 from fastnas.data.division import class_balanced_fraction
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
-from fastnas.mechanisms.schedules import cosine, exponential, linear, warmed_up
+from fastnas.mechanisms.schedules import LEARNING_RATES, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.seeds import stream, torch_seed
@@ -33,7 +33,7 @@ from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
-from fastnas.training.config import RetrainConfig
+from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.numerics import Losses, autocast, deterministic, evaluate
 
 
@@ -60,25 +60,16 @@ class RetrainResult:
 
 def learning_rate(config: RetrainConfig, epoch: int) -> float:
     """The learning rate of ``epoch``, warm-up included."""
-    rate = {
-        "cosine": lambda: cosine(config.lr, epoch, config.epochs),
-        "linear": lambda: linear(config.lr, epoch, config.epochs),
-        "exponential": lambda: exponential(config.lr, epoch),
-    }[config.schedule]()
-    return warmed_up(rate, config.lr, epoch, config.lr_warmup_epochs)
+    rate = LEARNING_RATES[config.schedule](Rate(config.lr, config.lr_final, Progress(epoch, config.epochs)))
+    return warm_up(rate, config.lr, epoch, config.lr_warmup_epochs)
 
 
 def retrain(
     genotype: Genotype,
     data: ImageData | str,
     config: RetrainConfig = RetrainConfig(),  # noqa: B008
+    setup: TrainingSetup = TrainingSetup(),  # noqa: B008
     *,
-    seed: int = 0,
-    train_fraction: float = 1.0,
-    precision: str = "float32",
-    device: str = "auto",
-    workers: int = 0,
-    max_broken: int = 0,
     folder: Path | None = None,
     own: CellSpace | None = None,
     on_step: Callable[[int, int], None] | None = None,
@@ -91,12 +82,7 @@ def retrain(
         genotype: What to build.
         data: Images, or what names them.
         config: Size, budget and optimiser.
-        seed: Decides everything random.
-        train_fraction: Class-balanced share of the training images to use.
-        precision: ``float32`` or ``bfloat16``.
-        device: ``auto``, ``cpu`` or ``cuda[:N]``.
-        workers: Processes that decode images; 0 decodes between the steps.
-        max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
+        setup: Seed, share of the images, precision, device; a ``SearchConfig`` will do.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
         own: The genotype's space, if the library does not know it.
         on_step: Called after every step with the number of steps done and their total.
@@ -109,10 +95,9 @@ def retrain(
         FloatingPointError: If a loss is not finite.
     """
     data = load_data(data) if isinstance(data, str) else data
-    place = local_device(device)
     require_divisible(ranks, config.batch_size)
-    broken = BrokenImages(max_broken, folder and folder / ranks.own_name("broken.jsonl"))
-    training = _Training(genotype, data, config, seed, train_fraction, precision, place, workers, own, ranks, broken)
+    broken = BrokenImages(setup.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
+    training = _Training(genotype, data, config, setup, own, ranks, broken)
     shape = (data.channels, data.resolution, data.resolution)
     cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
     history = training.restore(folder)
@@ -148,20 +133,16 @@ class _Training:
         genotype: Genotype,
         data: ImageData,
         config: RetrainConfig,
-        seed: int,
-        train_fraction: float,
-        precision: str,
-        device: torch.device,
-        workers: int,
+        setup: TrainingSetup,
         own: CellSpace | None,
         ranks: Ranks,
         broken: BrokenImages,
     ) -> None:
-        self.data, self.config, self.seed, self.precision, self.device = data, config, seed, precision, device
-        self.workers, self.ranks, self.broken = workers, ranks, broken
-        self.indices = class_balanced_fraction(data.train.labels, train_fraction, seed)
+        self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
+        self.device = device = local_device(setup.device)
+        self.indices = class_balanced_fraction(data.train.labels, setup.train_fraction, setup.seed)
         self.steps = steps_per_epoch(len(self.indices), config.batch_size)
-        with torch_seed(stream(seed, "retraining weights")):
+        with torch_seed(stream(setup.seed, "retraining weights")):
             network = build_network(
                 genotype,
                 len(data.classes),
@@ -185,7 +166,7 @@ class _Training:
         )
         self.step = 0
         self.losses = Losses()
-        numbers = asdict(config) | {"seed": seed, "train_fraction": train_fraction, "precision": precision}
+        numbers = asdict(config) | {name: getattr(setup, name) for name in ("seed", "train_fraction", "precision")}
         self.identity = json.dumps([genotype_to_json(genotype), data.name, data.resolution, numbers])
         ranks.require_same("the configuration", self.identity)
 
@@ -210,10 +191,10 @@ class _Training:
             self.data,
             self.indices,
             batch_size=config.batch_size,
-            seed=self.seed,
+            seed=self.setup.seed,
             first_step=self.step,
             num_steps=total - self.step,
-            workers=self.workers,
+            workers=self.setup.workers,
             cutout=config.cutout,
             ranks=self.ranks,
             device=self.device,
@@ -241,8 +222,8 @@ class _Training:
         images, labels = batch
         self.network.train()
         own = (self.ranks.index,) if self.ranks.index else ()
-        with autocast(self.device, self.precision):
-            logits, auxiliary = self.averaging(images, drop_path, stream(self.seed, "drop path", self.step, *own))
+        with autocast(self.device, self.setup.precision):
+            logits, auxiliary = self.averaging(images, drop_path, stream(self.setup.seed, "drop path", self.step, *own))
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
         if auxiliary is not None:
             auxiliary_loss = F.cross_entropy(auxiliary.float(), labels, label_smoothing=config.label_smoothing)
@@ -270,12 +251,12 @@ class _Training:
                 data,
                 data.test,
                 batch_size=config.batch_size,
-                workers=self.workers,
+                workers=self.setup.workers,
                 device=self.device,
                 broken=self.broken,
                 ranks=self.ranks,
             )
-            test = evaluate(Classifier(self.network).eval(), batches, self.device, self.precision, self.ranks)
+            test = evaluate(Classifier(self.network).eval(), batches, self.device, self.setup.precision, self.ranks)
         return {
             "epoch": epoch,
             "epochs": config.epochs,

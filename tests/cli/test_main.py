@@ -12,7 +12,7 @@ import torch
 
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.cli.main import main, parse
-from fastnas.data import dali
+from fastnas.data import decoders
 from fastnas.experiment.experiment import experiment_to_json, load_experiment, method_named, prepare
 from fastnas.experiment.recipes import RECIPES
 from fastnas.mechanisms.control import EigenvalueStop
@@ -120,8 +120,11 @@ def run_main(capsys, *arguments):
     [
         (["search", "--data", "folder:nowhere"], "data: the folder of images must exist, got nowhere."),
         (["search", "--data", "mnist"], "data: source must be digits, "),
-        (["search", "--decoder", "dali"], "data: decoder must be simplejpeg unless the data are image files"),
-        (["retrain", "DARTS_V2", "--data", "digits", "--decoder", "dali"], "data: decoder must be simplejpeg unless"),
+        (["search", "--decoder", "turbojpeg"], "data: decoder must be simplejpeg unless the data are image files"),
+        (
+            ["retrain", "DARTS_V2", "--data", "digits", "--decoder", "turbojpeg"],
+            "data: decoder must be simplejpeg unless",
+        ),
         (["search", "--method", "magic"], "method: name must be one of darts, darts_2nd, "),
         (["search", "--method", "json:dumps"], "method: json:dumps must"),
         (["search", "--space", "cube"], "space: name must be a registered space, "),
@@ -284,14 +287,12 @@ def test_a_backend_or_a_decoder_that_is_not_there_is_said_in_one_line(monkeypatc
     rule = "FASTNAS_BACKEND must be triton, cpu or reference, got 'tritn'"
     assert errors == f"fastnas: backend_for: {rule}. Set it to one of them, or unset it.\n"
 
-    def nothing(name):
-        raise ImportError(f"no module named {name}")
-
-    monkeypatch.setattr(dali, "import_module", nothing)
-    monkeypatch.setattr(dali, "_held_by", lambda process: [])
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoders, "find_library", lambda name: None)
+    decoders.load_turbojpeg.cache_clear()
     status, _, errors = run_main(
-        capsys, "search", *TINY, "--data", f"folder:{photos}", "--decoder", "dali", "--run", tmp_path / "other"
+        capsys, "search", *TINY, "--data", f"folder:{photos}", "--decoder", "turbojpeg", "--run", tmp_path / "other"
     )
     assert status == 1
-    assert errors.startswith("fastnas: data: decoder dali must find NVIDIA DALI and its decoders, got ")
+    assert errors.startswith("fastnas: data: decoder turbojpeg must find libjpeg-turbo 3, got ")
     assert errors.count("\n") == 1

@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from fastnas.data import load_data, paired_batches, turbojpeg
-from fastnas.data.decoders import EXTRAS, Before
-from fastnas.data.encoded import EncodedImage, UnreadableImage
+from fastnas.data import DataConfig, decoders, load_data, paired_batches
+from fastnas.data.broken import UnreadableImage
+from fastnas.data.decoders import decode_jpeg_by_turbojpeg, load_turbojpeg
+from fastnas.data.encoded import EncodedImage
 from fastnas.data.jpeg import Part, decode_jpeg
 from fastnas_kernels.check import Unavailable
 
 PARTS = [Part(0, 0, 90, 70), Part(3, 5, 40, 20), Part(110, 50, 40, 60), Part(77, 0, 1, 110), Part(0, 0, 150, 110)]
-each = pytest.mark.parametrize("decoder", EXTRAS)
 
 
 @pytest.fixture
-def decode(decoder):
+def decode():
     try:
-        EXTRAS[decoder].require()
+        load_turbojpeg()
     except Unavailable as error:
         pytest.skip(str(error))
-    return Before(EXTRAS[decoder].decode)
+    return decode_jpeg_by_turbojpeg
 
 
 def saved(image, form="JPEG", **options):
@@ -38,33 +38,21 @@ def never(*arguments):
     raise AssertionError("this is somebody else's")
 
 
-def test_dali_is_missed_in_one_line_before_anything_runs(photos, monkeypatch):
-    monkeypatch.setattr("fastnas.data.dali._held_by", lambda process: [])
-    monkeypatch.setattr("fastnas.data.dali.import_module", _nothing)
-    with pytest.raises(RuntimeError, match=r"data: decoder dali must find .*, got no such module. Install them: pip"):
-        load_data(f"folder:{photos}", decoder="dali")
-
-
-def _nothing(name):
-    raise ImportError("no such module")
-
-
 @pytest.mark.parametrize("there", [None, "nowhere.so", "of torch"])
 def test_libjpeg_turbo_is_missed_in_one_line_and_so_is_an_older_one(photos, monkeypatch, there):
     path = torch._C.__file__ if there == "of torch" else there
-    monkeypatch.setattr(turbojpeg, "find_spec", lambda name: None)
-    monkeypatch.setattr(turbojpeg, "find_library", lambda name: path)
-    turbojpeg.turbojpeg.cache_clear()
+    monkeypatch.setattr(decoders, "find_spec", lambda name: None)
+    monkeypatch.setattr(decoders, "find_library", lambda name: path)
+    decoders.load_turbojpeg.cache_clear()
     line = f"data: decoder turbojpeg must find libjpeg-turbo 3, got none in {path or 'any place'}. Install it: pip"
     with pytest.raises(Unavailable, match=line):
-        load_data(f"folder:{photos}", decoder="turbojpeg")
-    turbojpeg.turbojpeg.cache_clear()
+        load_data(f"folder:{photos}", DataConfig(decoder="turbojpeg"))
+    decoders.load_turbojpeg.cache_clear()
 
 
-@each
-def test_extras_are_for_files(decoder):
-    with pytest.raises(ValueError, match=f"decoder must be simplejpeg unless the data are image files, got {decoder}"):
-        load_data("digits", decoder=decoder)
+def test_extras_are_for_files():
+    with pytest.raises(ValueError, match="decoder must be simplejpeg unless the data are image files, got turbojpeg"):
+        load_data("digits", DataConfig(decoder="turbojpeg"))
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "P"])
@@ -73,19 +61,20 @@ def test_neither_four_colours_nor_other_formats_are_offered(mode):
     assert EncodedImage("photo", content, never).decode().shape == (3, 50, 60)
 
 
-def test_a_part_that_is_decoded_smaller_is_not_offered_to_an_extra(photo):
-    image = EncodedImage("photo", saved(photo(100, 100)), Before(never))
+def test_a_part_that_is_decoded_smaller_is_not_offered_to_an_extra(photo, monkeypatch):
+    monkeypatch.setattr(decoders, "_decode", never)
+    image = EncodedImage("photo", saved(photo(100, 100)), decode_jpeg_by_turbojpeg)
     assert image.decode_part(Part(0, 0, 80, 80), least=40).shape == (3, 40, 40)
     with pytest.raises(AssertionError, match="somebody else's"):
         image.decode_part(Part(0, 0, 79, 80), least=40)
 
 
-def test_what_an_extra_does_not_take_is_decoded_all_the_same(photo):
+def test_what_an_extra_does_not_take_is_decoded_all_the_same(photo, monkeypatch):
+    monkeypatch.setattr(decoders, "_decode", lambda *arguments: None)
     image = EncodedImage("photo", saved(photo(100, 100)))
-    assert torch.equal(replace(image, jpeg=Before(lambda *arguments: None)).decode(), image.decode())
+    assert torch.equal(replace(image, jpeg=decode_jpeg_by_turbojpeg).decode(), image.decode())
 
 
-@each
 @pytest.mark.parametrize(
     "options", [*({"subsampling": s} for s in ("4:4:4", "4:2:2", "4:2:0", "4:1:1")), {"progressive": True}], ids=str
 )
@@ -99,7 +88,6 @@ def test_all_parts_are_bit_for_bit_those_of_simplejpeg(photo, mode, options, dec
         assert got.stride() == expected.stride()
 
 
-@each
 def test_a_camera_that_was_held_upright_changes_nothing(photo, decode):
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -107,7 +95,6 @@ def test_a_camera_that_was_held_upright_changes_nothing(photo, decode):
     assert torch.equal(replace(image, jpeg=decode).decode(), image.decode())
 
 
-@each
 def test_a_broken_file_is_complained_of_and_the_next_one_decoded(photo, decode):
     content = saved(photo(150, 110), quality=95)
     broken = EncodedImage("photo", content[: len(content) // 2], decode)
@@ -117,7 +104,6 @@ def test_a_broken_file_is_complained_of_and_the_next_one_decoded(photo, decode):
     assert torch.equal(replace(whole, jpeg=decode).decode(), whole.decode())
 
 
-@each
 def test_a_file_broken_inside_gives_what_simplejpeg_gives_or_a_complaint(photo, decode):
     content, rng = saved(photo(150, 110), quality=95), np.random.default_rng(0)
     for _ in range(20):
@@ -134,11 +120,10 @@ def test_a_file_broken_inside_gives_what_simplejpeg_gives_or_a_complaint(photo, 
             assert replace(image, jpeg=decode).decode().shape == expected.shape
 
 
-@each
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_search_sees_the_same_batches(photos, workers, decoder, decode):
+def test_a_search_sees_the_same_batches(photos, workers, decode):
     def batches(name):
-        data = load_data(f"folder:{photos}", resolution=100, decoder=name)
+        data = load_data(f"folder:{photos}", DataConfig(resolution=100, decoder=name))
         with multiprocessing.get_context("spawn").Pool(1) as workers_that_nothing_forks:
             image = workers_that_nothing_forks.apply(data.train.image, (0,))
         assert image.jpeg == (decode_jpeg if name == "simplejpeg" else decode)
@@ -146,5 +131,5 @@ def test_a_search_sees_the_same_batches(photos, workers, decoder, decode):
         options = {"batch_size": 4, "seed": 0, "first_step": 0, "num_steps": 2, "search_from_step": 0}
         return [images for pair in paired_batches(data, *halves, **options, workers=workers) for images, _ in pair]
 
-    for mine, theirs in zip(batches(decoder), batches("simplejpeg"), strict=True):
+    for mine, theirs in zip(batches("turbojpeg"), batches("simplejpeg"), strict=True):
         assert torch.equal(mine, theirs)

@@ -9,7 +9,8 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from fastnas.data.encoded import EncodedImage, UnreadableImage
+from fastnas.data.broken import UnreadableImage
+from fastnas.data.encoded import EncodedImage
 from fastnas.data.jpeg import Part, decode_jpeg, frame
 from fastnas.data.transforms import RandomResizedCrop
 from fastnas.seeds import torch_seed

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from fastnas.data import load_data, read_index, write_index
-from fastnas.data.index import digest, divide
+from fastnas.data import DataConfig, load_data, read_index, write_index
+from fastnas.data.division import digest, divide
 from fastnas.engine.run import search_halves
 from fastnas.training.config import SearchConfig
 
@@ -29,7 +29,7 @@ def test_seeds_choose_other_images():
 
 
 def test_an_index_follows_its_data_set_wherever_it_lies_and_no_other_one(tmp_path, photos):
-    data = load_data(f"imagenet:{photos}", resolution=32)
+    data = load_data(f"imagenet:{photos}", DataConfig(resolution=32))
     write_index(tmp_path / "index.json", data, (0.5, 0.25), seed=0)
     moved = photos.rename(tmp_path / "moved")
     assert len(read_index(tmp_path / "index.json", load_data(f"imagenet:{moved}")).weights) == 8

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastnas.data import load_data, paired_batches, read_index, write_index, write_shards
-from fastnas.data.encoded import UnreadableImage
+from fastnas.data import DataConfig, load_data, paired_batches, read_index, write_index, write_shards
+from fastnas.data.broken import UnreadableImage
 from fastnas.data.jpeg import Part
 
 TEST_DATA = Path(os.environ.get("FASTNAS_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
@@ -19,7 +19,7 @@ SAMPLE = TEST_DATA / "imagenet-sample.tar"
 
 @pytest.fixture
 def data(photos):
-    return load_data(f"imagenet:{photos}", resolution=32)
+    return load_data(f"imagenet:{photos}", DataConfig(resolution=32))
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def shards(data, tmp_path):
 
 
 def load(shards):
-    return load_data(f"shards:{shards}", resolution=32)
+    return load_data(f"shards:{shards}", DataConfig(resolution=32))
 
 
 def batches(data, workers):
@@ -152,7 +152,7 @@ def test_an_image_in_a_shard_that_cannot_be_read_is_named(shards):
 
 def test_an_image_of_another_format_keeps_its_ending(photos, photo, tmp_path):
     photo(100, 100).save(photos / "train" / "cat" / "0.png")
-    data = load_data(f"folder:{photos}", resolution=32)
+    data = load_data(f"folder:{photos}", DataConfig(resolution=32))
     write_shards(data, tmp_path / "shards")
     with tarfile.open(tmp_path / "shards" / "train-00000.tar") as archive:
         names = archive.getnames()
@@ -173,7 +173,7 @@ def test_what_has_no_files_or_is_there_already_is_refused(data, shards, tmp_path
 
 
 def test_a_broken_image_ends_the_writing_and_leaves_no_data_set(photos, tmp_path):
-    data = load_data(f"imagenet:{photos}", resolution=32)
+    data = load_data(f"imagenet:{photos}", DataConfig(resolution=32))
     (photos / "train" / "dog" / "3.JPEG").write_bytes(b"no image")
     with pytest.raises(UnreadableImage, match=r"dog/3\.JPEG must be a readable image"):
         write_shards(data, tmp_path / "shards")

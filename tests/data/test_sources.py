@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from fastnas.data import evaluation_batches, load_data, paired_batches
+from fastnas.data import DataConfig, evaluation_batches, load_data, paired_batches
 
 TEST_DATA = Path(os.environ.get("FASTNAS_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 CIFAR_JPEG = TEST_DATA / "cifar10-jpeg.tar.gz"
@@ -185,7 +185,7 @@ def test_a_colour_is_the_same_however_a_file_stores_it(tmp_path, mode):
 def test_images_of_other_sizes_are_brought_to_the_resolution(tmp_path):
     root = make_folder(tmp_path)
     Image.new("RGB", (40, 20)).save(root / "test" / "cat" / "0.jpg")
-    data = load_data(f"folder:{root}", resolution=32)
+    data = load_data(f"folder:{root}", DataConfig(resolution=32))
     (images, _), *_ = evaluation_batches(data, data.test, batch_size=8)
     assert (data.resolution, images.shape) == (32, (8, 3, 32, 32))
 
@@ -193,7 +193,7 @@ def test_images_of_other_sizes_are_brought_to_the_resolution(tmp_path):
 def test_imagenet_takes_its_class_names_from_meta_bin_and_leaves_its_unlabelled_test_folder(tmp_path):
     describe(tmp_path, {"cat": ("tench", "Tinca tinca"), "dog": ("crane",)})
     (tmp_path / "test").mkdir()
-    data = load_data(f"imagenet:{tmp_path}", resolution=32)
+    data = load_data(f"imagenet:{tmp_path}", DataConfig(resolution=32))
     assert data.classes == ("tench, Tinca tinca", "crane")
     assert data.train.labels.tolist() == [0] * 4 + [1] * 4
 
@@ -222,7 +222,7 @@ def test_a_download_that_fails_says_so_in_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.CIFAR10, "download", unreachable)
     with pytest.raises(ValueError, match=r"no route to host.*Fetch it by hand\.$") as caught:
-        load_data(f"cifar10:{tmp_path}", download=True)
+        load_data(f"cifar10:{tmp_path}", DataConfig(download=True))
     assert "\n" not in str(caught.value)
 
 

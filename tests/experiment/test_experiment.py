@@ -14,7 +14,7 @@ from fastnas.engine import relax, search
 from fastnas.methods.library import darts, pc_darts
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet
-from fastnas.training.config import SearchConfig
+from fastnas.training.config import SearchConfig, TrainingSetup
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=8, cells=1, epochs=3, warmup_epochs=1, batch_size=16, train_fraction=0.05, device="cpu")
@@ -172,8 +172,7 @@ def test_the_package_offers_search_and_retrain():
         result.genotype,
         "digits",
         fastnas.RetrainConfig(channels=8, cells=1, epochs=1, batch_size=32),
-        train_fraction=0.2,
-        device="cpu",
+        TrainingSetup(train_fraction=0.2, device="cpu"),
     )
     assert 0 <= trained.test_accuracy <= 1
     assert trained.num_params == sum(p.numel() for p in trained.network.parameters())

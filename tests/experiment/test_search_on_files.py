@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from fastnas.cli.main import main
-from fastnas.data import BrokenImages, load_data, paired_batches, write_index
+from fastnas.data import BrokenImages, DataConfig, load_data, paired_batches, write_index
 from fastnas.engine import search
 from fastnas.experiment.recipes import RECIPES
 from fastnas.files import read_json_lines
 from fastnas.methods.library import darts, snas
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
-from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.config import RetrainConfig, SearchConfig, TrainingSetup
 from fastnas.training.retrain import retrain
 
 LOOP = sys.modules["fastnas.engine.loop"]  # the package gives its name to a function of it
@@ -27,7 +27,7 @@ TINY = SearchConfig(channels=4, cells=1, epochs=2, batch_size=4, warmup_epochs=0
 
 
 def data_of(photos):
-    return load_data(f"imagenet:{photos}", resolution=32)
+    return load_data(f"imagenet:{photos}", DataConfig(resolution=32))
 
 
 def found(photos, **changes):
@@ -65,7 +65,7 @@ def test_fractions_are_of_the_search_alone(photos):
     assert (searched_on.fractions, searched_on.train_fraction) == ((0.1, 0.025), 1.0)
     genotype, config = random_genotype(SPACE, 0), RetrainConfig(channels=4, cells=1, epochs=1, batch_size=16)
     # All sixteen images fill its one batch
-    assert 0 <= retrain(genotype, data_of(photos), config, device="cpu").test_accuracy <= 1
+    assert 0 <= retrain(genotype, data_of(photos), config, TrainingSetup(device="cpu")).test_accuracy <= 1
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_broken_test_image_is_left_out_of_the_accuracy(photos, tmp_path):
     genotype, config = random_genotype(SPACE, 0), RetrainConfig(channels=4, cells=1, epochs=1, batch_size=16)
     for name in ("0", "1", "2", "3"):
         (photos / "val" / "cat" / f"{name}.JPEG").write_bytes(b"no image")
-    result = retrain(genotype, data_of(photos), config, max_broken=4, device="cpu", folder=tmp_path)
+    result = retrain(genotype, data_of(photos), config, TrainingSetup(max_broken=4, device="cpu"), folder=tmp_path)
     assert result.test_accuracy in [i / 4 for i in range(5)]  # of the four dogs
     assert len(read_json_lines(tmp_path / "broken.jsonl")) == 4
 

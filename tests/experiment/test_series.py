@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastnas.data import held_out, load_data, shared
-from fastnas.data.index import divide
+from fastnas.data import hold_out, load_data, share_memory
+from fastnas.data.division import divide
 from fastnas.experiment.experiment import Experiment, method_named
 from fastnas.experiment.series import Series, _search_and_judge, load_series, places, save_series
 from fastnas.methods.library import robust_darts_dp, robust_darts_l2
@@ -157,10 +157,10 @@ def test_a_process_a_core_and_no_more_than_searches():
 
 def test_images_are_shared_and_held_out_ones_are_no_test_images():
     data = load_data("digits")
-    both = shared(data)
+    both = share_memory(data)
     assert both.train.image.arrays.is_shared()
     assert torch.equal(both.train.image(5), data.train.image(5))
-    part = held_out(pickle.loads(pickle.dumps(data)), divide(data, (0.1, 0.1), 0))
+    part = hold_out(pickle.loads(pickle.dumps(data)), *divide(data, (0.1, 0.1), 0))
     assert abs(len(part.train.labels) - len(part.test.labels)) <= 10  # one a class
     seen = {part.train.image(i).numpy().tobytes() for i in range(len(part.train.labels))}
     judged = {part.test.image(i).numpy().tobytes() for i in range(len(part.test.labels))}

@@ -9,15 +9,14 @@ from fastnas.mechanisms.schedules import (
     Progress,
     Ramp,
     Rate,
+    Restarts,
     SkipDropout,
     TwoCosines,
     bold_driver,
     cosine,
-    cosine_power,
     exponential,
     linear,
-    warmed_up,
-    with_restarts,
+    warm_up,
 )
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.retrain import learning_rate
@@ -25,7 +24,7 @@ from fastnas.training.retrain import learning_rate
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 0.025), (1, 0.02497632), (25, 0.013), (49, 0.00102368)])
 def test_the_search_of_darts_anneals_as_published(epoch, rate):
-    assert cosine(0.025, epoch, 50, 0.001) == pytest.approx(rate, abs=5e-9)
+    assert cosine(Rate(0.025, 0.001, Progress(epoch, 50))) == pytest.approx(rate, abs=5e-9)
     config = SearchConfig(weight_lr=0.025, weight_lr_final=0.001, epochs=50)
     assert weight_learning_rate(config, epoch) == pytest.approx(rate, abs=5e-9)
 
@@ -35,19 +34,19 @@ def test_the_search_of_darts_anneals_as_published(epoch, rate):
     [(0, 0.5), (4, 0.491837), (5, 0.489796), (244, 0.002041), (245, 0.002041), (249, 0.000408)],
 )
 def test_the_linear_schedule_has_its_published_values(epoch, rate):
-    assert linear(0.5, epoch, 250) == pytest.approx(rate, abs=5e-7)
+    assert linear(Rate(0.5, 0.0, Progress(epoch, 250))) == pytest.approx(rate, abs=5e-7)
 
 
 def test_warm_up_rises_to_the_initial_rate_and_then_follows_the_schedule():
     config = RetrainConfig(lr=0.5, epochs=250, schedule="linear", lr_warmup_epochs=5)
     assert [learning_rate(config, epoch) for epoch in range(5)] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
-    assert learning_rate(config, 5) == linear(0.5, 5, 250)
-    assert warmed_up(0.3, 0.5, 0, 0) == 0.3
+    assert learning_rate(config, 5) == linear(Rate(0.5, 0.0, Progress(5, 250)))
+    assert warm_up(0.3, 0.5, 0, 0) == 0.3
 
 
 def test_the_exponential_schedule_loses_three_percent_an_epoch():
     config = RetrainConfig(lr=0.1, epochs=10, schedule="exponential")
-    assert learning_rate(config, 2) == exponential(0.1, 2) == pytest.approx(0.1 * 0.97**2)
+    assert learning_rate(config, 2) == exponential(Rate(0.1, 0.0, Progress(2, 10))) == pytest.approx(0.1 * 0.97**2)
 
 
 def test_a_linear_schedule_needs_more_than_five_epochs():
@@ -56,7 +55,8 @@ def test_a_linear_schedule_needs_more_than_five_epochs():
 
 
 def powers(initial, final, epochs, power, warmup=0):
-    return [cosine_power(initial, e, epochs, final, power=power, warmup_epochs=warmup) for e in range(epochs)]
+    schedule = CosinePower(power, warmup, epochs)
+    return [schedule(Rate(initial, final, Progress(e, epochs))) for e in range(epochs)]
 
 
 def test_cosine_power_annealing_has_its_published_values():
@@ -69,7 +69,7 @@ def test_cosine_power_annealing_has_its_published_values():
     assert warmed[6:8] == pytest.approx([0.024832, 0.024624], abs=5e-7)
     assert warmed[-1] == pytest.approx(1e-4, abs=1e-12)
     with pytest.raises(ValueError, match=r"power must be at least 1, got 0\.5"):
-        cosine_power(1, 0, 4, power=0.5)
+        CosinePower(power=0.5)
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,15 @@ def test_a_search_tells_its_learning_rate_how_long_alpha_waits():
 
 
 def test_restarts_begin_anew_after_ten_thirty_and_seventy_epochs():
-    rates = [with_restarts(0.05, e, 630, 1e-4) for e in range(630)]
+    rates = [Restarts()(Rate(0.05, 1e-4, Progress(e, 630))) for e in range(630)]
     assert [e for e, rate in enumerate(rates) if rate == 0.05] == [0, 10, 30, 70, 150, 310]
     assert rates[20] == pytest.approx((0.05 + 1e-4) / 2)
 
 
 def test_the_bold_driver_grows_with_progress_and_halves_without():
-    assert bold_driver(0.1, []) == bold_driver(0.1, [2.0]) == 0.1
-    assert bold_driver(0.1, [2.0, 1.0, 1.5]) == pytest.approx(0.1 * 1.05 * 0.5)
+    at = Progress(0, 5)
+    assert bold_driver(Rate(0.1, 0.0, at)) == bold_driver(Rate(0.1, 0.0, at, [2.0])) == 0.1
+    assert bold_driver(Rate(0.1, 0.0, at, [2.0, 1.0, 1.5])) == pytest.approx(0.1 * 1.05 * 0.5)
 
 
 def test_every_learning_rate_begins_at_its_largest_and_a_configuration_may_choose_it():

@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastnas.data import load_data
+from fastnas.data import DataConfig, load_data, placeholder_data
 from fastnas.memory.budget import Budget
 from fastnas.memory.planner import plan
 from fastnas.memory.prediction import measure, predict
-from fastnas.memory.scene import Setup, placeholder_data
+from fastnas.memory.scene import Setup
 from fastnas.memory.segments import measure_times, profile
 from fastnas.memory.text import describe
 from fastnas.methods.library import darts, p_darts
@@ -16,7 +16,7 @@ from fastnas.training.config import SearchConfig
 
 CELLS = replace(S2, num_nodes=1, concat=(2,))
 """Two cell types of two edges with two candidates: little to run."""
-DIGITS = placeholder_data("digits", 16)
+DIGITS = placeholder_data("digits", DataConfig(resolution=16))
 CONFIG = SearchConfig(channels=4, cells=3, epochs=6, batch_size=32, device="cpu")
 SETUP = Setup(CELLS, darts(), DIGITS, CONFIG)
 
@@ -118,10 +118,13 @@ def test_units_are_timed_within_a_step():
     assert sum(times.recompute) < times.step
 
 
-def test_data_is_described_without_being_there():
-    there, described_only = load_data("digits", resolution=16), placeholder_data("digits", 16)
+def test_data_has_a_placeholder_without_being_there():
+    there, placeholder = (
+        load_data("digits", DataConfig(resolution=16)),
+        placeholder_data("digits", DataConfig(resolution=16)),
+    )
     for name in ("name", "classes", "channels", "resolution", "large"):
-        mine, theirs = getattr(described_only, name), getattr(there, name)
+        mine, theirs = getattr(placeholder, name), getattr(there, name)
         assert (len(mine) == len(theirs)) if name == "classes" else mine == theirs
     imagenet = placeholder_data("imagenet:nowhere")
     assert (len(imagenet.classes), imagenet.resolution, imagenet.large) == (1000, 224, True)

@@ -7,8 +7,9 @@ import torch
 
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.bilevel.products import reverse_over_reverse
+from fastnas.data import placeholder_data
 from fastnas.memory.prediction import measure, measure_peaks, predict
-from fastnas.memory.scene import Setup, moments, placeholder_data, real_scene
+from fastnas.memory.scene import Setup, moments, real_scene
 from fastnas.memory.tracker import KEPT, SECOND
 from fastnas.methods.library import (
     METHODS,

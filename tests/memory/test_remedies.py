@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from fastnas.data import placeholder_data
 from fastnas.mechanisms.draw import BinaryGate, TwoPaths, gumbel_all, gumbel_selected
 from fastnas.memory.budget import Budget
 from fastnas.memory.planner import LEAST, fewer_paths, remedies
 from fastnas.memory.prediction import predict
-from fastnas.memory.scene import Setup, placeholder_data
+from fastnas.memory.scene import Setup
 from fastnas.methods.library import METHODS, darts, gdas, parsec, proxyless_nas, snas
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.training.config import SearchConfig

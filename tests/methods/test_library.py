@@ -15,7 +15,7 @@ from fastnas.engine.step import search_step
 from fastnas.mechanisms.connection import Connection
 from fastnas.methods.library import METHODS, nasp, p_darts, proxyless_nas
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.config import RetrainConfig, SearchConfig, TrainingSetup
 from fastnas.training.retrain import retrain
 from tests.engine.points import SPACE
 from tests.quick import quick_method
@@ -78,7 +78,7 @@ def test_a_search_is_finite_and_derives_a_network_that_trains(name, whole_runs):
     result = whole_runs(name)
     assert all(tensor.isfinite().all() for tensor in [*result.alpha.values(), *result.supernet.parameters()])
     SPACE.check(result.genotype)
-    trained = retrain(result.genotype, DIGITS, RETRAINING, train_fraction=0.05, device="cpu", own=SPACE)
+    trained = retrain(result.genotype, DIGITS, RETRAINING, TrainingSetup(train_fraction=0.05, device="cpu"), own=SPACE)
     assert all(tensor.isfinite().all() for tensor in trained.network.parameters())
     assert 0 <= trained.test_accuracy <= 1
     assert result.history[0]["alpha"] != result.history[-1]["alpha"] or result.stopped

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastnas.data import load_data
+from fastnas.data import DataConfig, load_data
 
 FILE = Path(__file__).parents[2] / "profiling" / "loading.py"
 
@@ -37,7 +37,7 @@ def test_every_loader_is_a_row_that_loads_all_images(loading, options, capsys):
 
 
 def test_a_crop_that_is_not_torchvisions_ends_the_comparison(loading, options, photos, monkeypatch):
-    data = load_data(f"imagenet:{photos}", resolution=40)
+    data = load_data(f"imagenet:{photos}", DataConfig(resolution=40))
     assert loading.pixels_of(data, 101).smaller == 0  # more than half of any side
     crop = loading.RandomResizedCrop
 

@@ -6,8 +6,9 @@ import memory as script
 import pytest
 import torch
 
+from fastnas.data import placeholder_data
 from fastnas.memory.prediction import measure
-from fastnas.memory.scene import Setup, placeholder_data
+from fastnas.memory.scene import Setup
 from fastnas.memory.tracker import Tracker
 from fastnas.methods.library import darts, p_darts
 from fastnas.spaces.cell_space import NASBENCH201
