@@ -62,3 +62,86 @@ def test_the_import_waits_for_nothing():
 
 def test_types_are_shipped():
     assert (Path(fastnas.__file__).parent / "py.typed").exists()
+
+
+TINY = fastnas.SearchConfig(
+    channels=4, cells=1, epochs=1, warmup_epochs=0, batch_size=32, train_fraction=0.1, device="cpu"
+)
+SHORT = fastnas.RetrainConfig(channels=4, cells=3, epochs=1, batch_size=32)
+
+
+def test_a_search_takes_names_functions_and_objects_alike(tmp_path):
+    by_name = fastnas.search("nasbench201", "darts", "digits", TINY, folder=str(tmp_path / "run"))
+    by_object = fastnas.search(fastnas.spaces.NASBENCH201, fastnas.methods.darts, Path("digits"), TINY)
+    assert by_name.genotype == by_object.genotype
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_retraining_takes_a_built_in_name_and_a_folder_as_text(tmp_path):
+    result = fastnas.retrain("DARTS_V2", "digits", SHORT, TINY, folder=str(tmp_path / "run"))
+    assert result.genotype == fastnas.spaces.read_genotype("DARTS_V2")
+
+
+def test_a_check_and_a_plan_take_names():
+    assert fastnas.check("nasbench201", "darts").ok
+    found = fastnas.plan("nasbench201", "darts", "digits", TINY, budget="8GiB", timed=False)
+    assert found.config.recompute == ("none",)
+
+
+DARTS, pc_darts = fastnas.spaces.DARTS, fastnas.methods.pc_darts
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fastnas.search(pc_darts(), DARTS, "digits"), "search: space must be a .*Space, got the Method 'pc_d"),
+        (lambda: fastnas.search(pc_darts(), DARTS, "digits"), r"The order of arguments is space, method, data\.$"),
+        (lambda: fastnas.search(DARTS, DARTS, "digits"), "search: method must be a Method, got the .*Space 'darts'"),
+        (lambda: fastnas.search("dart", "darts", "digits"), r"Did you mean darts\?"),
+        (lambda: fastnas.search(DARTS, "pc_dart", "digits"), r"Did you mean pc_darts\?"),
+        (lambda: fastnas.search(DARTS, "darts", 3), "search: data must be an ImageData, got an int"),
+        (lambda: fastnas.search(DARTS, "darts", "digits", SHORT), "config must be a SearchConfig, got a RetrainConfig"),
+        (lambda: fastnas.retrain("DARTS_V3", "digits"), r"Did you mean DARTS_V2\?|Did you mean DARTS_V1\?"),
+        (lambda: fastnas.retrain("digits", DARTS), "genotype: name must be a built-in name"),
+        (lambda: fastnas.retrain("PDARTS", "digits", TINY), "config must be a RetrainConfig, got a SearchConfig"),
+        (lambda: fastnas.check(DARTS), "check: method must stand beside a space"),
+        (lambda: fastnas.check(pc_darts(), DARTS), "check: subject must be a space, .* got the Method 'pc_darts'"),
+        (lambda: fastnas.plan(DARTS, "darts", 3, budget="1GiB"), "plan: data must be an ImageData, got an int"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+MINE = """
+from dataclasses import replace
+from fastnas.methods import darts
+
+def mine():
+    return replace(darts(), name="mine")
+
+def broken():
+    return 1 / 0
+
+value = replace(darts(), name="value")
+"""
+
+
+def test_a_method_of_a_file_and_of_a_module_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])  # as of a console script
+    Path("mine_interface.py").write_text(MINE)
+    as_method = fastnas.methods.as_method
+    assert as_method("mine_interface.py:mine") == as_method("mine_interface:mine")
+    assert as_method("mine_interface.py:value").name == "value"
+    for name, message in (
+        ("mine_interface.py:broken", "broken.* must run, got ZeroDivisionError"),
+        ("mine_interface.py:none", "mine_interface.py must define none, got nothing of that name"),
+        ("absent.py:mine", "FILE.py:NAME must name a Python file, got absent.py"),
+        ("absent_module:mine", "absent_module must run, got ModuleNotFoundError"),
+        ("mine_interface:", "code must be named as FILE.py:NAME or module:name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            as_method(name)

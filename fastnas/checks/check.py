@@ -1,5 +1,7 @@
 """Whether an architecture search does what it says: ``fastnas check``."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from fastnas.checks.engine import build_of
@@ -9,14 +11,16 @@ from fastnas.checks.gradients import DRAWS, gradient_findings, observe
 from fastnas.checks.point import images_of, networks_of
 from fastnas.checks.steps import repeats, step_findings, traces, twin_finding
 from fastnas.checks.system import Build, Claim
+from fastnas.errors import describe, invalid, require
 from fastnas.methods.method import Method
+from fastnas.methods.registry import as_method
 from fastnas.spaces.cell_space import CellSpace
-from fastnas_kernels.check import require
+from fastnas.supernet.own import as_space
 
 
 def check(
-    subject: CellSpace | nn.Module | Build,
-    method: Method | None = None,
+    subject: CellSpace | nn.Module | Build | str,
+    method: Method | str | Callable[[], Method] | None = None,
     *,
     claim: Claim | None = None,
     images: Tensor | None = None,
@@ -51,8 +55,8 @@ def check(
         assert fastnas.check(build).ok
 
     Args:
-        subject: A space, a supernet, or a function that builds a system.
-        method: What to check on it; not for a system, which is one already.
+        subject: A space or its name, a supernet, or a function that builds a system.
+        method: What to check on it, or its name; not for a system, which is one already.
         claim: What the gradient of alpha is, where the method has a part of your own that the library knows no
             formula of: see :mod:`fastnas.checks.claims`.
         images: Two batches ``[2, N, C, H, W]`` that the supernet takes, with at least two classes; tiny grey ones if
@@ -65,16 +69,19 @@ def check(
     Raises:
         ValueError: If the subject is none of these, or there is no formula to compare with.
     """
+    subject = as_space(subject) if isinstance(subject, str) else subject
     if isinstance(subject, CellSpace | nn.Module):
-        require(method is not None, "check", "method must stand beside a space or a supernet", "none")
-        assert method is not None
+        if method is None:
+            raise invalid("check", "method must stand beside a space or a supernet", "none")
+        method = as_method(method, "check")
         build = build_of(method, networks_of(subject), images_of(seed) if images is None else images, claim)
         space = subject if isinstance(subject, CellSpace) else subject.space
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
+    if not callable(subject) or isinstance(subject, Method):
+        raise invalid("check", "subject must be a space, a supernet or a function", describe(subject))
     remedy = "Its losses and its claim say all there is to say."
     alone = method is None and claim is None and images is None
     require(alone, "check", "a system must stand without method, claim and images", "one of them", remedy)
-    require(callable(subject), "check", "subject must be a space, a supernet or a function", type(subject).__name__)
     return _check(getattr(subject, "__name__", "system"), subject, seed)
 
 

@@ -16,7 +16,7 @@ from fastnas.data.images import ImageData, ImageSet, hold_out, share_memory
 from fastnas.data.loading import Batch, evaluation_batches, paired_batches, training_batches
 from fastnas.data.pixels import cut_out
 from fastnas.data.shards import write_shards
-from fastnas.data.sources import list_sources, load_data, placeholder_data, register_source
+from fastnas.data.sources import as_data, list_sources, load_data, placeholder_data, register_source
 
 __all__ = [
     "Batch",
@@ -26,6 +26,7 @@ __all__ = [
     "Halves",
     "ImageData",
     "ImageSet",
+    "as_data",
     "class_balanced_fraction",
     "cut_out",
     "divide",

@@ -15,7 +15,7 @@ from fastnas.data.folders import load_folder, load_imagenet, make_photographs
 from fastnas.data.images import SMALL, WHERE, ImageData, ImageSet, Items
 from fastnas.data.pixels import CIFAR, GREY, Normalise
 from fastnas.data.shards import read_shards
-from fastnas.errors import complaint, invalid
+from fastnas.errors import complaint, invalid, require_type
 
 Load = Callable[[Path, DataConfig], ImageData]
 
@@ -60,6 +60,21 @@ def list_sources() -> str:
     """All sources in one line, as they are written."""
     names = [f"{name}:ROOT" if source.has_root else name for name, source in SOURCES.items()]
     return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def as_data(data: object, where: str = "data") -> ImageData:
+    """Return images, from the images themselves or from what names them.
+
+    Args:
+        data: An :class:`ImageData`, or the ``source`` of :func:`load_data`.
+        where: The beginning of errors.
+
+    Raises:
+        ValueError: If it is neither, or the name or the folder is not as described.
+    """
+    if isinstance(data, str | Path):
+        return load_data(str(data))
+    return require_type(where, "data", data, ImageData, f"Or give {list_sources()}.")
 
 
 def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # noqa: B008

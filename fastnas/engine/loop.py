@@ -13,8 +13,8 @@ from fastnas.data import (
     Batch,
     BrokenImages,
     ImageData,
+    as_data,
     cut_out,
-    load_data,
     paired_batches,
     steps_per_epoch,
 )
@@ -33,15 +33,18 @@ from fastnas.engine.run import (
     weight_learning_rate,
 )
 from fastnas.engine.step import outer_eigenvalue, search_step
+from fastnas.errors import require_type
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.mechanisms.control import EigenvalueRollBack, RollBack, Stop, never
 from fastnas.mechanisms.pruning import keep_best, keep_everything
 from fastnas.methods.method import Method
+from fastnas.methods.registry import as_method
 from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
 from fastnas.seeds import stream
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.genotype import Genotype
+from fastnas.supernet.own import as_space
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import SearchConfig
 from fastnas.training.numerics import deterministic
@@ -74,12 +77,12 @@ class SearchResult:
 
 
 def search(
-    space_or_supernet: CellSpace | nn.Module,
-    method: Method,
-    data: ImageData | str,
+    space_or_supernet: CellSpace | nn.Module | str,
+    method: Method | str | Callable[[], Method],
+    data: ImageData | str | Path,
     config: SearchConfig = SearchConfig(),  # noqa: B008
     *,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
     ranks: Ranks = ALONE,
@@ -87,10 +90,10 @@ def search(
     """Search an architecture: train alpha and the weights of a supernet, as the method says, then derive.
 
     Args:
-        space_or_supernet: A space, for which a supernet is built, or a supernet: a module with a ``space``, called
-            as ``supernet(images, mix)``. A supernet of your own keeps its weights as the starting point and is trained
-            in place.
-        method: What to do; see :mod:`fastnas.methods.library`.
+        space_or_supernet: A space or its name, for which a supernet is built, or a supernet: a module with a
+            ``space``, called as ``supernet(images, mix)``. A supernet of your own keeps its weights as the starting
+            point and is trained in place.
+        method: What to do, or its name; see :mod:`fastnas.methods.library`.
         data: Images, or what names them: ``"digits"``, ``"cifar10:ROOT"``, ...
         config: Size, budget and optimisers.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``. If they are there already, the search goes on
@@ -103,7 +106,11 @@ def search(
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
     """
-    data = load_data(data) if isinstance(data, str) else data
+    if not isinstance(space_or_supernet, nn.Module):
+        space_or_supernet = as_space(space_or_supernet, "search")
+    method, data = as_method(method, "search"), as_data(data, "search")
+    require_type("search", "config", config, SearchConfig)
+    folder = None if folder is None else Path(folder)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)
     halves = _halves(data, method, config)

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
-from fastnas.data import ImageData
+from fastnas.data import ImageData, as_data, placeholder_data
 from fastnas.engine.fit import require_fit
+from fastnas.errors import complaint, require, require_type
 from fastnas.mechanisms.draw import BinaryGate, GumbelSoftmax, TwoPaths, gumbel_all, gumbel_selected
 from fastnas.mechanisms.perturbation import unperturbed
 from fastnas.mechanisms.relaxation import softmax
@@ -16,11 +18,12 @@ from fastnas.memory.prediction import Prediction, predict
 from fastnas.memory.scene import Setup
 from fastnas.memory.segments import Pass, Profile, Times, measure_times, profile
 from fastnas.methods.method import Method
+from fastnas.methods.registry import as_method
 from fastnas.ranks import torch_device
 from fastnas.spaces.cell_space import CellSpace, with_depth
+from fastnas.supernet.own import as_space
 from fastnas.supernet.recompute import Word
 from fastnas.training.config import SearchConfig
-from fastnas_kernels.check import complaint, require
 
 WHERE = "plan"
 Change = Literal["precision", "batch"]
@@ -85,10 +88,10 @@ class Plan:
 
 
 def plan(
-    space: CellSpace,
-    method: Method,
-    data: ImageData,
-    config: SearchConfig,
+    space: CellSpace | str,
+    method: Method | str | Callable[[], Method],
+    data: ImageData | str | Path,
+    config: SearchConfig = SearchConfig(),  # noqa: B008
     *,
     budget: str | Budget,
     allow: Sequence[Change] = (),
@@ -107,9 +110,9 @@ def plan(
     The plan that is returned was predicted as a whole, as the search would run it, and fits.
 
     Args:
-        space: Where to search.
-        method: How.
-        data: On what; see :func:`fastnas.data.placeholder_data` for data that is not here.
+        space: Where to search, or its name.
+        method: How, or its name.
+        data: On what, or what names it: images that are not here are described by their sizes.
         config: With what numbers; its ``recompute`` is chosen anew.
         budget: See :func:`fastnas.memory.budget.read_budget`.
         allow: What else may change: ``precision``, ``batch``.
@@ -121,6 +124,9 @@ def plan(
     Raises:
         ValueError: If the budget does not hold the weights, or method and space do not fit together.
     """
+    space, method = as_space(space, WHERE), as_method(method, WHERE)
+    data = placeholder_data(str(data)) if isinstance(data, str | Path) else as_data(data, WHERE)
+    require_type(WHERE, "config", config, SearchConfig)
     require_fit(method, space)
     budget = read_budget(budget) if isinstance(budget, str) else budget
     requested = Setup(with_depth(space, config.cells), method, data, replace(config, recompute=("none",)))

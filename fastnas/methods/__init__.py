@@ -24,12 +24,13 @@ from fastnas.methods.library import (
     snas,
 )
 from fastnas.methods.method import Method, Term
-from fastnas.methods.registry import METHODS, list_methods, method_by_name, register_method
+from fastnas.methods.registry import METHODS, as_method, list_methods, method_by_name, register_method
 
 __all__ = [
     "METHODS",
     "Method",
     "Term",
+    "as_method",
     "asap",
     "darts",
     "darts_2nd",

@@ -1,13 +1,13 @@
 """The methods by name: the library's own, and those that users register."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from fastnas.errors import invalid
+from fastnas.errors import invalid, require_type, suggest
 from fastnas.methods.method import Method
+from fastnas.user_code import load_user_object, names_code, run_user_code
 
 Recipe = TypeVar("Recipe", bound=Callable[..., Method])
 
@@ -75,9 +75,35 @@ def method_by_name(name: str, **options: Any) -> Method:
     plain = name.lower().replace("-", "_").replace(" ", "_")
     if plain in _METHODS:
         return _METHODS[plain](**options)
-    close = get_close_matches(plain, _METHODS, n=1)
-    remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(_METHODS)}."
-    raise invalid("method", "name must be a registered method", repr(name), remedy)
+    rule = "name must be a registered method, FILE.py:NAME or module:name"
+    raise invalid("method", rule, repr(name), suggest(plain, _METHODS))
+
+
+def as_method(method: object, where: str = "method") -> Method:
+    """Return a method, from the method itself, a function that returns one, or a name.
+
+    Args:
+        method: A :class:`Method`; one of :func:`list_methods`; ``FILE.py:NAME`` or ``module:name`` of your own, which
+            is executed; or a function without arguments, as ``fastnas.methods.darts``.
+        where: The beginning of errors.
+
+    Raises:
+        ValueError: If it is none of these, or your code fails.
+
+    Example:
+        >>> import fastnas.methods
+        >>> fastnas.methods.as_method("gdas") == fastnas.methods.as_method(fastnas.methods.gdas)
+        True
+    """
+    what = "method"
+    if isinstance(method, str):
+        if not names_code(method):
+            return method_by_name(method)
+        what, method = method, load_user_object(method, "method")
+    if callable(method) and not isinstance(method, type):
+        recipe = method
+        method = run_user_code(recipe, f"{what}()", None, where)
+    return require_type(where, what, method, Method, "The order of arguments is space, method, data.")
 
 
 def summarize(recipe: Callable[..., Method]) -> str:

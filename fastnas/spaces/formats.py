@@ -9,17 +9,34 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fastnas.errors import complaint, require, require_type, suggest
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.dag import FullDag
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.known import KNOWN
 from fastnas.spaces.registry import space_by_name
-from fastnas_kernels.check import complaint, require
 
 WHERE = "genotype"
 _WORDS = {"normal": "normal", "reduction": "reduce"}  # what the field's text calls the cell types
 LONG = 300  # characters of a path that an error still repeats
 FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
+
+
+def as_genotype(genotype: object, own: CellSpace | None = None, where: str = "genotype") -> Genotype:
+    """Return a genotype, from the genotype itself, a result that has one, a built-in name, a file or a text.
+
+    Args:
+        genotype: A :class:`Genotype`, what a search or a retraining returned, or what :func:`read_genotype` takes.
+        own: A space beside those of the library that the genotype may belong to.
+        where: The beginning of errors.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if isinstance(genotype, str | Path):
+        return read_genotype(str(genotype), own)
+    genotype = getattr(genotype, "genotype", genotype)
+    return require_type(where, "genotype", genotype, Genotype, f"Or give {FORMS}.")
 
 
 def read_genotype(what: str, own: CellSpace | None = None) -> Genotype:
@@ -38,7 +55,7 @@ def read_genotype(what: str, own: CellSpace | None = None) -> Genotype:
     if not looks_like_text:
         path = Path(what)
         got = repr(what) if len(what) < LONG else _excerpt(what)
-        require(_is_file(path), WHERE, f"name must be {FORMS}", got, f"Built in: {', '.join(KNOWN)}.")
+        require(_is_file(path), WHERE, f"name must be {FORMS}", got, suggest(what, KNOWN))
         try:
             what = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

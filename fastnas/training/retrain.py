@@ -18,19 +18,20 @@ from fastnas.data import (
     Batch,
     BrokenImages,
     ImageData,
+    as_data,
     evaluation_batches,
-    load_data,
     steps_per_epoch,
     training_batches,
 )
 from fastnas.data.division import class_balanced_fraction
+from fastnas.errors import require_type
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.mechanisms.schedules import LEARNING_RATES, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.cell_space import CellSpace
-from fastnas.spaces.formats import genotype_to_json
+from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
@@ -65,12 +66,12 @@ def learning_rate(config: RetrainConfig, epoch: int) -> float:
 
 
 def retrain(
-    genotype: Genotype,
-    data: ImageData | str,
+    genotype: Genotype | str | Path,
+    data: ImageData | str | Path,
     config: RetrainConfig = RetrainConfig(),  # noqa: B008
     setup: TrainingSetup = TrainingSetup(),  # noqa: B008
     *,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     own: CellSpace | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
@@ -79,7 +80,7 @@ def retrain(
     """Train the network of ``genotype`` on the whole training set and measure it on the test set.
 
     Args:
-        genotype: What to build.
+        genotype: What to build, or its name (``"DARTS_V2"``), file or text.
         data: Images, or what names them.
         config: Size, budget and optimiser.
         setup: Seed, share of the images, precision, device; a ``SearchConfig`` will do.
@@ -94,7 +95,9 @@ def retrain(
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
     """
-    data = load_data(data) if isinstance(data, str) else data
+    genotype, data = as_genotype(genotype, own, "retrain"), as_data(data, "retrain")
+    require_type("retrain", "config", config, RetrainConfig)
+    folder = None if folder is None else Path(folder)
     require_divisible(ranks, config.batch_size)
     broken = BrokenImages(setup.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
     training = _Training(genotype, data, config, setup, own, ranks, broken)

@@ -168,7 +168,7 @@ def test_files_that_hold_no_genotype_are_refused(tmp_path):
     (tmp_path / "binary").write_bytes(b"\x80\x02\xff\xfe")
     with pytest.raises(ValueError, match="binary data"):
         read_genotype(str(tmp_path / "binary"))
-    with pytest.raises(ValueError, match="Built in: DARTS_V1"):
+    with pytest.raises(ValueError, match="Known are DARTS_V1"):
         read_genotype(str(tmp_path / "missing"))
     with pytest.raises(ValueError, match=f"got {str(tmp_path)!r}"):
         read_genotype(str(tmp_path))

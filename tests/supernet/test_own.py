@@ -93,13 +93,13 @@ BAD = {
     "no such name": (EXAMPLE, "my_space.py:nope", "my_space.py must define nope, got nothing of that name"),
     "syntax": ("x = (", "my_space.py:x", "my_space.py must run, got SyntaxError in line 1"),
     "failure": ("\nx = 1 / 0", "my_space.py:x", "must run, got ZeroDivisionError in line 2: division by zero"),
-    "no space": ("x = 3", "my_space.py:x", "x in my_space.py must be a CellSpace, or a function .*, got int"),
+    "no space": ("x = 3", "my_space.py:x", "x in my_space.py must be a CellSpace, or a function .*, got an int"),
     "chain": (
         "from fastnas.spaces import proxyless\nx = proxyless(2)",
         "my_space.py:x",
         "x in my_space.py must be a space of cells, got a chain",
     ),
-    "taken": (EXAMPLE.replace('"my_space"', '"darts"'), "my_space.py:my_space", "must not be called like a space of"),
+    "taken": (EXAMPLE.replace('"my_space"', '"darts"'), "my_space.py:my_space", "must have a name of its own"),
     "graph": (
         EXAMPLE.replace("num_nodes=2", "num_nodes=0"),
         "my_space.py:my_space",
