@@ -116,8 +116,8 @@ def traced(settings: BeforeAfter, data: ImageData, epochs: int) -> Trace:
     # An epoch's last step is reported after its evaluation, and its first one begins there
     last = {begin - 1 for begin in begins}
     steps = [after - before for number, (before, after) in enumerate(pairwise(marks), 1) if number not in last]
-    beta = method.connection.edge_normalisation
-    logits = initial_logits(DARTS, beta, config.seed, CPU, method.alpha_mean, method.alpha_scale)
+    beta = method.edge_normalisation
+    logits = initial_logits(DARTS, beta, config.seed, CPU, method.alpha_init_mean, method.alpha_init_std)
     first = {name: x.tolist() for name, x in by_cell_type(logits, "alpha", lambda x: x).items()}
     return Trace(steps, whole, [_flat(first), *(_flat(record["alpha"]) for record in records)])
 

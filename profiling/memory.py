@@ -93,8 +93,8 @@ def case(method: str, space: str, data: str = "digits", side: int = 16, **change
         few = replace(made.hypergradient, draws=2)  # type: ignore[type-var]
         made = replace(made, hypergradient=few, weight_average=few)  # type: ignore[arg-type]
     config = replace(SMALL, **changes)  # type: ignore[arg-type]
-    if made.connection.k > 1:
-        config = replace(config, channels=max(config.channels, 4 * made.connection.k))
+    if made.partial_channels > 1:
+        config = replace(config, channels=max(config.channels, 4 * made.partial_channels))
     in_space = with_depth(space_by_name(space), config.cells)
     words = " ".join(config.recompute)
     title = f"{method}, {space}, C={config.channels}, {config.cells} cells, {config.batch_size}×{side}², "

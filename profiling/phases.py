@@ -55,9 +55,9 @@ class Phases:
 def main(settings: Phases) -> None:
     torch.manual_seed(0)
     method, space, device = METHODS[settings.method](), space_by_name(settings.space), torch.device(settings.device)
-    net = build_supernet(space, 10, settings.channels, settings.cells, method.connection.k, 3, False).to(device)
+    net = build_supernet(space, 10, settings.channels, settings.cells, method.partial_channels, 3, False).to(device)
     w = dict(net.named_parameters())
-    alpha = initial_logits(space, method.connection.edge_normalisation, 0, device)
+    alpha = initial_logits(space, method.edge_normalisation, 0, device)
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution, device=device)
     labels = torch.randint(10, (settings.batch_size,), device=device)
 

@@ -24,7 +24,6 @@ from torch import Tensor
 from fastnas.data import DataConfig, ImageData, evaluation_batches, load_data
 from fastnas.engine import Run, alpha_problem, fresh_state, search, search_step, stage_supernet
 from fastnas.files import append_json_line, read_json_lines
-from fastnas.mechanisms.control import never
 from fastnas.methods.library import METHODS
 from fastnas.methods.method import Method
 from fastnas.spaces.benchmark import look_up
@@ -173,7 +172,7 @@ def _outcome(options: Searches, data: ImageData, name: str, seed: int) -> Record
 def _searched(
     options: Searches, method: Method, space: CellSpace, data: ImageData, seed: int
 ) -> tuple[Genotype, Record]:
-    joint = method.protocol.joint  # such a method trains on both halves: an epoch has twice the steps
+    joint = method.update_schedule.joint  # such a method trains on both halves: an epoch has twice the steps
     rule = f"epochs must be even for {method.name}, which takes the same number of steps in half of them"
     by_steps = options.seconds is None
     require(options.epochs % 2 == 0 or not joint or not by_steps, "searches", rule, options.epochs)
@@ -219,7 +218,7 @@ def epochs_within(seconds: float, method: Method, space: CellSpace, data: ImageD
     """
     stages, marks = len(method.stages), [process_time()]
     tried = replace(config, epochs=2 * stages, warmup_epochs=1)
-    patient = replace(method, control=never)
+    patient = replace(method, control=None)
     search(space, patient, data, tried, on_epoch=lambda record: marks.append(process_time()))
     waits, moves = (sum(marks[i + 1] - marks[i] for i in range(first, 2 * stages, 2)) for first in (0, 1))
     of_mean_epoch = (method.warmup_share * waits + (1 - method.warmup_share) * moves) / stages
@@ -266,7 +265,7 @@ def bytes_of_steps(method: Method, space: CellSpace, data: ImageData, config: Se
     ]
     permanent = [*state.w.values(), *state.alpha.values(), *state.supernet.buffers()]
     alpha_step = None
-    if not method.protocol.joint:
+    if not method.update_schedule.joint:
         problem = alpha_problem(run, *batches)
         alpha_step = peak_saved_bytes(lambda: method.hypergradient(problem, state.w, state.alpha), permanent)
     return StepBytes(peak_saved_bytes(lambda: search_step(run, batches[0], None), permanent), alpha_step)

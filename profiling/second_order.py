@@ -25,12 +25,11 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from fastnas.bilevel.difference import central_difference
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.named import norm
 from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Bilevel, Tensors, detached
-from fastnas.bilevel.products import forward_over_reverse, kept_product, reverse_over_reverse
+from fastnas.bilevel.products import central_difference, forward_over_reverse, kept_product, reverse_over_reverse
 from fastnas.data import Batch, evaluation_batches, load_data
 from fastnas.engine import Run, alpha_problem, fresh_state, relax, search_step, stage_supernet
 from fastnas.methods.library import darts

@@ -14,5 +14,5 @@ def quick_method(name, draws=2):
     if name == "proxyless_nas_r":
         method = replace(method, hypergradient=replace(method.hypergradient, draws=draws))
     if name.startswith("proxyless_nas"):
-        method = replace(method, protocol=replace(method.protocol, alpha_every=1))
+        method = replace(method, update_schedule=replace(method.update_schedule, alpha_every=1))
     return method

@@ -12,7 +12,6 @@ import torch
 from fastnas.costs.limit import DeriveWithin
 from fastnas.costs.tables import NetworkSize, parameter_table
 from fastnas.fingerprint import fingerprint
-from fastnas.mechanisms.connection import Connection
 from fastnas.mechanisms.schedules import Constant, Ramp
 from fastnas.methods.library import METHODS, darts, gdas, p_darts, pc_darts, robust_darts_dp
 from fastnas.methods.method import Term
@@ -36,7 +35,7 @@ def limited(limit):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (pc_darts(), replace(pc_darts(), connection=Connection(k=2, edge_normalisation=True))),
+        (pc_darts(), replace(pc_darts(), partial_channels=2, edge_normalisation=True)),
         (gdas(), gdas(last_tau=0.1)),
         (p_darts(), p_darts(skips=3)),
         (robust_darts_dp(), robust_darts_dp(largest=0.4)),

@@ -1,11 +1,17 @@
 """Bilevel problems, their hypergradients and their curvature: useful without architecture search."""
 
-from fastnas.bilevel.average import OverProcesses
-from fastnas.bilevel.difference import Difference, central_difference
-from fastnas.bilevel.hypergradient import Implicit, Unrolled, UnrolledByDifferences, first_order, unrolled
+from fastnas.bilevel.hypergradient import FirstOrder, Implicit, Unrolled, UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Bilevel, SgdStep
-from fastnas.bilevel.products import forward_over_reverse, gauss_newton, mean_product, reverse_over_reverse
+from fastnas.bilevel.problem import Bilevel, OverProcesses, SgdStep
+from fastnas.bilevel.products import (
+    Difference,
+    central_difference,
+    forward_over_reverse,
+    gauss_newton,
+    mean_product,
+    reverse_over_reverse,
+)
+from fastnas.bilevel.score_function import ImportanceWeighted, Reinforce
 from fastnas.bilevel.solve import ConjugateGradients, Neumann
 from fastnas.bilevel.spectrum import dominant_eigenvalue, dominant_interval, eigenpairs, spectral_density, trace
 
@@ -13,10 +19,13 @@ __all__ = [
     "Bilevel",
     "ConjugateGradients",
     "Difference",
+    "FirstOrder",
     "HessianOperator",
     "Implicit",
+    "ImportanceWeighted",
     "Neumann",
     "OverProcesses",
+    "Reinforce",
     "SgdStep",
     "Unrolled",
     "UnrolledByDifferences",

@@ -1,30 +1,44 @@
-"""Gradients of the outer loss for the outer variables (axes D and E)."""
+"""Gradients of the outer loss for the outer variables, by differentiation."""
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
+from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of, undisturbed
 from fastnas.bilevel.products import Product, forward_over_reverse
 from fastnas.bilevel.solve import ConjugateGradients, Solve
-from fastnas.bilevel.undisturbed import undisturbed
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 Hypergradient = Callable[[Bilevel, Tensors, Tensors], tuple[Tensor, dict[str, Tensor]]]
-"""From a problem, ``w`` and ``alpha`` to the outer loss and its gradient for every entry of ``alpha``."""
+"""From a problem, ``w`` and ``alpha`` to the outer loss and its gradient for every entry of ``alpha``.
+
+What else there is to know of one it says by attributes, and a plain function by their absence: ``unrolls``, whether it
+looks through steps of the weights; ``scores``, whether it needs the log-probabilities of discrete draws and no slope;
+``reads_reward``, whether it asks what a draw is worth; ``claim``, the name of what the oracle compares it with; and
+``weight_transfers``, how often several processes exchange as many numbers as there are weights.
+"""
 
 
-def first_order(problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+@dataclass(frozen=True)
+class FirstOrder:
     """Treat ``w`` as constant: the ``xi = 0`` case of DARTS (Liu et al., 2019, arXiv:1806.09055, section 2.3).
 
     The weights enter detached, so no gradient is computed or prepared for them.
     """
-    leaves = _leaves(alpha)
-    return _slopes(problem, lambda: problem.outer(detached(w), leaves, 0), leaves)
+
+    claim: ClassVar[str] = "slope"
+
+    def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
+        leaves = _leaves(alpha)
+        return _slopes(problem, lambda: problem.outer(detached(w), leaves, 0), leaves)
+
+
+first_order = FirstOrder()
 
 
 @dataclass(frozen=True)
@@ -46,11 +60,24 @@ class Unrolled:
     steps: int = 1
     differentiated: int | None = None
     product: Product = forward_over_reverse
+    unrolls: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "Unrolled", "steps must be at least 1", self.steps)
-        fits = self.differentiated is None or 0 <= self.differentiated <= self.steps
-        require(fits, "Unrolled", f"differentiated must lie between 0 and steps, {self.steps}", self.differentiated)
+        if self.steps < 1:
+            raise invalid("Unrolled", "steps must be at least 1", self.steps)
+        if self.differentiated is not None and not 0 <= self.differentiated <= self.steps:
+            rule = f"differentiated must lie between 0 and steps, {self.steps}"
+            raise invalid("Unrolled", rule, self.differentiated)
+
+    @property
+    def claim(self) -> str | None:
+        """What the oracle compares it with: the slope after one step; it knows no formula for several."""
+        return "slope after a step" if self.steps == 1 and self.differentiated in (None, 1) else None
+
+    @property
+    def weight_transfers(self) -> int:
+        """Each step sends its gradient, and its product with the Hessian; the last one the outer gradient instead."""
+        return 2 * self.steps
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         first = 0 if self.differentiated is None else self.steps - self.differentiated
@@ -95,9 +122,13 @@ class UnrolledByDifferences:
     """
 
     radius: float = 0.01
+    unrolls: ClassVar[bool] = True
+    claim: ClassVar[str] = "slope after a step by differences"
+    weight_transfers: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        require(self.radius > 0, "UnrolledByDifferences", "radius must be positive", self.radius)
+        if self.radius <= 0:
+            raise invalid("UnrolledByDifferences", "radius must be positive", self.radius)
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         leaves, step = _leaves(w), problem.inner_step
@@ -134,9 +165,11 @@ class Implicit:
     solve: Solve = ConjugateGradients()  # noqa: RUF009  (frozen)
     damping: float = 0.0
     product: Product = forward_over_reverse
+    unrolls: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        require(self.damping >= 0, "Implicit", "damping must not be negative", self.damping)
+        if self.damping < 0:
+            raise invalid("Implicit", "damping must not be negative", self.damping)
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         at, fixed, shift = detached(w), detached(alpha), problem.inner_step.weight_decay + self.damping
@@ -199,49 +232,3 @@ def _parted(both: Tensors, w: Tensors, alpha: Tensors) -> tuple[dict[str, Tensor
     parts = (("w", w), ("alpha", alpha))
     of_w, of_alpha = ({n: both[f"{key} {n}"] for n in names if f"{key} {n}" in both} for key, names in parts)
     return of_w, of_alpha
-
-
-@dataclass(frozen=True)
-class ImportanceWeighted:
-    """Score-function gradient with every draw weighted by how likely it makes the data.
-
-    ``-sum_k omega_k d log p(A_k | alpha)`` over draws ``A_1 ... A_K``, where ``l_k`` is the log-likelihood of the
-    batch under ``A_k`` (Casale et al., 2019, arXiv:1902.05116). Self-normalised, ``omega`` is the softmax of
-    ``l / temperature``: a consistent but, for finite K, biased estimate of the gradient of the log-evidence; with
-    K = 1 its expectation is zero. Otherwise ``omega_k = exp(l_k / temperature) / K``: unbiased, but for the
-    gradient of the evidence itself. Only the losses of the draws are needed, so nothing is saved for a backward
-    pass of the network.
-
-    Args:
-        draws: K (paper: 16 in the DARTS space).
-        temperature: What the summed log-likelihood is divided by: 1 for the likelihood of the whole batch, under
-            which one draw takes nearly all the weight; ``None`` for the batch size, the likelihood of a mean example.
-        self_normalised: Which of the two forms.
-    """
-
-    draws: int = 16
-    temperature: float | None = None
-    self_normalised: bool = True
-
-    def __post_init__(self) -> None:
-        where, minimum = "ImportanceWeighted", 2 if self.self_normalised else 1
-        remedy = "The expected gradient of one self-normalised draw is zero." if self.self_normalised else ""
-        require(self.draws >= minimum, where, f"draws must be at least {minimum}", self.draws, remedy)
-        require(
-            self.temperature is None or self.temperature > 0, where, "temperature must be positive", self.temperature
-        )
-
-    def weights(self, losses_K: Tensor, num_examples: int) -> Tensor:
-        """The weight of each draw, ``[K]``, from the mean losses of the draws over ``num_examples``."""
-        temperature = num_examples if self.temperature is None else self.temperature
-        log_likelihood_K = -losses_K.detach() * (num_examples / temperature)
-        return log_likelihood_K.softmax(0) if self.self_normalised else log_likelihood_K.exp() / len(losses_K)
-
-    def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        assert problem.log_probability is not None, "a method refuses this estimator without a discrete draw"
-        with torch.no_grad(), undisturbed(problem.state):
-            losses_K = torch.stack([problem.outer(w, alpha, draw) for draw in range(self.draws)])
-        weights_K = self.weights(losses_K, problem.outer_size)
-        log_probabilities_K = torch.stack([problem.log_probability(alpha, draw) for draw in range(self.draws)])
-        gradients = gradients_of(-(weights_K * log_probabilities_K).sum(), alpha)
-        return losses_K.mean(), problem.average(gradients)

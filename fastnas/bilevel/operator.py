@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.average import Average, alone
 from fastnas.bilevel.named import LossOf
-from fastnas.bilevel.problem import Tensors
+from fastnas.bilevel.problem import Average, Tensors, alone
 from fastnas.bilevel.products import Product, forward_over_reverse, kept_product, mean_product
 from fastnas_kernels.check import complaint, require
 

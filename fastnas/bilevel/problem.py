@@ -1,12 +1,13 @@
 """What every hypergradient is asked about: two losses, how the inner one is descended on, and what may be random."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
-from fastnas.bilevel.average import Average, alone
+from fastnas_kernels.check import invalid
 
 Tensors = Mapping[str, Tensor]
 Loss = Callable[[Tensors, Tensors, int], Tensor]
@@ -50,6 +51,42 @@ class SgdStep:
         return gradient, self.momentum * self.buffers[name] + gradient if name in self.buffers else gradient
 
 
+Average = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+"""From the tensors of this process to the means over all processes; called by all of them in the same order."""
+
+
+def alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One process: nothing to average."""
+    return dict(tensors)
+
+
+@dataclass(frozen=True)
+class OverProcesses:
+    """The mean over the processes of a group, all tensors in one message.
+
+    Every quantity that a hypergradient averages is linear in the loss: a gradient, a product with a Hessian. Averaged
+    where it is first known, before anything nonlinear is done with it (a step, a solve, a norm), it gives every process
+    what one process with all batches would have. The mean of losses is meant: batch normalisation by the statistics of
+    each process's own images is another function than that of all images at once, in one process as in several.
+
+    Args:
+        group: Of ``torch.distributed``; ``None`` for all processes.
+    """
+
+    group: distributed.ProcessGroup | None = None
+
+    def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        remedy = "Call torch.distributed.init_process_group first."
+        if not distributed.is_initialized():
+            raise invalid("OverProcesses", "processes must have been joined", "none", remedy)
+        if not tensors:
+            return {}
+        flat = torch.cat([x.detach().flatten() for x in tensors.values()])
+        distributed.all_reduce(flat, group=self.group)
+        parts = (flat / distributed.get_world_size(self.group)).split([x.numel() for x in tensors.values()])
+        return {name: part.view(x.shape) for part, (name, x) in zip(parts, tensors.items(), strict=True)}
+
+
 @dataclass(frozen=True)
 class Bilevel:
     """min over ``alpha`` of ``outer(w*(alpha), alpha)``, where ``w*(alpha)`` minimises ``inner(w, alpha)``.
@@ -60,11 +97,10 @@ class Bilevel:
         inner_step: The step that the weights are about to make; what an unrolled hypergradient looks through.
         log_probability: Of a draw, from ``(alpha, draw)``, a scalar; ``None`` where nothing discrete is drawn.
         outer_size: Examples that the mean in ``outer`` is taken over.
-        judge: The outer loss of a draw and what it is worth, from ``(w, alpha, draw)``; ``None`` where losses alone
-            count.
+        reward: The outer loss of a draw and its reward, from ``(w, alpha, draw)``; ``None`` where losses alone count.
         state: Tensors that evaluating a loss moves, such as statistics of batch normalisation; every hypergradient
             puts them back.
-        average: The mean over processes, each of which has losses of its own; see :mod:`fastnas.bilevel.average`.
+        average: The mean over processes, each of which has losses of its own; see :class:`OverProcesses`.
     """
 
     inner: Loss
@@ -72,7 +108,7 @@ class Bilevel:
     inner_step: SgdStep = SgdStep(0.0)
     log_probability: Callable[[Tensors, int], Tensor] | None = None
     outer_size: int = 1
-    judge: Callable[[Tensors, Tensors, int], tuple[Tensor, Tensor]] | None = None
+    reward: Callable[[Tensors, Tensors, int], tuple[Tensor, Tensor]] | None = None
     state: Sequence[Tensor] = ()
     average: Average = alone
 
@@ -89,3 +125,26 @@ def gradients_of(loss: Tensor, variables: Tensors, *, create_graph: bool = False
     grads = torch.autograd.grad(loss, list(variables.values()), allow_unused=True, create_graph=create_graph)
     pairs = zip(variables.items(), grads, strict=True)
     return {name: torch.zeros_like(x) if grad is None else grad for (name, x), grad in pairs}
+
+
+@contextmanager
+def undisturbed(state: Sequence[Tensor] = ()) -> Iterator[None]:
+    """Put the random state, and ``state``, back to what they were, bit for bit, also if something raises.
+
+    What begins inside begins from the same random numbers, so a loss with dropout that is evaluated twice, each time
+    in a block of its own, is one function.
+
+    Args:
+        state: Tensors that an evaluation moves, for example ``tuple(network.buffers())``, the statistics of its
+            batch normalisation.
+    """
+    before = [x.detach().clone() for x in state]
+    devices = [x.device for x in state if x.device.type == "cuda"]
+    devices += [torch.device("cuda", torch.cuda.current_device())] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(sorted({d.index for d in devices})):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for x, old in zip(state, before, strict=True):
+                    x.copy_(old)

@@ -7,10 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.average import Average, alone
 from fastnas.bilevel.named import LossOf
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Tensors
+from fastnas.bilevel.problem import Average, Tensors, alone
 from fastnas.bilevel.products import forward_over_reverse, mean_product
 from fastnas_kernels.check import complaint, require
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from fastnas.bilevel.problem import Tensors, detached, gradients_of
 from fastnas.checks.slopes import Direction, Slopes, change_along, slopes
 from fastnas.checks.system import Alternative, Claimed, System
-from fastnas_kernels.check import require
+from fastnas.mechanisms.relaxation import probabilities
+from fastnas_kernels.check import invalid
 
 
 def slope_of_outer(system: System, directions: list[Direction]) -> Claimed:
@@ -93,7 +94,8 @@ def stepped_weights(system: System, alpha: Tensors) -> dict[str, Tensor]:
     copies = [p for group in optimizer.param_groups for p in group["params"]]
     copy_of = {id(p): copy for p, copy in zip(owned, copies, strict=True)}
     missing = [name for name, p in system.w.items() if id(p) not in copy_of]
-    require(not missing, "check", "weight_optimizer must own every weight", f"none of {', '.join(missing)}")
+    if missing:
+        raise invalid("check", "weight_optimizer must own every weight", f"none of {', '.join(missing)}")
     w = {name: copy_of[id(p)].detach().requires_grad_() for name, p in system.w.items()}
     gradients = gradients_of(system.inner(w, detached(alpha), 0), w)
     for copy in copies:
@@ -162,11 +164,11 @@ class Scored:
 
     Args:
         choice: From ``(alpha, draw)`` to one-hot rows under the names of alpha's tensors.
-        importance: From the losses ``[K]`` of the draws, or what else they are judged by, to their weights ``[K]``.
+        importance: From the losses ``[K]`` of the draws, or what else they are valued by, to their weights ``[K]``.
         draws: K.
         tau: Temperature of the choice.
         alive: Which candidates take part in the choice, under the names of alpha's tensors; all where one is missing.
-        judged_by: What a draw is judged by, from ``(w, alpha, draw)``; ``None`` for the outer loss.
+        value: What a draw is valued by, from ``(w, alpha, draw)``; ``None`` for the outer loss.
     """
 
     choice: Callable[[Tensors, int], Mapping[str, Tensor]]
@@ -174,12 +176,12 @@ class Scored:
     draws: int
     tau: float = 1.0
     alive: Mapping[str, Tensor] = field(default_factory=dict)
-    judged_by: Callable[[Tensors, Tensors, int], Tensor] | None = None
+    value: Callable[[Tensors, Tensors, int], Tensor] | None = None
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
         w, alpha = detached(system.w), detached(system.alpha)
-        judge = system.outer if self.judged_by is None else self.judged_by
-        losses_K = torch.stack([judge(w, alpha, k).detach() for k in range(self.draws)])
+        value = system.outer if self.value is None else self.value
+        losses_K = torch.stack([value(w, alpha, k).detach() for k in range(self.draws)])
         choices = [self.choice(alpha, k) for k in range(self.draws)]
 
         def score(omega_K: Tensor) -> Tensor:
@@ -210,13 +212,6 @@ class Scored:
             ]
 
         return Claimed(Slopes(exact, torch.zeros_like(exact)), alternatives)
-
-
-def probabilities(alpha_EK: Tensor, tau: float = 1.0, alive_EK: Tensor | None = None) -> Tensor:
-    """``exp(alpha / tau)`` over its sum along each row, written out; zero for what is not alive."""
-    weight_EK = ((alpha_EK - alpha_EK.amax(-1, keepdim=True)) / tau).exp()
-    weight_EK = weight_EK if alive_EK is None else weight_EK * alive_EK
-    return weight_EK / weight_EK.sum(-1, keepdim=True)
 
 
 def _of_inner(system: System, directions: list[Direction]) -> Alternative:

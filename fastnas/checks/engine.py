@@ -14,7 +14,6 @@ from fastnas.checks.point import NetworkOf, Point, few_draws, point_of
 from fastnas.checks.system import Build, Claim, System, Twin
 from fastnas.engine.coefficients import relax
 from fastnas.engine.step import search_step
-from fastnas.mechanisms.perturbation import unperturbed
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method, Term
 
@@ -55,7 +54,7 @@ def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
             search_step(run, point.weight_batch, point.search_batch)
 
     def weight_step() -> None:
-        if not method.protocol.joint:
+        if not method.update_schedule.joint:
             search_step(run, point.weight_batch, None)
             return
         with _held(state.alpha_optimizer):  # both move at once: look at one
@@ -116,9 +115,9 @@ def _alphas_part(point: Point) -> Iterator[None]:
 
 
 def _twins(method: Method, network_of: NetworkOf, images: Tensor, claim: Claim | None) -> tuple[Twin, ...]:
-    if method.perturbation is unperturbed:
+    if method.perturbation is None:
         return ()
     still = replace(method, radius=Constant(0.0))
-    plain = replace(method, perturbation=unperturbed)
+    plain = replace(method, perturbation=None)
     name = "a perturbation of radius 0 changes no bit of the weight step"
     return (Twin(name, *(build_of(one, network_of, images, claim) for one in (still, plain))),)

@@ -8,19 +8,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted
 from fastnas.bilevel.problem import Tensors, detached
-from fastnas.bilevel.reinforce import Reinforce
-from fastnas.checks.claims import probabilities
 from fastnas.checks.method_claims import importance_of, inputs_read, two_left
 from fastnas.checks.point import Point, masks
 from fastnas.checks.system import Estimate
-from fastnas.mechanisms.draw import BinaryGate, Categorical, Draw, GumbelHard, TwoPaths
+from fastnas.mechanisms.draw import Draw
+from fastnas.mechanisms.relaxation import probabilities
 from fastnas.supernet.inputs import set_mask
 from fastnas.supernet.mix import Mix
 
@@ -34,14 +32,11 @@ def estimates_of(point: Point) -> tuple[Estimate, ...]:
     """Of a method that draws: how often it draws what, and the mean of its gradient."""
     method = point.run.method
     found = []
-    if _chooses(method.draw):
-        found.append(_frequencies(point, "alpha", method.draw))
+    found += _frequencies(point, "alpha", method.draw)
     if any(name.startswith("inputs.") for name in point.run.state.alpha):
         found.append(_inputs_read(point))
-    if _chooses(method.weight_draw):
-        found.append(_frequencies(point, "weights", method.weight_draw))
-    scored = isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
-    if scored or isinstance(method.draw, BinaryGate | TwoPaths):
+    found += _frequencies(point, "weights", method.weight_draw)
+    if method.scores or (method.draw is not None and method.draw.gates):
         few = Few(point)
         found.append(
             Estimate(
@@ -55,30 +50,31 @@ def estimates_of(point: Point) -> tuple[Estimate, ...]:
     return tuple(found)
 
 
-def _chooses(draw: Draw | None) -> bool:
-    return isinstance(draw, GumbelHard | Categorical | BinaryGate)
-
-
-def _frequencies(point: Point, phase: str, draw: Draw | None) -> Estimate:
+def _frequencies(point: Point, phase: str, draw: Draw | None) -> list[Estimate]:
+    """How often the candidates are drawn; nothing where no single one is."""
     living = masks(point.run.state.alive)
     # far from even, and alike on all edges, so that one step is a sample of many
     spread = {f"alpha.{name}": torch.linspace(0, 3, x.shape[-1]).double().expand(x.shape) for name, x in living.items()}
     alpha = {**_of_candidates(point), **spread}
-    tau = 1.0 if isinstance(draw, GumbelHard) else point.run.tau  # Gumbel-max does not know the temperature
+    of = {
+        name: None if draw is None else draw.frequencies(alpha[f"alpha.{name}"], alive, point.run.tau)
+        for name, alive in living.items()
+    }
 
     def exact() -> dict[str, Tensor]:
-        return {name: probabilities(alpha[f"alpha.{name}"], tau, alive).mean(0) for name, alive in living.items()}
+        return {name: p_EK.mean(0) for name, p_EK in of.items() if p_EK is not None}
 
     def drawn(i: int) -> dict[str, Tensor]:
         return {name: x.mean(0) for name, x in point.later(i).drawn(alpha, 0, phase).mix.candidates.items()}
 
-    return Estimate(
+    estimate = Estimate(
         f"the candidates of the step of {phase} are drawn as often as their probabilities say",
         drawn,
         exact,
         FREQUENCIES,
         "Take the maximum of alpha plus standard Gumbel noise, -log(-log u), fresh for every edge and step.",
     )
+    return [] if None in of.values() else [estimate]
 
 
 class Known(NamedTuple):
@@ -176,11 +172,11 @@ class Few:
             loss, slope, _ = self.table[choice_of(mix)]
             return loss + torch.stack([((x - x.detach()) * slope[name]).sum() for name, x in mix.items()]).sum()
 
-        def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
+        def reward(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
             known = self.table[choice_of(later.drawn(alpha, draw).mix.candidates)]
             return known.loss, known.reward
 
-        problem = replace(later.problem, outer=outer, judge=judge)
+        problem = replace(later.problem, outer=outer, reward=reward)
         gradient = later.run.method.hypergradient(problem, later.run.state.w, self.alpha)[1]
         return {name: x for name, x in gradient.items() if name.startswith("alpha.")}
 
@@ -196,10 +192,11 @@ class Few:
 
     def expectation(self) -> dict[str, Tensor]:
         """Of the gradient, by enumeration."""
-        estimator, tau = self.point.run.method.hypergradient, self.point.run.tau
-        if isinstance(estimator, Reinforce):
+        estimator: Any = self.point.run.method.hypergradient
+        tau = self.point.run.tau
+        if self.point.run.method.reads_reward:
             return {f"alpha.{name}": self._of_reward(name, p_EK) / tau for name, p_EK in self.p.items()}
-        if not isinstance(estimator, ImportanceWeighted):
+        if not self.point.run.method.scores:
             return {f"alpha.{name}": self._through_gates(name, p_EK) / tau for name, p_EK in self.p.items()}
         importance = importance_of(estimator, len(self.point.search_batch.labels))
         of_each = [(self.probability(mix), self.table[choice_of(mix)].loss, mix) for mix in self.mixes]

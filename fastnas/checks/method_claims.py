@@ -4,95 +4,97 @@ Shape suffixes: E edges of a cell, K candidates of an edge.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.problem import Tensors
-from fastnas.bilevel.reinforce import Reinforce
-from fastnas.checks.claims import (
-    CentralDifference,
-    Scored,
-    StraightThrough,
-    probabilities,
-    slope_after_step,
-    slope_of_outer,
-)
+from fastnas.bilevel.score_function import ImportanceWeighted, Reinforce
+from fastnas.checks.claims import CentralDifference, Scored, StraightThrough, slope_after_step, slope_of_outer
 from fastnas.checks.point import Point, masks
 from fastnas.checks.system import Claim, Coefficients
 from fastnas.engine.coefficients import relax
-from fastnas.mechanisms.draw import (
-    BinaryGate,
-    Categorical,
-    Draw,
-    GumbelHard,
-    GumbelSoftmax,
-    Proximal,
-    TwoPaths,
-    gumbel_all,
-    gumbel_selected,
-    gumbel_selected_with_scalars,
-    proximal_value,
-)
+from fastnas.errors import invalid
+from fastnas.mechanisms.draw import Draw, Sample
 from fastnas.mechanisms.pruning import Alive
-from fastnas.mechanisms.relaxation import MaxW, Relaxation, raw, sigmoid, softmax
+from fastnas.mechanisms.relaxation import Relaxation, probabilities
 from fastnas.methods.method import Method, Term
 from fastnas.supernet.inputs import input_sets, set_mask
 from fastnas.supernet.mix import Mix
-from fastnas_kernels.check import complaint
-
-_KNOWN_ROUTES = (gumbel_all, gumbel_selected, gumbel_selected_with_scalars)
-_ONE_HOT = (GumbelHard, Categorical, BinaryGate, TwoPaths)
 
 
 def claim_of(point: Point) -> Claim:
-    """What the gradient of the point's method is said to be.
+    """What the gradient of the point's method is said to be, by the name that its hypergradient has for it.
 
     Raises:
         ValueError: If the method has a part of one's own that the library knows no formula of.
     """
     method = point.run.method
-    gradient, draw = method.hypergradient, method.draw
-    if isinstance(gradient, ImportanceWeighted):
-        living = _living(point)
-        importance = importance_of(gradient, len(point.search_batch.labels))
-        return Scored(_choice(point), importance, gradient.draws, _tau(point), living)
-    if isinstance(gradient, Reinforce):
-        advantage, judged_by = advantage_of(gradient), _reward(point)
-        return Scored(_choice(point), advantage, gradient.draws, _tau(point), _living(point), judged_by)
-    if gradient is first_order and _has_surrogate(method):
-        return StraightThrough(_hard(point), _soft(point), _loss_at(point), _passes(point))
-    if gradient is first_order:
-        return slope_of_outer
-    if gradient is unrolled and not _has_surrogate(method):
-        return slope_after_step
-    if isinstance(gradient, UnrolledByDifferences) and not _has_surrogate(method):
-        return CentralDifference(gradient.radius)
+    name: str = getattr(method.hypergradient, "claim", None) or "unknown"
+    surrogate = _surrogate(point)
+    if surrogate is None and name in _CLAIMS:
+        return _CLAIMS[name](point)
+    if surrogate is not None and name == "slope":
+        return _straight_through(point, surrogate)
     remedy = "Say what it is: check(..., claim=...), with one of fastnas.checks.claims or a function of your own."
-    got = f"hypergradient={gradient}, draw={draw}"
-    raise ValueError(complaint("check", f"the gradient of method {method.name} must have a known formula", got, remedy))
+    got = f"hypergradient={method.hypergradient}, draw={method.draw}"
+    raise invalid("check", f"the gradient of method {method.name} must have a known formula", got, remedy)
 
 
-def _is_hard(draw: Draw | None) -> bool:
-    return draw is not None and draw.turns_off
+def _radius(point: Point) -> float:
+    return getattr(point.run.method.hypergradient, "radius", 0.01)
 
 
-def _holds_maximum(method: Method) -> bool:
-    return method.draw is None and isinstance(method.relaxation, MaxW) and method.relaxation.detach_max
+def _weighted_scores(point: Point) -> Claim:
+    estimator: Any = point.run.method.hypergradient
+    importance = importance_of(estimator, len(point.search_batch.labels))
+    return Scored(_choice(point), importance, estimator.draws, _tau(point), _living(point))
 
 
-def _has_surrogate(method: Method) -> bool:
-    """Whether alpha's gradient is by definition not a slope of the coefficients that the loss is taken at."""
-    return _is_hard(method.draw) or _holds_maximum(method)
+def _rewarded_scores(point: Point) -> Claim:
+    estimator: Any = point.run.method.hypergradient
+    return Scored(_choice(point), advantage_of(estimator), estimator.draws, _tau(point), _living(point), _reward(point))
+
+
+_CLAIMS: Mapping[str, Callable[[Point], Claim]] = {
+    "slope": lambda point: slope_of_outer,
+    "slope after a step": lambda point: slope_after_step,
+    "slope after a step by differences": lambda point: CentralDifference(_radius(point)),
+    "importance-weighted scores": _weighted_scores,
+    "rewarded scores": _rewarded_scores,
+}
+"""By the names that hypergradients have for what they claim."""
+
+
+@dataclass(frozen=True)
+class _Surrogate(Draw):
+    """What alpha is differentiated through in place of a draw or a relaxation, as a draw of its own: it gets the seeds
+    that the other one gets."""
+
+    of: Callable[[Tensor, Tensor | None, float, int], Tensor]
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        return Sample(self.of(alpha_EK, alive_EK, tau, seed))
+
+
+def _surrogate(point: Point) -> _Surrogate | None:
+    """``None`` where alpha's gradient is the slope of the coefficients that the loss is taken at."""
+    method = point.run.method
+    if method.draw is not None:
+        alpha_EK = next(a for name, a in point.run.state.alpha.items() if name.startswith("alpha."))
+        own = method.draw.surrogate(alpha_EK.detach(), None, 1.0, 0)
+        return None if own is None else _Surrogate(method.draw.surrogate)  # type: ignore[arg-type]
+    soft = getattr(method.relaxation, "surrogate", None)
+    return None if soft is None else _Surrogate(lambda alpha_EK, alive_EK, tau, seed: soft(alpha_EK, alive_EK, tau))
 
 
 def separate_penalties(method: Method) -> tuple[Term, ...]:
     """The penalties whose gradient for alpha is their slope: all but those of hard choices and of scored draws."""
-    if _holds_maximum(method):
+    if method.draw is None and getattr(method.relaxation, "surrogate", None) is not None:
         return ()
-    sampled = not _is_hard(method.draw) and not isinstance(method.hypergradient, ImportanceWeighted | Reinforce)
+    sampled = (method.draw is None or not method.draw.turns_off) and not method.scores
     return tuple(term for term in method.penalties if term.expected or sampled)
 
 
@@ -157,55 +159,29 @@ def inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
-def _hard(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
+def _straight_through(point: Point, surrogate: _Surrogate) -> StraightThrough:
+    """The gradient of a loss at drawn coefficients, through what stands in for them."""
+    method, draw = point.run.method, point.run.method.draw
+    as_soft = point.with_method(replace(method, draw=surrogate))
+    names = point.run.space.cell_types
+    offsets = point.drawn(point.run.state.alpha).mix.offsets
+
     def hard(alpha: Tensors, draw: int) -> dict[str, Tensor]:
         mix = point.drawn(alpha, draw).mix
         return {**mix.candidates, **{f"edges {name}": x for name, x in mix.edges.items()}}
 
-    return hard
-
-
-def _soft(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
-    """What each draw is differentiated through, as a function of values."""
-    method, living = point.run.method, masks(point.run.state.alive)
-    here = point.drawn(point.run.state.alpha)
-    as_soft = point.with_method(replace(method, draw=GumbelSoftmax())) if method.draw in _KNOWN_ROUTES else point
-
-    def of_cell(name: str, alpha: Tensors, draw: int) -> Tensor:
-        a_EK = alpha[f"alpha.{name}"]
-        match method.draw:
-            case GumbelHard():  # the same noise: it comes from the same stream
-                return as_soft.drawn(alpha, draw).mix.candidates[name]
-            case BinaryGate():
-                return probabilities(a_EK, _tau(point), living[name])
-            case TwoPaths():
-                return probabilities(a_EK, _tau(point), here.reached[name])
-            case Proximal():
-                return a_EK
-            case None:  # the maximum is held: its slope is left out
-                return probabilities(a_EK, _tau(point), living[name])
-        raise ValueError(
-            complaint("check", "draw must be one of the library", method.draw, "Say what it is: check(..., claim=...).")
-        )
-
     def soft(alpha: Tensors, draw: int) -> dict[str, Tensor]:
-        rows = {name: of_cell(name, alpha, draw) for name in living}
+        rows = {name: as_soft.drawn(alpha, draw).mix.candidates[name] for name in names}
         edges = {f"edges {name}": x for name, x in edge_formula(point, alpha).items()}
-        if method.draw != gumbel_selected_with_scalars:
-            return {**rows, **edges}
-        others = {
-            f"offset {name}": (x_EK * (here.mix.candidates[name].detach() == 0)).sum(-1) for name, x_EK in rows.items()
-        }
+        chosen = point.drawn(alpha, draw).mix.candidates
+        others = {f"offset {name}": (rows[name] * (chosen[name].detach() == 0)).sum(-1) for name in offsets}
         return {**rows, **edges, **others}
 
-    return soft
+    def selected(alpha: Tensors, draw: int) -> Mapping[str, Tensor]:
+        return point.drawn(alpha, draw).mix.candidates
 
-
-def _passes(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]] | None:
-    """Only the selected coefficient carries a gradient in these two forms."""
-    if point.run.method.draw not in (gumbel_selected, gumbel_selected_with_scalars):
-        return None
-    return lambda alpha, draw: point.drawn(alpha, draw).mix.candidates
+    only = draw is not None and draw.selected_only
+    return StraightThrough(hard, soft, _loss_at(point), selected if only else None)
 
 
 def _loss_at(point: Point) -> Callable[[Tensors, Tensors], Tensor]:
@@ -268,11 +244,12 @@ def coefficients_of(point: Point) -> Coefficients:
         dead |= {f"pruned {name}": ~alive_EK for name, alive_EK in left.items()}
         return dead | {f"weights {name}": ~_on(rows, living[name]) for name, rows in mix.alive.items()}
 
-    sums = method.relaxation is softmax
+    sums = method.on_simplex
     kept = [] if sums or method.draw is not None else ["alpha", "weights"]
     kept += [] if sums else ["pruned"]
     reads_some = any(name.startswith("inputs.") for name in state.alpha)
-    kept += ["alpha", "weights"] if isinstance(method.draw, Proximal) or reads_some else []
+    scales = method.draw is not None and method.draw.turns_off and not method.draw.one_hot
+    kept += ["alpha", "weights"] if scales or reads_some else []
     exempt = tuple(f"{phase} {name}" for phase in kept for name in living)
     return Coefficients(values=values, formula=formula, exempt=exempt, off=off)
 
@@ -301,28 +278,19 @@ def _on(rows: tuple[tuple[int, ...], ...], like_EK: Tensor) -> Tensor:
 
 
 def _relaxed(relaxation: Relaxation, a_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor | None:
-    """Each relaxation of the library, written out; ``None`` for one of a user's own."""
-    if relaxation is softmax:
-        return probabilities(a_EK, tau, alive_EK)
-    if relaxation is sigmoid:
-        return alive_EK / (1 + (-a_EK / tau).exp())
-    if relaxation is raw:
-        return a_EK * alive_EK
-    if isinstance(relaxation, MaxW):
-        p_EK = probabilities(a_EK, tau, alive_EK)
-        return (1 - p_EK.amax(-1, keepdim=True) + p_EK) * alive_EK
-    return None
+    """A relaxation by its formula; ``None`` for one that brings none."""
+    written_out = getattr(relaxation, "written_out", None)
+    return None if written_out is None else written_out(a_EK, alive_EK, tau)
 
 
 def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
-    """One of a row for the draws that choose, and the value that is kept for the paper's form of NASP."""
-    if isinstance(draw, _ONE_HOT):
-        read_E1 = drawn_EK.sum(-1, keepdim=True) > 0  # nothing is mixed on the edges that a draw of inputs leaves out
-        return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK) * read_E1
-    if isinstance(draw, Proximal) and draw.project is proximal_value:
-        size_EK = a_EK.abs().masked_fill(~alive_EK, -torch.inf)
-        return a_EK * (size_EK == size_EK.amax(-1, keepdim=True))
-    return None
+    """One of a row for the draws that choose, and what others write out."""
+    if draw is None:
+        return None
+    if not draw.one_hot:
+        return draw.written_out(a_EK, alive_EK)
+    read_E1 = drawn_EK.sum(-1, keepdim=True) > 0  # nothing is mixed on the edges that a draw of inputs leaves out
+    return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK) * read_E1
 
 
 def two_left(point: Point) -> tuple[dict[str, Alive], list[tuple[str, int, tuple[int, int]]]]:

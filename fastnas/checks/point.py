@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted
 from fastnas.bilevel.problem import Bilevel, Tensors
-from fastnas.bilevel.reinforce import Reinforce
 from fastnas.data import Batch, ImageData, ImageSet
 from fastnas.engine.coefficients import Drawn
 from fastnas.engine.run import Run, fresh_state
@@ -72,7 +71,8 @@ class Point:
         accuracy = (logits.argmax(1) == self.search_batch.labels).double().mean()
         sampled = [term for term in self.run.method.penalties if not term.expected]
         off = sum(float(term.weight(self.run.at) * term.penalty(mix.candidates)) for term in sampled)
-        return self.run.method.reward(accuracy, mix.candidates).detach() - off
+        reward = self.run.method.reward
+        return (accuracy if reward is None else reward(accuracy, mix.candidates)).detach() - off
 
     def with_method(self, method: Method) -> "Point":
         """The same point for another method."""
@@ -96,7 +96,7 @@ def masks(alive: Mapping[str, Alive]) -> dict[str, Tensor]:
 def networks_of(subject: CellSpace | nn.Module) -> NetworkOf:
     """Tiny networks of a space, or copies of a network of one's own."""
     if isinstance(subject, CellSpace):
-        return lambda seed, method: _tiny(subject, seed, method.connection.k)
+        return lambda seed, method: _tiny(subject, seed, method.partial_channels)
     space = getattr(subject, "space", None)
     remedy = "It is called as supernet(images, mix); see fastnas.supernet.supernets."
     rule = "a supernet must have a CellSpace as its attribute space"
@@ -112,13 +112,14 @@ def _tiny(space: CellSpace, seed: int, k: int) -> nn.Module:
 
 def few_draws(method: Method) -> Method:
     """The method with alpha in every step and, where it takes many draws, with few."""
-    protocol = replace(method.protocol, alpha_every=1)
-    hypergradient, average = method.hypergradient, method.weight_average
-    if isinstance(hypergradient, ImportanceWeighted | Reinforce):
+    schedule = replace(method.update_schedule, alpha_every=1)
+    hypergradient: Any = method.hypergradient
+    average = method.weight_average
+    if method.scores:
         hypergradient = replace(hypergradient, draws=min(hypergradient.draws, FEW))
     if average is not None:
         average = replace(average, draws=min(average.draws, FEW))
-    return replace(method, protocol=protocol, hypergradient=hypergradient, weight_average=average)
+    return replace(method, update_schedule=schedule, hypergradient=hypergradient, weight_average=average)
 
 
 def images_of(seed: int = 0) -> Tensor:
@@ -142,7 +143,7 @@ def point_of(method: Method, network_of: NetworkOf, images: Tensor, seed: int) -
     weight_batch, search_batch = (Batch(half.double(), labels) for half in images)
     run = Run(method, _nothing(), config, cpu, (np.arange(2), np.arange(2)), STEPS, state)
     search_step(run, weight_batch, None)
-    return Point(run, weight_batch, weight_batch if method.protocol.joint else search_batch)
+    return Point(run, weight_batch, weight_batch if method.update_schedule.joint else search_batch)
 
 
 def _nothing() -> ImageData:

@@ -77,13 +77,13 @@ def scale_over_gpus(command: PlanCommand, found: Plan) -> list[Scaling]:
         return []
     option, method = found.chosen, found.requested.method
     causes = option.prediction.peak.causes
-    moves = 1 if method.protocol.joint else 1 + weight_transfers(method.hypergradient)
+    moves = 1 if method.update_schedule.joint else 1 + weight_transfers(method.hypergradient)
     pieces = Pieces(
         fixed=0.0,
         per_image=found.chosen.seconds / option.config.batch_size,
         num_bytes=causes.get("alpha", 0) + moves * causes.get("weights", 0),
         messages=2 * moves + 2,
-        images=command.experiment.config.batch_size * (1 if method.protocol.joint else 2),
+        images=command.experiment.config.batch_size * (1 if method.update_schedule.joint else 2),
         bandwidth=command.bandwidth * 1e9,
         cores=command.cores,
         images_per_core=command.images_per_core,

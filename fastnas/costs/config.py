@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 
-from fastnas.bilevel.reinforce import Reinforce
 from fastnas.costs.expectation import CostObjective, CostReward, RelativeCost, expected_cost
 from fastnas.costs.latency import load_table
 from fastnas.costs.limit import DeriveWithin
@@ -113,7 +112,7 @@ def within_budget(method: Method, config: CostConfig, table: CostTable | None) -
     elif config.penalty == "log":
         exponent = 0.3 if config.exponent is None else config.exponent
         method = replace(method, objective=CostObjective(table, LogPenalty(target=target, exponent=exponent)))
-    elif config.penalty == "product" and isinstance(method.hypergradient, Reinforce):
+    elif config.penalty == "product" and method.reads_reward:
         exponent = 0.1 if config.exponent is None else config.exponent
         method = replace(method, reward=CostReward(table, target, exponent))
     elif config.penalty == "product":

@@ -1,9 +1,6 @@
 """Which methods have a meaning in which spaces."""
 
-from dataclasses import replace
-
-from fastnas.mechanisms.connection import Connection
-from fastnas.mechanisms.control import Control, FirstOf, SkipCount
+from fastnas.mechanisms.control import SKIPS
 from fastnas.methods.method import Method
 from fastnas.spaces.cell_space import CellSpace, depth_of
 from fastnas_kernels.check import complaint
@@ -21,13 +18,13 @@ def require_fit(method: Method, space: CellSpace) -> None:
     graph, own_choices = space.dag is not None, depth_of(space) is not None
     refusals = [
         (
-            chain and replace(method.connection, joint_inputs=False) != Connection(),
-            f"connection={method.connection}",
+            chain and (method.partial_channels > 1 or method.edge_normalisation),
+            "partial_channels or edge_normalisation",
             "Its blocks change their channels, so that none can pass by, and a node has one edge: nothing to weigh.",
         ),
         (
-            graph and method.connection.k > 1,
-            f"connection={method.connection}",
+            graph and method.partial_channels > 1,
+            f"partial_channels={method.partial_channels}",
             "Its operations are nodes, around which no channels could pass.",
         ),
         (
@@ -35,7 +32,7 @@ def require_fit(method: Method, space: CellSpace) -> None:
             "stages with added_cells",
             "Every block has a row of alpha, which a deeper network would not have.",
         ),
-        (not skips and _counts_skips(method.control), f"control={method.control}", _NO_SKIPS),
+        (not skips and SKIPS in method.control_reads, f"control={method.control}", _NO_SKIPS),
     ]
     for meaningless, choice, why in refusals:
         if meaningless:
@@ -44,9 +41,3 @@ def require_fit(method: Method, space: CellSpace) -> None:
 
 
 _NO_SKIPS = "It counts skip connections, of which the space has none."
-
-
-def _counts_skips(control: Control) -> bool:
-    if isinstance(control, FirstOf):
-        return any(map(_counts_skips, control.controls))
-    return isinstance(control, SkipCount)

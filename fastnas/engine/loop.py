@@ -35,8 +35,8 @@ from fastnas.engine.run import (
 from fastnas.engine.step import outer_eigenvalue, search_step
 from fastnas.errors import require_type
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
-from fastnas.mechanisms.control import EigenvalueRollBack, RollBack, Stop, never
-from fastnas.mechanisms.pruning import keep_best, keep_everything
+from fastnas.mechanisms.control import RollBack, Stop
+from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
@@ -127,7 +127,7 @@ def search(
         for record in _epochs(run, history, folder, on_step):
             if on_epoch is not None:
                 on_epoch(record)
-    verdict = method.control(run.space, history)
+    verdict = _decide(run, history)
     genotype = derived(run, coefficients_at(run, config.epochs - 1))
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
     returned = verdict.epoch if isinstance(verdict, Stop) else None
@@ -140,7 +140,7 @@ def search(
 def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:
     """The images for the weights, and for alpha; a method that trains both at once uses all of them for that."""
     halves = search_halves(data, config)
-    return (np.union1d(*halves), halves.alpha) if method.protocol.joint else halves
+    return (np.union1d(*halves), halves.alpha) if method.update_schedule.joint else halves
 
 
 def _first_supernet(
@@ -171,7 +171,7 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
         run.state.load_state_dict(saved)
     epochs_done = run.state.step // run.steps
     history = _kept(run, metrics, epochs_done)
-    whole = run.method.control is never or len(history) == epochs_done
+    whole = run.method.control is None or len(history) == epochs_done
     rule = f"{metrics} must hold the {epochs_done} epochs of the checkpoint beside it, which decide when to stop"
     remedy = f"Delete {checkpoint} to start this part of the run again."
     require(whole, "search", rule, f"{len(history)} of them", remedy)
@@ -200,7 +200,7 @@ def _epochs(
     state, batches, stopwatch = run.state, None, Stopwatch()
     while state.step < run.total_steps:
         if state.step % run.steps == 0:
-            verdict = run.method.control(run.space, history)
+            verdict = _decide(run, history)
             if isinstance(verdict, Stop):
                 return
             if isinstance(verdict, RollBack):
@@ -266,7 +266,7 @@ def _batches(run: Run) -> Batches:
             seed=run.config.seed,
             first_step=step,
             num_steps=borders[stage + 1] * run.steps - step,
-            search_from_step=never if run.method.protocol.joint else first * run.steps,
+            search_from_step=never if run.method.update_schedule.joint else first * run.steps,
             workers=run.config.workers,
             ranks=run.ranks,
             device=run.device,
@@ -297,7 +297,7 @@ def _next_stage(run: Run) -> None:
 def _prune(run: Run) -> None:
     """Let the method remove candidates at the beginning of an epoch in which alpha moves."""
     at, method, state = run.at, run.method, run.state
-    if method.prune is keep_everything or at.epoch < at.warmup or (at.epoch - at.warmup) % method.prune_every:
+    if method.prune is None or at.epoch < at.warmup or (at.epoch - at.warmup) % method.prune_every:
         return
     with torch.no_grad():
         mix = _on_host(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
@@ -316,12 +316,17 @@ def _measure(run: Run, search_batch: Batch | None, epoch: int) -> float | None:
     return outer_eigenvalue(run, search_batch, epoch) if due else None  # type: ignore[arg-type]
 
 
+def _decide(run: Run, history: list[dict[str, Any]]) -> Stop | RollBack | None:
+    """What the method's control says after the epochs of ``history``."""
+    return None if run.method.control is None else run.method.control(run.space, history)
+
+
 def _keep_snapshot(run: Run, epoch: int) -> None:
     """Keep what a roll-back may return to, and no more."""
-    control, snapshots = run.method.control, run.state.snapshots
-    if isinstance(control, EigenvalueRollBack):
+    keeps, snapshots = run.method.snapshots, run.state.snapshots
+    if keeps:
         snapshots[epoch] = copied(run.state.snapshot())
-        for old in [saved for saved in snapshots if saved < epoch - control.keeps]:
+        for old in [saved for saved in snapshots if saved < epoch - keeps]:
             del snapshots[old]
 
 

@@ -255,7 +255,7 @@ def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: Se
             len(data.classes),
             config.channels,
             config.cells + method.stages[stage].added_cells,
-            method.connection.k,
+            method.partial_channels,
             data.channels,
             data.large,
             config.recompute,
@@ -267,8 +267,8 @@ def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, devic
     supernet = supernet.to(device).train()
     space: CellSpace = supernet.space  # type: ignore[assignment]
     w = dict(supernet.named_parameters())
-    beta, inputs = method.connection.edge_normalisation, method.connection.joint_inputs
-    alpha = initial_logits(space, beta, config.seed, device, method.alpha_mean, method.alpha_scale, inputs)
+    beta, inputs = method.edge_normalisation, method.joint_inputs
+    alpha = initial_logits(space, beta, config.seed, device, method.alpha_init_mean, method.alpha_init_std, inputs)
     assert not {id(p) for p in w.values()} & {id(a) for a in alpha.values()}, "alpha is no network weight"
     weight_optimizer = torch.optim.SGD(
         w.values(),

@@ -12,8 +12,6 @@ from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch
 from fastnas.engine.coefficients import Drawn, masks, relax
 from fastnas.engine.run import Run
-from fastnas.mechanisms.penalty import loss_alone
-from fastnas.mechanisms.perturbation import unperturbed
 from fastnas.methods.method import Term
 from fastnas.ranks import Ranks
 from fastnas.seeds import stream
@@ -37,15 +35,15 @@ def search_step(run: Run, weight_batch: Batch, search_batch: Batch | None) -> No
 
 
 def _move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
-    protocol, moves = run.method.protocol, run.at.epoch >= run.at.warmup
-    if protocol.joint and moves:
+    schedule, moves = run.method.update_schedule, run.at.epoch >= run.at.warmup
+    if schedule.joint and moves:
         _joint_step(run, weight_batch)
         return
-    due = search_batch is not None and moves and (run.state.step + 1) % protocol.alpha_every == 0
-    if due and not protocol.weights_first:
+    due = search_batch is not None and moves and (run.state.step + 1) % schedule.alpha_every == 0
+    if due and not schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
     _weight_step(run, weight_batch)
-    if due and protocol.weights_first:
+    if due and schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
 
 
@@ -66,15 +64,15 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         assert value is not None, "asked for only where the method's draw has one"
         return value
 
-    def judge(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
+    def reward(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
         mix = sampler(alpha, draw).mix
         loss, hits = outer(w, mix)
         accuracy = run.ranks.mean(hits / len(search_batch.labels))
-        worth = run.method.reward(accuracy, mix.candidates)
+        worth = accuracy if run.method.reward is None else run.method.reward(accuracy, mix.candidates)
         return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
 
     state = tuple(run.state.supernet.buffers())  # a supernet of one's own may keep statistics
-    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, judge, state)
+    return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, reward, state)
 
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -116,13 +114,13 @@ def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Te
     apply_gradients(state.alpha_optimizer, state.alpha, gradients, run.config.alpha_grad_clip)
     with torch.no_grad():
         reached = sampler(before).reached if run.method.draw is not None else {}
-        living = masks(state.alive, run.device)
+        living, project = masks(state.alive, run.device), run.method.projection
         for name, a in state.alpha.items():
             kind, cell_type = name.split(".", 1)
             if kind == "alpha":
-                settled = run.method.settle(before[name], a, reached.get(cell_type))
+                after = a if project is None else project(before[name], a, reached.get(cell_type))
                 alive_EK = living.get(cell_type)
-                a.copy_(settled if alive_EK is None else torch.where(alive_EK, settled, before[name]))
+                a.copy_(after if alive_EK is None else torch.where(alive_EK, after, before[name]))
 
 
 def _weight_step(run: Run, batch: Batch) -> None:
@@ -185,7 +183,7 @@ def _joint_step(run: Run, batch: Batch) -> None:
 
 def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
     method, state = run.method, run.state
-    if method.perturbation is unperturbed:
+    if method.perturbation is None:
         return mix
     w = detached(state.w)
     seed = stream(run.config.seed, "perturbation", state.step)
@@ -233,7 +231,7 @@ def _shared(ranks: Ranks, w: Tensors, mix: Mix) -> tuple[Tensors, Mix]:
 def _joined(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:
     """The loss and the cost of the architecture, as the method joins them."""
     objective = run.method.objective
-    if objective is loss_alone:
+    if objective is None:
         return loss
     return objective(loss, relax(run.method, run.space, alpha, run.state.alive, run.tau).candidates)
 

@@ -1,7 +1,6 @@
 """What a method is made of: stateless functions and frozen values that know nothing of networks."""
 
-from fastnas.mechanisms.alpha_optimizer import AlphaSettings, adam, apg_nag, as_it_is, into_box, keep_pair_probability
-from fastnas.mechanisms.connection import Connection
+from fastnas.mechanisms.alpha_optimizer import AlphaSettings, adam, apg_nag, clip_to_box, keep_pair_probability
 from fastnas.mechanisms.control import (
     EigenvalueRollBack,
     EigenvalueRule,
@@ -14,7 +13,6 @@ from fastnas.mechanisms.control import (
     all_decided,
     eigenvalue_rule_of_the_code,
     eigenvalue_rule_of_the_paper,
-    never,
 )
 from fastnas.mechanisms.derivation import SkipCap, derive, every_edge, nonzero
 from fastnas.mechanisms.draw import (
@@ -31,12 +29,12 @@ from fastnas.mechanisms.draw import (
     gumbel_selected,
     gumbel_selected_with_scalars,
 )
-from fastnas.mechanisms.penalty import accuracy_alone, loss_alone
-from fastnas.mechanisms.perturbation import Adversarial, random_smoothing, unperturbed
-from fastnas.mechanisms.protocol import Protocol
-from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero, keep_best, keep_everything
+from fastnas.mechanisms.penalty import l1
+from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
+from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero, keep_best
 from fastnas.mechanisms.relaxation import MaxW, edge_softmax, entropy, raw, sigmoid, softmax
 from fastnas.mechanisms.schedules import Annealing, Constant, CosinePower, Progress, Ramp, Rate, SkipDropout, TwoCosines
+from fastnas.mechanisms.update_schedule import UpdateSchedule
 
 __all__ = [
     "Adversarial",
@@ -45,7 +43,6 @@ __all__ = [
     "BelowThreshold",
     "BinaryGate",
     "Categorical",
-    "Connection",
     "Constant",
     "CosinePower",
     "Draw",
@@ -57,7 +54,6 @@ __all__ = [
     "GumbelSoftmax",
     "MaxW",
     "Progress",
-    "Protocol",
     "Proximal",
     "ProximalEdges",
     "Ramp",
@@ -72,12 +68,12 @@ __all__ = [
     "Stop",
     "TwoCosines",
     "TwoPaths",
-    "accuracy_alone",
+    "UpdateSchedule",
     "adam",
     "all_decided",
     "apg_nag",
-    "as_it_is",
     "at_zero",
+    "clip_to_box",
     "derive",
     "edge_softmax",
     "eigenvalue_rule_of_the_code",
@@ -87,16 +83,12 @@ __all__ = [
     "gumbel_all",
     "gumbel_selected",
     "gumbel_selected_with_scalars",
-    "into_box",
     "keep_best",
-    "keep_everything",
     "keep_pair_probability",
-    "loss_alone",
-    "never",
+    "l1",
     "nonzero",
     "random_smoothing",
     "raw",
     "sigmoid",
     "softmax",
-    "unperturbed",
 ]

@@ -1,4 +1,4 @@
-"""How alpha moves along its gradient, and what is done to it after a step (axis H).
+"""How alpha moves along its gradient, and onto what it is projected after a step.
 
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """
@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,14 @@ class AlphaSettings:
 
 MakeOptimizer = Callable[[list[Tensor], AlphaSettings], torch.optim.Optimizer]
 """From the logits and the settings to an optimiser that owns them."""
-Settle = Callable[[Tensor, Tensor, Tensor | None], Tensor]
-"""From logits ``[E, K]`` before and after a step, and the candidates that the gradient reached (``None`` for all), to
-the logits that take their place."""
+Projection = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A post-step projection: from logits ``[E, K]`` before and after a step, and the candidates that the gradient reached
+(``None`` for all), to the logits that take their place."""
 
 
 def adam(alpha: list[Tensor], settings: AlphaSettings) -> torch.optim.Optimizer:
     """Adam at a constant rate, as DARTS and most of its family (Liu et al., 2019, arXiv:1806.09055)."""
     return torch.optim.Adam(alpha, settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
-
-
-def sgd(alpha: list[Tensor], settings: AlphaSettings) -> torch.optim.Optimizer:
-    """Plain gradient descent, as the published code of SNAS on one GPU."""
-    return torch.optim.SGD(alpha, settings.lr, weight_decay=settings.weight_decay)
 
 
 class ApgNag(torch.optim.Optimizer):
@@ -63,7 +58,8 @@ class ApgNag(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, gamma: float = 0.0) -> None:
         for name, value in (("lr", lr), ("momentum", momentum), ("gamma", gamma)):
-            require(value >= 0, "ApgNag", f"{name} must not be negative", value)
+            if value < 0:
+                raise invalid("ApgNag", f"{name} must not be negative", value)
         super().__init__(params, {"lr": lr, "momentum": momentum, "gamma": gamma})
 
     @torch.no_grad()
@@ -90,12 +86,7 @@ def apg_nag(gamma: float) -> MakeOptimizer:
     return partial(_apg_nag, gamma)
 
 
-def as_it_is(before_EK: Tensor, after_EK: Tensor, reached_EK: Tensor | None) -> Tensor:
-    """Do nothing after the step."""
-    return after_EK
-
-
-def into_box(before_EK: Tensor, after_EK: Tensor, reached_EK: Tensor | None) -> Tensor:
+def clip_to_box(before_EK: Tensor, after_EK: Tensor, reached_EK: Tensor | None) -> Tensor:
     """Clip to [0, 1]: the projection of NASP (Yao et al., 2020, arXiv:1905.13577, algorithm 2)."""
     return after_EK.clamp(0, 1)
 

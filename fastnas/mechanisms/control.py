@@ -1,20 +1,25 @@
-"""When a search stops or goes back (axis L): pure functions of the records of its epochs.
+"""Early stopping and roll-back: pure functions of the records of a search's epochs.
 
 A control is called with the space and the records so far, one an epoch as in ``metrics.jsonl``, and returns what to
 do before the next epoch, or ``None`` to go on. It keeps nothing: what it decides after a resume is what it decided
-before.
+before. By ``reads`` it says what a search must measure for it, by ``keeps`` how far it may go back; a plain function
+does neither.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import parse_genotype
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 Records = Sequence[Mapping[str, Any]]
+EIGENVALUE = "eigenvalue"
+"""What a control reads that needs the dominant eigenvalue of the Hessian of alpha."""
+SKIPS = "skip connections"
+"""What a control reads that counts skip connections."""
 
 
 class Stop(NamedTuple):
@@ -35,10 +40,6 @@ class RollBack(NamedTuple):
 Control = Callable[[CellSpace, Records], Stop | RollBack | None]
 
 
-def never(space: CellSpace, records: Records) -> None:
-    """Run all epochs."""
-
-
 @dataclass(frozen=True)
 class SkipCount:
     """Stop when the derived normal cell holds ``limit`` skip connections: DARTS+, criterion 1 (Liang et al., 2019,
@@ -51,9 +52,11 @@ class SkipCount:
 
     limit: int = 2
     previous: bool = False
+    reads: ClassVar[frozenset[str]] = frozenset({SKIPS})
 
     def __post_init__(self) -> None:
-        require(self.limit >= 1, "SkipCount", "limit must be at least 1", self.limit)
+        if self.limit < 1:
+            raise invalid("SkipCount", "limit must be at least 1", self.limit)
 
     def __call__(self, space: CellSpace, records: Records) -> Stop | None:
         if not records or not records[-1]["alpha_moves"]:
@@ -81,7 +84,8 @@ class RankStable:
     leader_only: bool = False
 
     def __post_init__(self) -> None:
-        require(self.epochs >= 1, "RankStable", "epochs must be at least 1", self.epochs)
+        if self.epochs < 1:
+            raise invalid("RankStable", "epochs must be at least 1", self.epochs)
 
     def __call__(self, space: CellSpace, records: Records) -> Stop | None:
         window = records[-self.epochs - 1 :]
@@ -134,7 +138,8 @@ class EigenvalueRule:
 
     def __post_init__(self) -> None:
         for name in ("growth", "window", "lag"):
-            require(getattr(self, name) > 0, "EigenvalueRule", f"{name} must be positive", getattr(self, name))
+            if getattr(self, name) <= 0:
+                raise invalid("EigenvalueRule", f"{name} must be positive", getattr(self, name))
 
     def __call__(self, measured: Sequence[tuple[int, float]]) -> int | None:
         """The epoch to return to, from ``(epoch, eigenvalue)`` pairs in order, or ``None``."""
@@ -179,6 +184,7 @@ class EigenvalueStop:
     """
 
     rule: EigenvalueRule = field(default_factory=eigenvalue_rule_of_the_paper)
+    reads: ClassVar[frozenset[str]] = frozenset({EIGENVALUE})
 
     def __call__(self, space: CellSpace, records: Records) -> Stop | None:
         epoch = self.rule(measurements(records)) if _measured_now(records) else None
@@ -199,9 +205,11 @@ class EigenvalueRollBack:
     rule: EigenvalueRule = field(default_factory=eigenvalue_rule_of_the_code)
     factor: float = 10.0
     limit: float = 0.03
+    reads: ClassVar[frozenset[str]] = frozenset({EIGENVALUE})
 
     def __post_init__(self) -> None:
-        require(self.factor > 1, "EigenvalueRollBack", "factor must be more than 1", self.factor)
+        if self.factor <= 1:
+            raise invalid("EigenvalueRollBack", "factor must be more than 1", self.factor)
 
     @property
     def keeps(self) -> int:
@@ -229,6 +237,16 @@ class FirstOf:
     """
 
     controls: tuple[Control, ...]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What any of them reads."""
+        return frozenset().union(*(getattr(control, "reads", ()) for control in self.controls))
+
+    @property
+    def keeps(self) -> int:
+        """Epochs back that any of them may ask to return to."""
+        return max(getattr(control, "keeps", 0) for control in self.controls)
 
     def __call__(self, space: CellSpace, records: Records) -> Stop | RollBack | None:
         verdicts = (control(space, records) for control in self.controls)

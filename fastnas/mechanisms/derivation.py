@@ -1,4 +1,4 @@
-"""From coefficients to a genotype (axis M)."""
+"""From coefficients to a genotype ."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import numpy as np
 
 from fastnas.spaces.cell_space import CellSpace, Edge
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 
 def derive(
@@ -73,13 +73,17 @@ def _cell(
     space: CellSpace, cell_type: str, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None, keep: int | None
 ) -> CellGenotype:
     expected = (len(space.edges), len(space.primitives))
-    require(mix_EK.shape == expected, "derive", f"mix must have shape {list(expected)}", list(mix_EK.shape))
-    require(bool(np.isfinite(mix_EK).all()), "derive", "mix must be finite", "a NaN or an infinity")
+    if mix_EK.shape != expected:
+        raise invalid("derive", f"mix must have shape {list(expected)}", list(mix_EK.shape))
+    if not np.isfinite(mix_EK).all():
+        raise invalid("derive", "mix must be finite", "a NaN or an infinity")
     score_EK = mix_EK
     if edge_mix_E is not None:
         edge_E = np.asarray(edge_mix_E, float)
-        require(edge_E.shape == expected[:1], "derive", f"edge_mix must have shape [{expected[0]}]", list(edge_E.shape))
-        require(bool(np.isfinite(edge_E).all()), "derive", "edge_mix must be finite", "a NaN or an infinity")
+        if edge_E.shape != expected[:1]:
+            raise invalid("derive", f"edge_mix must have shape [{expected[0]}]", list(edge_E.shape))
+        if not np.isfinite(edge_E).all():
+            raise invalid("derive", "edge_mix must be finite", "a NaN or an infinity")
         score_EK = mix_EK * edge_E[:, None]
     derivable = space.candidates if keep is None else space.derivable_on
     rows = range(len(space.edges))
@@ -113,7 +117,8 @@ class SkipCap:
     limit: int = 2
 
     def __post_init__(self) -> None:
-        require(self.limit >= 0, "SkipCap", "limit must not be negative", self.limit)
+        if self.limit < 0:
+            raise invalid("SkipCap", "limit must not be negative", self.limit)
 
     def __call__(
         self,

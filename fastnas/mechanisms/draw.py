@@ -1,4 +1,4 @@
-"""How a choice is drawn, and by what path alpha gets its gradient from it (axes B, C and D).
+"""How candidates are drawn, and by what path alpha gets its gradient from a sample.
 
 A draw is called with the logits, which candidates are alive (``None`` for all), a temperature and a seed, and
 returns a :class:`Sample` whose coefficients are exactly zero for what is off. All edges of a cell type are drawn in
@@ -9,7 +9,7 @@ Shape suffixes: E edges of a cell, K candidates of an edge.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,15 +37,40 @@ class Sample(NamedTuple):
     offset: Tensor | None = None
 
 
-class Draw(Protocol):
-    """From ``(alpha [E, K], alive, tau, seed)`` to a sample."""
+class Draw:
+    """From ``(alpha [E, K], alive, tau, seed)`` to a sample, and what the engine and the oracle may take for granted.
 
-    turns_off: ClassVar[bool]
+    A draw of your own is a subclass with ``__call__`` and the attributes that differ.
+    """
+
+    turns_off: bool = False
     """Whether candidates that are alive may be off."""
-    has_probability: ClassVar[bool]
+    has_probability: bool = False
     """Whether the samples carry a log-probability."""
+    one_hot: bool = False
+    """Whether one candidate of an edge has the coefficient one, and the others zero."""
+    gates: bool = False
+    """Whether alpha's gradient is that of binary gates, whose mean over all architectures is ``J(p) b``."""
+    selected_only: bool = False
+    """Whether only coefficients that are not zero carry a gradient."""
+    paths: int | None = None
+    """Candidates of an edge that run for alpha's gradient; ``None`` for all that are alive."""
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample: ...
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        raise NotImplementedError
+
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor | None:
+        """Coefficients ``[E, K]`` whose derivative stands in for that of the sample of the same seed; ``None`` where it
+        has its own."""
+        return None
+
+    def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor | None:
+        """How often each candidate is drawn, ``[E, K]``; ``None`` where no single one is."""
+        return None
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
+        """The coefficients of a sample that is not random, by the formula alone."""
+        return None
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -72,11 +97,8 @@ def _one_hot(scores_EK: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class GumbelSoftmax:
+class GumbelSoftmax(Draw):
     """A soft sample of all candidates, differentiated pathwise: SNAS (Xie et al., 2019, arXiv:1812.09926, eq. 6)."""
-
-    turns_off: ClassVar[bool] = False
-    has_probability: ClassVar[bool] = False
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         return Sample(gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix)
@@ -96,7 +118,7 @@ def _selected_with_scalars(mix_EK: Tensor) -> Sample:
 
 
 @dataclass(frozen=True)
-class GumbelHard:
+class GumbelHard(Draw):
     """One candidate an edge by the Gumbel-max trick; alpha is differentiated through the soft sample: GDAS (Dong and
     Yang, 2019, arXiv:1910.04465, eq. 7). Use one of :data:`gumbel_all`, :data:`gumbel_selected` and
     :data:`gumbel_selected_with_scalars`: the same forward pass, three gradients.
@@ -104,32 +126,44 @@ class GumbelHard:
     Args:
         route: From the one-hot sample ``[E, K]``, whose derivative is that of the soft one, to what the gradient
             passes through.
+        selected_only: Whether that is the selected coefficient alone.
+        paths: Candidates of an edge that run for alpha's gradient; ``None`` for all.
     """
 
     route: Callable[[Tensor], Sample]
-    turns_off: ClassVar[bool] = True
-    has_probability: ClassVar[bool] = False
+    selected_only: bool = False
+    paths: int | None = None
+    turns_off = True
+    one_hot = True
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         return self.route(gumbel_softmax(alpha_EK, seed, tau, "straight_through", alive_EK).mix)
 
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+        return gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix
+
+    def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
+        return _masked(alpha_EK, alive_EK).softmax(-1)  # the maximum does not know the temperature
+
 
 gumbel_all = GumbelHard(_all)
 """Alpha's gradient needs every candidate's output: that of SNAS at the discrete point."""
-gumbel_selected = GumbelHard(_selected)
+gumbel_selected = GumbelHard(_selected, selected_only=True, paths=1)
 """Only the coefficient of the selected candidate carries a gradient, so only that candidate runs."""
-gumbel_selected_with_scalars = GumbelHard(_selected_with_scalars)
+gumbel_selected_with_scalars = GumbelHard(_selected_with_scalars, selected_only=True, paths=1)
 """As :data:`gumbel_selected`, and the others count as if their output were one everywhere (the published code in
 NAS-Bench-201)."""
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(Draw):
     """One candidate an edge with the probabilities ``softmax(alpha / tau)``, its coefficient a constant; alpha's
     gradient goes through the log-probability alone."""
 
-    turns_off: ClassVar[bool] = True
-    has_probability: ClassVar[bool] = True
+    turns_off = True
+    has_probability = True
+    one_hot = True
+    paths = 1
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
@@ -137,23 +171,33 @@ class Categorical:
         log_p_E = logits_EK.log_softmax(-1).gather(-1, chosen_E[:, None]).squeeze(-1)
         return Sample(hard_EK, hard_EK > 0, hard_EK > 0, log_p_E)
 
+    def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
+        return (_masked(alpha_EK, alive_EK) / tau).softmax(-1)
+
 
 @dataclass(frozen=True)
-class BinaryGate:
+class BinaryGate(Draw):
     """One path runs, and alpha gets ``J(p) b`` with ``b_k`` the gradient of gate ``k``: ProxylessNAS (Cai et al., 2019,
     arXiv:1812.00332, eq. 4). ``b`` needs the output of every candidate in the alpha step."""
 
-    turns_off: ClassVar[bool] = True
-    has_probability: ClassVar[bool] = False
+    turns_off = True
+    one_hot = True
+    gates = True
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
         hard_EK = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK).mix
         return _all(straight_through(hard_EK, logits_EK.softmax(-1)))
 
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+        return self.frequencies(alpha_EK, alive_EK, tau)
+
+    def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
+        return (_masked(alpha_EK, alive_EK) / tau).softmax(-1)
+
 
 @dataclass(frozen=True)
-class TwoPaths:
+class TwoPaths(Draw):
     """Two candidates an edge are drawn without replacement, and their gates share the probability of both:
     ProxylessNAS in the memory of two paths (Cai et al., 2019, arXiv:1812.00332, section 3.2.1).
 
@@ -161,8 +205,10 @@ class TwoPaths:
     move by the softmax over the pair; see :func:`fastnas.mechanisms.alpha_optimizer.keep_pair_probability`.
     """
 
-    turns_off: ClassVar[bool] = True
-    has_probability: ClassVar[bool] = False
+    turns_off = True
+    one_hot = True
+    gates = True
+    paths = 2
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         logits_EK = _masked(alpha_EK, alive_EK) / tau
@@ -176,6 +222,10 @@ class TwoPaths:
         # an edge on which one candidate is left has a partner of probability zero, which must not run
         reached_EK = torch.zeros_like(hard_EK).scatter_(-1, pair_E2, q_E2 > 0)
         return Sample(mix_EK, hard_EK, reached_EK)
+
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+        pair_EK = self(alpha_EK, alive_EK, tau, seed).reached
+        return (_masked(alpha_EK, pair_EK) / tau).softmax(-1)
 
 
 def proximal_value(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
@@ -213,7 +263,7 @@ class ProximalEdges:
 
 
 @dataclass(frozen=True)
-class Proximal:
+class Proximal(Draw):
     """Evaluate and differentiate at the discretised point: NASP (Yao et al., 2020, arXiv:1905.13577, algorithm 2).
 
     ``d loss / d alpha`` is taken at the projection and applied to the continuous variables, densely: the alpha step
@@ -224,9 +274,17 @@ class Proximal:
     """
 
     project: Callable[[Tensor, Tensor | None], Tensor] = proximal_value
-    turns_off: ClassVar[bool] = True
-    has_probability: ClassVar[bool] = False
+    turns_off = True
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         hard_EK = self.project(alpha_EK.detach(), alive_EK)
         return _all(straight_through(hard_EK, alpha_EK))
+
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+        return alpha_EK
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
+        if self.project != proximal_value:
+            return None
+        size_EK = alpha_EK.abs().masked_fill(~alive_EK, -torch.inf)
+        return alpha_EK * (size_EK == size_EK.amax(-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Perturbations of the mix in the weight step (axis G): the loss of the weights around the coefficients.
+"""Perturbations of the coefficients in the weight step: the loss of the weights around the coefficients.
 
 A perturbation is called with the coefficients of every cell type, which of them are alive, the loss as a function
 of coefficients, a radius and a seed. It moves coefficients, never logits.
@@ -12,18 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 Coefficients = Mapping[str, Tensor]
 Perturbation = Callable[[Coefficients, Coefficients, Callable[[Coefficients], Tensor], float, int], Coefficients]
 """From ``(mix, alive, loss, radius, seed)`` to coefficients; ``alive`` is empty where all candidates are."""
-
-
-def unperturbed(
-    mix: Coefficients, alive: Coefficients, loss: Callable[[Coefficients], Tensor], radius: float, seed: int
-) -> Coefficients:
-    """Leave the coefficients as they are."""
-    return mix
 
 
 def onto_simplex(mix_EK: Tensor, previous_EK: Tensor) -> Tensor:
@@ -69,7 +62,8 @@ class Adversarial:
     steps: int = 7
 
     def __post_init__(self) -> None:
-        require(self.steps >= 1, "Adversarial", "steps must be at least 1", self.steps)
+        if self.steps < 1:
+            raise invalid("Adversarial", "steps must be at least 1", self.steps)
 
     def __call__(
         self,

@@ -1,24 +1,14 @@
-"""Which candidates stay alive as a search goes on (axis I): plain tuples on the host, one row an edge."""
+"""Which candidates stay alive as a search goes on: plain tuples on the host, one row an edge."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 Alive = tuple[tuple[bool, ...], ...]
 """Whether each candidate of each edge of a cell type is alive, ``[E][K]``."""
 Prune = Callable[[Sequence[Sequence[float]], Alive], Alive]
 """From coefficients ``[E][K]`` and what is alive to what stays alive: never more than before."""
-
-
-def all_alive(num_edges: int, num_candidates: int) -> Alive:
-    """Where every search begins."""
-    return ((True,) * num_candidates,) * num_edges
-
-
-def keep_everything(mix: Sequence[Sequence[float]], alive: Alive) -> Alive:
-    """Prune nothing."""
-    return alive
 
 
 def keep_best(mix: Sequence[Sequence[float]], alive: Alive, number: int) -> Alive:
@@ -48,7 +38,8 @@ class BelowThreshold:
     share: float = 0.4
 
     def __post_init__(self) -> None:
-        require(0 <= self.share < 1, "BelowThreshold", "share must lie in [0, 1)", self.share)
+        if not 0 <= self.share < 1:
+            raise invalid("BelowThreshold", "share must lie in [0, 1)", self.share)
 
     def __call__(self, mix: Sequence[Sequence[float]], alive: Alive) -> Alive:
         def row(values: Sequence[float], living: Sequence[bool]) -> tuple[bool, ...]:
@@ -80,6 +71,7 @@ class Stage:
     candidates: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.added_cells >= 0, "Stage", "added_cells must not be negative", self.added_cells)
-        enough = self.candidates is None or self.candidates >= 1
-        require(enough, "Stage", "candidates must be at least 1", self.candidates)
+        if self.added_cells < 0:
+            raise invalid("Stage", "added_cells must not be negative", self.added_cells)
+        if self.candidates is not None and self.candidates < 1:
+            raise invalid("Stage", "candidates must be at least 1", self.candidates)

@@ -1,13 +1,15 @@
-"""From architecture logits to the coefficients that mix candidates (axis A) and edges (axis J).
+"""Relaxations: from architecture logits to the coefficients that mix candidates and edges.
 
 A relaxation is called with the logits, which candidates are still alive (``None`` for all) and a temperature, and
-gives exactly zero to candidates that are not alive.
+gives exactly zero to candidates that are not alive. What the engine and the oracle may take for granted it says by
+attributes; a plain function says nothing, and is only called.
 
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,21 +18,65 @@ Relaxation = Callable[[Tensor, Tensor | None, float], Tensor]
 """From ``(alpha [E, K], alive [E, K] of bool or None, tau)`` to coefficients ``[E, K]``."""
 
 
-def softmax(alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+def probabilities(alpha_EK: Tensor, tau: float = 1.0, alive_EK: Tensor | None = None) -> Tensor:
+    """``exp(alpha / tau)`` over its sum along each row, written out; zero for what is not alive."""
+    weight_EK = ((alpha_EK - alpha_EK.amax(-1, keepdim=True)) / tau).exp()
+    weight_EK = weight_EK if alive_EK is None else weight_EK * alive_EK
+    return weight_EK / weight_EK.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Softmax:
     """Softmax over the living candidates of each edge (Liu et al., 2019, arXiv:1806.09055, eq. 2), tempered by
     ``tau`` (Noy et al., 2019, arXiv:1904.04123). The only one alive has coefficient 1 and gradient 0."""
-    return _logits(alpha_EK, alive_EK, tau).softmax(-1)
+
+    on_simplex: ClassVar[bool] = True
+    """Whether the coefficients of an edge sum to one."""
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+        return _logits(alpha_EK, alive_EK, tau).softmax(-1)
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor:
+        """The coefficients by the formula alone: what the oracle compares with."""
+        return probabilities(alpha_EK, tau, alive_EK)
 
 
-def sigmoid(alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+softmax = Softmax()
+
+
+@dataclass(frozen=True)
+class Sigmoid:
     """Independent gates, so that candidates cooperate instead of compete (Chu et al., 2020, arXiv:1911.12126)."""
-    return _logits(alpha_EK, alive_EK, tau).sigmoid()
+
+    on_simplex: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+        return _logits(alpha_EK, alive_EK, tau).sigmoid()
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor:
+        """As :meth:`Softmax.written_out`."""
+        return alive_EK / (1 + (-alpha_EK / tau).exp())
 
 
-def raw(alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+sigmoid = Sigmoid()
+
+
+@dataclass(frozen=True)
+class Raw:
     """The variables themselves: in a box for NASP (Yao et al., 2020, arXiv:1905.13577), free scalings for DSO-NAS
     (Zhang et al., 2018, arXiv:1811.01567). Ignores ``tau``."""
-    return alpha_EK if alive_EK is None else alpha_EK * alive_EK
+
+    on_simplex: ClassVar[bool] = False
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+        return alpha_EK if alive_EK is None else alpha_EK * alive_EK
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor:
+        """As :meth:`Softmax.written_out`."""
+        return alpha_EK * alive_EK
+
+
+raw = Raw()
 
 
 @dataclass(frozen=True)
@@ -44,12 +90,23 @@ class MaxW:
     """
 
     detach_max: bool = False
+    on_simplex: ClassVar[bool] = False
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
         p_EK = softmax(alpha_EK, alive_EK, tau)
         largest_E1 = p_EK.amax(-1, keepdim=True) if self.detach_max else _largest(p_EK)
         mix_EK = 1 - (largest_E1.detach() if self.detach_max else largest_E1) + p_EK
         return mix_EK if alive_EK is None else mix_EK * alive_EK
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor:
+        """As :meth:`Softmax.written_out`."""
+        p_EK = probabilities(alpha_EK, tau, alive_EK)
+        return (1 - p_EK.amax(-1, keepdim=True) + p_EK) * alive_EK
+
+    @property
+    def surrogate(self) -> Relaxation | None:
+        """What alpha is differentiated through in place of the coefficients, if it is anything else."""
+        return softmax if self.detach_max else None
 
 
 def _largest(p_EK: Tensor) -> Tensor:

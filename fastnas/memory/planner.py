@@ -9,9 +9,7 @@ from typing import Literal
 from fastnas.data import ImageData, as_data, placeholder_data
 from fastnas.engine.fit import require_fit
 from fastnas.errors import complaint, require, require_type
-from fastnas.mechanisms.draw import BinaryGate, GumbelSoftmax, TwoPaths, gumbel_all, gumbel_selected
-from fastnas.mechanisms.perturbation import unperturbed
-from fastnas.mechanisms.relaxation import softmax
+from fastnas.mechanisms.draw import TwoPaths, gumbel_selected
 from fastnas.memory.budget import Budget, read_budget, show_bytes
 from fastnas.memory.choice import Recomputation, cheapest
 from fastnas.memory.prediction import Prediction, predict
@@ -315,18 +313,22 @@ def fewer_paths(method: Method) -> tuple[str, Method] | None:
     that would have no meaning, or one or two run already. How many samples a gradient is the mean of, as in PARSEC
     and ProxylessNAS-R, changes no peak: one at a time is evaluated.
     """
-    if isinstance(method.draw, BinaryGate):
+    draw = method.draw
+    if draw is not None and draw.paths is not None:
+        return None
+    if draw is not None and draw.gates:
         return "two sampled paths an edge, draw=TwoPaths()", replace(method, draw=TwoPaths())
-    is_mixture = method.draw is None and method.relaxation is softmax
-    is_plain = method.perturbation is unperturbed and method.eigenvalue_every == 0
-    if (is_mixture and is_plain) or isinstance(method.draw, GumbelSoftmax) or method.draw == gumbel_all:
+    if not method.on_simplex:
+        return None
+    try:
         return "one sampled path an edge, draw=gumbel_selected", replace(method, draw=gumbel_selected)
-    return None
+    except ValueError:  # the method has a part that needs all of them
+        return None
 
 
 def remedies(setup: Setup, budget: Budget) -> Iterator[str]:
     """Changes each of which alone would make ``setup`` fit; the last ones change the method."""
-    config, k = setup.config, setup.method.connection.k
+    config, k = setup.config, setup.method.partial_channels
     largest = largest_batch(setup, budget)
     if largest:
         yield f"--batch-size {largest}"
@@ -336,7 +338,7 @@ def remedies(setup: Setup, budget: Budget) -> Iterator[str]:
     if config.channels % 2 == 0 and config.channels // 2 >= 2 * k:
         changes.append((f"--channels {config.channels // 2}", setup.changed(channels=config.channels // 2)))
     if setup.space.stages is None and k == 1 and config.channels % 8 == 0:
-        partial = replace(setup.method, connection=replace(setup.method.connection, k=4))
+        partial = replace(setup.method, partial_channels=4)
         changes.append(("partial channels with k=4, which is another method", replace(setup, method=partial)))
     paths = fewer_paths(setup.method) if setup.space.dag is None else None
     if paths is not None:

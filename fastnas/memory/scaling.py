@@ -17,7 +17,7 @@ many as the weights as often as :func:`weight_transfers` says.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fastnas.bilevel.hypergradient import Hypergradient, Unrolled, UnrolledByDifferences
+from fastnas.bilevel.hypergradient import Hypergradient
 from fastnas_kernels.check import require
 
 WHERE = "scaling"
@@ -123,9 +123,7 @@ def weight_transfers(hypergradient: Hypergradient) -> int:
     An unrolled step sends the inner gradient, and the outer one for the weights after the step, along which the inner
     gradient for alpha is differentiated; of more steps, each sends its own and its product with the Hessian.
     """
-    if isinstance(hypergradient, Unrolled):
-        return 2 * hypergradient.steps
-    return 2 if isinstance(hypergradient, UnrolledByDifferences) else 0
+    return getattr(hypergradient, "weight_transfers", 0)
 
 
 def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:

@@ -15,7 +15,6 @@ from fastnas.data import Batch, ImageData
 from fastnas.engine import Run, alpha_gradients, fresh_state, search_step, stage_supernet
 from fastnas.engine.run import copied, stage_borders
 from fastnas.engine.step import apply_gradients, outer_eigenvalue
-from fastnas.mechanisms.control import EigenvalueRollBack
 from fastnas.mechanisms.pruning import Alive
 from fastnas.methods.method import Method
 from fastnas.seeds import torch_seed
@@ -90,7 +89,7 @@ def _run_at(setup: Setup, moment: Moment, supernet: nn.Module, device: torch.dev
         return Run(setup.method, setup.data, config, device, nothing, _STEPS, None)  # type: ignore[arg-type]
     state = fresh_state(supernet, setup.method, config, device)
     state.step, state.stage = moment.epoch * _STEPS, moment.stage
-    order = _memory_ranks(setup.space, config.channels // setup.method.connection.k)
+    order = _memory_ranks(setup.space, config.channels // setup.method.partial_channels)
     keeps = setup.method.stages[moment.stage].candidates if moment.stage else None
     if keeps is not None:
         state.alive = {name: _largest(rows, order, keeps) for name, rows in state.alive.items()}
@@ -169,14 +168,14 @@ class Scene:
     def phases(self) -> Mapping[str, Callable[[], object]]:
         """What one step consists of, each part by itself: they share nothing that is not in ``given``."""
         run, (for_weights, for_alpha) = self.run, self.batches
-        if run.method.protocol.joint:
+        if run.method.update_schedule.joint:
             found: dict[str, Callable[[], object]] = {"joint step": lambda: search_step(run, for_weights, None)}
         else:
             found = {
                 "alpha step": lambda: alpha_gradients(run, for_weights, for_alpha),
                 "weight step": lambda: search_step(run, for_weights, None),
             }
-        if run.method.eigenvalue_every > 0 and not run.method.protocol.joint:
+        if run.method.eigenvalue_every > 0 and not run.method.update_schedule.joint:
             epoch = run.state.step // run.steps
             found["eigenvalue"] = lambda: outer_eigenvalue(run, for_alpha, epoch)
         return {name: _as_on_a_gpu(phase) for name, phase in found.items()} if self.on_gpu else found
@@ -229,9 +228,8 @@ def _with_batches(run: Run, setup: Setup) -> Scene:
         labels = torch.arange(config.batch_size, device=run.device) % len(data.classes)
         return Batch(torch.randn(shape, device=run.device), labels)
 
-    control = run.method.control
-    if isinstance(control, EigenvalueRollBack):
-        state.snapshots = {epoch: copied(state.snapshot()) for epoch in range(control.keeps + 1)}
+    if run.method.snapshots:
+        state.snapshots = {epoch: copied(state.snapshot()) for epoch in range(run.method.snapshots + 1)}
     return Scene(run, (batch(), batch()))
 
 

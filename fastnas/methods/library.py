@@ -7,10 +7,9 @@ Settings that belong to a run and not to a method (rates, batch sizes, depth) st
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, unrolled
-from fastnas.bilevel.reinforce import Reinforce
-from fastnas.mechanisms.alpha_optimizer import apg_nag, as_it_is, into_box, keep_pair_probability
-from fastnas.mechanisms.connection import Connection
+from fastnas.bilevel.hypergradient import UnrolledByDifferences, unrolled
+from fastnas.bilevel.score_function import ImportanceWeighted, Reinforce
+from fastnas.mechanisms.alpha_optimizer import apg_nag, clip_to_box, keep_pair_probability
 from fastnas.mechanisms.control import (
     EigenvalueRollBack,
     EigenvalueStop,
@@ -34,14 +33,14 @@ from fastnas.mechanisms.draw import (
     proximal_value,
 )
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
-from fastnas.mechanisms.protocol import Protocol
 from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero
 from fastnas.mechanisms.relaxation import MaxW, raw
 from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout, TwoCosines
+from fastnas.mechanisms.update_schedule import UpdateSchedule
 from fastnas.methods.method import Method, Term
 from fastnas.methods.registry import METHODS, register_method
 from fastnas.spaces.cell_space import CellSpace
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 __all__ = ["METHODS", "REGULARISED", "Method", "Term"]
 
@@ -57,8 +56,10 @@ def darts(*, order: int = 1, by_differences: bool = False) -> Method:
             of exactly (its eq. 7). Early in a search its step of 0.01 crosses many kinks of the network, and it saves
             little time (profiling/second_order.py).
     """
-    require(order in (1, 2), "darts", "order must be 1 or 2", order)
-    require(order == 2 or not by_differences, "darts", "by_differences must stand beside order=2", f"order={order}")
+    if order not in (1, 2):
+        raise invalid("darts", "order must be 1 or 2", order)
+    if by_differences and order == 1:
+        raise invalid("darts", "by_differences needs order=2", "order=1")
     method = Method(name="darts", source="Liu et al., 2019, arXiv:1806.09055")
     if order == 1:
         return method
@@ -190,9 +191,9 @@ def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
         source="Xie et al., 2019, arXiv:1812.09926",
         draw=GumbelSoftmax(),
         tau=Ramp(1.0, 0.03, before=1),
-        protocol=Protocol(joint=True),
-        alpha_mean=1.0,
-        alpha_scale=0.01,
+        update_schedule=UpdateSchedule(joint=True),
+        alpha_init_mean=1.0,
+        alpha_init_std=0.01,
         penalties=cost,
         derivation=every_edge if all_edges else derive,
     )
@@ -210,7 +211,7 @@ def gdas(*, form: GumbelHard = gumbel_selected, last_tau: float = 1.0) -> Method
         source="Dong and Yang, 2019, arXiv:1910.04465",
         draw=form,
         tau=Ramp(10.0, last_tau),
-        protocol=Protocol(weights_first=True),
+        update_schedule=UpdateSchedule(weights_first=True),
     )
 
 
@@ -228,8 +229,8 @@ def parsec(*, draws: int = 16, temperature: float | None = None, self_normalised
         draw=Categorical(),
         hypergradient=weighted,
         weight_average=replace(weighted, self_normalised=True) if draws > 1 else None,
-        alpha_scale=0.0,
-        connection=Connection(joint_inputs=True),
+        alpha_init_std=0.0,
+        joint_inputs=True,
     )
 
 
@@ -264,8 +265,8 @@ def nasp(*, published_for: CellSpace | None = None) -> Method:
         source="Yao et al., 2020, arXiv:1905.13577",
         relaxation=raw,
         draw=Proximal(project),
-        settle=into_box,
-        alpha_mean=0.5,
+        projection=clip_to_box,
+        alpha_init_mean=0.5,
     )
 
 
@@ -279,10 +280,10 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
         name="dso_nas",
         source="Zhang et al., 2018, arXiv:1811.01567",
         relaxation=raw,
-        protocol=Protocol(weights_first=True),
+        update_schedule=UpdateSchedule(weights_first=True),
         alpha_optimizer=apg_nag(gamma),
-        alpha_mean=1.0,
-        alpha_scale=0.0,
+        alpha_init_mean=1.0,
+        alpha_init_std=0.0,
         derivation=nonzero,
         prune=at_zero,
         prune_every=5,
@@ -301,8 +302,8 @@ def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[T
         source="Cai et al., 2019, arXiv:1812.00332",
         draw=TwoPaths() if two_paths else BinaryGate(),
         weight_draw=Categorical(),
-        settle=keep_pair_probability,
-        protocol=Protocol(weights_first=True, alpha_every=alpha_every),
+        projection=keep_pair_probability,
+        update_schedule=UpdateSchedule(weights_first=True, alpha_every=alpha_every),
         warmup_share=41 / 160,
         learning_rate=TwoCosines(),
         penalties=cost,
@@ -320,7 +321,7 @@ def proxyless_nas_r(*, draws: int = 10, baseline: bool = True) -> Method:
         draw=Categorical(),
         weight_draw=None,
         hypergradient=Reinforce(draws, baseline),
-        settle=as_it_is,
+        projection=None,
     )
 
 
@@ -332,7 +333,8 @@ def pc_darts(k: int = 4) -> Method:
         darts(),
         name="pc_darts",
         source="Xu et al., 2020, arXiv:1907.05737",
-        connection=Connection(k=k, edge_normalisation=True),
+        partial_channels=k,
+        edge_normalisation=True,
         warmup_share=15 / 50,
     )
 

@@ -1,23 +1,23 @@
-"""What a method is: one choice on every axis of differentiable architecture search."""
+"""What a method is: one choice for every part of a differentiable architecture search."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
-from fastnas.bilevel.hypergradient import Hypergradient, ImportanceWeighted, first_order
-from fastnas.bilevel.reinforce import Reinforce
-from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Settle, adam, as_it_is
-from fastnas.mechanisms.connection import Connection
-from fastnas.mechanisms.control import Control, EigenvalueRollBack, EigenvalueStop, FirstOf, never
+from fastnas.bilevel.hypergradient import Hypergradient, first_order
+from fastnas.bilevel.score_function import ImportanceWeighted
+from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Projection, adam
+from fastnas.mechanisms.control import EIGENVALUE, Control
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
-from fastnas.mechanisms.penalty import Objective, Penalty, Reward, accuracy_alone, loss_alone
-from fastnas.mechanisms.perturbation import Perturbation, unperturbed
-from fastnas.mechanisms.protocol import Protocol
-from fastnas.mechanisms.pruning import Prune, Stage, keep_everything
+from fastnas.mechanisms.penalty import Objective, Penalty, Reward
+from fastnas.mechanisms.perturbation import Perturbation
+from fastnas.mechanisms.pruning import Prune, Stage
 from fastnas.mechanisms.relaxation import Relaxation, softmax
 from fastnas.mechanisms.schedules import Constant, LearningRate, Schedule, cosine
-from fastnas_kernels.check import complaint, require
+from fastnas.mechanisms.update_schedule import UpdateSchedule
+from fastnas_kernels.check import invalid
 
 
 class Term(NamedTuple):
@@ -35,137 +35,217 @@ class Term(NamedTuple):
     expected: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Method:
-    """One choice on every axis; first-order DARTS on each that is not named.
+    """A differentiable architecture search: first-order DARTS but for the parts that are named.
 
-    Vary a method with ``dataclasses.replace(pc_darts(), connection=Connection(k=2))``. The letters are the axes.
+    Vary a method with ``dataclasses.replace``; ``repr`` shows the parts that differ from DARTS.
 
     Args:
         name: What runs and reports call it.
         source: Authors, year and arXiv id.
-        relaxation: A. From logits to coefficients; what an architecture is derived from.
-        tau: A, B. Temperature of the draw, or of the relaxation where there is no draw.
-        draw: B, C. What a step mixes with; ``None`` for the relaxation itself.
-        weight_draw: B, C. The same for the weight step where it differs.
-        hypergradient: D, E. How alpha gets its gradient.
-        weight_average: D. The weights' gradient is that of this many draws, weighted alike; ``None`` for one draw.
-        protocol: F. Who moves when.
-        warmup_share: F. Share of the epochs of a stage in which only weights move, for whoever does not say how many.
-        perturbation: G. Moves the coefficients of the weight step.
-        radius: G. How far.
-        alpha_optimizer: H. Moves alpha along its gradient.
-        settle: H. What is done to alpha after a step.
-        alpha_mean: H. Where alpha begins.
-        alpha_scale: H. The standard deviation that alpha begins with.
-        stages: I. The parts of the search; each begins with fresh weights and logits.
-        prune: I. What stays alive, asked at the beginning of an epoch in which alpha moves.
-        prune_every: I. Epochs between two such questions.
-        connection: J. Channels that are mixed and weights of the edges.
-        drop_path: J. Probability of dropping an edge for an image.
-        cutout: J. Probability of blanking a square of half its side in an image of a step.
-        skip_dropout: J. Probability of dropping an element of a skip connection.
-        objective: K. Joins the loss that alpha sees with a cost, which is taken at the relaxation of alpha.
-        reward: K. What a sample is worth, for a gradient from rewards; sampled penalties are taken off it.
-        penalties: K. Terms of the coefficients of every cell type, added to the loss that alpha sees.
-        weight_penalties: K. Terms of the weights, added to the loss that the weights see.
-        weight_decay_factor: K. Multiplies the configured weight decay.
-        control: L. When the search stops or goes back.
-        eigenvalue_every: L. Epochs between two measurements of the dominant eigenvalue; 0 for none.
-        derivation: M. From coefficients to a genotype.
-        learning_rate: N. Of the weights.
+
+        relaxation: *Coefficients.* From logits to coefficients; what an architecture is derived from.
+        tau: Temperature of the draw, or of the relaxation where there is no draw.
+        draw: What a step mixes with; ``None`` for the relaxation itself.
+        weight_draw: The same for the weight step where it differs.
+
+        hypergradient: *Gradients.* How alpha gets its gradient.
+        weight_average: Importance weights of several draws, over which the weights' gradient is averaged; ``None`` for
+            one draw.
+        objective: Joins the loss that alpha sees with a cost at the relaxation of alpha; ``None`` for the loss alone.
+        reward: What a sample is worth, for a gradient from rewards; ``None`` for its accuracy. Sampled penalties are
+            taken off it.
+        penalties: Terms of the coefficients of every cell type, added to the loss that alpha sees.
+        weight_penalties: Terms of the weights, added to the loss that the weights see.
+
+        update_schedule: *Updates.* Which update follows which.
+        warmup_share: Share of the epochs of a stage in which only weights move, for configurations that do not say how
+            many.
+        learning_rate: Of the weights.
+        alpha_optimizer: Moves alpha along its gradient.
+        projection: Onto what alpha is projected after a step; ``None`` for nothing.
+        alpha_init_mean: Where alpha begins.
+        alpha_init_std: The standard deviation that alpha begins with.
+
+        perturbation: *Regularisation.* Moves the coefficients of the weight step; ``None`` for nothing.
+        radius: How far.
+        drop_path: Probability of dropping an edge for an image.
+        skip_dropout: Probability of dropping an element of a skip connection.
+        cutout: Probability of blanking a square of half its side in an image of a step.
+        weight_decay_factor: Multiplies the configured weight decay.
+
+        partial_channels: *Supernet.* Candidates see ``1 / partial_channels`` of the channels, the others pass by and a
+            shuffle interleaves them (Xu et al., 2020, arXiv:1907.05737, section 3.2). 1 mixes all channels.
+        edge_normalisation: Weigh the edges of a node by a softmax over edge logits beta (section 3.3 there); otherwise
+            they are added up.
+        joint_inputs: Draw which states a node reads, as many as derivation keeps and all of them at once, with logits
+            of their own (Casale et al., 2019, arXiv:1902.05116). Nothing in spaces that keep all edges.
+        stages: The parts of the search; each begins with fresh weights and logits.
+        prune: What stays alive, asked at the beginning of an epoch in which alpha moves; ``None`` for everything.
+        prune_every: Epochs between two such questions.
+
+        control: *End of the search.* When it stops or goes back; ``None`` for never.
+        eigenvalue_every: Epochs between two measurements of the dominant eigenvalue; 0 for none.
+        derivation: From coefficients to a genotype.
+
+    Raises:
+        ValueError: If two parts have no meaning together.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> import fastnas.methods
+        >>> replace(fastnas.methods.pc_darts(), partial_channels=2)
+        Method(
+            name='pc_darts',
+            source='Xu et al., 2020, arXiv:1907.05737',
+            warmup_share=0.3,
+            partial_channels=2,
+            edge_normalisation=True,
+        )
     """
 
     name: str
     source: str
+
     relaxation: Relaxation = softmax
     tau: Schedule = Constant(1.0)  # noqa: RUF009  (frozen)
     draw: Draw | None = None
     weight_draw: Draw | None = None
+
     hypergradient: Hypergradient = first_order
     weight_average: ImportanceWeighted | None = None
-    protocol: Protocol = Protocol()  # noqa: RUF009  (frozen)
-    warmup_share: float = 0.0
-    perturbation: Perturbation = unperturbed
-    radius: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    alpha_optimizer: MakeOptimizer = adam
-    settle: Settle = as_it_is
-    alpha_mean: float = 0.0
-    alpha_scale: float = 1e-3
-    stages: tuple[Stage, ...] = (Stage(),)
-    prune: Prune = keep_everything
-    prune_every: int = 1
-    connection: Connection = Connection()  # noqa: RUF009  (frozen)
-    drop_path: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    objective: Objective = loss_alone
-    reward: Reward = accuracy_alone
+    objective: Objective | None = None
+    reward: Reward | None = None
     penalties: tuple[Term, ...] = ()
     weight_penalties: tuple[Term, ...] = ()
+
+    update_schedule: UpdateSchedule = UpdateSchedule()  # noqa: RUF009  (frozen)
+    warmup_share: float = 0.0
+    learning_rate: LearningRate = cosine
+    alpha_optimizer: MakeOptimizer = adam
+    projection: Projection | None = None
+    alpha_init_mean: float = 0.0
+    alpha_init_std: float = 1e-3
+
+    perturbation: Perturbation | None = None
+    radius: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    drop_path: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     weight_decay_factor: float = 1.0
-    control: Control = never
+
+    partial_channels: int = 1
+    edge_normalisation: bool = False
+    joint_inputs: bool = False
+    stages: tuple[Stage, ...] = (Stage(),)
+    prune: Prune | None = None
+    prune_every: int = 1
+
+    control: Control | None = None
     eigenvalue_every: int = 0
     derivation: Callable = derive
-    learning_rate: LearningRate = cosine
 
     def __post_init__(self) -> None:
-        require(0 <= self.warmup_share < 1, "Method", "warmup_share must lie in [0, 1)", self.warmup_share)
-        require(len(self.stages) >= 1, "Method", "stages must not be empty", "none")
-        require(self.prune_every >= 1, "Method", "prune_every must be at least 1", self.prune_every)
-        require(self.eigenvalue_every >= 0, "Method", "eigenvalue_every must not be negative", self.eigenvalue_every)
-        require(
-            self.weight_decay_factor >= 0,
-            "Method",
-            "weight_decay_factor must not be negative",
-            self.weight_decay_factor,
-        )
-        for meaningless, first, second, why in self._contradictions():
-            if meaningless:
-                raise ValueError(
-                    complaint(f"method {self.name}", f"{first} must not stand beside {second}", "both", why)
-                )
+        if not 0 <= self.warmup_share < 1:
+            raise invalid("Method", "warmup_share must lie in [0, 1)", self.warmup_share)
+        if not self.stages:
+            raise invalid("Method", "stages must not be empty", "none")
+        for name in ("prune_every", "partial_channels"):
+            if getattr(self, name) < 1:
+                raise invalid("Method", f"{name} must be at least 1", getattr(self, name))
+        for name in ("eigenvalue_every", "weight_decay_factor"):
+            if getattr(self, name) < 0:
+                raise invalid("Method", f"{name} must not be negative", getattr(self, name))
+        for broken, one, other, why in self._conflicts():
+            if broken:
+                raise ValueError(f"method {self.name}: {one} does not work with {other}. {why}")
 
-    def _contradictions(self) -> list[tuple[bool, str, str, str]]:
-        scored = isinstance(self.hypergradient, ImportanceWeighted | Reinforce)
-        estimator = f"hypergradient={type(self.hypergradient).__name__}"
+    @property
+    def scores(self) -> bool:
+        """Whether alpha's gradient comes from the values of discrete draws and needs no slope."""
+        return getattr(self.hypergradient, "scores", False)
+
+    @property
+    def unrolls(self) -> bool:
+        """Whether alpha's gradient looks through steps of the weights."""
+        return getattr(self.hypergradient, "unrolls", False)
+
+    @property
+    def reads_reward(self) -> bool:
+        """Whether alpha's gradient asks what a draw is worth."""
+        return getattr(self.hypergradient, "reads_reward", False)
+
+    @property
+    def on_simplex(self) -> bool:
+        """Whether the relaxed coefficients of an edge are known to sum to one."""
+        return getattr(self.relaxation, "on_simplex", False)
+
+    @property
+    def draw_of_weights(self) -> Draw | None:
+        """What the weight step mixes with."""
+        return self.draw if self.weight_draw is None else self.weight_draw
+
+    @property
+    def control_reads(self) -> frozenset[str]:
+        """What must be measured for the control."""
+        return getattr(self.control, "reads", frozenset())
+
+    @property
+    def snapshots(self) -> int:
+        """Epochs back that the control may ask to return to."""
+        return getattr(self.control, "keeps", 0)
+
+    def _conflicts(self) -> list[tuple[bool, str, str, str]]:
+        """Parts that have no meaning together, and why: the one place that knows."""
+        gradient, draw = f"hypergradient={_show(self.hypergradient)}", f"draw={_show(self.draw)}"
+        control, of_weights = f"control={_show(self.control)}", self.draw_of_weights
         probable = self.draw is not None and self.draw.has_probability
-        of_weights = self.draw if self.weight_draw is None else self.weight_draw
-        perturbs = self.perturbation is not unperturbed
-        joint = self.protocol.joint
-        unrolls = self.hypergradient is not first_order and not scored
-        measures = _reads_eigenvalue(self.control)
+        turns_off = self.draw is not None and self.draw.turns_off
+        joint, reads_eigenvalue = self.update_schedule.joint, EIGENVALUE in self.control_reads
         return [
             (
-                scored and not probable,
-                estimator,
-                f"draw={self.draw}",
-                "It differentiates the log-probability of a discrete draw: use Categorical().",
+                self.scores and not probable,
+                gradient,
+                draw,
+                "It differentiates the log-probability of a discrete draw: use draw=Categorical().",
             ),
             (
-                probable and not scored,
-                f"draw={self.draw}",
-                "a hypergradient by differentiation",
+                probable and not self.scores,
+                draw,
+                gradient,
                 "The coefficients of this draw are constants, so alpha would never move: use ImportanceWeighted() or "
                 "Reinforce().",
             ),
             (
-                scored and self.objective is not loss_alone,
+                self.unrolls and turns_off,
+                gradient,
+                draw,
+                "Its gradient is that of a surrogate, and the weights step with a choice of their own.",
+            ),
+            (
+                self.scores and self.objective is not None,
                 "objective",
-                estimator,
+                gradient,
                 "It sees values of draws and no slope of a cost: add that as a penalty with expected=True.",
             ),
             (
-                self.reward is not accuracy_alone and not isinstance(self.hypergradient, Reinforce),
+                self.reward is not None and not self.reads_reward,
                 "reward",
-                "a hypergradient other than Reinforce",
-                "Nothing else asks what a sample is worth.",
+                gradient,
+                "Only Reinforce asks what a sample is worth.",
             ),
             (
-                self.connection.joint_inputs and not scored,
-                "connection with joint_inputs",
-                "a hypergradient by differentiation",
+                self.joint_inputs and not self.scores,
+                "joint_inputs",
+                gradient,
                 "The choice of inputs is a constant of the loss, so its logits would never move.",
+            ),
+            (
+                self.joint_inputs and (self.partial_channels > 1 or self.edge_normalisation),
+                "joint_inputs",
+                "partial_channels or edge_normalisation",
+                "They add up all edges of a node.",
             ),
             (
                 self.weight_average is not None and of_weights is None,
@@ -174,51 +254,79 @@ class Method:
                 "Several draws would all be the same.",
             ),
             (
-                perturbs and of_weights is not None and of_weights.turns_off,
+                self.perturbation is not None and of_weights is not None and of_weights.turns_off,
                 "perturbation",
-                f"draw={of_weights}",
+                f"draw={_show(of_weights)}",
                 "It would move coefficients of candidates that do not run.",
             ),
             (
-                perturbs and self.relaxation is not softmax,
+                self.perturbation is not None and not self.on_simplex,
                 "perturbation",
-                "a relaxation other than softmax",
+                f"relaxation={_show(self.relaxation)}",
                 "It projects onto the simplex, on which only a softmax lies.",
             ),
             (
-                joint and (scored or unrolls or self.weight_average is not None),
-                "protocol.joint",
-                "hypergradient or weight_average",
+                joint and (self.scores or self.unrolls or self.weight_average is not None),
+                "update_schedule.joint",
+                "weight_average" if self.weight_average is not None else gradient,
                 "One backward pass gives both gradients: there is no inner step to look through.",
             ),
             (
-                joint and perturbs,
-                "protocol.joint",
+                joint and self.perturbation is not None,
+                "update_schedule.joint",
                 "perturbation",
                 "Alpha would get the gradient of coefficients that it did not choose.",
             ),
             (
-                measures and self.eigenvalue_every == 0,
-                "control by eigenvalue",
+                reads_eigenvalue and self.eigenvalue_every == 0,
+                control,
                 "eigenvalue_every=0",
-                "Nothing would be measured.",
+                "The eigenvalue would not be measured.",
             ),
             (
                 self.eigenvalue_every > 0 and self.draw is not None,
                 "eigenvalue_every",
-                f"draw={self.draw}",
+                draw,
                 "The curvature at a random or discrete choice is not that of the search.",
             ),
             (
-                len(self.stages) > 1 and isinstance(self.control, EigenvalueRollBack),
-                "stages",
-                "control=EigenvalueRollBack",
-                "A stage has networks of another size than the one before it.",
+                self.eigenvalue_every > 0 and joint,
+                "eigenvalue_every",
+                "update_schedule.joint",
+                "Alpha has no batch of its own to measure on.",
+            ),
+            (
+                len(self.stages) > 1 and (reads_eigenvalue or self.snapshots > 0),
+                control,
+                f"{len(self.stages)} stages",
+                "Each stage begins with fresh weights and logits, and networks of another size.",
             ),
         ]
 
+    def __repr__(self) -> str:
+        parts = [f"    {name}={_show(value)},\n" for name, value in _different(self)]
+        return f"Method(\n{''.join(parts)})"
 
-def _reads_eigenvalue(control: Control) -> bool:
-    if isinstance(control, FirstOf):
-        return any(_reads_eigenvalue(part) for part in control.controls)
-    return isinstance(control, EigenvalueStop | EigenvalueRollBack)
+
+def _different(part: Any) -> Iterator[tuple[str, Any]]:
+    """The fields of a dataclass that do not have their defaults."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.repr and value != _default(field):
+            yield field.name, value
+
+
+def _default(field: Field) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _show(value: Any) -> str:
+    """A part as one would write it down."""
+    if isinstance(value, partial):
+        arguments = [_show(x) for x in value.args] + [f"{name}={_show(x)}" for name, x in value.keywords.items()]
+        return f"{_show(value.func)}({', '.join(arguments)})"
+    if is_dataclass(value) and not isinstance(value, type):
+        return f"{type(value).__name__}({', '.join(f'{name}={_show(x)}' for name, x in _different(value))})"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_show, value))}{',' * (len(value) == 1)})"
+    return getattr(value, "__name__", repr(value))

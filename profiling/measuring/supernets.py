@@ -62,11 +62,13 @@ def build(training: Training, device: torch.device) -> Built:
     """The same weights, logits and images on every device."""
     torch.manual_seed(0)
     method = METHODS[training.method]()
-    net = build_supernet(training.space, 10, training.channels, training.cells, method.connection.k, 3, training.large)
+    net = build_supernet(
+        training.space, 10, training.channels, training.cells, method.partial_channels, 3, training.large
+    )
     images = torch.randn(training.images, 3, training.side, training.side)
     labels = torch.randint(10, (training.images,))
     net = net.to(device)
-    alpha = initial_logits(training.space, method.connection.edge_normalisation, 0, device)
+    alpha = initial_logits(training.space, method.edge_normalisation, 0, device)
     return Built(training, net, dict(net.named_parameters()), alpha, images.to(device), labels.to(device))
 
 

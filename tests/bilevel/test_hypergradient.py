@@ -5,8 +5,9 @@ import itertools
 import pytest
 import torch
 
-from fastnas.bilevel.hypergradient import ImportanceWeighted, UnrolledByDifferences, first_order, unrolled
+from fastnas.bilevel.hypergradient import UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.problem import Bilevel, SgdStep
+from fastnas.bilevel.score_function import ImportanceWeighted
 
 
 def scalar(value):

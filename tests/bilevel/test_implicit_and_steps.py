@@ -8,17 +8,16 @@ import torch
 import torch.multiprocessing as mp
 from torch import distributed
 
-from fastnas.bilevel.average import OverProcesses
 from fastnas.bilevel.hypergradient import (
     Implicit,
-    ImportanceWeighted,
     Unrolled,
     UnrolledByDifferences,
     first_order,
     unrolled,
 )
-from fastnas.bilevel.problem import Bilevel, SgdStep
+from fastnas.bilevel.problem import Bilevel, OverProcesses, SgdStep
 from fastnas.bilevel.products import reverse_over_reverse
+from fastnas.bilevel.score_function import ImportanceWeighted
 from fastnas.bilevel.solve import ConjugateGradients, Neumann
 from tests.forks import serve
 

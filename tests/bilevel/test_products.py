@@ -8,9 +8,9 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fastnas.bilevel.difference import central_difference
 from fastnas.bilevel.named import norm
 from fastnas.bilevel.products import (
+    central_difference,
     forward_over_reverse,
     gauss_newton,
     kept_product,

@@ -1,7 +1,6 @@
 """Every method of the library raises no alarm, and a defect in one of its parts, or in a supernet, raises one."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import pytest
 import torch
@@ -10,10 +9,10 @@ from torch import nn
 import fastnas
 from fastnas import check
 from fastnas.bilevel.hypergradient import first_order, unrolled
-from fastnas.bilevel.reinforce import Reinforce
+from fastnas.bilevel.score_function import Reinforce
 from fastnas.checks.claims import slope_of_outer
 from fastnas.checks.finding import Verdict
-from fastnas.mechanisms.draw import Sample, gumbel_all, gumbel_selected_with_scalars
+from fastnas.mechanisms.draw import Draw, Sample, gumbel_all, gumbel_selected_with_scalars
 from fastnas.mechanisms.perturbation import random_smoothing
 from fastnas.mechanisms.relaxation import sigmoid, softmax
 from fastnas.mechanisms.schedules import Constant
@@ -90,7 +89,7 @@ def test_no_method_raises_an_alarm_in_the_darts_space(name):
         darts_2nd(by_differences=True),
         sharp_darts(detach_max=True),
         replace(darts(), relaxation=sigmoid),
-        replace(gdas(), connection=pc_darts().connection),
+        replace(gdas(), partial_channels=4, edge_normalisation=True),
         replace(darts(), drop_path=Constant(0.3), skip_dropout=Constant(0.4)),
     ],
     ids=lambda method: method.name,
@@ -129,10 +128,7 @@ def cost_of_a_list(mix):
 
 
 @dataclass(frozen=True)
-class Unseeded:
-    turns_off: ClassVar[bool] = False
-    has_probability: ClassVar[bool] = False
-
+class Unseeded(Draw):
     def __call__(self, alpha_EK, alive_EK, tau, seed):
         return Sample((alpha_EK + torch.rand_like(alpha_EK)).softmax(-1))
 

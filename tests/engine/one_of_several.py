@@ -29,7 +29,9 @@ def steps_of(names, ranks, synchronise):
             kept.append(alpha_gradients(*arguments))
             return kept[-1]
 
-        if run.method.protocol.joint or run.method.protocol.alpha_every > 1:  # its step has none of its own
+        if (
+            run.method.update_schedule.joint or run.method.update_schedule.alpha_every > 1
+        ):  # its step has none of its own
             with run.statistics():
                 kept_gradients(run, weight_batch, search_batch)
         with replaced(step, alpha_gradients=kept_gradients):

@@ -19,7 +19,7 @@ CONFIG = SearchConfig(channels=4, cells=1, epochs=6, warmup_epochs=0, batch_size
 
 
 def make_run(method, ranks=ALONE, **changes):
-    config = replace(CONFIG, channels=8 if method.connection.k > 1 else 4, **changes)
+    config = replace(CONFIG, channels=8 if method.partial_channels > 1 else 4, **changes)
     state = fresh_state(stage_supernet(SPACE, method, DIGITS, config, 0), method, config, torch.device("cpu"))
     state.supernet.double()
     for p in state.w.values():

@@ -245,7 +245,7 @@ def test_the_eigenvalue_of_a_search_is_that_of_its_full_hessian(monkeypatch):
         assert ours == pytest.approx(exact, rel=1e-2)  # ten products with a Hessian of fifteen variables
 
 
-# ---- protocol ---------------------------------------------------------------------------------------------------
+# ---- update schedule -----------------------------------------------------------------------------------------------
 def test_a_joint_search_trains_on_all_images():
     config = replace(TINY, epochs=1, batch_size=16, train_fraction=0.05)  # 70 images
     joint, apart = (search(SPACE, method, DIGITS, config).history[0]["step"] for method in (snas(), darts()))

@@ -25,7 +25,7 @@ FEW_WORDS = [*(pytest.param(words, marks=pytest.mark.slow) for words in WORDS[:2
 
 
 def make_run(method, space, words=("none",), **changes):
-    config = replace(TINY, channels=8 if method.connection.k > 1 else 4, recompute=words, **changes)
+    config = replace(TINY, channels=8 if method.partial_channels > 1 else 4, recompute=words, **changes)
     config = replace(config, cells={NASBENCH201: 1, SPACE: 1, PROXYLESS: 2}.get(space, 3))
     state = fresh_state(stage_supernet(space, method, DIGITS, config, 0), method, config, torch.device("cpu"))
     return Run(method, DIGITS, config, torch.device("cpu"), (torch.arange(2).numpy(),) * 2, 2, state)

@@ -142,11 +142,11 @@ def test_the_gradient_of_parsec_comes_from_its_losses_alone():
 @pytest.mark.parametrize("name", ["darts", "gdas", "parsec", "snas", "proxyless_nas", "dso_nas", "darts_2nd"])
 def test_an_expected_cost_has_its_slope_under_every_estimator(name):
     method = METHODS[name]()
-    protocol = replace(method.protocol, alpha_every=1)
+    schedule = replace(method.update_schedule, alpha_every=1)
     term = Term(cost, Constant(0.5), expected=True)
     gradients = []
     for penalties in ((), (term,)):
-        run = make_run(replace(method, penalties=penalties, protocol=protocol, settle=darts().settle))
+        run = make_run(replace(method, penalties=penalties, update_schedule=schedule, projection=None))
         before = run.state.alpha["alpha.normal"].detach().clone()
         search_step(run, *make_batches())
         gradients.append(before - run.state.alpha["alpha.normal"].detach())  # a rate of one

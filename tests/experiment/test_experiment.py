@@ -112,7 +112,7 @@ def test_a_checkpoint_of_another_search_or_another_variant_of_the_same_recipe_is
     search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path)
     with pytest.raises(ValueError, match="got a checkpoint of another configuration"):
         search(NASBENCH201, darts(), DIGITS, replace(config, weight_lr=0.01), folder=tmp_path)
-    variant = replace(darts(), alpha_scale=1e-2)
+    variant = replace(darts(), alpha_init_std=1e-2)
     assert variant.name == "darts"
     with pytest.raises(ValueError, match="got a checkpoint of another configuration"):
         search(NASBENCH201, variant, DIGITS, config, folder=tmp_path)

@@ -238,7 +238,7 @@ def test_the_gradient_of_a_projection_is_dense_and_taken_at_the_projected_point(
 
 
 def test_a_form_is_a_value_that_can_be_replaced():
-    assert replace(gumbel_all, route=gumbel_selected.route) == gumbel_selected
+    assert replace(gumbel_all, route=gumbel_selected.route, selected_only=True, paths=1) == gumbel_selected
 
 
 def test_the_mean_of_soft_samples_is_no_probability_but_that_of_hard_ones_is():

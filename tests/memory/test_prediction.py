@@ -35,7 +35,7 @@ ROUNDING = 2e-3
 
 
 def setup_for(method, space=NASBENCH201, **changes):
-    config = replace(TINY, **{"channels": 8 if method.connection.k > 1 else 4, **changes})
+    config = replace(TINY, **{"channels": 8 if method.partial_channels > 1 else 4, **changes})
     return Setup(proxyless(1) if space is PROXYLESS else space, method, DIGITS, config)
 
 

@@ -12,7 +12,6 @@ from fastnas.engine.coefficients import Sampler
 from fastnas.engine.record import evaluated_mix
 from fastnas.engine.run import Run, fresh_state, stage_supernet
 from fastnas.engine.step import search_step
-from fastnas.mechanisms.connection import Connection
 from fastnas.methods.library import METHODS, nasp, p_darts, proxyless_nas
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.training.config import RetrainConfig, SearchConfig, TrainingSetup
@@ -116,7 +115,7 @@ def test_every_step_moves_alpha_and_weights_and_leaves_no_gradient_behind(name):
 
 @pytest.mark.parametrize("name", STEPS_OF)
 def test_every_method_mixes_a_part_of_the_channels_as_well_and_repeats_itself(name):
-    method = replace(method_of(name), connection=Connection(k=2, edge_normalisation=True))
+    method = replace(method_of(name), partial_channels=2, edge_normalisation=True, joint_inputs=False)
     steps = []
     for _ in range(2):
         run = make_run(method, replace(config_of(name), channels=8))
@@ -161,7 +160,7 @@ def test_first_order_phases_ask_for_their_own_gradients_alone(name, monkeypatch)
     run = make_run(method, config_of(name))
     seen = requires_grad_seen(run, monkeypatch)
     search_step(run, *make_batches())
-    if method.protocol.joint:
+    if method.update_schedule.joint:
         assert seen == [(True, True)]
     elif name == "parsec":  # alpha sees losses alone; the weights see each loss first, and then its gradient
         assert seen == [(False, False)] * 6 + [(True, False)] * 3
@@ -173,7 +172,7 @@ def test_first_order_phases_ask_for_their_own_gradients_alone(name, monkeypatch)
         assert seen == [(True, False), (True, True), (False, True), (True, False)]
     else:
         alpha_first = [(False, True), (True, False)]
-        assert seen == (alpha_first[::-1] if method.protocol.weights_first else alpha_first)
+        assert seen == (alpha_first[::-1] if method.update_schedule.weights_first else alpha_first)
 
 
 @pytest.mark.parametrize("name", ONE_PATH)
@@ -189,14 +188,16 @@ def test_one_path_methods_run_one_candidate_an_edge_and_idle_ones_get_no_gradien
     for draw in range(draws):
         mix = sampler(run.state.alpha, draw).mix
         for cell_type, columns in mix.alive.items():
-            if method.connection.joint_inputs and space is DARTS:  # two inputs of a node are read
+            if method.joint_inputs and space is DARTS:  # two inputs of a node are read
                 assert [sum(len(columns[row]) for row in space.rows(target)) for target in space.targets] == [2] * 4
             else:
                 assert all(len(row) == 1 for row in columns)
             assert (mix.candidates[cell_type] != 0).sum(-1).tolist() == [len(row) for row in columns]
             chosen |= {(cell_type, row, space.primitives[k]) for row, ks in enumerate(columns) for k in ks}
     weights = {key: p.detach().clone() for key, p in run.state.w.items()}
-    only_weights = replace(run, method=replace(method, protocol=replace(method.protocol, alpha_every=10**6)))
+    only_weights = replace(
+        run, method=replace(method, update_schedule=replace(method.update_schedule, alpha_every=10**6))
+    )
     search_step(only_weights, *make_batches())
     types = run.state.supernet.types if space is DARTS else None
     for key, p in run.state.w.items():

@@ -20,7 +20,7 @@ def test_any_method_with_an_inner_step_to_look_through_has_a_second_order(name):
 
 @pytest.mark.parametrize("name", NO_SECOND_ORDER)
 def test_second_order_is_refused_where_it_has_no_meaning(name):
-    with pytest.raises(ValueError, match=rf"method {name}: --order 2 must not stand beside its .*, got both\. \w"):
+    with pytest.raises(ValueError, match=rf"--order 2: method {name}: .* does not work with .*\. \w"):
         with_order(METHODS[name](), 2)
 
 
@@ -47,11 +47,12 @@ def test_the_code_form_measures_with_the_weight_decay_of_alpha_and_ada_goes_back
 
 @pytest.mark.parametrize("name", NO_STOP)
 def test_a_stop_by_curvature_is_refused_where_it_has_no_meaning(name):
-    with pytest.raises(ValueError, match=rf"method {name}: --stop eigenvalue must not stand beside its .*, got both"):
+    with pytest.raises(ValueError, match=rf"--stop eigenvalue: method {name}:? (.* does not work with|already stops)"):
         with_stop(METHODS[name](), "eigenvalue")
 
 
-def test_going_back_stands_alone():
-    with pytest.raises(ValueError, match=r"--stop eigenvalue_ada must not stand beside its own control=SkipCount"):
-        with_stop(darts_plus(), "eigenvalue_ada")
+def test_going_back_combines_with_another_control():
+    both = with_stop(darts_plus(), "eigenvalue_ada")
+    assert both.control.controls == (darts_plus().control, EigenvalueRollBack())
+    assert both.snapshots == EigenvalueRollBack().keeps
     assert robust_darts().eigenvalue_every == 1

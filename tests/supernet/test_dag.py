@@ -189,7 +189,7 @@ def test_the_gradients_in_a_full_graph_are_those_that_are_claimed(method):
 
 
 def test_what_has_no_meaning_in_a_full_graph_is_refused():
-    with pytest.raises(ValueError, match=r"connection=Connection\(k=4.*must not stand beside the space dso.*are nodes"):
+    with pytest.raises(ValueError, match=r"partial_channels=4 must not stand beside the space dso.*are nodes"):
         search(DSO, pc_darts(), DIGITS, TINY)
     with pytest.raises(ValueError, match="stages with added_cells must not stand beside the space dso_full, got"):
         search(DSO_FULL, p_darts(), DIGITS, TINY)

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from fastnas.engine.coefficients import Sampler, relax
-from fastnas.mechanisms.connection import Connection
 from fastnas.methods.library import METHODS, parsec
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.architecture import initial_logits
@@ -93,8 +92,8 @@ def test_the_derived_architecture_is_the_mode_of_the_distribution():
 
 
 def test_a_choice_of_inputs_needs_an_estimator_that_sees_it():
-    with pytest.raises(ValueError, match="connection with joint_inputs must not stand beside a hypergradient by diff"):
-        replace(METHODS["darts"](), connection=Connection(joint_inputs=True))
-    with pytest.raises(ValueError, match=r"joint_inputs must stand without k and edge_normalisation.*got k=2"):
-        Connection(k=2, joint_inputs=True)
-    assert replace(METHODS["proxyless_nas_r"](), connection=Connection(joint_inputs=True)).connection.joint_inputs
+    with pytest.raises(ValueError, match=r"joint_inputs does not work with hypergradient=FirstOrder\(\)"):
+        replace(METHODS["darts"](), joint_inputs=True)
+    with pytest.raises(ValueError, match="joint_inputs does not work with partial_channels or edge_normalisation"):
+        replace(METHODS["parsec"](), partial_channels=2)
+    assert replace(METHODS["proxyless_nas_r"](), joint_inputs=True).joint_inputs

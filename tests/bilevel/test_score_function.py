@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastnas.bilevel.problem import Bilevel
-from fastnas.bilevel.reinforce import Reinforce
+from fastnas.bilevel.score_function import Reinforce
 
 REWARDS = torch.tensor([[0.9, 0.2], [0.4, 0.7]], dtype=torch.float64)  # of a choice on each of two edges
 ALPHA = torch.tensor([[0.3, -0.1], [0.0, 0.6]], dtype=torch.float64)
@@ -19,14 +19,14 @@ def probability(choice):
 
 
 def gradient(estimator, choices):
-    def judge(w, alpha, draw):
+    def reward(w, alpha, draw):
         return torch.tensor(1.0), REWARDS[choices[draw]]
 
     def log_probability(alpha, draw):
         log_p = alpha["a"].log_softmax(-1)
         return log_p[0, choices[draw][0]] + log_p[1, choices[draw][1]]
 
-    problem = Bilevel(lambda *_: None, lambda *_: None, log_probability=log_probability, judge=judge)
+    problem = Bilevel(lambda *_: None, lambda *_: None, log_probability=log_probability, reward=reward)
     loss, gradients = estimator(problem, {}, {"a": ALPHA.clone().requires_grad_()})
     assert float(loss) == 1.0
     return gradients["a"]
