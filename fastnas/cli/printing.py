@@ -9,6 +9,7 @@ from fastnas.experiment.experiment import Outcome
 from fastnas.experiment.series import Judged
 from fastnas.files import read_json_lines
 from fastnas.report.text import genotype_text
+from fastnas.selection import load_selection, summary
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.training.retrain import RetrainResult
 
@@ -29,6 +30,9 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     """The architecture, what is known of it, and how it compares with random ones."""
     if outcome.stopped:
         console.print(f"the search stopped early: {outcome.stopped}", highlight=False, soft_wrap=True)
+    chosen = load_selection(outcome.report.parent, outcome.space)
+    for line in [] if chosen is None else summary(chosen):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
     console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
     if outcome.cost is not None:

@@ -3,9 +3,10 @@
 import importlib
 import platform
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from fastnas.costs.config import CostConfig, cost_table, within_budget
 from fastnas.costs.tables import CostTable, NetworkSize, derived_cost
 from fastnas.data import DataConfig, ImageData, class_balanced_fraction, list_sources, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
+from fastnas.experiment.selecting import Scene, climb_from
 from fastnas.experiment.watching import ShowProgress, watched
 from fastnas.files import STRICT, read_json, save_tensors, write_json
 from fastnas.methods.library import METHODS, REGULARISED
@@ -23,6 +25,7 @@ from fastnas.methods.method import Method
 from fastnas.methods.variants import Order, StopBy, with_order, with_stop
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
+from fastnas.selection import LadderConfig
 from fastnas.spaces.benchmark import TableEntry, look_up
 from fastnas.spaces.cell_space import CellSpace, depth_of, with_depth
 from fastnas.spaces.formats import genotype_to_json, space_to_json
@@ -54,11 +57,13 @@ class Experiment:
             FILE.py:NAME of your own.
         data: Where the images come from.
         images: What to do with them.
+        select: By the argmax of the coefficients, as published, or by a ladder of evaluations.
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
         config: The search.
         retrain: The training of the derived network, and of the random ones.
         cost: What the derived network may cost, and the random ones.
+        ladder: How far the ladder reaches.
     """
 
     __pydantic_config__ = STRICT
@@ -70,11 +75,13 @@ class Experiment:
     space: str = "darts"
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     images: Annotated[DataConfig, arg(name="")] = DataConfig()  # noqa: RUF009  (frozen)
+    select: Literal["argmax", "ladder"] = "argmax"
     random_genotypes: int = 4
     retrain_searched: bool = True
     config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
     retrain: RetrainConfig = RetrainConfig()  # noqa: RUF009  (frozen)
     cost: CostConfig = CostConfig()  # noqa: RUF009  (frozen)
+    ladder: LadderConfig = LadderConfig()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         rule = "random_genotypes must not be negative"
@@ -132,7 +139,9 @@ def run_experiment(
             place = folder / "retrain" / name
             results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
             if ranks.is_first:
-                write_json(folder / "comparison.json", {"networks": [_summary(*pair) for pair in _named(results)]})
+                write_json(
+                    folder / "comparison.json", {"networks": [_summary(i, result) for i, result in enumerate(results)]}
+                )
     if ranks.is_first:
         from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
 
@@ -221,6 +230,10 @@ def find(
         write_json(folder / "space.json", space_to_json(parts.space))
     config = experiment.config if device is None else replace(experiment.config, device=device)
     result = _search(parts, config, folder, show_progress, ranks)
+    if experiment.select == "ladder":
+        scene = Scene(parts.space, parts.method, parts.data, config, experiment.retrain)
+        accept = partial(_within, limit=experiment.cost.limit, costs=parts.costs)
+        result = climb_from(result, scene, experiment.ladder, accept, folder, show_progress, ranks)
     if ranks.is_first:
         write_json(folder / "genotype.json", genotype_to_json(result.genotype))
         save_tensors(folder / "alpha.pt", result.alpha)
@@ -359,13 +372,9 @@ def _retrain(
         )
 
 
-def _named(results: list[RetrainResult]) -> list[tuple[str, RetrainResult]]:
-    return [(f"random_{i}" if i else "searched", result) for i, result in enumerate(results)]
-
-
-def _summary(name: str, result: RetrainResult) -> dict[str, Any]:
+def _summary(number: int, result: RetrainResult) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": f"random_{number}" if number else "searched",
         "genotype": genotype_to_json(result.genotype),
         "num_params": result.num_params,
         "multiply_adds": result.multiply_adds,

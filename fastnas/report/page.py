@@ -68,6 +68,7 @@ def write_report(run: Path) -> Path:
         warm_up=warm_up_epochs(records),
         eigenvalue=_eigenvalue(run, records),
         mixes=list(_mixes(records, space)),
+        rungs=list(_rungs(run)),
         networks=networks,
         retraining=_retraining(run),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
@@ -123,6 +124,22 @@ def _points(difference: float) -> str:
 def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[float | None, list[float]]:
     known = {network["name"]: network["test_accuracy"] for network in networks}
     return known.get("searched"), [accuracy for name, accuracy in known.items() if name != "searched"]
+
+
+def _rungs(run: Path) -> Iterator[dict[str, Any]]:
+    """The heights of the ladder, as far as it was climbed."""
+    records = read_json_lines(run / "selection.jsonl")
+    for rung in sorted({record["rung"] for record in records}):
+        here = [record for record in records if record["rung"] == rung]
+        best = min(here, key=lambda record: record["loss"])
+        yield {
+            "name": f"{rung}" if rung else "0, on the supernet",
+            "count": len(here),
+            "steps": here[0]["steps"],
+            "accuracy": best["accuracy"],
+            "origin": best["origin"],
+            "seconds": sum(record["seconds"] for record in here),
+        }
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

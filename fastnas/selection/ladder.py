@@ -6,8 +6,9 @@ lets the supernet score them all by batch statistics on held-out images, and tra
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from fastnas.data import ImageData
@@ -40,6 +41,7 @@ class Rung:
         steps: Training steps of its own that it has had.
         loss: Mean cross-entropy on the held-out images, in nats.
         accuracy: Share of them that were classified rightly.
+        seconds: What it took to train and measure.
     """
 
     rung: int
@@ -48,6 +50,7 @@ class Rung:
     steps: int
     loss: float
     accuracy: float
+    seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,10 @@ class _Log:
         text = genotype_to_text(proposal.genotype)
         one = self.known.get((rung, steps, text))
         if one is None:
+            started = perf_counter()
             means = measure()
-            one = Rung(rung, text, proposal.origin, steps, means.loss, means.accuracy)
+            seconds = perf_counter() - started
+            one = Rung(rung, text, proposal.origin, steps, means.loss, means.accuracy, seconds)
             self.known[rung, steps, text] = one
             if self.path is not None:
                 append_json_line(self.path, asdict(one))
@@ -192,6 +197,21 @@ def save_selection(selection: Selection, folder: Path) -> None:
         "rungs": [asdict(rung) for rung in selection.rungs],
     }
     write_json(folder / "selection.json", content)
+
+
+def summary(selection: Selection) -> list[str]:
+    """What every rung held, a line each."""
+    lines = []
+    for rung in sorted({one.rung for one in selection.rungs}):
+        here = [one for one in selection.rungs if one.rung == rung]
+        best = min(here, key=lambda one: one.loss)
+        what = "scored on the supernet" if rung == 0 else f"trained to {here[0].steps} steps"
+        seconds = sum(one.seconds for one in here)
+        lines.append(
+            f"rung {rung}: {len(here)} architectures {what}, best {100 * best.accuracy:.2f} % of the held-out images "
+            f"({best.origin}), {seconds:.0f} s"
+        )
+    return [*lines, f"selected: {selection.origin}, {genotype_to_text(selection.genotype)}"]
 
 
 def load_selection(folder: Path, space: CellSpace) -> Selection | None:

@@ -35,6 +35,10 @@ SETTINGS = {
     "retrain.cells": 1,
     "retrain.epochs": 2,
     "retrain.batch-size": 32,
+    "ladder.proposals": 4,
+    "ladder.entrants": 2,
+    "ladder.steps": 2,
+    "ladder.images": 32,
 }
 TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 

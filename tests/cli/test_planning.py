@@ -57,7 +57,7 @@ def test_a_budget_that_cannot_be_is_one_line(space, capsys, budget, message):
 
 def test_a_search_within_a_budget_finds_what_one_without_it_finds(space, tmp_path):
     short = [*SIZE, *space, "--epochs", "1", "--warmup-epochs", "0", "--train-fraction", "0.1", "--batch-size", "32"]
-    short += ["--no-retrain-searched", "--random-genotypes", "0", "--device", "cpu"]
+    short += ["--select", "argmax", "--no-retrain-searched", "--random-genotypes", "0", "--device", "cpu"]
     assert main(["search", *short, "--run", str(tmp_path / "free")]) == 0
     assert main(["search", *short, "--run", str(tmp_path / "bound"), "--budget", "4MB"]) == 0
     free, bound = (json.loads((tmp_path / name / "config.json").read_text()) for name in ("free", "bound"))

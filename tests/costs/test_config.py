@@ -157,6 +157,7 @@ SETTINGS = {
     "batch-size": 32,
     "train-fraction": 0.1,
     "device": "cpu",
+    "select": "argmax",
     "random-genotypes": 1,
     "retrain.channels": 8,
     "retrain.cells": 1,

@@ -174,6 +174,8 @@ def test_index_shards_and_search_from_the_command_line(photos, tmp_path, capsys)
         "nasbench201",
         "--method",
         "darts",
+        "--select",
+        "argmax",
         "--no-retrain-searched",
         "--index",
         str(index),

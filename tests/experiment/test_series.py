@@ -31,6 +31,7 @@ SETTINGS = {
     "batch-size": 32,
     "train-fraction": 0.1,
     "device": "cpu",
+    "select": "argmax",
     "random-genotypes": 0,
     "retrain.channels": 4,
     "retrain.cells": 1,

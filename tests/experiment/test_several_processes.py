@@ -20,6 +20,7 @@ SETTINGS = {
     "batch-size": 64,
     "train-fraction": 0.3,
     "checkpoint-steps": 1,
+    "select": "argmax",
     "random-genotypes": 0,
     "retrain.epochs": 1,
     "retrain.channels": 4,

@@ -1,0 +1,74 @@
+"""The ladder as the end of an experiment."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastnas.cli.main import main, parse
+from fastnas.experiment.experiment import Experiment, load_experiment, run_experiment
+from fastnas.experiment.progress import Display
+from fastnas.experiment.recipes import RECIPES
+from fastnas.files import read_json, read_json_lines
+from fastnas.selection import LadderConfig, load_selection
+from fastnas.spaces import NASBENCH201
+from fastnas.training.config import RetrainConfig, SearchConfig
+
+TINY = Experiment(
+    method="darts",
+    space="nasbench201",
+    select="ladder",
+    random_genotypes=1,
+    config=SearchConfig(channels=4, cells=1, epochs=1, batch_size=16, train_fraction=0.1, device="cpu"),
+    retrain=RetrainConfig(channels=4, cells=1, epochs=1, batch_size=16),
+    ladder=LadderConfig(proposals=6, entrants=3, steps=2, images=32),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_experiment(TINY, folder, Display)
+
+
+def test_the_winner_of_the_ladder_is_retrained_and_reported(run):
+    folder, outcome = run
+    chosen = load_selection(folder, NASBENCH201)
+    assert outcome.genotype == chosen.genotype == outcome.searched.genotype
+    assert len(read_json_lines(folder / "selection.jsonl")) == 6 + 3 + 2
+    assert "The ladder" in (folder / "report.html").read_text()
+    assert load_experiment(folder / "config.json") == TINY
+
+
+def test_a_finished_selection_is_not_repeated(run, monkeypatch):
+    folder, outcome = run
+    monkeypatch.setattr("fastnas.experiment.selecting.select", lambda *_, **__: pytest.fail("it is there"))
+    assert run_experiment(TINY, folder, Display).genotype == outcome.genotype
+
+
+def test_the_terminal_shows_the_rungs(run, capsys):
+    folder, _ = run
+    assert main(["search", "--resume", str(folder)]) == 0
+    printed = capsys.readouterr().out
+    assert "rung 0: 6 architectures scored on the supernet" in printed
+    assert "rung 2: 2 architectures trained to 4 steps" in printed
+
+
+def test_a_limit_of_the_cost_holds_on_the_ladder(tmp_path):
+    cost = replace(TINY.cost, of="parameters", limit=6500)
+    limited = replace(TINY, cost=cost, random_genotypes=0, retrain_searched=False)
+    outcome = run_experiment(limited, tmp_path, Display)
+    assert outcome.cost[0] <= 6500
+
+
+def test_published_recipes_derive_as_published():
+    assert {name for name, recipe in RECIPES.items() if recipe.select == "ladder"} <= {"digits"}
+
+
+def test_the_option_is_named_select():
+    assert parse(["search", "--select", "ladder", "--ladder.entrants", "4"]).experiment.ladder.entrants == 4
+    assert parse(["search", "--select", "argmax"]).experiment.select == "argmax"
+
+
+def test_selection_json_holds_every_measurement(run):
+    folder, _ = run
+    assert len(read_json(folder / "selection.json")["rungs"]) == 11
