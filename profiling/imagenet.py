@@ -24,11 +24,9 @@ import tyro
 from torch import Tensor
 
 from fastnas.data import placeholder_data
-from fastnas.experiment.experiment import Experiment, load_experiment, method_named
+from fastnas.experiment.experiment import Experiment, load_experiment, resolve
 from fastnas.memory.budget import show_bytes
 from fastnas.memory.planner import plan
-from fastnas.spaces.cell_space import with_depth
-from fastnas.supernet.own import load_space
 from fastnas_kernels.check import require
 from measuring.writing import commit
 
@@ -127,12 +125,13 @@ def main(options: Options) -> int:
 
 def planned_bytes(experiment: Experiment) -> int:
     """The peak that a plan promises for the search if nothing is evaluated again."""
+    parts = resolve(experiment, placeholder_data(experiment.data, experiment.images))
     found = plan(
-        with_depth(load_space(experiment.space), experiment.config.cells),
-        method_named(experiment.method, experiment.strength),
-        placeholder_data(experiment.data, experiment.images),
+        parts.space,
+        parts.method,
+        parts.data,
         experiment.config,
-        budget="1024GiB",
+        budget="1024GiB ram",
         timed=False,
         neighbours=False,
     )

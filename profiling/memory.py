@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 
 import torch
 import tyro
+from pydantic import ByteSize, TypeAdapter
 
 from fastnas.data import DataConfig, placeholder_data
 from fastnas.memory.budget import Budget, show_bytes
@@ -187,7 +188,6 @@ def draws(options: Options) -> Section:
 def budgets(options: Options) -> Section:
     """Plans for shares of what keeping everything needs, and what they then need."""
     device, rows, exceeded = torch_device(options.device), [], 0
-    granularity = 1 if device.type == "cpu" else GPU_BLOCK
     cases = [
         (case("darts", "darts", side=32), (0.5, 0.2)),
         (case("pc_darts", "darts", side=32), (0.4,)),
@@ -195,10 +195,10 @@ def budgets(options: Options) -> Section:
         (case("proxyless_nas", "proxyless", cells=1, side=32), (0.8,)),
     ]
     for (title, setup), shares in cases:
-        everything = predict(setup, granularity).peak.num_bytes
+        everything = predict(setup, 1 if device.type == "cpu" else GPU_BLOCK).peak.num_bytes
         for share in shares:
             size = int(share * everything)
-            budget = Budget(f"{size / 1e6:.1f} MB", size, size, granularity)
+            budget = Budget(f"{size / 1e6:.1f} MB", size, size, "cpu" if device.type == "cpu" else "cuda")
             found = plan(
                 setup.space, setup.method, setup.data, setup.config,
                 budget=budget, timed=False, neighbours=False,
@@ -287,7 +287,9 @@ def times(options: Options) -> Section:
     )  # fmt: skip
     plans = [("none",), *(tuple(words.split(",")) for words in options.plans)]
     if options.budget is not None:
-        found = plan(kept.space, kept.method, kept.data, kept.config, budget=options.budget, neighbours=False)
+        size = int(TypeAdapter(ByteSize).validate_python(options.budget))
+        budget = Budget(options.budget, size, size)
+        found = plan(kept.space, kept.method, kept.data, kept.config, budget=budget, neighbours=False)
         plans.append(found.config.recompute)
     scenes = [real_scene(kept.changed(recompute=words), moments(kept)[0], CPU) for words in plans]
     peaks = [max(peak.num_bytes for peak in measure_peaks(scene).values()) for scene in scenes]  # and warm

@@ -13,13 +13,13 @@ import tyro
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import Positional, subcommand
 
 from fastnas.checks.check import check
 from fastnas.cli.data import Index, Shards, run_index, run_shards
+from fastnas.cli.latency import Latency, run_latency, size_of_network
 from fastnas.cli.planning import PlanCommand, make_plan, scale_over_gpus
 from fastnas.cli.training_verbs import Retrain, Search, run_retrain, run_search
-from fastnas.costs.latency import describe, measure
 from fastnas.costs.tables import NetworkSize
 from fastnas.experiment.experiment import Experiment, load_experiment, method_named
 from fastnas.experiment.recipes import RECIPES
@@ -27,9 +27,8 @@ from fastnas.memory.text import describe as describe_plan
 from fastnas.memory.text import describe_scaling
 from fastnas.methods.library import METHODS
 from fastnas.methods.registry import summarize
-from fastnas.ranks import place_in_environment, torch_device
+from fastnas.ranks import place_in_environment
 from fastnas.report.text import genotype_text
-from fastnas.spaces.cell_space import with_depth
 from fastnas.spaces.formats import read_genotype
 from fastnas.supernet.own import load_space
 from fastnas_kernels.check import Unavailable, complaint, require
@@ -85,33 +84,6 @@ class Show:
     space: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Latency:
-    """Measure what every candidate takes on this device, and how well the sum predicts whole networks.
-
-    Args:
-        space: darts, gdas_frc, nasbench201, s1 to s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
-        out: The table's file, JSON. An older one is replaced.
-        check: A table of this space and size to test again, instead of measuring a new one.
-        repeats: Interleaved samples behind each median.
-        fit: Random networks to which the one constant of the table is fitted.
-        genotypes: Random networks that the table did not see, to test it on.
-        seed: Decides which networks.
-        device: Where to run; auto takes a GPU if there is one.
-        size: The network.
-    """
-
-    space: str = "darts"
-    out: Path = Path("latency.json")
-    check: Path | None = None
-    repeats: int = 15
-    fit: int = 5
-    genotypes: int = 20
-    seed: int = 0
-    device: str = "auto"
-    size: Annotated[NetworkSize, arg(name="")] = NetworkSize()  # noqa: RUF009  (frozen)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -146,6 +118,8 @@ def parse(arguments: list[str]) -> Any:
     recipe = _recipe(_value_of("--recipe", arguments))
     search_default = Search(experiment=recipe)
     plan_default = PlanCommand(experiment=recipe)
+    given = arguments[:1] == ["latency"] and {"--recipe", "--data"} & {a.split("=")[0] for a in arguments}
+    size = size_of_network(recipe, _value_of("--data", arguments)) if given else NetworkSize()
     retrain_default = Retrain(genotype="", data=recipe.data, images=recipe.images, config=recipe.retrain)
     if _value_of("--resume", arguments) is not None:
         beside = [a for a in arguments[1:] if a.startswith("--") and a.split("=")[0] not in ("--resume", "--table")]
@@ -159,7 +133,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
-        | Annotated[Latency, subcommand("latency")]
+        | Annotated[Latency, subcommand("latency", default=Latency(size=size))]
         | Annotated[Index, subcommand("index")]
         | Annotated[Shards, subcommand("shards")]
     )
@@ -221,29 +195,6 @@ def _show(command: Show, console: Console) -> None:
         console.print(f"drawn: {command.out}", highlight=False, soft_wrap=True)
 
 
-def _latency(command: Latency, console: Console) -> None:
-    space, out = with_depth(load_space(command.space), command.size.cells), command.check or command.out
-    with Status("measuring", console=console) as status:
-
-        def on_round(title: str, done: int, total: int) -> None:
-            status.update(f"{title}: round {done} of {total}")
-
-        table = measure(
-            space,
-            command.size,
-            torch_device(command.device),
-            out,
-            measured_before=command.check is not None,
-            repeats=command.repeats,
-            fit=command.fit,
-            genotypes=command.genotypes,
-            seed=command.seed,
-            on_round=on_round,
-        )
-    for line in [*describe(table), f"table: {out}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
 _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Search: run_search,
     PlanCommand: _plan,
@@ -252,7 +203,7 @@ _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Methods: _methods,
     Check: _check,
     Show: _show,
-    Latency: _latency,
+    Latency: run_latency,
     Index: run_index,
     Shards: run_shards,
 }

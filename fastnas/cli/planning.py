@@ -7,26 +7,30 @@ from typing import Annotated
 from tyro.conf import arg
 
 from fastnas.data import placeholder_data
-from fastnas.experiment.experiment import Experiment, method_named
+from fastnas.errors import invalid
+from fastnas.experiment.experiment import Experiment, resolve
+from fastnas.memory.budget import Target
 from fastnas.memory.planner import Change, Plan, plan
 from fastnas.memory.scaling import Pieces, Scaling, counts_up_to, scale, weight_transfers
-from fastnas.supernet.own import load_space
+from fastnas.ranks import torch_device
 
 OnState = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanCommand:
-    """Say what a search will need, and how to run it within a budget; no data is needed.
+    """Say what a search will need, and how to run it within a budget; no data and no GPU is needed.
 
     With several GPUs the budget is that of each, the batch is shared by all, and a table says how much faster each
     number of them is. The exit status is 1 if nothing fits.
 
     Args:
         recipe: Settings to start from: a name or the config.json of a run. Options given beside it win.
-        budget: A size as 24GiB, a GPU as H100, cuda:N for what is free on it, or ram for what is free in this machine.
+        budget: Memory of a GPU as 24GiB, a GPU by its name as 4090, cuda:N for what is free on it; ram for what is free
+            in this machine, '16GB ram' for that much of it. Unset for the GPU of this machine, or ram without one.
+        target: What the plan is for, cuda or cpu, whether it is here or not; unset for what the budget says.
         allow: What may change although it changes the search: precision, batch.
-        timed: Run some steps of a small batch on the device of the search, to know what evaluating again costs.
+        timed: Run some steps of a small batch, if what the plan is for is here, to know what recomputing costs.
         gpus: GPUs of a node.
         nodes: Nodes.
         bandwidth: Between two GPUs over the slowest link, GB a second: 25 is a network card of 200 Gbit/s.
@@ -36,7 +40,8 @@ class PlanCommand:
     """
 
     recipe: str = "digits"
-    budget: str = "ram"
+    budget: str | None = None
+    target: Annotated[Target | None, arg(name="for")] = None
     allow: tuple[Change, ...] = ()
     timed: bool = True
     gpus: int = 1
@@ -53,17 +58,23 @@ def make_plan(command: PlanCommand, on_state: OnState, *, neighbours: bool = Tru
     Args:
         command: The search and its budget.
         on_state: Told what is being done.
-        neighbours: Look for the next cheaper and the next dearer plan as well.
+        neighbours: Look for the next smaller and the next faster plan as well.
     """
+    for name in ("gpus", "nodes", "bandwidth", "cores", "images_per_core"):
+        value = getattr(command, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise invalid("plan", f"--{name.replace('_', '-')} must be a positive number", value)
     experiment = command.experiment
     counts_up_to(command.gpus, command.nodes, experiment.config.batch_size)  # raises where they cannot share the batch
     own = experiment.config.batch_size // (command.gpus * command.nodes)
+    parts = resolve(experiment, placeholder_data(experiment.data, experiment.images))
     return plan(
-        load_space(experiment.space),
-        method_named(experiment.method, experiment.strength),
-        placeholder_data(experiment.data, experiment.images),
+        parts.space,
+        parts.method,
+        parts.data,
         replace(experiment.config, batch_size=own),
         budget=command.budget,
+        target=command.target,
         allow=command.allow,
         timed=command.timed,
         neighbours=neighbours,
@@ -104,6 +115,7 @@ def fit_to_budget(experiment: Experiment, budget: str, on_state: OnState, proces
     Raises:
         ValueError: If nothing fits, naming what would make it fit.
     """
-    command = PlanCommand(budget=budget, gpus=processes, experiment=experiment)
+    target: Target = "cuda" if torch_device(experiment.config.device).type == "cuda" else "cpu"
+    command = PlanCommand(budget=budget, target=target, gpus=processes, experiment=experiment)
     found = make_plan(command, on_state, neighbours=False)
     return replace(experiment, config=replace(experiment.config, recompute=found.config.recompute))

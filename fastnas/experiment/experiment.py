@@ -14,7 +14,7 @@ from tyro.conf import arg
 
 import fastnas
 from fastnas.costs.config import CostConfig, cost_table, within_budget
-from fastnas.costs.tables import CostTable, NetworkSize, derived_cost
+from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.data import DataConfig, ImageData, class_balanced_fraction, list_sources, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
 from fastnas.experiment.selecting import Scene, climb_from
@@ -35,7 +35,7 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.own import load_space
 from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.retrain import RetrainResult, retrain
+from fastnas.training.retrain import RetrainResult, network_size, retrain
 from fastnas_kernels.check import complaint, require
 
 DATA_HELP = f"Where the images come from: {list_sources()}."
@@ -175,7 +175,7 @@ def data_of(experiment: Experiment) -> ImageData:
 
 
 def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
-    """Load what ``experiment`` names.
+    """Load what ``experiment`` names, and check that it fits together.
 
     Args:
         experiment: What to do.
@@ -184,26 +184,28 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     Raises:
         ValueError: For names, sizes or settings that do not fit together, before anything runs.
     """
+    parts = resolve(experiment, data_of(experiment) if data is None else data)
+    _check_sizes(experiment, parts)
+    return parts
+
+
+def resolve(experiment: Experiment, data: ImageData) -> Parts:
+    """What the names and options in ``experiment`` stand for: the one way from settings to a method.
+
+    Args:
+        experiment: What to do.
+        data: Its images, or only their sizes (:func:`fastnas.data.placeholder_data`).
+
+    Raises:
+        ValueError: For names or options that do not fit together.
+    """
     method = method_named(experiment.method, experiment.strength)
     method = method if experiment.order is None else with_order(method, experiment.order)
     method = method if experiment.stop is None else with_stop(method, experiment.stop)
     space = with_depth(load_space(experiment.space), experiment.config.cells)
     require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
-    if data is None:
-        data = data_of(experiment)
-    size = NetworkSize(
-        channels=experiment.retrain.channels,
-        cells=experiment.retrain.cells,
-        resolution=data.resolution,
-        image_channels=data.channels,
-        num_classes=len(data.classes),
-        large=data.large,
-        batch_size=experiment.retrain.batch_size,
-    )
-    costs = cost_table(experiment.cost, space, size)
-    parts = Parts(within_budget(method, experiment.cost, costs), space, data, costs)
-    _check_sizes(experiment, parts)
-    return parts
+    costs = cost_table(experiment.cost, space, network_size(experiment.retrain, data))
+    return Parts(within_budget(method, experiment.cost, costs), space, data, costs)
 
 
 def find(

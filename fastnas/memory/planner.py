@@ -6,11 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from fastnas.data import ImageData, as_data, placeholder_data
 from fastnas.engine.fit import require_fit
 from fastnas.errors import complaint, require, require_type
 from fastnas.mechanisms.draw import TwoPaths, gumbel_selected
-from fastnas.memory.budget import Budget, read_budget, show_bytes
+from fastnas.memory.budget import Budget, Target, read_budget, show_bytes
 from fastnas.memory.choice import Recomputation, cheapest
 from fastnas.memory.prediction import Prediction, predict
 from fastnas.memory.scene import Setup
@@ -57,7 +59,7 @@ class Plan:
         smaller: The next plan of fewer bytes, if one was looked for and found.
         faster: The next faster plan, which would need more bytes.
         remedies: Changes, each of which alone would make it fit, and suggestions that change the method.
-        device: Where seconds were measured, if anywhere.
+        device: Where seconds were measured; nothing where the plan's device is not here, or none were asked for.
     """
 
     requested: Setup
@@ -91,7 +93,8 @@ def plan(
     data: ImageData | str | Path,
     config: SearchConfig = SearchConfig(),  # noqa: B008
     *,
-    budget: str | Budget,
+    budget: str | Budget | None,
+    target: Target | None = None,
     allow: Sequence[Change] = (),
     timed: bool = True,
     neighbours: bool = True,
@@ -113,9 +116,11 @@ def plan(
         data: On what, or what names it: images that are not here are described by their sizes.
         config: With what numbers; its ``recompute`` is chosen anew.
         budget: See :func:`fastnas.memory.budget.read_budget`.
+        target: ``cuda`` or ``cpu``: whose kernels and allocator the plan is for, whether that device is here or not;
+            by default what ``budget`` says.
         allow: What else may change: ``precision``, ``batch``.
-        timed: Run a few steps of a small batch on the device of ``config`` to know what recomputing costs.
-            Without it, time is taken to be in proportion to what is kept.
+        timed: Run a few steps of a small batch to know what recomputing costs, if the device that the plan is for is
+            here. Otherwise time is taken to be in proportion to what is kept.
         neighbours: Look for the next smaller and the next faster plan as well.
         on_state: Told what is being done.
 
@@ -126,26 +131,32 @@ def plan(
     data = placeholder_data(str(data)) if isinstance(data, str | Path) else as_data(data, WHERE)
     require_type(WHERE, "config", config, SearchConfig)
     require_fit(method, space)
-    budget = read_budget(budget) if isinstance(budget, str) else budget
+    budget = budget if isinstance(budget, Budget) else read_budget(budget, target)
     requested = Setup(with_depth(space, config.cells), method, data, replace(config, recompute=("none",)))
     on_state("predicting what it takes to keep everything")
     whole = profile(requested, budget.granularity)
     _require_weights(whole.prediction, budget)
-    device = torch_device(config.device)
-    times = None
-    if timed:
-        on_state(f"timing some steps on {device}")
-        times = measure_times(requested.changed(batch_size=_timed_batch(requested)), device)
+    device, times = _device_of(budget, config.device), None
+    if timed and device is not None:
+        times = measure_times(requested.changed(batch_size=_timed_batch(requested)), device, on_state=on_state)
     for setup, of_setup in _allowed(requested, whole, allow, budget, on_state):
         planner = _Planner(setup, budget, of_setup, times, on_state)
         chosen = planner.choose()
         if chosen is not None:
             smaller, faster = planner.neighbours(chosen) if neighbours else (None, None)
             everything = planner.option(("none",), whole.prediction)
-            return Plan(requested, budget, chosen, everything, smaller, faster, device=str(device) if timed else "")
+            return Plan(requested, budget, chosen, everything, smaller, faster, device=str(device) if times else "")
     on_state("looking for a change that would make it fit")
     everything = _Planner(requested, budget, whole, times, on_state).option(("none",), whole.prediction)
     return Plan(requested, budget, None, everything, remedies=tuple(remedies(requested, budget)))
+
+
+def _device_of(budget: Budget, name: str) -> torch.device | None:
+    """The device that a plan is for, if it is here: seconds of another one would be no seconds of it."""
+    if budget.target == "cpu":
+        return torch.device("cpu")
+    found = torch_device("auto" if name == "cpu" else name)
+    return found if found.type == "cuda" else None
 
 
 def _require_weights(prediction: Prediction, budget: Budget) -> None:

@@ -142,22 +142,32 @@ class Times:
     batch_size: int
 
 
-def measure_times(setup: Setup, device: torch.device, repeats: int = 2) -> Times:
-    """Time one step of ``setup`` on ``device``, and its segments; the fastest of ``repeats`` after one to warm up."""
+def measure_times(
+    setup: Setup, device: torch.device, repeats: int = 2, on_state: Callable[[str], None] = lambda _: None
+) -> Times:
+    """Time one step of ``setup`` on ``device``, and its segments; the fastest of ``repeats`` after one to warm up.
+
+    Args:
+        setup: The search.
+        device: Where.
+        repeats: Steps to take the fastest of.
+        on_state: Told before every step which one it is, and how long the others will take.
+    """
+    what = f"timing steps of {setup.config.batch_size} images on {device}"
+    on_state(f"{what}: 1 of {repeats + 1}, to warm up")
     scene = real_scene(setup.changed(recompute=("none",)), moments(setup)[0], device)
     segments = scene.segments
-    best: tuple[float, tuple[float, ...]] | None = None
-    for _ in range(repeats + 1):
+    found: list[tuple[float, tuple[float, ...]]] = []
+    for step in range(repeats + 1):
+        if found:
+            on_state(f"{what}: {step + 1} of {repeats + 1}, about {(repeats + 1 - step) * found[-1][0]:.0f} s left")
         spent = [0.0] * len(segments)
         with _timing(segments, spent, device):
             started = _now(device)
             for phase in scene.phases().values():
                 phase()
-            total = _now(device) - started
-        warm, best = best is None, min(best or (float("inf"), ()), (total, tuple(spent)))
-        best = (float("inf"), ()) if warm else best
-    assert best is not None
-    return Times(*best, setup.config.batch_size)
+            found.append((_now(device) - started, tuple(spent)))
+    return Times(*min(found[1:]), setup.config.batch_size)
 
 
 @contextmanager

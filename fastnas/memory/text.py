@@ -6,12 +6,18 @@ from fastnas.memory.budget import show_bytes
 from fastnas.memory.planner import Option, Plan
 from fastnas.memory.scaling import Scaling
 
+_TARGETS = {
+    "cuda": "a GPU (its kernels, blocks of 512 bytes); --for cpu plans the CPU",
+    "cpu": "the CPU (its kernels); --for cuda or a budget as 24GiB plans a GPU, which need not be here",
+}
+
 
 def describe(plan: Plan) -> Iterator[str]:
     """The budget, what every byte is for, what is done, and what the alternatives are."""
     budget, config = plan.budget, plan.requested.config
     size = f"{config.channels} channels, {config.batch_size} images a step"
     yield f"search: {plan.requested.method.name} in {plan.requested.space.name}, {size}"
+    yield f"for: {_TARGETS[budget.target]}"
     yield f"budget: {budget.text}, of which {show_bytes(budget.usable)} for tensors ({budget.why})"
     yield from _table(plan)
     if plan.chosen is None:
@@ -25,6 +31,8 @@ def describe(plan: Plan) -> Iterator[str]:
             yield f"{title:16} {_line(plan, option)}"
     if plan.device:
         yield f"seconds: of one step, from some steps of a small batch on {plan.device}"
+    elif budget.target == "cuda":
+        yield "seconds: none, since no step was timed on a GPU; plan on the machine that has it to see them"
     yield "No batch is cut into parts: each would be normalised by statistics of its own, which is another search."
 
 

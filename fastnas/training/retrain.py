@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from fastnas.costs.counts import multiply_adds, num_parameters
+from fastnas.costs.tables import NetworkSize
 from fastnas.data import (
     Batch,
     BrokenImages,
@@ -63,6 +64,19 @@ def learning_rate(config: RetrainConfig, epoch: int) -> float:
     """The learning rate of ``epoch``, warm-up included."""
     rate = LEARNING_RATES[config.schedule](Rate(config.lr, config.lr_final, Progress(epoch, config.epochs)))
     return warm_up(rate, config.lr, epoch, config.lr_warmup_epochs)
+
+
+def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
+    """The size of the network that ``training`` makes for ``data``, whose cost is meant."""
+    return NetworkSize(
+        channels=training.channels,
+        cells=training.cells,
+        resolution=data.resolution,
+        image_channels=data.channels,
+        num_classes=len(data.classes),
+        large=data.large,
+        batch_size=training.batch_size,
+    )
 
 
 def retrain(

@@ -7,9 +7,17 @@ import pytest
 import torch
 
 from fastnas.cli.main import main
-from fastnas.costs.agreement import kendall_tau, mean_absolute_percentage_error
 from fastnas.costs.expectation import expected_cost
-from fastnas.costs.latency import Network, check_table, describe, load_table, measure_table, save_table
+from fastnas.costs.latency import (
+    Network,
+    describe,
+    linear_fit,
+    load_table,
+    percentage_error,
+    require_better_than_mean,
+    save_table,
+)
+from fastnas.costs.measurement import check_table, measure_table
 from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S2
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
@@ -21,7 +29,7 @@ SIZE = NetworkSize(channels=4, cells=1, resolution=8)
 
 @pytest.fixture(scope="module")
 def table():
-    measured = measure_table(NASBENCH201, SIZE, CPU, repeats=3, fit=3)
+    measured = measure_table(NASBENCH201, SIZE, CPU, repeats=3, minutes=0, fit=3)
     return check_table(measured, NASBENCH201, CPU, genotypes=4)
 
 
@@ -33,7 +41,7 @@ def test_every_candidate_has_a_time_and_the_prediction_is_their_sum_and_the_cons
     for network in (*table.fitted_on, *table.unseen):
         genes = [gene for node in parse_genotype(network.genotype).normal.nodes for gene in node]
         total = sum(seconds[gene.primitive, channels] for gene in genes for channels in (4, 8, 16))
-        assert network.predicted == pytest.approx(table.constant + total, rel=1e-12)
+        assert network.predicted == pytest.approx(table.constant + table.scale * total, rel=1e-12)
 
 
 def test_the_constant_is_the_median_of_what_the_sums_miss(table):
@@ -70,12 +78,11 @@ def test_errors_are_told_as_they_are(table):
         for i in range(1, 4)
     )
     text = "\n".join(describe(replace(table, unseen=wrong)))
-    error = mean_absolute_percentage_error([3, 2, 1], [1, 2, 3])
-    assert kendall_tau([3, 2, 1], [1, 2, 3]) == -1
-    assert f"mean absolute percentage error {error:.1f} %" in text
+    error = percentage_error([3, 2, 1], [1, 2, 3])
     assert "Kendall's tau -1.00" in text
+    assert f"mean absolute percentage error {error:.1f} %" in text
     assert "within 25.0 % around its median" in text
-    assert "fitted: one constant" in text
+    assert "fitted: " in text
 
 
 def test_tables_of_anything_else_are_refused(table, tmp_path):
@@ -108,7 +115,7 @@ def test_more_networks_than_the_space_has_are_refused(table):
 
 
 TINY = ["--space", "nasbench201", "--channels", "4", "--cells", "1", "--resolution", "8", "--repeats", "2"]
-TINY += ["--genotypes", "3", "--fit", "1", "--device", "cpu"]
+TINY += ["--genotypes", "3", "--fit", "1", "--minutes", "0", "--force", "--device", "cpu"]
 
 
 def test_the_command_writes_a_table_and_can_test_it_again(tmp_path, capsys):
@@ -134,9 +141,10 @@ def test_the_command_writes_a_table_and_can_test_it_again(tmp_path, capsys):
         (["--out", "{tmp}/file/table.json"], "latency: out must be a file that can be written"),
         (["--out", "{tmp}"], "latency: out must be a file that can be written, got the folder"),
         (["--check", "{tmp}/absent.json"], "absent.json must exist"),
-        (["--repeats", "0"], "latency: repeats must be positive, got 0"),
+        (["--repeats", "0"], "latency: repeats must be at least 1, got 0"),
         (["--genotypes", "1"], "latency: genotypes must be at least 2, got 1"),
-        (["--fit", "0"], "latency: fit must be positive, got 0"),
+        (["--minutes", "nan"], "latency: minutes must be a number from 0 on, got nan"),
+        (["--fit", "0"], "latency: fit must be at least 1, got 0"),
         (["--space", "darts", "--cells", "1"], "layout: cells must be at least 3, got 1"),
     ],
 )
@@ -149,3 +157,67 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):
     assert message in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "table.json").exists()
+
+
+def test_a_scale_is_fitted_where_it_predicts_networks_that_were_left_out():
+    sums = [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert linear_fit(sums, [2 + 0.5 * s for s in sums]) == pytest.approx((0.5, 2.0))
+    assert linear_fit(sums, [2 + s for s in sums]) == pytest.approx((1.0, 2.0))
+    scale, constant = linear_fit(sums, [5.0, 5.1, 4.9, 5.05, 4.95])  # no relation: close to always saying the mean
+    assert 0 <= scale < 0.1
+    assert constant == pytest.approx(5, abs=0.2)
+
+
+def test_a_table_that_does_not_beat_the_mean_is_not_saved(tmp_path, capsys, monkeypatch, table):
+    def networks(error):
+        """The mean of the fitted ones, 3, is wrong by 50 % on these; the table by ``error``."""
+        measured = (2.0, 6.0)
+        return tuple(Network(genotype="", predicted=m * (1 + error), measured=m, quartiles=(m, m)) for m in measured)
+
+    fitted = (Network(genotype="", predicted=3.0, measured=3.0, quartiles=(3.0, 3.0)),)
+    good, bad = (replace(table, fitted_on=fitted, unseen=networks(error)) for error in (0.4, 0.6))
+    require_better_than_mean(good)
+    message = r"unseen networks better than their mean does, whose error is 50.0 %, got 60.0 %\. .*--force"
+    with pytest.raises(ValueError, match=message):
+        require_better_than_mean(bad)
+    monkeypatch.setattr("fastnas.costs.measurement.check_table", lambda *arguments, **options: bad)
+    out = tmp_path / "table.json"
+    arguments = ["latency", *TINY, "--out", str(out)]
+    assert main([a for a in arguments if a != "--force"]) == 1
+    assert not out.exists()
+    assert "got 60.0 %" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert load_table(out, NASBENCH201, SIZE) == bad
+
+
+def test_measuring_goes_on_until_the_error_is_small_or_the_time_is_up(table):
+    told = []
+    measured = measure_table(NASBENCH201, SIZE, CPU, repeats=2, minutes=5, error=1e9, fit=3, on_round=told.append)
+    assert measured.repeats == len(told) == 2
+    assert "error" in told[0]
+    assert "of at most 5 minutes" in told[0]
+    longer = measure_table(NASBENCH201, SIZE, CPU, repeats=1, minutes=0.03, error=0, fit=3)
+    assert longer.repeats > 1
+
+
+def test_recipes_and_data_give_the_sizes(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "fastnas.cli.latency.measure", lambda space, size, *rest, **options: asked.append(size) or table
+    )
+    monkeypatch.setattr("fastnas.cli.latency.describe", lambda table: [])
+    assert main(["latency", "--recipe", "gdas_nasbench201", "--space", "nasbench201", "--device", "cpu"]) == 0
+    assert main(["latency", "--data", "imagenet:nowhere", "--channels", "4", "--device", "cpu"]) == 0
+    assert asked[0] == NetworkSize(channels=16, cells=5, resolution=32, num_classes=10)
+    assert asked[1] == NetworkSize(channels=4, cells=5, resolution=224, num_classes=1000, large=True)
+
+
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-1"])
+def test_a_table_with_times_that_cannot_be_is_refused(table, tmp_path, seconds):
+    path = tmp_path / "table.json"
+    save_table(path, table)
+    content = json.loads(path.read_text())
+    content["entries"][0]["seconds"] = float(seconds)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"must hold a latency table, got entries.0.seconds: "):
+        load_table(path, NASBENCH201)

@@ -118,6 +118,14 @@ def test_units_are_timed_within_a_step():
     assert sum(times.recompute) < times.step
 
 
+def test_a_gpu_that_is_not_here_has_no_seconds(sizes, monkeypatch):
+    budget = Budget("so much", 10 * sizes[0], 10 * sizes[0], "cuda")
+    found = plan(CELLS, darts(), DIGITS, replace(CONFIG, batch_size=4), budget=budget, neighbours=False)
+    assert found.device == ""
+    assert found.chosen.seconds is None
+    assert not any("s a step:" in line for line in describe(found))
+
+
 def test_data_has_a_placeholder_without_being_there():
     there, placeholder = (
         load_data("digits", DataConfig(resolution=16)),

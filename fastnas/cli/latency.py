@@ -1,0 +1,93 @@
+"""The command ``fastnas latency``."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.status import Status
+from tyro.conf import arg
+
+from fastnas.costs.latency import describe
+from fastnas.costs.measurement import measure
+from fastnas.costs.tables import NetworkSize
+from fastnas.data import placeholder_data
+from fastnas.experiment.experiment import Experiment
+from fastnas.ranks import torch_device
+from fastnas.spaces.cell_space import with_depth
+from fastnas.supernet.own import load_space
+from fastnas.training.retrain import network_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """Measure what every candidate takes on this device, and how well the sum predicts whole networks.
+
+    A table that predicts networks which it has not seen worse than their mean does is not saved.
+
+    Args:
+        space: darts, gdas_frc, nasbench201, s1 to s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
+        recipe: Take the sizes of the retrained network from a recipe or the config.json of a run. Options given
+            beside it win.
+        data: Take image size, channels and classes from these data (see `fastnas search`), which need not be there.
+        out: The table's file, JSON. An older one is replaced.
+        check: A table of this space and size to test again, instead of measuring a new one.
+        repeats: Fewest interleaved samples behind each median.
+        minutes: Time after which no further round of samples begins; the test takes as many rounds again.
+        error: Mean absolute error on networks left out of the fit, in percent, that is small enough to stop.
+        fit: Random networks to which the scale and the constant of the table are fitted.
+        genotypes: Random networks that the table did not see, to test it on.
+        force: Save the table even if the mean of the networks predicts better.
+        seed: Decides which networks.
+        device: Where to run; auto takes a GPU if there is one.
+        size: The network.
+    """
+
+    space: str = "darts"
+    recipe: str | None = None
+    data: str | None = None
+    out: Path = Path("latency.json")
+    check: Path | None = None
+    repeats: int = 5
+    minutes: float = 5.0
+    error: float = 5.0
+    fit: int = 10
+    genotypes: int = 20
+    force: bool = False
+    seed: int = 0
+    device: str = "auto"
+    size: Annotated[NetworkSize, arg(name="")] = NetworkSize()  # noqa: RUF009  (frozen)
+
+
+def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
+    """The size of the network that ``experiment`` retrains, for one image.
+
+    Args:
+        experiment: What ``--recipe`` names.
+        data: What ``--data`` names, if it is given.
+    """
+    source = experiment.data if data is None else data
+    return replace(network_size(experiment.retrain, placeholder_data(source, experiment.images)), batch_size=1)
+
+
+def run_latency(command: Latency, console: Console) -> None:
+    """Measure a table, or test one again, and say how good it is."""
+    space, out = with_depth(load_space(command.space), command.size.cells), command.check or command.out
+    with Status("measuring", console=console) as status:
+        table = measure(
+            space,
+            command.size,
+            torch_device(command.device),
+            out,
+            measured_before=command.check is not None,
+            repeats=command.repeats,
+            minutes=command.minutes,
+            error=command.error,
+            fit=command.fit,
+            genotypes=command.genotypes,
+            seed=command.seed,
+            force=command.force,
+            on_round=status.update,
+        )
+    for line in [*describe(table), f"table: {out}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
