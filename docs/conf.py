@@ -7,6 +7,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
 
 import fastnas  # noqa: E402  (the path comes first)
+from fastnas.methods.registry import METHODS, summarize  # noqa: E402
 
 project = "fastnas"
 author = "The fastnas maintainers"
@@ -25,3 +26,12 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = f"fastnas {version}"
+
+
+def write_table_of_methods() -> None:
+    rows = [(name, summarize(recipe), recipe().source) for name, recipe in METHODS.items()]
+    lines = ["| name | what it does | source |", "| --- | --- | --- |", *(f"| `{a}` | {b} | {c} |" for a, b, c in rows)]
+    (Path(__file__).parent / "_methods.inc").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+write_table_of_methods()
