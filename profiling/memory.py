@@ -27,7 +27,6 @@ from fastnas.memory.prediction import measure, measure_peaks, predict
 from fastnas.memory.scene import CPU, Setup, moments, real_scene
 from fastnas.methods.library import METHODS
 from fastnas.ranks import torch_device
-from fastnas.spaces.cell_space import with_depth
 from fastnas.spaces.registry import space_by_name
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import backend_for, forced_backend
@@ -96,7 +95,7 @@ def case(method: str, space: str, data: str = "digits", side: int = 16, **change
     config = replace(SMALL, **changes)  # type: ignore[arg-type]
     if made.partial_channels > 1:
         config = replace(config, channels=max(config.channels, 4 * made.partial_channels))
-    in_space = with_depth(space_by_name(space), config.cells)
+    in_space = space_by_name(space).with_depth(config.cells)
     words = " ".join(config.recompute)
     title = f"{method}, {space}, C={config.channels}, {config.cells} cells, {config.batch_size}×{side}², "
     return Case(

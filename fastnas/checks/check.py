@@ -14,12 +14,12 @@ from fastnas.checks.system import Build, Claim
 from fastnas.errors import describe, invalid, require
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
 
 
 def check(
-    subject: CellSpace | nn.Module | Build | str,
+    subject: Space | nn.Module | Build | str,
     method: Method | str | Callable[[], Method] | None = None,
     *,
     claim: Claim | None = None,
@@ -70,12 +70,12 @@ def check(
         ValueError: If the subject is none of these, or there is no formula to compare with.
     """
     subject = as_space(subject) if isinstance(subject, str) else subject
-    if isinstance(subject, CellSpace | nn.Module):
+    if isinstance(subject, Space | nn.Module):
         if method is None:
             raise invalid("check", "method must stand beside a space or a supernet", "none")
         method = as_method(method, "check")
         build = build_of(method, networks_of(subject), images_of(seed) if images is None else images, claim)
-        space = subject if isinstance(subject, CellSpace) else subject.space
+        space = subject if isinstance(subject, Space) else subject.space
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
     if not callable(subject) or isinstance(subject, Method):
         raise invalid("check", "subject must be a space, a supernet or a function", describe(subject))

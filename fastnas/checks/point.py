@@ -23,8 +23,7 @@ from fastnas.engine.step import alpha_problem, search_step
 from fastnas.mechanisms.pruning import Alive
 from fastnas.methods.method import Method
 from fastnas.seeds import stream, torch_seed
-from fastnas.spaces.cell_space import CellSpace
-from fastnas.supernet.layout import has_reductions
+from fastnas.spaces.space import Space
 from fastnas.supernet.mix import Mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
@@ -93,21 +92,20 @@ def masks(alive: Mapping[str, Alive]) -> dict[str, Tensor]:
     return {cell_type: torch.tensor(rows) for cell_type, rows in alive.items()}
 
 
-def networks_of(subject: CellSpace | nn.Module) -> NetworkOf:
+def networks_of(subject: Space | nn.Module) -> NetworkOf:
     """Tiny networks of a space, or copies of a network of one's own."""
-    if isinstance(subject, CellSpace):
+    if isinstance(subject, Space):
         return lambda seed, method: _tiny(subject, seed, method.partial_channels)
     space = getattr(subject, "space", None)
     remedy = "It is called as supernet(images, mix); see fastnas.supernet.supernets."
-    rule = "a supernet must have a CellSpace as its attribute space"
-    require(isinstance(space, CellSpace), "check", rule, type(space).__name__, remedy)
+    rule = "a supernet must have a Space as its attribute space"
+    require(isinstance(space, Space), "check", rule, type(space).__name__, remedy)
     return lambda seed, method: deepcopy(subject).double()
 
 
-def _tiny(space: CellSpace, seed: int, k: int) -> nn.Module:
-    cells = 3 if has_reductions(space) else 1  # the smallest that there are
+def _tiny(space: Space, seed: int, k: int) -> nn.Module:
     with torch_seed(stream(seed, "weights")):
-        return build_supernet(space, 3, 4 if k == 1 else 2 * k, cells, k, 1, False).double()
+        return build_supernet(space, 3, 4 if k == 1 else 2 * k, space.min_cells, k, 1, False).double()
 
 
 def few_draws(method: Method) -> Method:

@@ -14,7 +14,6 @@ from fastnas.costs.tables import NetworkSize
 from fastnas.data import placeholder_data
 from fastnas.experiment.experiment import Experiment
 from fastnas.ranks import torch_device
-from fastnas.spaces.cell_space import with_depth
 from fastnas.supernet.own import load_space
 from fastnas.training.retrain import network_size
 
@@ -72,7 +71,7 @@ def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
 
 def run_latency(command: Latency, console: Console) -> None:
     """Measure a table, or test one again, and say how good it is."""
-    space, out = with_depth(load_space(command.space), command.size.cells), command.check or command.out
+    space, out = load_space(command.space).with_depth(command.size.cells), command.check or command.out
     with Status("measuring", console=console) as status:
         table = measure(
             space,

@@ -21,7 +21,7 @@ from fastnas.costs.tables import (
 from fastnas.files import STRICT
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method, Term
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import require
 
 _COUNTED = {
@@ -67,7 +67,7 @@ class CostConfig:
             require(value is None or value > 0, WHERE, f"{name} must be positive", value)
 
 
-def cost_table(config: CostConfig, space: CellSpace, size: NetworkSize) -> CostTable | None:
+def cost_table(config: CostConfig, space: Space, size: NetworkSize) -> CostTable | None:
     """The costs that ``config`` speaks of, or ``None`` where it speaks of none.
 
     Args:

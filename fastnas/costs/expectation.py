@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastnas.costs.tables import CostTable
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import require, require_shape
 
 
@@ -67,7 +67,7 @@ def sampled_cost(
     return expected_cost(one_hot, table, edge_share)
 
 
-def even_edge_share(space: CellSpace) -> Mapping[str, Tensor]:
+def even_edge_share(space: Space) -> Mapping[str, Tensor]:
     """How likely each edge is kept if nothing is known of them: 1 where derivation keeps all edges, otherwise the
     kept edges of a node divided by all that enter it. Float64 ``[E]`` for every cell type."""
     kept = space.kept_edges

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fastnas.costs.tables import Candidate, CostTable, NetworkSize, distinct_candidates, tabulate
 from fastnas.errors import invalid
 from fastnas.files import STRICT, read_json, write_json
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 
 WHERE = "latency"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -89,7 +89,7 @@ class LatencyTable:
     unseen: tuple[Network, ...] = ()
     scale: Seconds = 1.0
 
-    def costs(self, space: CellSpace) -> CostTable:
+    def costs(self, space: Space) -> CostTable:
         """The seconds as a cost with a slope; ``space`` is that of the table."""
         seconds = {entry.candidate: entry.seconds for entry in self.entries}
         return tabulate(space, self.size, "seconds", lambda candidate: self.scale * seconds[candidate], self.constant)
@@ -191,7 +191,7 @@ def save_table(path: Path, table: LatencyTable) -> None:
     write_json(path, _AS_JSON.dump_python(table, mode="json"))
 
 
-def load_table(path: Path, space: CellSpace, size: NetworkSize | None = None) -> LatencyTable:
+def load_table(path: Path, space: Space, size: NetworkSize | None = None) -> LatencyTable:
     """Read a table, and refuse one that was measured for anything else.
 
     Args:

@@ -13,8 +13,8 @@ import numpy as np
 
 from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.mechanisms.derivation import derive
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import require
 
 Coefficients = Mapping[str, Sequence[Sequence[float]]]
@@ -51,7 +51,7 @@ class DeriveWithin:
         rule = f"limit must be at least what the cheapest architecture costs, {named} {self.table.unit}"
         require(cheapest <= self.limit, "DeriveWithin", rule, self.limit, "Raise it, or take a smaller network.")
 
-    def __call__(self, space: CellSpace, mix: Coefficients, edge_mix: EdgeCoefficients | None = None) -> Genotype:
+    def __call__(self, space: Space, mix: Coefficients, edge_mix: EdgeCoefficients | None = None) -> Genotype:
         """From coefficients ``[E, K]``, and ``[E]`` of the edges or ``None``, to a genotype within the limit."""
         rule = "the table must be one of the search's space"
         require(space == self.table.space, "DeriveWithin", rule, f"{self.table.space.name} and {space.name}")
@@ -156,7 +156,7 @@ def _best_columns(edges: Sequence[_Edge], history: Sequence[Fronts], limit: floa
     return columns[::-1]
 
 
-def _genotype(space: CellSpace, edges: Sequence[_Edge], columns: Sequence[int]) -> Genotype:
+def _genotype(space: Space, edges: Sequence[_Edge], columns: Sequence[int]) -> Genotype:
     """The genes of a node in order of decreasing score, as :func:`fastnas.mechanisms.derivation.derive` has them."""
     nodes: dict[tuple[str, int], list[tuple[float, Gene]]] = {}
     for edge, column in zip(edges, columns, strict=True):

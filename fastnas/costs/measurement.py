@@ -28,10 +28,10 @@ from fastnas.costs.latency import (
 from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates, tabulate
 from fastnas.errors import invalid
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
+from fastnas.spaces.space import Space
 
 OnRound = Callable[[str], None]
 """Called after every round with what is being measured and how far it is."""
@@ -41,7 +41,7 @@ _SETTLED = 0.2  # sampling error, as a share of the table's error, below which m
 
 
 def measure(
-    space: CellSpace,
+    space: Space,
     size: NetworkSize,
     device: torch.device,
     path: Path,
@@ -97,7 +97,7 @@ def measure(
 
 
 def measure_table(
-    space: CellSpace,
+    space: Space,
     size: NetworkSize,
     device: torch.device,
     *,
@@ -164,7 +164,7 @@ def measure_table(
 
 def check_table(
     table: LatencyTable,
-    space: CellSpace,
+    space: Space,
     device: torch.device,
     *,
     genotypes: int = 20,
@@ -272,9 +272,7 @@ def _networks(
     return tuple(map(network, genotypes, predicted, samples))
 
 
-def _network_calls(
-    space: CellSpace, size: NetworkSize, genotypes: Sequence[Genotype], device: torch.device
-) -> list[Call]:
+def _network_calls(space: Space, size: NetworkSize, genotypes: Sequence[Genotype], device: torch.device) -> list[Call]:
     shape = (size.batch_size, *size.image_shape)
     return [_make_call(size.build(genotype, space), shape, device) for genotype in genotypes]
 

@@ -6,21 +6,24 @@ Shape suffixes: E edges of a cell, K candidates of an edge.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, singledispatch
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastnas.costs.counts import activation_bytes, multiply_adds, num_parameters
+from fastnas.errors import invalid
 from fastnas.networks.derived import DerivedCell, build_network
-from fastnas.spaces.cell_space import CellSpace, Edge, require_depth
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.candidates import operations_of
+from fastnas.spaces.space import Edge, Space
+from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.chain import DerivedBlock
 from fastnas.supernet.chain_layout import chain_layout, proxyless_shape
-from fastnas.supernet.layout import darts_layout, has_reductions
+from fastnas.supernet.layout import darts_layout
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS
 from fastnas.supernet.mix import built_on
 from fastnas_kernels.check import require
@@ -57,7 +60,7 @@ class NetworkSize:
         """``(C, H, W)`` of one image."""
         return self.image_channels, self.resolution, self.resolution
 
-    def build(self, genotype: Genotype, own: CellSpace | None = None) -> nn.Module:
+    def build(self, genotype: Genotype, own: Space | None = None) -> nn.Module:
         """The derived network of ``genotype``, without auxiliary head; ``own`` is its space, if it is no known one."""
         return build_network(
             genotype,
@@ -82,11 +85,11 @@ class Candidate(NamedTuple):
     side: int
     outputs: int | None = None
 
-    def build(self, space: CellSpace) -> nn.Module:
+    def build(self, space: Space) -> nn.Module:
         """As it stands in a derived network."""
         if self.outputs is not None:
             return MBCONV_OPERATIONS[self.primitive](self.channels, self.outputs, self.stride, False)
-        return operations_of(space)[self.primitive](self.channels, self.stride, False)
+        return build_candidate(space, self.primitive, self.channels, self.stride, False)
 
 
 class _Cell(NamedTuple):
@@ -108,7 +111,7 @@ class CostTable:
         constant: What stem, preprocessing, fixed reductions and classifier cost together.
     """
 
-    space: CellSpace
+    space: Space
     unit: str
     cells: Sequence[tuple[str, Tensor]]
     constant: float
@@ -120,17 +123,17 @@ class CostTable:
         return {t: sum((cost for of, cost in self.cells if of == t), zero) for t in self.space.cell_types}
 
 
-def parameter_table(space: CellSpace, size: NetworkSize) -> CostTable:
+def parameter_table(space: Space, size: NetworkSize) -> CostTable:
     """Trained scalars; the sum is exact."""
     return _by_difference(space, size, "parameters", lambda module, shape: num_parameters(module))
 
 
-def multiply_add_table(space: CellSpace, size: NetworkSize) -> CostTable:
+def multiply_add_table(space: Space, size: NetworkSize) -> CostTable:
     """Multiply-adds of one image; the sum is exact. As :func:`fastnas.costs.counts.multiply_adds` counts them."""
     return _by_difference(space, size, "multiply-adds", multiply_adds)
 
 
-def activation_table(space: CellSpace, size: NetworkSize) -> CostTable:
+def activation_table(space: Space, size: NetworkSize) -> CostTable:
     """Bytes that a training pass keeps for its backward pass, measured from what autograd saves.
 
     The sum is exact as long as no two edges save one tensor. Two pools that read the same state do: they both count
@@ -172,7 +175,7 @@ def weighted_sum(tables: Sequence[CostTable], weights: Sequence[float], unit: st
 
 
 def tabulate(
-    space: CellSpace, size: NetworkSize, unit: str, cost_of: Callable[[Candidate], float], constant: float
+    space: Space, size: NetworkSize, unit: str, cost_of: Callable[[Candidate], float], constant: float
 ) -> CostTable:
     """Ask ``cost_of`` once for every different candidate of the network and write the answers into a table."""
     known = {candidate: cost_of(candidate) for candidate in distinct_candidates(space, size)}
@@ -185,20 +188,28 @@ def tabulate(
     return CostTable(space, unit, cells, constant)
 
 
-def distinct_candidates(space: CellSpace, size: NetworkSize) -> list[Candidate]:
+def distinct_candidates(space: Space, size: NetworkSize) -> list[Candidate]:
     """The candidates of the network that differ in anything that decides their cost, in the order of the network.
     ``none`` is left out where derivation cannot keep it, and where its block is then left out."""
     return list(dict.fromkeys(candidate for cell in _cells(space, size) for _, _, candidate in cell.candidates))
 
 
-def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
-    side = size.resolution
-    remedy = "Its operations are paid once, however many connections lead to them: no sum over connections is the cost."
+@singledispatch
+def _cells(space: Space, size: NetworkSize) -> list[_Cell]:
+    """Where costs arise in a derived network."""
     rule = f"the space must be one whose costs add up over edges, which {space.name} is not"
-    require(space.dag is None, "cost", rule, "a full graph", remedy)
-    if space.stages is not None:
-        return [_Cell("normal", list(_of_chain(space, size)))]
-    if not has_reductions(space):
+    raise invalid("cost", rule, f"a {type(space).__name__}", space.no_edge_costs)
+
+
+@_cells.register
+def _(space: ChainSpace, size: NetworkSize) -> list[_Cell]:
+    return [_Cell("normal", list(_of_chain(space, size)))]
+
+
+@_cells.register
+def _(space: CellSpace, size: NetworkSize) -> list[_Cell]:
+    side = size.resolution
+    if space.num_inputs == 1:
         return [
             _Cell("normal", list(_of_cell(space, "normal", size.channels << stage, 1, -(-side // (1 << stage)))))
             for stage in range(3)
@@ -214,7 +225,7 @@ def _cells(space: CellSpace, size: NetworkSize) -> list[_Cell]:
 
 
 def _of_cell(
-    space: CellSpace, cell_type: str, channels: int, cell_stride: int, cell_side: int
+    space: Space, cell_type: str, channels: int, cell_stride: int, cell_side: int
 ) -> Iterator[tuple[int, int, Candidate]]:
     """The row and column in alpha of every candidate that a genotype may hold, and where it stands.
 
@@ -232,9 +243,9 @@ def _of_cell(
             yield row, space.primitives.index(primitive), Candidate(primitive, channels, stride, side)
 
 
-def _of_chain(space: CellSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
+def _of_chain(space: ChainSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
     """The same for the blocks of a chain."""
-    require_depth(space, size.cells)
+    space.require_depth(size.cells)
     side = -(-size.resolution // 2) if size.large else size.resolution
     for row, place in enumerate(chain_layout(space, proxyless_shape(size.channels))):
         for primitive in built_on(space, "normal", row):
@@ -244,7 +255,7 @@ def _of_chain(space: CellSpace, size: NetworkSize) -> Iterator[tuple[int, int, C
 
 
 def _by_difference(
-    space: CellSpace, size: NetworkSize, unit: str, count: Callable[[nn.Module, tuple[int, int, int]], int]
+    space: Space, size: NetworkSize, unit: str, count: Callable[[nn.Module, tuple[int, int, int]], int]
 ) -> CostTable:
     """A table of a cost that adds up exactly: its constant is what one network has beyond its edges."""
 

@@ -15,7 +15,7 @@ from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.methods.method import Method
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.architecture import by_cell_type
 from fastnas.supernet.inputs import edges_of, most_probable, set_mask
 from fastnas.supernet.mix import Columns, Mix
@@ -36,7 +36,7 @@ def masks(alive: Mapping[str, Alive], device: torch.device) -> dict[str, Tensor]
     return {name: mask for name, mask in found.items() if mask is not None}
 
 
-def relax(method: Method, space: CellSpace, alpha: Tensors, alive: Mapping[str, Alive] = ALL, tau: float = 1.0) -> Mix:
+def relax(method: Method, space: Space, alpha: Tensors, alive: Mapping[str, Alive] = ALL, tau: float = 1.0) -> Mix:
     """The coefficients of ``method`` at the logits ``alpha``, nothing drawn: what an architecture is derived from.
 
     Args:
@@ -58,7 +58,7 @@ def relax(method: Method, space: CellSpace, alpha: Tensors, alive: Mapping[str, 
     return Mix(candidates, _edges(space, alpha) | best, {name: _columns(alive[name]) for name in living})
 
 
-def _edges(space: CellSpace, alpha: Tensors) -> dict[str, Tensor]:
+def _edges(space: Space, alpha: Tensors) -> dict[str, Tensor]:
     rows = [space.rows(space.num_inputs + node) for node in range(space.num_nodes)]
     return by_cell_type(alpha, "beta", lambda beta_E: edge_softmax(beta_E, rows))
 
@@ -106,7 +106,7 @@ class Sampler:
     """
 
     method: Method
-    space: CellSpace
+    space: Space
     alive: Mapping[str, Alive]
     tau: float
     seed: int

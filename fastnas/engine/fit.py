@@ -2,11 +2,11 @@
 
 from fastnas.mechanisms.control import SKIPS
 from fastnas.methods.method import Method
-from fastnas.spaces.cell_space import CellSpace, depth_of
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import complaint
 
 
-def require_fit(method: Method, space: CellSpace) -> None:
+def require_fit(method: Method, space: Space) -> None:
     """Raise where an axis of ``method`` has no meaning in ``space``, naming both and why.
 
     Raises:
@@ -14,30 +14,16 @@ def require_fit(method: Method, space: CellSpace) -> None:
             growing depth where every block has choices of its own, and for stopping by the number of skip connections
             in a space that has none.
     """
-    chain, skips = space.stages is not None, "skip_connect" in space.primitives
-    graph, own_choices = space.dag is not None, depth_of(space) is not None
+    no_growth = "" if space.depth is None else "Every block has a row of alpha, which a deeper network would not have."
+    no_skips = "" if "skip_connect" in space.primitives else "It counts skip connections, of which the space has none."
+    partial, grows = method.partial_channels, any(stage.added_cells for stage in method.stages)
     refusals = [
-        (
-            chain and (method.partial_channels > 1 or method.edge_normalisation),
-            "partial_channels or edge_normalisation",
-            "Its blocks change their channels, so that none can pass by, and a node has one edge: nothing to weigh.",
-        ),
-        (
-            graph and method.partial_channels > 1,
-            f"partial_channels={method.partial_channels}",
-            "Its operations are nodes, around which no channels could pass.",
-        ),
-        (
-            own_choices and any(stage.added_cells for stage in method.stages),
-            "stages with added_cells",
-            "Every block has a row of alpha, which a deeper network would not have.",
-        ),
-        (not skips and SKIPS in method.control_reads, f"control={method.control}", _NO_SKIPS),
+        (partial > 1, f"partial_channels={partial}", space.no_partial_channels),
+        (method.edge_normalisation, "edge_normalisation", space.no_edge_weights),
+        (grows, "stages with added_cells", no_growth),
+        (SKIPS in method.control_reads, f"control={method.control}", no_skips),
     ]
-    for meaningless, choice, why in refusals:
-        if meaningless:
+    for asked, choice, why in refusals:
+        if asked and why:
             rule = f"{choice} must not stand beside the space {space.name}"
             raise ValueError(complaint(f"method {method.name}", rule, "both", why))
-
-
-_NO_SKIPS = "It counts skip connections, of which the space has none."

@@ -41,9 +41,9 @@ from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import SearchConfig
@@ -77,7 +77,7 @@ class SearchResult:
 
 
 def search(
-    space_or_supernet: CellSpace | nn.Module | str,
+    space_or_supernet: Space | nn.Module | str,
     method: Method | str | Callable[[], Method],
     data: ImageData | str | Path,
     config: SearchConfig = SearchConfig(),  # noqa: B008
@@ -144,12 +144,12 @@ def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.n
 
 
 def _first_supernet(
-    space_or_supernet: CellSpace | nn.Module, method: Method, data: ImageData, config: SearchConfig
+    space_or_supernet: Space | nn.Module, method: Method, data: ImageData, config: SearchConfig
 ) -> nn.Module:
-    if isinstance(space_or_supernet, CellSpace):
+    if isinstance(space_or_supernet, Space):
         return stage_supernet(space_or_supernet, method, data, config, 0)
-    has_space = isinstance(getattr(space_or_supernet, "space", None), CellSpace)
-    rule, remedy = "supernet must have a space", "Give it an attribute `space`, a CellSpace."
+    has_space = isinstance(getattr(space_or_supernet, "space", None), Space)
+    rule, remedy = "supernet must have a space", "Give it an attribute `space`, a Space."
     require(has_space, "search", rule, type(space_or_supernet).__name__, remedy)
     rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
     require(len(method.stages) == 1, "search", rule, f"{len(method.stages)} stages", "Search the space instead.")

@@ -31,7 +31,7 @@ from fastnas.mechanisms.schedules import LEARNING_RATES, LearningRate, Progress,
 from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
@@ -149,7 +149,7 @@ class Run:
     broken: BrokenImages = field(default_factory=BrokenImages)
 
     @property
-    def space(self) -> CellSpace:
+    def space(self) -> Space:
         return self.state.supernet.space  # type: ignore[return-value]
 
     @property
@@ -245,7 +245,7 @@ def require_stages(method: Method, config: SearchConfig) -> None:
     require(waits < shortest, "search", rule, waits, "A stage that is all warm-up never moves alpha.")
 
 
-def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:
+def stage_supernet(space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:
     """The supernet that ``stage`` begins with."""
     require_fit(method, space)
     position = (stage,) if stage else ()
@@ -265,7 +265,7 @@ def stage_supernet(space: CellSpace, method: Method, data: ImageData, config: Se
 def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, device: torch.device) -> SearchState:
     """The state of a search that is about to begin with ``supernet``."""
     supernet = supernet.to(device).train()
-    space: CellSpace = supernet.space  # type: ignore[assignment]
+    space: Space = supernet.space  # type: ignore[assignment]
     w = dict(supernet.named_parameters())
     beta, inputs = method.edge_normalisation, method.joint_inputs
     alpha = initial_logits(space, beta, config.seed, device, method.alpha_init_mean, method.alpha_init_std, inputs)

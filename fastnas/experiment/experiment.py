@@ -27,12 +27,11 @@ from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
 from fastnas.selection import LadderConfig
 from fastnas.spaces.benchmark import TableEntry, look_up
-from fastnas.spaces.cell_space import CellSpace, depth_of, with_depth
 from fastnas.spaces.formats import genotype_to_json, space_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.layout import has_reductions
+from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.retrain import RetrainResult, network_size, retrain
@@ -108,7 +107,7 @@ class Outcome:
     random: list[RetrainResult]
     table: TableEntry | None
     report: Path
-    space: CellSpace
+    space: Space
     stopped: str
     cost: tuple[float, str] | None = None
 
@@ -164,7 +163,7 @@ class Parts:
     """
 
     method: Method
-    space: CellSpace
+    space: Space
     data: ImageData
     costs: CostTable | None
 
@@ -202,8 +201,8 @@ def resolve(experiment: Experiment, data: ImageData) -> Parts:
     method = method_named(experiment.method, experiment.strength)
     method = method if experiment.order is None else with_order(method, experiment.order)
     method = method if experiment.stop is None else with_stop(method, experiment.stop)
-    space = with_depth(load_space(experiment.space), experiment.config.cells)
-    require(experiment.retrain.auxiliary == 0 or has_reductions(space), "Experiment", *_NO_AUXILIARY, space.name)
+    space = load_space(experiment.space).with_depth(experiment.config.cells)
+    require(experiment.retrain.auxiliary == 0 or space.has_auxiliary_head, "Experiment", *_NO_AUXILIARY, space.name)
     costs = cost_table(experiment.cost, space, network_size(experiment.retrain, data))
     return Parts(within_budget(method, experiment.cost, costs), space, data, costs)
 
@@ -303,7 +302,7 @@ _NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell
 def _check_sizes(experiment: Experiment, parts: Parts) -> None:
     """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
     config, training, data, space = experiment.config, experiment.retrain, parts.data, parts.space
-    same_depth = depth_of(space) is None or not experiment.retrain_searched or training.cells == config.cells
+    same_depth = space.depth is None or not experiment.retrain_searched or training.cells == config.cells
     rule = f"retrain.cells must be {config.cells}, as cells, in {space.name}, whose blocks are searched one by one"
     require(same_depth, "Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
     require_stages(parts.method, config)

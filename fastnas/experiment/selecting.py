@@ -11,15 +11,15 @@ from fastnas.methods.method import Method
 from fastnas.ranks import Ranks
 from fastnas.selection import LadderConfig, load_selection, save_selection, select
 from fastnas.selection.proposals import Accept
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
+from fastnas.spaces.space import Space
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 
 class Scene(NamedTuple):
     """What a search searched, with what, and how its networks are trained."""
 
-    space: CellSpace
+    space: Space
     method: Method
     data: ImageData
     config: SearchConfig

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import parse_genotype
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import invalid
 
 Records = Sequence[Mapping[str, Any]]
@@ -37,7 +37,7 @@ class RollBack(NamedTuple):
     reason: str
 
 
-Control = Callable[[CellSpace, Records], Stop | RollBack | None]
+Control = Callable[[Space, Records], Stop | RollBack | None]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class SkipCount:
         if self.limit < 1:
             raise invalid("SkipCount", "limit must be at least 1", self.limit)
 
-    def __call__(self, space: CellSpace, records: Records) -> Stop | None:
+    def __call__(self, space: Space, records: Records) -> Stop | None:
         if not records or not records[-1]["alpha_moves"]:
             return None
         count = parse_genotype(records[-1]["genotype"], space).normal.count("skip_connect")
@@ -87,7 +87,7 @@ class RankStable:
         if self.epochs < 1:
             raise invalid("RankStable", "epochs must be at least 1", self.epochs)
 
-    def __call__(self, space: CellSpace, records: Records) -> Stop | None:
+    def __call__(self, space: Space, records: Records) -> Stop | None:
         window = records[-self.epochs - 1 :]
         if len(window) <= self.epochs or not all(record["alpha_moves"] for record in window):
             return None
@@ -103,7 +103,7 @@ class RankStable:
         return [order[:1] for order in orders] if self.leader_only else orders
 
 
-def all_decided(space: CellSpace, records: Records) -> Stop | None:
+def all_decided(space: Space, records: Records) -> Stop | None:
     """Stop when at most one candidate is alive on every edge: ASAP (Noy et al., 2019, arXiv:1904.04123)."""
     if not records or any(count > 1 for counts in records[-1]["alive"].values() for count in counts):
         return None
@@ -186,7 +186,7 @@ class EigenvalueStop:
     rule: EigenvalueRule = field(default_factory=eigenvalue_rule_of_the_paper)
     reads: ClassVar[frozenset[str]] = frozenset({EIGENVALUE})
 
-    def __call__(self, space: CellSpace, records: Records) -> Stop | None:
+    def __call__(self, space: Space, records: Records) -> Stop | None:
         epoch = self.rule(measurements(records)) if _measured_now(records) else None
         return None if epoch is None else Stop(epoch, "the dominant eigenvalue grew")
 
@@ -216,7 +216,7 @@ class EigenvalueRollBack:
         """Epochs back that it may ask to return to."""
         return self.rule.lookback
 
-    def __call__(self, space: CellSpace, records: Records) -> RollBack | None:
+    def __call__(self, space: Space, records: Records) -> RollBack | None:
         epoch = self.rule(measurements(records)) if _measured_now(records) else None
         if epoch is None or records[-1]["weight_decay"] >= self.limit:
             return None
@@ -248,6 +248,6 @@ class FirstOf:
         """Epochs back that any of them may ask to return to."""
         return max(getattr(control, "keeps", 0) for control in self.controls)
 
-    def __call__(self, space: CellSpace, records: Records) -> Stop | RollBack | None:
+    def __call__(self, space: Space, records: Records) -> Stop | RollBack | None:
         verdicts = (control(space, records) for control in self.controls)
         return next((verdict for verdict in verdicts if verdict is not None), None)

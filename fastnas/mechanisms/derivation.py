@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastnas.spaces.cell_space import CellSpace, Edge
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.space import Edge, Space
 from fastnas_kernels.check import invalid
 
 
 def derive(
-    space: CellSpace,
+    space: Space,
     mix: Mapping[str, Sequence[Sequence[float]]],
     edge_mix: Mapping[str, Sequence[float]] | None = None,
 ) -> Genotype:
@@ -33,7 +33,7 @@ def derive(
 
 
 def every_edge(
-    space: CellSpace,
+    space: Space,
     mix: Mapping[str, Sequence[Sequence[float]]],
     edge_mix: Mapping[str, Sequence[float]] | None = None,
 ) -> Genotype:
@@ -44,7 +44,7 @@ def every_edge(
 
 
 def nonzero(
-    space: CellSpace,
+    space: Space,
     mix: Mapping[str, Sequence[Sequence[float]]],
     edge_mix: Mapping[str, Sequence[float]] | None = None,
 ) -> Genotype:
@@ -60,7 +60,7 @@ def nonzero(
 
 
 def _derived(
-    space: CellSpace,
+    space: Space,
     mix: Mapping[str, Sequence[Sequence[float]]],
     edge_mix: Mapping[str, Sequence[float]] | None,
     keep: int | None,
@@ -70,7 +70,7 @@ def _derived(
 
 
 def _cell(
-    space: CellSpace, cell_type: str, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None, keep: int | None
+    space: Space, cell_type: str, mix_EK: np.ndarray, edge_mix_E: Sequence[float] | None, keep: int | None
 ) -> CellGenotype:
     expected = (len(space.edges), len(space.primitives))
     if mix_EK.shape != expected:
@@ -122,7 +122,7 @@ class SkipCap:
 
     def __call__(
         self,
-        space: CellSpace,
+        space: Space,
         mix: Mapping[str, Sequence[Sequence[float]]],
         edge_mix: Mapping[str, Sequence[float]] | None = None,
     ) -> Genotype:

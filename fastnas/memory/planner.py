@@ -20,7 +20,7 @@ from fastnas.memory.segments import Pass, Profile, Times, measure_times, profile
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.ranks import torch_device
-from fastnas.spaces.cell_space import CellSpace, with_depth
+from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
 from fastnas.supernet.recompute import Word
 from fastnas.training.config import SearchConfig
@@ -88,7 +88,7 @@ class Plan:
 
 
 def plan(
-    space: CellSpace | str,
+    space: Space | str,
     method: Method | str | Callable[[], Method],
     data: ImageData | str | Path,
     config: SearchConfig = SearchConfig(),  # noqa: B008
@@ -132,7 +132,7 @@ def plan(
     require_type(WHERE, "config", config, SearchConfig)
     require_fit(method, space)
     budget = budget if isinstance(budget, Budget) else read_budget(budget, target)
-    requested = Setup(with_depth(space, config.cells), method, data, replace(config, recompute=("none",)))
+    requested = Setup(space.with_depth(config.cells), method, data, replace(config, recompute=("none",)))
     on_state("predicting what it takes to keep everything")
     whole = profile(requested, budget.granularity)
     _require_weights(whole.prediction, budget)
@@ -348,10 +348,10 @@ def remedies(setup: Setup, budget: Budget) -> Iterator[str]:
         changes.append(("--precision bfloat16", setup.changed(precision="bfloat16")))
     if config.channels % 2 == 0 and config.channels // 2 >= 2 * k:
         changes.append((f"--channels {config.channels // 2}", setup.changed(channels=config.channels // 2)))
-    if setup.space.stages is None and k == 1 and config.channels % 8 == 0:
+    if not setup.space.no_partial_channels and k == 1 and config.channels % 8 == 0:
         partial = replace(setup.method, partial_channels=4)
         changes.append(("partial channels with k=4, which is another method", replace(setup, method=partial)))
-    paths = fewer_paths(setup.method) if setup.space.dag is None else None
+    paths = fewer_paths(setup.method)
     if paths is not None:
         changes.append((f"{paths[0]}, which is another method", replace(setup, method=paths[1])))
     for words, changed in changes:

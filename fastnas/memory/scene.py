@@ -18,9 +18,8 @@ from fastnas.engine.step import apply_gradients, outer_eigenvalue
 from fastnas.mechanisms.pruning import Alive
 from fastnas.methods.method import Method
 from fastnas.seeds import torch_seed
-from fastnas.spaces.cell_space import CellSpace
-from fastnas.supernet.candidates import operations_of
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS
+from fastnas.spaces.space import Space
+from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.mix import Mix
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import cells_as_on_a_gpu
@@ -41,7 +40,7 @@ class Setup:
         config: With what numbers. It is planned for one process, whatever its device says.
     """
 
-    space: CellSpace
+    space: Space
     method: Method
     data: ImageData
     config: SearchConfig
@@ -102,20 +101,15 @@ def _run_at(setup: Setup, moment: Moment, supernet: nn.Module, device: torch.dev
     return Run(setup.method, setup.data, config, device, nothing, _STEPS, state)
 
 
-def _memory_ranks(space: CellSpace, channels: int) -> list[int]:
+def _memory_ranks(space: Space, channels: int) -> list[int]:
     """The rank of every primitive by the bytes that it keeps for its gradient, then by its parameters."""
 
     def cost(name: str) -> tuple[int, int]:
         if name == "none":
             return -1, 0
-        if space.dag is not None:
-            return 1, 0  # a connection, which is there
         # Weights without memory draw their values all the same where torch.compile has been at work
         with torch.device("meta"), torch_seed(0):
-            if name in MBCONV_OPERATIONS and space.stages is not None:
-                module = MBCONV_OPERATIONS[name](channels, channels, 1, True)
-            else:
-                module = operations_of(space)[name](channels, 1, True)
+            module = build_candidate(space, name, channels, 1, True)
             x = torch.empty(2, channels, 8, 8).to(memory_format=torch.channels_last)
             return activation_bytes(module, x), num_parameters(module)
 

@@ -39,7 +39,7 @@ from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropo
 from fastnas.mechanisms.update_schedule import UpdateSchedule
 from fastnas.methods.method import Method, Term
 from fastnas.methods.registry import METHODS, register_method
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import invalid
 
 __all__ = ["METHODS", "REGULARISED", "Method", "Term"]
@@ -250,7 +250,7 @@ def asap(*, share: float = 0.4) -> Method:
 
 
 @register_method
-def nasp(*, published_for: CellSpace | None = None) -> Method:
+def nasp(*, published_for: Space | None = None) -> Method:
     """Keep alpha continuous but evaluate and differentiate the discrete architecture nearest to it
     (Yao et al., 2020, arXiv:1905.13577). The projection keeps the largest value of an edge. As the published code
     projects in the space ``published_for``, that value becomes 1, and only the best edges of each node stay."""

@@ -5,20 +5,25 @@ and outside of training.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, require_depth
+from fastnas.errors import invalid
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.registry import space_by_name
+from fastnas.spaces.space import Space
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainNetwork
 from fastnas.supernet.dag import DagNetwork
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.fixed_reduction import FixedReduction
-from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
+from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout
 from fastnas.supernet.noise_operation import call, number_noise
 from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm
 from fastnas_kernels.check import require
@@ -38,7 +43,7 @@ class DerivedCell(nn.Module):
 
     def __init__(
         self,
-        space: CellSpace,
+        space: Space,
         cell: CellGenotype,
         operations: Mapping[str, BuildOperation],
         inputs: Sequence[nn.Module],
@@ -232,7 +237,7 @@ def build_network(
     resolution: int,
     large: bool,
     auxiliary: bool,
-    own: CellSpace | None = None,
+    own: Space | None = None,
 ) -> nn.Module:
     """The derived network of ``genotype`` at a given size; see the classes for the arguments.
 
@@ -240,18 +245,53 @@ def build_network(
     have connections of their own.
 
     Args:
-        own: The space of the genotype, if the library does not know it.
+        own: The space of the genotype, if it is not registered.
     """
     space = space_by_name(genotype.space, own)
-    if has_reductions(space):
-        return DartsNetwork(
-            genotype, num_classes, channels, cells, image_channels, large, auxiliary, None, resolution, space
-        )
-    rule, remedy = f"auxiliary must be off for {space.name} genotypes", "Their network has no auxiliary head."
-    require(not auxiliary, "retrain", rule, auxiliary, remedy)
-    if space.dag is not None:
-        return DagNetwork(genotype, num_classes, channels, cells, image_channels, space)
-    if space.stages is not None:
-        require_depth(space, cells)
-        return ChainNetwork(genotype, num_classes, channels, image_channels, large, space)
-    return NasBench201Network(genotype, num_classes, channels, cells, image_channels, space)
+    if auxiliary and not space.has_auxiliary_head:
+        rule = f"auxiliary must be off for {space.name} genotypes"
+        raise invalid("retrain", rule, auxiliary, "Their network has no auxiliary head.")
+    space.require_depth(cells)
+    return derived_network(space, genotype, num_classes, channels, cells, image_channels, resolution, large, auxiliary)
+
+
+@singledispatch
+def derived_network(
+    space: Space,
+    genotype: Genotype,
+    num_classes: int,
+    channels: int,
+    cells: int,
+    image_channels: int,
+    resolution: int,
+    large: bool,
+    auxiliary: bool,
+) -> nn.Module:
+    """The same, where the space is at hand. A space of a kind of your own registers its own."""
+    raise TypeError(f"no derived network for a {type(space).__name__}")
+
+
+@derived_network.register
+def _(
+    space: CellSpace, genotype, num_classes, channels, cells, image_channels, resolution, large, auxiliary
+) -> nn.Module:
+    space.require_network()
+    if space.num_inputs == 1:
+        return NasBench201Network(genotype, num_classes, channels, cells, image_channels, space)
+    return DartsNetwork(
+        genotype, num_classes, channels, cells, image_channels, large, auxiliary, None, resolution, space
+    )
+
+
+@derived_network.register
+def _(
+    space: ChainSpace, genotype, num_classes, channels, cells, image_channels, resolution, large, auxiliary
+) -> nn.Module:
+    return ChainNetwork(genotype, num_classes, channels, image_channels, large, space)
+
+
+@derived_network.register
+def _(
+    space: GraphSpace, genotype, num_classes, channels, cells, image_channels, resolution, large, auxiliary
+) -> nn.Module:
+    return DagNetwork(genotype, num_classes, channels, cells, image_channels, space)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import singledispatch
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fastnas.report.text import block_places, state_name
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.graph_space import GraphSpace
+from fastnas.spaces.space import Space
 
 # Okabe and Ito's colours; the pattern of the line tells the primitives apart where colour does not
 COLOURS = ("#8A8F94", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#000000")
@@ -19,12 +20,13 @@ WIDTH = 8.4  # inches; in a page 806 pixels, so that 9 points are 12 pixels
 Records = Sequence[Mapping[str, Any]]
 
 
-def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
+@singledispatch
+def mix_figure(space: Space, records: Records, cell_type: str) -> Figure:
     """The coefficients of every edge over the epochs: a panel an edge, a line a candidate.
 
     Args:
-        records: Lines of ``metrics.jsonl`` of a search.
         space: Gives the edges and the names.
+        records: Lines of ``metrics.jsonl`` of a search.
         cell_type: Which cell.
     """
     columns = 4 if len(space.edges) > 6 else 3
@@ -43,7 +45,7 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
                 linewidth=1.3,
                 label=primitive,
             )
-        axis.set_title(_edge_title(space, row), fontsize=9)
+        axis.set_title(space.edge_title(row), fontsize=9)
         _calm(axis)
     for column, axis in enumerate(axes[-columns:]):  # the lowest panel of every column bears the epochs
         if (rows - 1) * columns + column >= len(space.edges):
@@ -54,14 +56,12 @@ def mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
     return figure
 
 
-def connection_figure(records: Records, space: CellSpace) -> Figure:
+@mix_figure.register
+def _(space: GraphSpace, records: Records, cell_type: str) -> Figure:
     """The scales of the connections of a full graph over the epochs: a panel a level, a line a connection.
 
-    Args:
-        records: Lines of ``metrics.jsonl`` of a search.
-        space: Gives the graph.
+    It has too many edges for a panel each.
     """
-    assert space.dag is not None
     nodes = [node for kind in space.dag.blocks for node in space.dag.nodes_of(kind)]
     rows_of: dict[str, list[int]] = {}
     for target, node in zip(space.targets, nodes, strict=True):
@@ -82,7 +82,7 @@ def connection_figure(records: Records, space: CellSpace) -> Figure:
     return figure
 
 
-def edge_mix_figure(records: Records, space: CellSpace, cell_type: str) -> Figure:
+def edge_mix_figure(records: Records, space: Space, cell_type: str) -> Figure:
     """The coefficients of the edges into each node over the epochs: a panel a node, a line an edge.
 
     Args:
@@ -210,14 +210,8 @@ def _point_or(pattern: str, records: Records) -> str:
     return "." if len(records) == 1 else pattern
 
 
-def _edge_title(space: CellSpace, row: int) -> str:
-    if space.stages is not None:
-        return "stage {}, block {}".format(*block_places(space)[row])
-    return " → ".join(_label(space, state) for state in space.edges[row])
-
-
-def _label(space: CellSpace, state: int) -> str:
-    name = state_name(space, state)
+def _label(space: Space, state: int) -> str:
+    name = space.state_name(state)
     return f"${name}$" if "_" in name else name
 
 

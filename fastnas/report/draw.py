@@ -6,6 +6,7 @@ collide, however many leave one state.
 """
 
 from collections.abc import Mapping
+from functools import singledispatch
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -16,10 +17,12 @@ from fastnas.files import write_atomically
 from fastnas.report.draw_chain import chain_figure
 from fastnas.report.draw_dag import dag_figure
 from fastnas.report.svg import svg
-from fastnas.report.text import cell_title, state_name
 from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.registry import space_by_name
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import require
 
 # Okabe and Ito's colours, dark enough for small text; people with any colour vision tell them apart
@@ -38,7 +41,7 @@ def kind_of(primitive: str) -> str:
     return "convolution" if "conv" in primitive else "skip" if primitive == "skip_connect" else "none"
 
 
-def cell_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
+def cell_figure(cell: CellGenotype, space: Space, title: str) -> Figure:
     """Draw one cell, or the blocks of a chain or of a full graph.
 
     Args:
@@ -46,10 +49,10 @@ def cell_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
         space: Its graph.
         title: Written above.
     """
-    return _figure({title: cell}, space)
+    return _figure(space, {title: cell})
 
 
-def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -> None:
+def save_drawing(genotype: Genotype, path: Path, own: Space | None = None) -> None:
     """Write the cells of ``genotype``, one below the other, to a .png or .svg file.
 
     Args:
@@ -63,7 +66,7 @@ def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -
     known = path.suffix in (".png", ".svg")
     require(known, "drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
     space = space_by_name(genotype.space, own)
-    figure = _figure({cell_title(space, cell_type): cell for cell_type, cell in genotype.cells.items()}, space)
+    figure = _figure(space, {space.title(cell_type): cell for cell_type, cell in genotype.cells.items()})
     if path.suffix == ".svg":
         text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'
         write_atomically(path, lambda file: file.write(text.encode()))
@@ -71,13 +74,26 @@ def save_drawing(genotype: Genotype, path: Path, own: CellSpace | None = None) -
         write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=160))
 
 
-def _figure(cells: Mapping[str, CellGenotype], space: CellSpace) -> Figure:
-    if space.stages is not None:
-        ((title, chain),) = cells.items()
-        return chain_figure(chain, space, title)
-    if space.dag is not None:
-        ((title, graph),) = cells.items()
-        return dag_figure(graph, space, title)
+@singledispatch
+def _figure(space: Space, cells: Mapping[str, CellGenotype]) -> Figure:
+    """The graphs of a genotype by their titles, as one figure."""
+    raise TypeError(f"no drawing of a {type(space).__name__}")
+
+
+@_figure.register
+def _(space: ChainSpace, cells: Mapping[str, CellGenotype]) -> Figure:
+    ((title, chain),) = cells.items()
+    return chain_figure(chain, space, title)
+
+
+@_figure.register
+def _(space: GraphSpace, cells: Mapping[str, CellGenotype]) -> Figure:
+    ((title, graph),) = cells.items()
+    return dag_figure(graph, space, title)
+
+
+@_figure.register
+def _(space: CellSpace, cells: Mapping[str, CellGenotype]) -> Figure:
     heights = [_num_rows(cell) + 1.8 for cell in cells.values()]
     width = _columns(space)[-1] + HALF_BOX + MARGIN
     figure = Figure(figsize=(width, ROW * sum(heights)))
@@ -93,7 +109,7 @@ def _figure(cells: Mapping[str, CellGenotype], space: CellSpace) -> Figure:
     return figure
 
 
-def _columns(space: CellSpace) -> list[float]:
+def _columns(space: Space) -> list[float]:
     """Where every state and the output stand."""
     gaps = [0.0] + [INPUT_GAP] * (space.num_inputs - 1) + [NODE_GAP] * space.num_nodes + [OUTPUT_GAP]
     return [MARGIN + HALF_BOX + sum(gaps[: i + 1]) for i in range(len(gaps))]
@@ -103,11 +119,11 @@ def _num_rows(cell: CellGenotype) -> int:
     return 1 + sum(len(genes) for genes in cell.nodes) + len(cell.concat)
 
 
-def _draw_cell(axis: Axes, cell: CellGenotype, space: CellSpace, title: str) -> None:
+def _draw_cell(axis: Axes, cell: CellGenotype, space: Space, title: str) -> None:
     blocks = [[(gene.source, gene.primitive) for gene in sorted(genes, key=lambda g: g.source)] for genes in cell.nodes]
     blocks.append([(state, "") for state in cell.concat])  # the edges into the output
     columns = _columns(space)
-    names = [state_name(space, state) for state in range(space.num_inputs + space.num_nodes)] + ["c_{k}"]
+    names = [space.state_name(state) for state in range(space.num_inputs + space.num_nodes)] + ["c_{k}"]
     names = [f"${name}$" if "_" in name else name for name in names]
     axis.text(MARGIN, -0.95, title, color=INK, fontsize=11, fontweight="bold", va="center", parse_math=False)
     bottoms = dict.fromkeys(range(space.num_inputs), 0)  # the last row of every state's own box

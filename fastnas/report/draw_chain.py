@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import CellGenotype
 
 # Okabe and Ito's colours, dark enough for small text
@@ -18,7 +18,7 @@ STEP, WIDTH, ROW = 0.92, 0.62, 0.72
 TALL, LOW = 0.52, 0.36
 
 
-def chain_figure(chain: CellGenotype, space: CellSpace, title: str) -> Figure:
+def chain_figure(chain: CellGenotype, space: ChainSpace, title: str) -> Figure:
     """Draw the blocks of a chain.
 
     Args:
@@ -26,7 +26,7 @@ def chain_figure(chain: CellGenotype, space: CellSpace, title: str) -> Figure:
         space: Gives the stages.
         title: Written above.
     """
-    stages = space.stages or ()
+    stages = space.stages
     width = 2 * MARGIN + LABEL + STEP * (max(stages) - 1) + WIDTH
     height = 0.7 + ROW * len(stages)
     figure = Figure(figsize=(width, height))

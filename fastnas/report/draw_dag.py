@@ -7,10 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from fastnas.report.text import block_title
-from fastnas.spaces.cell_space import CellSpace
-from fastnas.spaces.dag import DagNode, living_operations
 from fastnas.spaces.genotype import CellGenotype
+from fastnas.spaces.graph_space import DagNode, GraphSpace, living_operations
 
 # Okabe and Ito's colours, dark enough for small text
 COLOURS = {"conv": "#0067A3", "pool": "#B84500"}
@@ -21,7 +19,7 @@ WIDTH, HEIGHT = 1.1, 0.34
 BEND = 0.12  # of a line, so that one which passes a level does not run through its boxes' middles
 
 
-def dag_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
+def dag_figure(cell: CellGenotype, space: GraphSpace, title: str) -> Figure:
     """Draw the blocks of a full graph, one below the other.
 
     Args:
@@ -29,7 +27,6 @@ def dag_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
         space: Its graph.
         title: Written above.
     """
-    assert space.dag is not None
     dag = space.dag
     blocks = [(dag.nodes_of(kind), span) for kind, span in zip(dag.blocks, dag.spans, strict=True)]
     rows = [max(_row(nodes, state) for state in range(1, len(nodes))) + 1 for nodes, _ in blocks]
@@ -46,7 +43,7 @@ def dag_figure(cell: CellGenotype, space: CellSpace, title: str) -> Figure:
     for block, ((nodes, span), count) in enumerate(zip(blocks, rows, strict=True)):
         genes = cell.nodes[span.start : span.stop]
         kept = [[source - span.start for primitive, source in node if primitive != "none"] for node in genes]
-        axis.text(MARGIN, top - 0.2, block_title(space, block), color=INK, fontsize=9, va="center")
+        axis.text(MARGIN, top - 0.2, space.block_title(block), color=INK, fontsize=9, va="center")
         _draw_block(axis, nodes, kept, top - TITLE, count)
         top -= TITLE + ROW * count
     return figure

@@ -9,7 +9,6 @@ from markupsafe import Markup
 
 from fastnas.files import read_json, read_json_lines, write_atomically
 from fastnas.report.curves import (
-    connection_figure,
     edge_mix_figure,
     eigenvalue_figure,
     mix_figure,
@@ -19,11 +18,10 @@ from fastnas.report.curves import (
 )
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
-from fastnas.report.text import cell_title
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
+from fastnas.spaces.space import Space
 from fastnas_kernels.check import complaint, require
 
 
@@ -152,7 +150,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield name, "–" if value is None else str(value)
 
 
-def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: CellSpace | None) -> Genotype | None:
+def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: Space | None) -> Genotype | None:
     """The result, or else what the last epoch would have led to."""
     path = run / "genotype.json"
     if path.exists():
@@ -161,20 +159,18 @@ def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: CellSpace | 
     return parse_genotype(text, own) if text else None
 
 
-def _cells(genotype: Genotype | None, space: CellSpace) -> Iterator[Markup]:
+def _cells(genotype: Genotype | None, space: Space) -> Iterator[Markup]:
     if genotype is not None:
         for cell_type, cell in genotype.cells.items():
-            yield _inline(cell_figure(cell, space, cell_title(space, cell_type)))
+            yield _inline(cell_figure(cell, space, space.title(cell_type)))
 
 
-def _mixes(records: Sequence[Mapping[str, Any]], space: CellSpace) -> Iterator[tuple[str, Markup, Markup | None]]:
+def _mixes(records: Sequence[Mapping[str, Any]], space: Space) -> Iterator[tuple[str, Markup, Markup | None]]:
     if records:
         for cell_type in space.cell_types:
             has_edges = cell_type in records[0]["edge_mix"]
             edges = _inline(edge_mix_figure(records, space, cell_type)) if has_edges else None
-            graph = space.dag is not None  # too many edges for a panel each
-            mixes = connection_figure(records, space) if graph else mix_figure(records, space, cell_type)
-            yield cell_title(space, cell_type), _inline(mixes), edges
+            yield space.title(cell_type), _inline(mix_figure(space, records, cell_type)), edges
 
 
 def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | None:

@@ -21,9 +21,9 @@ from fastnas.selection.config import LadderConfig
 from fastnas.selection.proposals import Accept, Proposal, propose
 from fastnas.selection.scoring import HeldOut, path_of
 from fastnas.selection.short_training import ShortTraining
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 OnRung = Callable[["Rung"], None]
@@ -70,7 +70,7 @@ class Selection:
 
 def select(
     found: SearchResult,
-    space: CellSpace,
+    space: Space,
     method: Method,
     data: ImageData,
     config: SearchConfig,
@@ -116,7 +116,7 @@ def select(
 
 def climb(
     entrants: Sequence[Proposal],
-    space: CellSpace,
+    space: Space,
     data: ImageData,
     config: SearchConfig,
     training: RetrainConfig,
@@ -214,7 +214,7 @@ def summary(selection: Selection) -> list[str]:
     return [*lines, f"selected: {selection.origin}, {genotype_to_text(selection.genotype)}"]
 
 
-def load_selection(folder: Path, space: CellSpace) -> Selection | None:
+def load_selection(folder: Path, space: Space) -> Selection | None:
     """The selection of a run folder, if it has one."""
     path = folder / "selection.json"
     if not path.exists():

@@ -9,10 +9,10 @@ import numpy as np
 
 from fastnas.methods.method import Method
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace, Edge
 from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
+from fastnas.spaces.space import Edge, Space
 
 EPOCHS = 8  # last epochs whose genotypes are proposed
 DRAWS = 50  # for one proposal, so that proposing ends in a small space or under a tight limit
@@ -33,7 +33,7 @@ class Proposal:
 
 
 def propose(
-    space: CellSpace,
+    space: Space,
     method: Method,
     found: Genotype,
     history: Sequence[Mapping[str, Any]],
@@ -75,9 +75,7 @@ def propose(
     return proposals
 
 
-def samples(
-    space: CellSpace, method: Method, record: Mapping[str, Any], rng: np.random.Generator
-) -> Iterator[Genotype]:
+def samples(space: Space, method: Method, record: Mapping[str, Any], rng: np.random.Generator) -> Iterator[Genotype]:
     """Architectures that ``method`` derives from coefficients with Gumbel noise on their logarithms: on every edge each
     candidate is the best with the probability that is its coefficient (Maddison et al., 2017, arXiv:1611.00712)."""
     while True:
@@ -92,7 +90,7 @@ def samples(
         yield method.derivation(space, noisy, record["edge_mix"])
 
 
-def neighbours(space: CellSpace, genotype: Genotype, rng: np.random.Generator) -> Iterator[Genotype]:
+def neighbours(space: Space, genotype: Genotype, rng: np.random.Generator) -> Iterator[Genotype]:
     """Architectures that differ from ``genotype`` in one edge, in random order: in its primitive, or in what it reads
     where derivation chooses that, too."""
     moves = list(chain.from_iterable(_moves(space, name, cell) for name, cell in genotype.cells.items()))
@@ -105,7 +103,7 @@ def neighbours(space: CellSpace, genotype: Genotype, rng: np.random.Generator) -
         yield Genotype(genotype.space, **{**genotype.cells, cell_type: moved})
 
 
-def _moves(space: CellSpace, cell_type: str, cell: CellGenotype) -> Iterator[tuple[str, int, int, Gene]]:
+def _moves(space: Space, cell_type: str, cell: CellGenotype) -> Iterator[tuple[str, int, int, Gene]]:
     whole = sum(map(len, cell.nodes)) == len(space.edges)
     allowed = space.candidates if whole else space.derivable_on
     for node, genes in enumerate(cell.nodes):

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from fastnas.data import BrokenImages, ImageData, evaluation_batches
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace, Edge
 from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.mix import Columns, Mix
 from fastnas.training.config import SearchConfig
 from fastnas.training.numerics import Means, deterministic, evaluate
 
 
-def path_of(space: CellSpace, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
+def path_of(space: Space, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
     """The coefficients of the supernet's path that is ``genotype``: one on what it keeps, zero elsewhere.
 
     Args:
@@ -36,7 +36,7 @@ def path_of(space: CellSpace, genotype: Genotype, edges: Mapping[str, Sequence[f
     return Mix(candidates, kept, alive)
 
 
-def _columns(space: CellSpace, cell: CellGenotype) -> Columns:
+def _columns(space: Space, cell: CellGenotype) -> Columns:
     columns: list[tuple[int, ...]] = [()] * len(space.edges)
     for node, genes in enumerate(cell.nodes):
         for primitive, source in genes:
@@ -44,7 +44,7 @@ def _columns(space: CellSpace, cell: CellGenotype) -> Columns:
     return tuple(columns)
 
 
-def _kept(space: CellSpace, values: Sequence[float], mix_EK: Tensor) -> Tensor:
+def _kept(space: Space, values: Sequence[float], mix_EK: Tensor) -> Tensor:
     edge_E = torch.tensor(values, device=mix_EK.device) * mix_EK.sum(-1)
     for target in space.targets:
         rows = slice(space.rows(target).start, space.rows(target).stop)

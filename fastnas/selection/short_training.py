@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from fastnas.data import BrokenImages, ImageData, training_batches
 from fastnas.networks.derived import build_network
 from fastnas.seeds import stream, torch_seed
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import autocast, deterministic
@@ -45,7 +45,7 @@ class ShortTraining:
         size: RetrainConfig,
         config: SearchConfig,
         device: torch.device,
-        space: CellSpace,
+        space: Space,
         path: Path | None = None,
     ) -> None:
         self.data, self.indices, self.size, self.config, self.device = data, indices, size, config, device

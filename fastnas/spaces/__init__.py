@@ -2,11 +2,8 @@
 
 from fastnas.spaces.cell_space import (
     DARTS,
-    DSO,
-    DSO_FULL,
     GDAS_FRC,
     NASBENCH201,
-    PROXYLESS,
     S1,
     S2,
     S3,
@@ -14,13 +11,14 @@ from fastnas.spaces.cell_space import (
     SHARPDARTS,
     SHARPERDARTS,
     CellSpace,
-    dso,
-    proxyless,
 )
+from fastnas.spaces.chain_space import PROXYLESS, ChainSpace, proxyless
 from fastnas.spaces.formats import genotype_to_json, genotype_to_text, read_genotype
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.graph_space import DSO, DSO_FULL, GraphSpace, dso
 from fastnas.spaces.registry import SPACES, list_spaces, register_space, space_by_name
 from fastnas.spaces.sampling import random_genotype
+from fastnas.spaces.space import Space
 
 __all__ = [
     "DARTS",
@@ -37,7 +35,10 @@ __all__ = [
     "SHARPERDARTS",
     "SPACES",
     "CellSpace",
+    "ChainSpace",
     "Genotype",
+    "GraphSpace",
+    "Space",
     "dso",
     "genotype_to_json",
     "genotype_to_text",

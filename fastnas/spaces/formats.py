@@ -9,20 +9,27 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fastnas.errors import complaint, require, require_type, suggest
+from pydantic import TypeAdapter, ValidationError
+
+from fastnas.errors import complaint, invalid, require, require_type, suggest
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
-from fastnas.spaces.dag import FullDag
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.known import KNOWN
 from fastnas.spaces.registry import space_by_name
+from fastnas.spaces.space import Space
 
 WHERE = "genotype"
+_KINDS: dict[str, type[Space]] = {kind.__name__: kind for kind in (CellSpace, ChainSpace, GraphSpace)}
+_SPACE_FIELDS = {kind: TypeAdapter(kind) for kind in _KINDS.values()}
+_CODE = {"operations"}
 _WORDS = {"normal": "normal", "reduction": "reduce"}  # what the field's text calls the cell types
 LONG = 300  # characters of a path that an error still repeats
 FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
 
 
-def as_genotype(genotype: object, own: CellSpace | None = None, where: str = "genotype") -> Genotype:
+def as_genotype(genotype: object, own: Space | None = None, where: str = "genotype") -> Genotype:
     """Return a genotype, from the genotype itself, a result that has one, a built-in name, a file or a text.
 
     Args:
@@ -39,7 +46,7 @@ def as_genotype(genotype: object, own: CellSpace | None = None, where: str = "ge
     return require_type(where, "genotype", genotype, Genotype, f"Or give {FORMS}.")
 
 
-def read_genotype(what: str, own: CellSpace | None = None) -> Genotype:
+def read_genotype(what: str, own: Space | None = None) -> Genotype:
     """The genotype that ``what`` names, in any form that people exchange.
 
     Args:
@@ -63,7 +70,7 @@ def read_genotype(what: str, own: CellSpace | None = None) -> Genotype:
     return parse_genotype(what, own)
 
 
-def parse_genotype(text: str, own: CellSpace | None = None) -> Genotype:
+def parse_genotype(text: str, own: Space | None = None) -> Genotype:
     """Parse one of the three text forms and check the result against its space."""
     text = text.strip()
     if text.startswith("{"):
@@ -74,7 +81,7 @@ def parse_genotype(text: str, own: CellSpace | None = None) -> Genotype:
     return _parse_literals(text[text.index("Genotype(") :], own)
 
 
-def genotype_from_json(data: object, own: CellSpace | None = None) -> Genotype:
+def genotype_from_json(data: object, own: Space | None = None) -> Genotype:
     """Build a genotype from decoded JSON and check it against its space."""
     require(
         isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data)
@@ -97,41 +104,26 @@ def genotype_to_json(genotype: Genotype) -> dict[str, Any]:
     return {"space": genotype.space, **cells}
 
 
-def space_to_json(space: CellSpace) -> dict[str, Any]:
+def space_to_json(space: Space) -> dict[str, Any]:
     """The graph and the primitives of ``space``, without its operations: enough to read and draw its genotypes."""
-    return {
-        "name": space.name,
-        "primitives": list(space.primitives),
-        "num_inputs": space.num_inputs,
-        "num_nodes": space.num_nodes,
-        "cell_types": list(space.cell_types),
-        "kept_edges": space.kept_edges,
-        "concat": list(space.concat),
-        "edge_primitives": space.edge_primitives,
-        "stages": space.stages,
-        "dag": None if space.dag is None else {"blocks": list(space.dag.blocks), "levels": space.dag.levels},
-    }
+    return {"kind": type(space).__name__, **_SPACE_FIELDS[type(space)].dump_python(space, mode="json", exclude=_CODE)}
 
 
-def space_from_json(data: object) -> CellSpace:
-    """The space of :func:`space_to_json`."""
+def space_from_json(data: object) -> Space:
+    """The space of :func:`space_to_json`, also of files that earlier versions wrote."""
     try:
-        edges = data["edge_primitives"]  # type: ignore[index]
-        stages, dag = data.get("stages"), data.get("dag")  # type: ignore[attr-defined]
-        return CellSpace(
-            name=str(data["name"]),  # type: ignore[index]
-            primitives=tuple(map(str, data["primitives"])),  # type: ignore[index]
-            num_inputs=_integer(data["num_inputs"]),  # type: ignore[index]
-            num_nodes=_integer(data["num_nodes"]),  # type: ignore[index]
-            cell_types=tuple(data["cell_types"]),  # type: ignore[index]
-            kept_edges=None if data["kept_edges"] is None else _integer(data["kept_edges"]),  # type: ignore[index]
-            concat=tuple(map(_integer, data["concat"])),  # type: ignore[index]
-            edge_primitives=None if edges is None else tuple(tuple(map(tuple, cell)) for cell in edges),
-            stages=None if stages is None else tuple(map(_integer, stages)),
-            dag=None if dag is None else FullDag(tuple(map(str, dag["blocks"])), _integer(dag["levels"])),
-        )
-    except (TypeError, KeyError, AttributeError):
-        raise ValueError(complaint("space", "JSON must have the fields of a CellSpace", _excerpt(data))) from None
+        fields: dict[str, Any] = dict(data)  # type: ignore[call-overload]
+        kind = fields.pop("kind", None) or _kind_before_kinds(fields)
+        expected = {name for name, field in _KINDS[kind].__dataclass_fields__.items() if field.init} - _CODE
+        text = json.dumps({k: v for k, v in fields.items() if k in expected})
+        return _SPACE_FIELDS[_KINDS[kind]].validate_json(text, strict=True)
+    except (TypeError, KeyError, ValidationError):
+        raise invalid("space", "JSON must have the fields of a Space", _excerpt(data)) from None
+
+
+def _kind_before_kinds(fields: dict[str, Any]) -> str:
+    fields["shared"] = fields["name"] == "dso"
+    return "ChainSpace" if fields.get("stages") else "GraphSpace" if fields.get("dag") else "CellSpace"
 
 
 def genotype_to_text(genotype: Genotype) -> str:
@@ -186,7 +178,7 @@ def _integer(value: object) -> int:
     return value
 
 
-def _parse_literals(text: str, own: CellSpace | None) -> Genotype:
+def _parse_literals(text: str, own: Space | None) -> Genotype:
     text = text.strip()
     try:
         call = ast.parse(text, mode="eval").body
@@ -228,7 +220,7 @@ def _literal(node: ast.expr, text: str) -> object:
         raise ValueError(complaint(WHERE, "fields must be literals or range(first, last)", source)) from None
 
 
-def _literal_cell(space: CellSpace, name: str, genes: object, concat: object) -> CellGenotype:
+def _literal_cell(space: Space, name: str, genes: object, concat: object) -> CellGenotype:
     try:
         flat = [_gene(gene) for gene in genes]  # type: ignore[attr-defined]
         states = tuple(map(_integer, concat))  # type: ignore[arg-type]

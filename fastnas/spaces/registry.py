@@ -7,15 +7,29 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 from fastnas.errors import invalid
-from fastnas.spaces.cell_space import LIBRARY, CellSpace, dso, proxyless
+from fastnas.spaces.cell_space import (
+    DARTS,
+    GDAS_FRC,
+    NASBENCH201,
+    S1,
+    S2,
+    S3,
+    S4,
+    SHARPDARTS,
+    SHARPERDARTS,
+)
+from fastnas.spaces.chain_space import PROXYLESS, proxyless
+from fastnas.spaces.graph_space import DSO, DSO_FULL, dso
+from fastnas.spaces.space import Space
 
-_SPACES = {space.name: space for space in LIBRARY}
-SPACES: Mapping[str, CellSpace] = MappingProxyType(_SPACES)
+_LIBRARY = (DARTS, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, GDAS_FRC, PROXYLESS, DSO, DSO_FULL)
+_SPACES: dict[str, Space] = {space.name: space for space in _LIBRARY}
+SPACES: Mapping[str, Space] = MappingProxyType(_SPACES)
 """Every registered space by its name, in the order of registration."""
 _BY_DEPTH = {"proxyless": proxyless, "dso_full": dso}  # <name>_<blocks in a stage>
 
 
-def register_space(space: CellSpace) -> CellSpace:
+def register_space(space: Space) -> Space:
     """Make ``space`` known by its name, for genotypes, the command line and :func:`space_by_name`.
 
     Args:
@@ -52,7 +66,7 @@ def list_spaces(pattern: str = "*") -> list[str]:
     return [name for name in _SPACES if fnmatchcase(name, pattern)]
 
 
-def space_by_name(name: str, own: CellSpace | None = None) -> CellSpace:
+def space_by_name(name: str, own: Space | None = None) -> Space:
     """The space that is registered under ``name``.
 
     Args:

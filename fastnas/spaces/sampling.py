@@ -3,11 +3,11 @@
 import numpy as np
 
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace, Edge
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.space import Edge, Space
 
 
-def random_genotype(space: CellSpace, seed: int) -> Genotype:
+def random_genotype(space: Space, seed: int) -> Genotype:
     """Draw an architecture uniformly: distinct sources at every node, any primitive that its edge may derive.
 
     Args:
@@ -20,10 +20,6 @@ def random_genotype(space: CellSpace, seed: int) -> Genotype:
         allowed = space.derivable_on(cell_type, space.row(Edge(source, target)))
         return Gene(allowed[rng.integers(len(allowed))], source)
 
-    # nothing leads around a block that halves the resolution, so that its output reads something in every draw
-    spans = () if space.dag is None else zip(space.dag.blocks, space.dag.spans, strict=True)
-    bridges = {space.num_inputs + span[-1] for kind, span in spans if kind == "reduction"}
-
     def cell(cell_type: str) -> CellGenotype:
         nodes = []
         for target in space.targets:
@@ -31,7 +27,7 @@ def random_genotype(space: CellSpace, seed: int) -> Genotype:
             kept = len(readable) if space.kept_edges is None else space.kept_edges
             sources = sorted(readable[i] for i in rng.choice(len(readable), size=kept, replace=False))
             genes = tuple(gene(cell_type, source, target) for source in sources)
-            while target in bridges and all(g.primitive == "none" for g in genes):
+            while target in space.bridges and all(g.primitive == "none" for g in genes):
                 genes = tuple(gene(cell_type, source, target) for source in sources)
             nodes.append(genes)
         return CellGenotype(tuple(nodes), space.concat)

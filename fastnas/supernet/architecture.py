@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.seeds import stream
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.inputs import input_sets, set_mask
 
 INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations
 
 
 def initial_logits(
-    space: CellSpace,
+    space: Space,
     with_beta: bool,
     seed: int,
     device: torch.device,
@@ -49,7 +49,7 @@ def initial_logits(
     return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
-def only_candidates(space: CellSpace, logits: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def only_candidates(space: Space, logits: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """``logits`` with minus infinity where alpha's entry stands for no candidate of its edge.
 
     A softmax of them, at any temperature and with any Gumbel noise, gives such an entry the coefficient 0, and the

@@ -1,37 +1,81 @@
 """Which bodies the primitives of a space have."""
 
 from collections.abc import Mapping
+from functools import singledispatch
 
-from fastnas.spaces.cell_space import DARTS, GDAS_FRC, NASBENCH201, S1, S2, S3, S4, SHARPDARTS, SHARPERDARTS, CellSpace
+from torch import nn
+
+from fastnas.errors import invalid
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.chain_space import ChainSpace
+from fastnas.spaces.graph_space import GraphSpace
+from fastnas.spaces.space import Space
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS
 from fastnas.supernet.noise_operation import Noise
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, BuildOperation, Zero
 from fastnas.supernet.sharp import SHARP_OPERATIONS
-from fastnas_kernels.check import require
 
-_NOISE: Mapping[str, BuildOperation] = {"noise": lambda channels, stride, searching: Noise(stride)}
-_NONE: Mapping[str, BuildOperation] = {"none": lambda channels, stride, searching: Zero(stride)}
-
-OPERATIONS: Mapping[str, Mapping[str, BuildOperation]] = {
-    **{space.name: DARTS_OPERATIONS for space in (DARTS, GDAS_FRC, S1, S2, S3)},
-    S4.name: {**DARTS_OPERATIONS, **_NOISE},
-    SHARPDARTS.name: SHARP_OPERATIONS,
-    SHARPERDARTS.name: SHARP_OPERATIONS,
-    NASBENCH201.name: NASBENCH201_OPERATIONS,
+_COMMON: Mapping[str, BuildOperation] = {
+    "none": lambda channels, stride, searching: Zero(stride),
+    "noise": lambda channels, stride, searching: Noise(stride),
 }
-"""By the name of the space."""
+LIBRARY: Mapping[str, Mapping[str, BuildOperation]] = {
+    "darts": {**NASBENCH201_OPERATIONS, **DARTS_OPERATIONS, **_COMMON},
+    "sharpdarts": {**SHARP_OPERATIONS, **_COMMON},
+    "nasbench201": {**DARTS_OPERATIONS, **NASBENCH201_OPERATIONS, **_COMMON},
+}
+"""The sets of operations that a space may name. Where a set leaves out a name of another paper, it has that paper's."""
 
 
 def operations_of(space: CellSpace) -> Mapping[str, BuildOperation]:
-    """How the primitives of ``space`` are built: its own operations, or those of the library's space of that name.
+    """How the primitives of ``space`` are built: by its own operations, or else by the library's.
 
     Raises:
-        ValueError: If there is no way to build one of them. ``none`` needs none: its edge carries nothing.
+        ValueError: If there is no way to build one of them.
     """
-    own = space.operations if space.operations is not None else OPERATIONS.get(space.name)
+    own = space.operations
     where = f"space {space.name!r}"
-    remedy = "Give it one: CellSpace(operations={primitive: function of (channels, stride, affine)})."
-    require(own is not None, where, "a space of your own must have operations", "none", remedy)
-    assert own is not None
-    missing = [primitive for primitive in space.primitives if primitive not in own and primitive != "none"]
-    require(not missing, where, "every primitive must have an operation", f"none for {', '.join(missing)}", remedy)
-    return {**_NONE, **own}
+    if isinstance(own, str):
+        if own not in LIBRARY:
+            raise invalid(where, f"operations must be functions, or one of {', '.join(LIBRARY)}", repr(own))
+        known = LIBRARY[own]
+    else:
+        known = {**LIBRARY["darts"], **own}
+    if missing := [primitive for primitive in space.primitives if primitive not in known]:
+        remedy = "Give it one: CellSpace(operations={primitive: function of (channels, stride, searching)})."
+        raise invalid(where, "every primitive must have an operation", f"none for {', '.join(missing)}", remedy)
+    return known
+
+
+@singledispatch
+def build_candidate(space: Space, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
+    """One candidate of ``space`` by itself, from ``[N, channels, H, W]`` to as many channels.
+
+    Args:
+        space: Whose candidate.
+        primitive: Its name.
+        channels: Channels read and written.
+        stride: 2 to halve the resolution, otherwise 1.
+        searching: Whether it stands in a supernet.
+    """
+    raise TypeError(f"no candidates for a {type(space).__name__}")
+
+
+@build_candidate.register
+def _(space: CellSpace, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
+    return operations_of(space)[primitive](channels, stride, searching)
+
+
+@build_candidate.register
+def _(space: ChainSpace, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
+    if primitive == "none":
+        return nn.Identity()  # the block is left out
+    if primitive not in MBCONV_OPERATIONS:
+        rule = f"primitives of a chain must be none or among {', '.join(MBCONV_OPERATIONS)}"
+        raise invalid(f"space {space.name!r}", rule, primitive)
+    return MBCONV_OPERATIONS[primitive](channels, channels, stride, searching)
+
+
+@build_candidate.register
+def _(space: GraphSpace, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
+    return nn.Identity()  # a connection

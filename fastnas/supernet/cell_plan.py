@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.mix import NodeMix
 from fastnas.supernet.operations import DARTS_OPERATIONS, BuildOperation
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
@@ -39,7 +39,7 @@ def running(nodes: Sequence[NodeMix], everything: Names) -> Names | None:
 
 
 @lru_cache(maxsize=256)
-def plan_of(space: CellSpace, channels: int, stride: int, k: int, names: Names) -> CellPlan | None:
+def plan_of(space: Space, channels: int, stride: int, k: int, names: Names) -> CellPlan | None:
     """The plan of a cell on whose edges ``names`` run; ``None`` where the kernels do not know one of them."""
     if not {name for of_edge in names for name in of_edge} <= set(CANDIDATES):
         return None

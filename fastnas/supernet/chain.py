@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import PROXYLESS, CellSpace
+from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
 from fastnas.supernet.drop_path import DropPath
@@ -83,7 +83,7 @@ class ChainSupernet(nn.Module):
         channels: int = 16,
         image_channels: int = 3,
         large: bool = False,
-        space: CellSpace = PROXYLESS,
+        space: ChainSpace = PROXYLESS,
         recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class ChainNetwork(nn.Module):
         channels: int = 16,
         image_channels: int = 3,
         large: bool = False,
-        space: CellSpace = PROXYLESS,
+        space: ChainSpace = PROXYLESS,
         shape: ChainShape | None = None,
     ) -> None:
         super().__init__()

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas_kernels.check import require
 
 PAPER_CHANNELS = 16  # of the first block, at width 1
@@ -64,10 +64,10 @@ def proxyless_shape(channels: int = PAPER_CHANNELS) -> ChainShape:
     )
 
 
-def chain_layout(space: CellSpace, shape: ChainShape) -> list[BlockPlace]:
+def chain_layout(space: ChainSpace, shape: ChainShape) -> list[BlockPlace]:
     """The searched blocks of the chain ``space``: the first of a stage changes channels and resolution, the others
     keep both and have a shortcut."""
-    stages = space.stages or ()
+    stages = space.stages
     lengths = (len(shape.stages), len(shape.strides))
     require(lengths == (len(stages),) * 2, "layout", f"shape must have {len(stages)} stages and strides", lengths)
     places, inputs = [], shape.first

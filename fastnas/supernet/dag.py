@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import DSO, CellSpace, depth_of, require_depth
-from fastnas.spaces.dag import STAGES, FullDag, living_operations
 from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.graph_space import DSO, STAGES, FullDag, GraphSpace, living_operations
 from fastnas.supernet.dag_block import DagBlock, DagReduction, Entering, Structure, begun_at, entering
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.layout import SmallStem
@@ -94,12 +93,12 @@ class DagSupernet(nn.Module):
         channels: int = 16,
         cells: int = 8,
         image_channels: int = 3,
-        space: CellSpace = DSO,
+        space: GraphSpace = DSO,
         recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
         self.space, self.graphs = space, _graphs(space, cells)
-        dag = _dag_of(space)
+        dag = space.dag
         self.body = DagBody(dag, self.graphs, num_classes, channels, image_channels, True, None, recompute)
         self.to(memory_format=torch.channels_last)
 
@@ -110,7 +109,7 @@ class DagSupernet(nn.Module):
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        dag, nodes = _dag_of(self.space), node_mixes(self.space, mix, "normal")
+        dag, nodes = self.space.dag, node_mixes(self.space, mix, "normal")
         enter = [
             entering(dag.nodes_of(kind), nodes[span.start : span.stop])
             for kind, span in zip(dag.blocks, dag.spans, strict=True)
@@ -138,11 +137,11 @@ class DagNetwork(nn.Module):
         channels: int = 36,
         cells: int = 8,
         image_channels: int = 3,
-        space: CellSpace = DSO,
+        space: GraphSpace = DSO,
     ) -> None:
         super().__init__()
         space.check(genotype)
-        dag, graphs = _dag_of(space), _graphs(space, cells)
+        dag, graphs = space.dag, _graphs(space, cells)
         left = [structure(dag, genotype.normal, graph) for graph in graphs]
         self.reads = [reads for _, reads in left]
         self.body = DagBody(dag, graphs, num_classes, channels, image_channels, searching=False, left=left)
@@ -186,17 +185,11 @@ def structure(dag: FullDag, cell: CellGenotype, graph: int) -> Structure:
     return Structure(living, reads)
 
 
-def _dag_of(space: CellSpace) -> FullDag:
-    require(space.dag is not None, "DagSupernet", "the space must be a full graph", space.name)
-    assert space.dag is not None
-    return space.dag
-
-
-def _graphs(space: CellSpace, cells: int) -> list[int]:
+def _graphs(space: GraphSpace, cells: int) -> list[int]:
     """For every block of the network, which block of the graph it is."""
     require(cells >= 1, "DagSupernet", "cells must be at least 1 in a stage", cells)
-    if depth_of(space) is not None:
-        require_depth(space, cells)
-        return list(range(len(_dag_of(space).blocks)))
+    space.require_depth(cells)
+    if not space.shared:
+        return list(range(len(space.dag.blocks)))
     graphs = [graph for stage in range(STAGES) for graph in [0] * cells + [1 + stage]]
     return graphs[:-1]  # nothing is halved after the last stage

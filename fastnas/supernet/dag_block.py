@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.dag import DagNode, FullDag, living_operations
+from fastnas.spaces.graph_space import DagNode, FullDag, living_operations
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.mix import NodeMix
 from fastnas.supernet.noise import NoiseSource

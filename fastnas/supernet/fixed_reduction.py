@@ -5,13 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.operations import Convolution, batch_norm
 from fastnas_kernels.check import require
 
 GROUPS = 8  # of the two thin convolutions
-BRANCHES = 4  # side by side, each as wide as a state
 
 
 class FixedReduction(nn.Module):
@@ -48,9 +46,3 @@ def _thin(channels: int, searching: bool) -> nn.Sequential:
     down = nn.Conv2d(channels, channels, (3, 1), (2, 1), (1, 0), groups=GROUPS, bias=False)
     mixed = [nn.ReLU(), Convolution(channels, channels, 1), batch_norm(channels, searching)]
     return nn.Sequential(nn.ReLU(), across, down, batch_norm(channels, searching), *mixed)
-
-
-def require_fixed_reduction(space: CellSpace) -> None:
-    """Raise unless the cells of ``space`` are as wide as a reduction that is not searched."""
-    rule = f"a space without a reduction cell of its own must concatenate {BRANCHES} states, as the fixed one does"
-    require(len(space.concat) == BRANCHES, f"space {space.name!r}", rule, space.concat)

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import CellSpace
-from fastnas.supernet.fixed_reduction import require_fixed_reduction
 from fastnas.supernet.operations import Convolution, FactorizedReduce, batch_norm, relu_conv_bn
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
@@ -55,25 +53,6 @@ def darts_layout(cells: int, channels: int, stem_channels: int, num_concat: int,
         places.append(CellPlace("reduction" if reduces else "normal", channels, (older, newer), after_reduction))
         older, newer, after_reduction = newer, num_concat * channels, reduces
     return places
-
-
-def has_reductions(space: CellSpace) -> bool:
-    """Whether the cells of ``space`` go into the network of DARTS, whose reductions are cells - searched, or GDAS's -
-    or into that of NAS-Bench-201, whose reductions are residual blocks.
-
-    Raises:
-        ValueError: If they fit neither.
-    """
-    shape = (space.num_inputs, space.cell_types)
-    if shape == (2, ("normal", "reduction")):
-        return True
-    if shape == (2, ("normal",)):
-        require_fixed_reduction(space)
-        return True
-    rule = "cells must have 2 inputs and a type normal, or 1 input, that type and 1 output state"
-    got = f"{space.num_inputs} inputs, {' and '.join(space.cell_types)}, {len(space.concat)} output states"
-    require(shape == (1, ("normal",)) and len(space.concat) == 1, f"space {space.name!r}", rule, got)
-    return False
 
 
 class SmallStem(nn.Module):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.noise import EdgeNoise, NoiseSource
 
 Columns = tuple[tuple[int, ...], ...]
@@ -57,7 +57,7 @@ class NodeMix(NamedTuple):
     seed: int = 0
 
 
-def node_mixes(space: CellSpace, mix: Mix, cell_type: str) -> list[NodeMix]:
+def node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
     """Cut the coefficients of a cell type into nodes; ``none``, whose output is zero, is left out."""
     mix_EK = mix.candidates[cell_type]
     edge_mix_E, offset_E = mix.edges.get(cell_type), mix.offsets.get(cell_type)
@@ -88,14 +88,14 @@ def at_place(nodes: list[NodeMix], place: int) -> list[NodeMix]:
     return [node._replace(noise=fresh) for node in nodes]
 
 
-def _unlike_a_block(space: CellSpace, cell_type: str) -> Columns | None:
+def _unlike_a_block(space: Space, cell_type: str) -> Columns | None:
     """The candidates of every edge; ``None`` where they are the same block of columns on all of them."""
     if space.rectangular and "none" not in space.primitives[1:]:
         return None
     return tuple(tuple(k for k, alive in enumerate(row) if alive) for row in space.alive(cell_type))
 
 
-def built_on(space: CellSpace, cell_type: str, row: int) -> tuple[str, ...]:
+def built_on(space: Space, cell_type: str, row: int) -> tuple[str, ...]:
     """The candidates of an edge that a supernet builds: all but ``none``, whose output is zero."""
     return tuple(primitive for primitive in space.candidates(cell_type, row) if primitive != "none")
 
@@ -103,7 +103,7 @@ def built_on(space: CellSpace, cell_type: str, row: int) -> tuple[str, ...]:
 class _Living:
     """The coefficients of the candidates that run, gathered for all edges of a cell type at once."""
 
-    def __init__(self, space: CellSpace, alive: Columns, mix_EK: Tensor) -> None:
+    def __init__(self, space: Space, alive: Columns, mix_EK: Tensor) -> None:
         self.runs = [[k for k in row if space.primitives[k] != "none"] for row in alive]
         self.names = [tuple(space.primitives[k] for k in row) for row in self.runs]
         width = len(space.primitives)
@@ -116,7 +116,7 @@ class _Living:
         return self.coefficients[before : before + count], tuple(self.names[row] for row in rows)
 
 
-def uniform_mix(space: CellSpace, device: torch.device | None = None) -> Mix:
+def uniform_mix(space: Space, device: torch.device | None = None) -> Mix:
     """Every candidate of every edge with the same coefficient: where a search begins."""
 
     def even(cell_type: str) -> Tensor:

@@ -1,29 +1,26 @@
 """A space of one's own, from a Python file."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from fastnas.errors import describe, invalid, require, require_type
 from fastnas.seeds import torch_seed
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.registry import SPACES, space_by_name
-from fastnas.supernet.candidates import operations_of
-from fastnas.supernet.layout import has_reductions
+from fastnas.spaces.space import Space
+from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.noise_operation import call
 from fastnas.user_code import load_user_object, names_code, run_user_code
 
 _CHANNELS, _SIDE = 8, 8  # of the trial of every primitive: even, so that a factorised reduction fits
 
 
-def as_space(space: object, where: str = "space") -> CellSpace:
+def as_space(space: object, where: str = "space") -> Space:
     """Return a space, from the space itself, a function that returns one, or a name.
 
     Args:
-        space: A :class:`CellSpace`; or what :func:`load_space` takes; or a function without arguments.
+        space: A :class:`Space`; or what :func:`load_space` takes; or a function without arguments.
         where: The beginning of errors.
 
     Raises:
@@ -33,13 +30,13 @@ def as_space(space: object, where: str = "space") -> CellSpace:
         return load_space(space)
     if callable(space) and not isinstance(space, type):
         space = run_user_code(space, "space()", None, where)
-    return require_type(where, "space", space, CellSpace, "The order of arguments is space, method, data.")
+    return require_type(where, "space", space, Space, "The order of arguments is space, method, data.")
 
 
-def load_space(name: str) -> CellSpace:
+def load_space(name: str) -> Space:
     """Return a registered space, or one of your own code: ``FILE.py:NAME`` or ``module:name``.
 
-    Your code is executed. ``NAME`` is a :class:`CellSpace` with operations, or a function without arguments that
+    Your code is executed. ``NAME`` is a :class:`Space` with operations, or a function without arguments that
     returns one. Every primitive is built and tried once, so that a mistake shows now.
 
     Args:
@@ -53,38 +50,39 @@ def load_space(name: str) -> CellSpace:
     place, _, attribute = name.rpartition(":")
     found = load_user_object(name, "space")
     space = run_user_code(found, f"{attribute}()", Path(place), "space") if callable(found) else found
-    if not isinstance(space, CellSpace):
-        rule = f"{attribute} in {place} must be a CellSpace, or a function that returns one"
+    if not isinstance(space, Space):
+        rule = f"{attribute} in {place} must be a Space, as Space, or a function that returns one"
         raise invalid("space", rule, describe(space))
-    if not (space.stages is None and space.dag is None):
-        remedy = "Name the library's own: --space proxyless --cells N."
-        raise invalid("space", f"{attribute} in {place} must be a space of cells", "a chain or a graph", remedy)
     known = SPACES.get(space.name)
-    if known is not None and (known != space or known.operations is None):
+    if known is not None and known != space:
         raise invalid("space", f"{attribute} in {place} must have a name of its own", f"{space.name!r}", "Rename it.")
     try_space(space)
     return space
 
 
-def try_space(space: CellSpace) -> None:
+def try_space(space: Space) -> None:
     """Build every primitive of ``space`` and run it once.
 
     Raises:
         ValueError: If one cannot be built, changes the shape, keeps a state while searching, or is no pure function.
     """
-    has_reductions(space)  # raises where its cells fit no network
-    strides, operations = (1, 2) if "reduction" in space.cell_types else (1,), operations_of(space)
+    space.require_network()
+    strides = (1, 2) if "reduction" in space.cell_types else (1,)
     for primitive in space.primitives:
         for stride in strides:
             for searching in (True, False):
                 with torch_seed(0):
-                    _try(space, primitive, operations[primitive], stride, searching)
+                    _try(space, primitive, stride, searching)
 
 
-def _try(space: CellSpace, primitive: str, build: Callable[..., Any], stride: int, searching: bool) -> None:
+def _try(space: Space, primitive: str, stride: int, searching: bool) -> None:
     where = f"space {space.name!r}: primitive {primitive!r}"
     at = f"({_CHANNELS}, {stride}, {searching})"
-    module = run_user_code(lambda: build(_CHANNELS, stride, searching), f"{primitive}{at}", None, where)
+
+    def build() -> nn.Module:
+        return build_candidate(space, primitive, _CHANNELS, stride, searching)
+
+    module = run_user_code(build, f"{primitive}{at}", None, where)
     require(isinstance(module, nn.Module), where, f"its operation must return a module at {at}", type(module).__name__)
     if searching:
         buffers = [name for name, _ in module.named_buffers()]

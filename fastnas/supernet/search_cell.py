@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.cell_plan import Names, is_planned, plan_of, running
 from fastnas.supernet.mix import NodeMix, built_on
 from fastnas.supernet.noise_operation import Noise, call
@@ -36,7 +36,7 @@ class SearchCell(nn.Module):
 
     def __init__(
         self,
-        space: CellSpace,
+        space: Space,
         operations: Mapping[str, BuildOperation],
         inputs: Sequence[nn.Module],
         channels: int,

@@ -4,18 +4,23 @@ No supernet holds architecture logits: its parameters are network weights, all o
 """
 
 from collections.abc import Callable, Sequence
+from functools import singledispatch
 from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace, with_depth
+from fastnas.errors import invalid
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
+from fastnas.spaces.chain_space import ChainSpace
+from fastnas.spaces.graph_space import GraphSpace
+from fastnas.spaces.space import Space
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.dag import DagSupernet
 from fastnas.supernet.fixed_reduction import FixedReduction
-from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout, has_reductions
+from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout
 from fastnas.supernet.mix import Mix, NodeMix, at_place, node_mixes
 from fastnas.supernet.noise_operation import number_noise
 from fastnas.supernet.operations import batch_norm
@@ -27,7 +32,7 @@ from fastnas_kernels.check import require
 class Supernet(Protocol):
     """What a search needs of a network: a space, and logits from images and coefficients."""
 
-    space: CellSpace
+    space: Space
 
     def __call__(self, images: Tensor, mix: Mix) -> Tensor: ...
 
@@ -177,8 +182,9 @@ def _after(before: tuple[nn.Module, ...], cell: nn.Module, nodes: list[NodeMix],
     return Unit((*before, cell), run)
 
 
+@singledispatch
 def build_supernet(
-    space: CellSpace,
+    space: Space,
     num_classes: int,
     channels: int,
     cells: int,
@@ -189,25 +195,43 @@ def build_supernet(
 ) -> nn.Module:
     """The supernet of ``space`` at a given size; see the classes for the arguments.
 
-    ``cells`` of a chain and of a full graph are the blocks in a stage, and decide the space of the supernet, see
-    :func:`fastnas.spaces.cell_space.with_depth`.
+    A space of a kind of your own registers its own: ``@build_supernet.register``. ``cells`` of a chain and of a full
+    graph are the blocks in a stage, and decide the space of the supernet, see
+    :meth:`fastnas.spaces.space.Space.with_depth`.
     """
-    if space.dag is not None:
-        remedy = "A part of the channels could not pass by its operations, which are nodes and not edges."
-        require(k == 1, "search", f"partial channels must be off (k=1) in the graph {space.name}", f"k={k}", remedy)
-        _require_small(space, large)
-        return DagSupernet(num_classes, channels, cells, image_channels, with_depth(space, cells), recompute)
-    if has_reductions(space):
+    raise TypeError(f"no supernet for a {type(space).__name__}")
+
+
+@build_supernet.register
+def _(space: CellSpace, num_classes, channels, cells, k, image_channels, large, recompute=("none",)) -> nn.Module:
+    space.require_network()
+    if space.num_inputs == 2:
         return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space, recompute)
-    if space.stages is not None:
-        remedy = "A part of the channels could not pass by: its blocks change their number and the resolution."
-        require(k == 1, "search", f"partial channels must be off (k=1) in the chain {space.name}", f"k={k}", remedy)
-        return ChainSupernet(num_classes, channels, image_channels, large, with_depth(space, cells), recompute)
-    _require_small(space, large)
+    _refuse_large(space, large)
     return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space, recompute)
 
 
-def _require_small(space: CellSpace, large: bool) -> None:
-    rule = f"space {space.name!r} must search on images of at most 96 pixels"
-    remedy = "Set --resolution to 32, or use a space with a reduction cell, as darts."
-    require(not large, "search", rule, "large images", remedy)
+@build_supernet.register
+def _(space: ChainSpace, num_classes, channels, cells, k, image_channels, large, recompute=("none",)) -> nn.Module:
+    _refuse_partial(space, k)
+    return ChainSupernet(num_classes, channels, image_channels, large, space.with_depth(cells), recompute)
+
+
+@build_supernet.register
+def _(space: GraphSpace, num_classes, channels, cells, k, image_channels, large, recompute=("none",)) -> nn.Module:
+    _refuse_partial(space, k)
+    _refuse_large(space, large)
+    return DagSupernet(num_classes, channels, cells, image_channels, space.with_depth(cells), recompute)
+
+
+def _refuse_partial(space: Space, k: int) -> None:
+    if k != 1:
+        rule = f"partial channels must be off (k=1) in the space {space.name}"
+        raise invalid("search", rule, f"k={k}", space.no_partial_channels)
+
+
+def _refuse_large(space: Space, large: bool) -> None:
+    if large and space.no_large_images:
+        rule = f"space {space.name!r} must search on images of at most 96 pixels"
+        remedy = f"{space.no_large_images} Set --resolution to 32, or use a space with a reduction cell, as darts."
+        raise invalid("search", rule, "large images", remedy)

@@ -31,9 +31,9 @@ from fastnas.mechanisms.schedules import LEARNING_RATES, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.seeds import stream, torch_seed
-from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.numerics import Losses, autocast, deterministic, evaluate
@@ -86,7 +86,7 @@ def retrain(
     setup: TrainingSetup = TrainingSetup(),  # noqa: B008
     *,
     folder: Path | str | None = None,
-    own: CellSpace | None = None,
+    own: Space | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
     ranks: Ranks = ALONE,
@@ -151,7 +151,7 @@ class _Training:
         data: ImageData,
         config: RetrainConfig,
         setup: TrainingSetup,
-        own: CellSpace | None,
+        own: Space | None,
         ranks: Ranks,
         broken: BrokenImages,
     ) -> None:

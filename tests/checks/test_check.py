@@ -191,7 +191,7 @@ def test_a_space_needs_a_method_and_a_system_none():
         check(NASBENCH201)
     with pytest.raises(ValueError, match="check: a system must stand without method, claim and images"):
         check(lambda seed: None, darts())
-    with pytest.raises(ValueError, match="check: a supernet must have a CellSpace as its attribute space"):
+    with pytest.raises(ValueError, match="check: a supernet must have a Space as its attribute space"):
         check(nn.Linear(1, 1), darts())
 
 

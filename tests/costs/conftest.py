@@ -21,7 +21,7 @@ def size_of():
     """A tiny network that the cells of a space go into."""
 
     def size(space):
-        cells = space.stages[0] if space.stages else 2 if space is NASBENCH201 else 4
+        cells = space.depth or (2 if space is NASBENCH201 else 4)
         return NetworkSize(channels=4, cells=cells, resolution=9, batch_size=2)
 
     return size

@@ -12,7 +12,8 @@ from fastnas.costs.tables import (
     parameter_table,
     weighted_sum,
 )
-from fastnas.spaces.cell_space import DARTS, GDAS_FRC, NASBENCH201, PROXYLESS, S1, S4, SHARPERDARTS, proxyless
+from fastnas.spaces.cell_space import DARTS, GDAS_FRC, NASBENCH201, S1, S4, SHARPERDARTS
+from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.sampling import random_genotype
 

@@ -11,7 +11,8 @@ from fastnas.engine.loop import search
 from fastnas.engine.run import Run, fresh_state, stage_supernet
 from fastnas.engine.step import alpha_gradients, outer_eigenvalue, search_step
 from fastnas.methods.library import METHODS, darts, darts_2nd, p_darts, robust_darts_dp
-from fastnas.spaces.cell_space import DARTS, NASBENCH201, PROXYLESS, S4, SHARPDARTS
+from fastnas.spaces.cell_space import DARTS, NASBENCH201, S4, SHARPDARTS
+from fastnas.spaces.chain_space import PROXYLESS
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.training.config import SearchConfig
 from tests.engine.points import SPACE

@@ -22,7 +22,8 @@ from fastnas.methods.library import (
     robust_darts_ada,
     snas,
 )
-from fastnas.spaces.cell_space import NASBENCH201, PROXYLESS, S2, proxyless
+from fastnas.spaces.cell_space import NASBENCH201, S2
+from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import are_cells_as_on_a_gpu
 

@@ -5,7 +5,7 @@ from torch import nn
 from fastnas.costs.tables import NetworkSize, derived_cost, parameter_table
 from fastnas.mechanisms.derivation import every_edge
 from fastnas.networks.derived import DartsNetwork, DerivedCell, build_network
-from fastnas.spaces.cell_space import DARTS, depth_of
+from fastnas.spaces.cell_space import DARTS
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene
 from fastnas.spaces.registry import SPACES
@@ -90,7 +90,7 @@ def test_a_network_is_a_function_of_its_seed_alone():
 
 
 def cells_of(space):
-    return 3 if space.num_inputs == 2 else depth_of(space) or 1
+    return 3 if space.num_inputs == 2 else space.depth or 1
 
 
 @pytest.mark.parametrize("size", [9, 11, 15])

@@ -7,8 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastnas.report.curves import mix_figure
 from fastnas.report.draw import save_drawing
 from fastnas.report.draw_chain import chain_figure
-from fastnas.report.text import block_places, genotype_text
-from fastnas.spaces.cell_space import PROXYLESS, proxyless
+from fastnas.report.text import genotype_text
+from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import uniform_mix
@@ -57,7 +57,7 @@ def test_a_chain_as_text_is_a_line_a_block():
 
 
 def test_blocks_are_numbered_within_their_stages():
-    places = block_places(PROXYLESS)
+    places = PROXYLESS.places
     assert places[:5] == [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1)]
     assert places[-1] == (6, 1)
 
@@ -65,7 +65,7 @@ def test_blocks_are_numbered_within_their_stages():
 def test_a_block_has_no_curve_for_a_candidate_that_it_does_not_have_and_the_legend_names_all():
     space = proxyless(2)
     mix = uniform_mix(space).candidates["normal"].tolist()
-    figure = mix_figure([{"epoch": epoch, "mix": {"normal": mix}} for epoch in range(2)], space, "normal")
+    figure = mix_figure(space, [{"epoch": epoch, "mix": {"normal": mix}} for epoch in range(2)], "normal")
     for row, axis in enumerate(figure.axes[:11]):
         drawn = [line.get_label() for line in axis.lines if not np.isnan(line.get_ydata()).any()]
         assert drawn == list(space.candidates("normal", row))

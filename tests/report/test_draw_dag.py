@@ -6,12 +6,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.methods.library import dso_nas
-from fastnas.report.curves import connection_figure
+from fastnas.report.curves import mix_figure
 from fastnas.report.draw import cell_figure, save_drawing
 from fastnas.report.draw_dag import PALE
 from fastnas.report.text import genotype_text
-from fastnas.spaces.cell_space import DSO, dso
-from fastnas.spaces.dag import living_operations
+from fastnas.spaces.graph_space import DSO, dso, living_operations
 from fastnas.spaces.sampling import random_genotype
 from fastnas.training.config import SearchConfig
 
@@ -58,7 +57,7 @@ def test_a_graph_as_text_names_what_every_operation_reads_in_lines_that_fit_a_te
 def test_the_scales_of_connections_have_a_panel_a_level():
     config = SearchConfig(channels=4, cells=1, epochs=2, batch_size=16, train_fraction=0.05, device="cpu")
     records = search(DSO, dso_nas(), load_data("digits"), config).history
-    figure = connection_figure(records, DSO)
+    figure = mix_figure(DSO, records, "normal")
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == ["into level 2", "into level 3", "into level 4", "into the outputs"]
     assert [len(axis.lines) for axis in figure.axes] == [20, 36, 52, 16 + 4]

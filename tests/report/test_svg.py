@@ -37,10 +37,10 @@ def test_coordinates_have_two_decimals_and_the_settings_of_matplotlib_stay(drawi
 
 
 def test_mixes_have_a_panel_an_edge_and_one_legend_of_all_candidates(records):
-    drawing = svg(mix_figure([records.search_record(epoch) for epoch in range(3)], DARTS, "normal"))
+    drawing = svg(mix_figure(DARTS, [records.search_record(epoch) for epoch in range(3)], "normal"))
     for primitive in DARTS.primitives:
         assert drawing.count(f">{primitive}</text>") == 1
-    figure = mix_figure([records.search_record(0)], DARTS, "reduction")
+    figure = mix_figure(DARTS, [records.search_record(0)], "reduction")
     panels = [axis for axis in figure.axes if axis.lines]
     assert len(panels) == 14
     assert [axis.get_title() for axis in panels[:5]] == [

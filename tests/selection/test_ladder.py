@@ -15,7 +15,6 @@ from fastnas.selection.ladder import load_selection, save_selection
 from fastnas.selection.proposals import Proposal, neighbours, propose, samples
 from fastnas.selection.scoring import path_of
 from fastnas.spaces import DARTS, NASBENCH201, SPACES
-from fastnas.spaces.cell_space import with_depth
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import Mix
@@ -66,7 +65,7 @@ def test_a_number_below_one_is_refused(name):
 # ---- proposals --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", sorted(SPACES))
 def test_proposals_differ_and_belong_to_the_space(name):
-    space = with_depth(SPACES[name], 1)
+    space = SPACES[name].with_depth(1)
     argmax = random_genotype(space, 100)
     found = propose(space, darts(), argmax, [record(space, 1), record(space, 2)], 16, seed=0)
     for proposal in found:

@@ -197,5 +197,5 @@ def test_the_graph_of_a_space_survives_a_round_trip(space):
 
 @pytest.mark.parametrize("data", [None, [], {}, space_to_json(DARTS) | {"num_inputs": "2"}])
 def test_json_that_is_no_space_is_refused(data):
-    with pytest.raises(ValueError, match="space: JSON must have the fields of a CellSpace"):
+    with pytest.raises(ValueError, match="space: JSON must have the fields of a Space"):
         space_from_json(data)

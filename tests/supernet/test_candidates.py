@@ -3,13 +3,13 @@ import dataclasses
 import pytest
 import torch
 
-from fastnas.spaces.cell_space import DARTS
+from fastnas.spaces.cell_space import DARTS, SHARPDARTS, CellSpace
 from fastnas.spaces.registry import SPACES
 from fastnas.supernet.candidates import operations_of
-from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.operations import DARTS_OPERATIONS
+from fastnas.supernet.supernets import build_supernet
 
-CELL_SPACES = [space for space in SPACES.values() if space.stages is None and space.dag is None]
+CELL_SPACES = [space for space in SPACES.values() if isinstance(space, CellSpace)]
 
 
 @pytest.mark.parametrize("space", CELL_SPACES, ids=lambda space: space.name)
@@ -21,21 +21,27 @@ def test_every_primitive_of_every_space_keeps_the_channels_and_rounds_strided_ma
             assert y.shape == (2, 4, *[5 if stride == 1 else 3] * 2)
 
 
-def test_a_space_of_ones_own_needs_an_operation_for_every_primitive():
-    own = dataclasses.replace(DARTS, name="own")
-    with pytest.raises(
-        ValueError, match=r"space 'own': a space of your own must have operations, got none. Give it one"
-    ):
-        operations_of(own)
-    own = dataclasses.replace(own, primitives=("none", "conv", "skip_connect"), operations=DARTS_OPERATIONS)
-    with pytest.raises(ValueError, match="every primitive must have an operation, got none for conv"):
-        operations_of(own)
+def test_a_space_of_known_primitives_needs_no_operations():
+    for known in (DARTS, SHARPDARTS):
+        own = dataclasses.replace(known, name="own", primitives=("none", "sep_conv_3x3", "skip_connect", "noise"))
+        assert operations_of(own)["sep_conv_3x3"] is operations_of(known)["sep_conv_3x3"]
+        assert build_supernet(own, 2, 4, 3, 1, 1, False).cells[0].names == ["sep_conv_3x3", "skip_connect", "noise"]
+
+
+def test_a_space_of_ones_own_needs_an_operation_for_every_other_primitive():
+    own = dataclasses.replace(DARTS, name="own", primitives=("none", "conv", "skip_connect"))
+    for operations in ("darts", DARTS_OPERATIONS, {}):
+        with pytest.raises(ValueError, match=r"every primitive must have an operation, got none for conv. Give it one"):
+            operations_of(dataclasses.replace(own, operations=operations))
+    mine = DARTS_OPERATIONS["skip_connect"]
+    assert operations_of(dataclasses.replace(own, operations={"conv": mine}))["conv"] is mine
+    with pytest.raises(ValueError, match=r"operations must be functions, or one of darts, .*, got 'resnet'"):
+        operations_of(dataclasses.replace(own, operations="resnet"))
 
 
 def test_cells_that_fit_no_network_are_refused():
-    assert has_reductions(DARTS)
     odd = dataclasses.replace(DARTS, name="odd", num_inputs=1, kept_edges=1, concat=(1, 2))
     with pytest.raises(
         ValueError, match=r"space 'odd': cells must have 2 inputs .*, got 1 inputs, normal and reduction, 2"
     ):
-        has_reductions(odd)
+        build_supernet(odd, 2, 4, 3, 1, 1, False)

@@ -8,7 +8,7 @@ from fastnas.costs.counts import multiply_adds, num_parameters
 from fastnas.costs.tables import Logits
 from fastnas.mechanisms.draw import Categorical, TwoPaths
 from fastnas.networks.derived import build_network
-from fastnas.spaces.cell_space import PROXYLESS, proxyless
+from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
@@ -218,7 +218,7 @@ def test_large_images_are_halved_once_more_and_small_ones_down_to_one_pixel_pass
 def test_a_supernet_of_the_chain_takes_its_depth_from_cells_and_refuses_partial_channels():
     assert build_supernet(PROXYLESS, 10, 2, 3, 1, 1, False).space == proxyless(3)
     with pytest.raises(
-        ValueError, match=r"search: partial channels must be off \(k=1\) in the chain proxyless, got k=4"
+        ValueError, match=r"search: partial channels must be off \(k=1\) in the space proxyless, got k=4"
     ):
         build_supernet(PROXYLESS, 10, 2, 3, 4, 1, False)
     with pytest.raises(ValueError, match="cells must be 2, the blocks in a stage"):

@@ -13,8 +13,8 @@ from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.methods.library import darts, dso_nas, gdas, p_darts, pc_darts
 from fastnas.networks.derived import build_network
-from fastnas.spaces.cell_space import DSO, DSO_FULL, dso
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.graph_space import DSO, DSO_FULL, dso
 from fastnas.supernet.dag import DagNetwork, DagSupernet, structure
 from fastnas.supernet.mix import Mix
 from fastnas.supernet.noise import EdgeNoise

@@ -13,7 +13,6 @@ from fastnas.networks.derived import build_network
 from fastnas.spaces.cell_space import GDAS_FRC
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.supernet.fixed_reduction import FixedReduction
-from fastnas.supernet.layout import has_reductions
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 
@@ -56,7 +55,7 @@ def test_channels_that_its_groups_do_not_divide_are_refused():
 
 def test_a_space_that_is_not_as_wide_as_the_fixed_reduction_is_refused():
     with pytest.raises(ValueError, match="a space without a reduction cell of its own must concatenate 4 states"):
-        has_reductions(replace(GDAS_FRC, name="narrow", concat=(4, 5)))
+        replace(GDAS_FRC, name="narrow", concat=(4, 5)).require_network()
 
 
 @pytest.mark.parametrize("method", [gdas(), pc_darts(2)], ids=lambda method: method.name)

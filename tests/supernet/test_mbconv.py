@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fastnas.costs.counts import num_parameters
-from fastnas.spaces.cell_space import PROXYLESS
+from fastnas.spaces.chain_space import PROXYLESS
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS, mbconv
 
 

@@ -94,11 +94,15 @@ BAD = {
     "no such name": (EXAMPLE, "my_space.py:nope", "my_space.py must define nope, got nothing of that name"),
     "syntax": ("x = (", "my_space.py:x", "my_space.py must run, got SyntaxError in line 1"),
     "failure": ("\nx = 1 / 0", "my_space.py:x", "must run, got ZeroDivisionError in line 2: division by zero"),
-    "no space": ("x = 3", "my_space.py:x", "x in my_space.py must be a CellSpace, or a function .*, got an int"),
-    "chain": (
-        "from fastnas.spaces import proxyless\nx = proxyless(2)",
+    "no space": (
+        "x = 3",
         "my_space.py:x",
-        "x in my_space.py must be a space of cells, got a chain",
+        "x in my_space.py must be a Space, as CellSpace, or a function .*, got an int",
+    ),
+    "chain": (
+        "from fastnas.spaces import ChainSpace\nx = ChainSpace(name='mine', primitives=('conv',), stages=(1,) * 6)",
+        "my_space.py:x",
+        "primitives of a chain must be none or among mbconv_3x3_e3, .*, got conv",
     ),
     "taken": (EXAMPLE.replace('"my_space"', '"darts"'), "my_space.py:my_space", "must have a name of its own"),
     "graph": (

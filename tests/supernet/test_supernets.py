@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from fastnas.spaces.cell_space import DARTS, DSO, NASBENCH201
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
+from fastnas.spaces.graph_space import DSO
 from fastnas.spaces.registry import SPACES
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.mix import uniform_mix

@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 
 from fastnas.mechanisms.derivation import every_edge, nonzero
-from fastnas.spaces.cell_space import DARTS, DSO, DSO_FULL, depth_of, dso, with_depth
-from fastnas.spaces.dag import FullDag, living_operations
+from fastnas.spaces.cell_space import DARTS
 from fastnas.spaces.formats import genotype_to_text, parse_genotype, space_from_json, space_to_json
+from fastnas.spaces.graph_space import DSO, DSO_FULL, FullDag, dso, living_operations
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
 
@@ -46,11 +46,11 @@ def test_only_operations_live_that_something_enters_and_something_reads():
 
 
 def test_the_depth_of_a_full_graph_is_chosen_by_cells_where_its_blocks_choose_for_themselves():
-    assert with_depth(DSO, 5) == DSO
-    assert with_depth(DSO_FULL, 2) == dso(2) == space_by_name("dso_full_2")
-    assert (depth_of(dso(2)), depth_of(DSO_FULL), depth_of(DSO), depth_of(DARTS)) == (2, 8, None, None)
+    assert DSO.with_depth(5) == DSO
+    assert DSO_FULL.with_depth(2) == dso(2) == space_by_name("dso_full_2")
+    assert (dso(2).depth, DSO_FULL.depth, DSO.depth, DARTS.depth) == (2, 8, None, None)
     with pytest.raises(ValueError, match="cells must be 2, the blocks in a stage of dso_full_2 that have choices"):
-        with_depth(dso(2), 3)
+        dso(2).with_depth(3)
 
 
 @pytest.mark.parametrize("space", [DSO, dso(2)], ids=lambda space: space.name)
