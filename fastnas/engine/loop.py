@@ -18,6 +18,7 @@ from fastnas.data import (
     paired_batches,
     steps_per_epoch,
 )
+from fastnas.engine.budget import plan_search, with_rates
 from fastnas.engine.coefficients import relax
 from fastnas.engine.fit import require_fit
 from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
@@ -111,11 +112,13 @@ def search(
     method, data = as_method(method, "search"), as_data(data, "search")
     require_type("search", "config", config, SearchConfig)
     folder = None if folder is None else Path(folder)
+    config = plan_search(space_or_supernet, method, data, config, folder, ranks)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)
     halves = _halves(data, method, config)
     steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights")
     steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
+    config = with_rates(config, method, steps)
     require_stages(method, config)
     supernet = _first_supernet(space_or_supernet, method, data, config)
     broken = BrokenImages(config.max_broken, folder and folder / ranks.own_name("broken.jsonl"))

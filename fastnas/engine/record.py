@@ -63,7 +63,7 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
     batches = evaluation_batches(
         run.data,
         run.data.train,
-        run.evaluation_order,
+        run.evaluation_order[: config.evaluation_images],
         batch_size=config.batch_size,
         workers=config.workers,
         ranks=run.ranks,

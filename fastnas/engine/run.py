@@ -39,6 +39,8 @@ from fastnas.training.numerics import Losses
 from fastnas_kernels.check import require
 from fastnas_kernels.statistics_of_all import statistics_of_all_processes
 
+PUBLISHED_ALPHA_LR = 3e-4  # for a state whose number of steps nobody knows
+
 
 @dataclass
 class SearchState:
@@ -218,6 +220,7 @@ class Run:
         """What must be equal for a checkpoint to fit: all but where, how fast and in how much memory it runs."""
         numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
         del numbers["recompute"]  # it changes no number, and earlier checkpoints do not know it
+        del numbers["minutes"], numbers["evaluation_images"]  # what they decide stands beside them; records alone
         numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
         return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
@@ -279,7 +282,8 @@ def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, devic
         foreach=True,  # on a CPU, too: the same numbers without a loop in Python over a thousand small weights
     )
     betas = (config.alpha_beta1, config.alpha_beta2)
-    settings = AlphaSettings(config.alpha_lr, betas, config.alpha_weight_decay, config.momentum)
+    alpha_lr = PUBLISHED_ALPHA_LR if config.alpha_lr is None else config.alpha_lr
+    settings = AlphaSettings(alpha_lr, betas, config.alpha_weight_decay, config.momentum)
     alpha_optimizer = method.alpha_optimizer(list(alpha.values()), settings)
     alive = {cell_type: space.alive(cell_type) for cell_type in space.cell_types}
     return SearchState(supernet, w, alpha, weight_optimizer, alpha_optimizer, alive)

@@ -103,6 +103,9 @@ class SearchConfig(TrainingSetup):
         cells: Depth of the supernet, or cells in a stage for nasbench201 (papers: 8 and 5); for proxyless the blocks in
             each of the first five stages (paper: 4).
         epochs: Passes over the half of the training images that trains weights (papers: 50).
+        minutes: Time to search in, in place of epochs: these, the images and the warm-up are chosen by what a step
+            takes here, and written to budget.json. `fastnas search` divides it between search, selection and
+            retraining.
         warmup_epochs: Leading epochs in which alpha keeps its value; unset for the method's own share of them.
         batch_size: Images a step, of each half; all processes together where several run the search.
         weight_share: Share of those on which weights are trained; alpha is trained on the others.
@@ -118,7 +121,8 @@ class SearchConfig(TrainingSetup):
         weight_decay: L2 penalty on the weights.
         grad_clip: Largest 2-norm of the weight gradient; 0 for no clipping.
         alpha_grad_clip: Largest 2-norm of the gradient of alpha and beta; 0 for no clipping.
-        alpha_lr: Learning rate of alpha and beta (constant).
+        alpha_lr: Learning rate of alpha and beta (constant); unset for 12 over the steps in which alpha moves, between
+            3e-4 and 0.03, so that it can decide in the steps that it has.
         alpha_beta1: Decay of Adam's mean.
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.
@@ -128,6 +132,7 @@ class SearchConfig(TrainingSetup):
             cell before.
         synchronise_statistics: Where several processes share a batch, normalise by all of it instead of by the own
             part, so that N processes compute what one does.
+        evaluation_images: Images of the half for alpha on which every epoch's record is measured; unset for all.
         checkpoint_steps: Steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
     """
 
@@ -136,6 +141,7 @@ class SearchConfig(TrainingSetup):
     channels: int = 16
     cells: int = 5
     epochs: int = 12
+    minutes: float | None = None
     warmup_epochs: int | None = None
     batch_size: int = 64
     weight_share: float = 0.5
@@ -150,21 +156,25 @@ class SearchConfig(TrainingSetup):
     weight_decay: float = 3e-4
     grad_clip: float = 5.0
     alpha_grad_clip: float = 0.0
-    alpha_lr: float = 1e-2
+    alpha_lr: float | None = None
     alpha_beta1: float = 0.5
     alpha_beta2: float = 0.999
     alpha_weight_decay: float = 1e-3
     recompute: tuple[Word, ...] = ("none",)
     synchronise_statistics: bool = False
+    evaluation_images: int | None = None
     checkpoint_steps: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self, "channels", "cells", "epochs", "batch_size", "weight_lr", "alpha_lr")
+        _require_positive(self, "channels", "cells", "epochs", "batch_size", "weight_lr")
         _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "alpha_weight_decay", "weight_lr_final")
         _require_not_negative(self, "checkpoint_steps", "alpha_grad_clip", "weight_lr_warmup_epochs")
         _require_share(self, "alpha_beta1", "alpha_beta2")
         require_words("SearchConfig", self.recompute)
+        for name in ("alpha_lr", "minutes", "evaluation_images"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise invalid("SearchConfig", f"{name} must be positive", value)
         if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
             rule = f"warmup_epochs must lie in [0, epochs) = [0, {self.epochs})"
             remedy = "A search that is all warm-up never moves alpha."

@@ -63,7 +63,7 @@ def test_p_darts_grows_deeper_and_chooses_among_fewer(monkeypatch):
 
 
 def test_every_stage_begins_anew_and_keeps_the_best_of_the_one_before():
-    config = replace(TINY, epochs=6, channels=2)
+    config = replace(TINY, epochs=6, channels=2, alpha_lr=0.01)
     history = search(SPACE, replace(p_darts(), derivation=darts().derivation), DIGITS, config).history
     assert [record["stage"] for record in history] == [0, 0, 1, 1, 2, 2]
     assert history[2]["weight_lr"] == history[0]["weight_lr"] > history[1]["weight_lr"]

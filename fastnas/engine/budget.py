@@ -1,0 +1,248 @@
+"""How long a search runs when it is told the minutes, and how fast alpha moves in the steps that it has."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastnas.data import ImageData, paired_batches
+from fastnas.engine.record import evaluated_mix
+from fastnas.engine.run import Run, fresh_state, search_halves, stage_supernet
+from fastnas.engine.step import search_step
+from fastnas.errors import invalid
+from fastnas.files import read_json, write_json
+from fastnas.mechanisms.pruning import keep_best
+from fastnas.methods.method import Method
+from fastnas.ranks import ALONE, Ranks, local_device
+from fastnas.spaces.cell_space import CellSpace
+from fastnas.training.config import SearchConfig
+
+ALPHA_REACH = 12.0
+"""Alpha's rate times its steps. Adam moves a logit by about its rate in a step, so this is how far alpha can go: 3e-4
+in the 39,000 steps of NAS-Bench-201's searches (Dong and Yang, 2020, arXiv:2001.00326)."""
+FASTEST, SLOWEST = 3e-2, 3e-4
+LEAST_EPOCHS = 12  # a stage; fewer have too coarse a schedule, so that a short search takes fewer images instead
+WARMUP_SHARE = 1 / 8  # of a stage, for methods that say nothing of a warm-up
+RECORDED = 2048  # images that an epoch's record is measured on
+TIMED = 5  # steps
+FILE = "budget.json"
+
+
+def alpha_rate(steps: int) -> float:
+    """The learning rate of alpha in a search of so many alpha steps: :data:`ALPHA_REACH` over the steps, between the
+    published 3e-4 and 0.03.
+
+    Args:
+        steps: In which alpha moves.
+
+    Example:
+        >>> alpha_rate(39_000), alpha_rate(2_000)
+        (0.0003076923076923077, 0.006)
+    """
+    return min(FASTEST, max(SLOWEST, ALPHA_REACH / max(steps, 1)))
+
+
+def with_rates(config: SearchConfig, method: Method, steps: int) -> SearchConfig:
+    """``config`` with a rate for alpha, if it leaves that open.
+
+    Args:
+        config: Of the search.
+        method: Says when alpha moves.
+        steps: Of an epoch.
+    """
+    if config.alpha_lr is not None:
+        return config
+    waits = method.warmup_share if config.warmup_epochs is None else config.warmup_epochs / config.epochs
+    moves = steps * config.epochs * (1 - waits) / method.update_schedule.alpha_every
+    return replace(config, alpha_lr=alpha_rate(round(moves)))
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds of one batch.
+
+    Args:
+        weight: A step of the weights.
+        alpha: What a step takes longer in which alpha moves, too.
+        evaluation: A forward pass.
+    """
+
+    weight: float
+    alpha: float
+    evaluation: float
+
+
+def time_steps(space: CellSpace, method: Method, data: ImageData, config: SearchConfig) -> StepTimes:
+    """The mean over the stages of what a batch takes here, measured on states of their own.
+
+    Args:
+        space: Searched.
+        method: Whose steps.
+        data: The images, whose decoding counts.
+        config: Size of the supernet and of a batch.
+    """
+    every_step = replace(method, update_schedule=replace(method.update_schedule, alpha_every=1))
+    stages = [_time_stage(space, every_step, data, config, stage) for stage in range(len(method.stages))]
+    every = method.update_schedule.alpha_every
+    return StepTimes(
+        mean(one.weight for one in stages),
+        mean(one.alpha for one in stages) / every,
+        mean(one.evaluation for one in stages),
+    )
+
+
+def _time_stage(space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int) -> StepTimes:
+    device, halves = local_device(config.device), search_halves(data, config)
+    config = replace(config, minutes=None, epochs=len(method.stages), warmup_epochs=0)
+    config = with_rates(config, method, 1)
+    joint = method.update_schedule.joint
+    for_weights = np.union1d(*halves) if joint else halves.weights
+    state = fresh_state(stage_supernet(space, method, data, config, stage), method, config, device)
+    keeps = method.stages[stage].candidates
+    if keeps is not None:
+        even = {name: [[1.0] * len(row) for row in rows] for name, rows in state.alive.items()}
+        state.alive = {name: keep_best(even[name], rows, keeps) for name, rows in state.alive.items()}
+    steps = 2 * (TIMED + 1) + 1
+    run = Run(method, data, config, device, (for_weights, halves.alpha), steps, state)
+    state.stage, state.step = stage, stage * steps
+    batches = paired_batches(
+        data,
+        *run.halves,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        first_step=0,
+        num_steps=steps,
+        search_from_step=steps if joint else 0,
+        workers=0,
+        device=device,
+    )
+    with_alpha = _time_each(device, batches, lambda pair: search_step(run, *pair))
+    state.step = stage * steps
+    alone = _time_each(device, batches, lambda pair: search_step(run, pair[0], None))
+    state.step = stage * steps
+    mix, images = evaluated_mix(run, stage), next(batches)[0].images
+    with torch.no_grad():
+        evaluation = _time_each(device, iter([images] * (TIMED + 1)), lambda x: run.state.supernet(x, mix))
+    return StepTimes(alone, max(with_alpha - alone, 0.0), evaluation)
+
+
+def _time_each(device: torch.device, batches: Any, step: Callable[[Any], object]) -> float:
+    """Mean seconds of all but the first of ``TIMED + 1`` steps, with what it takes to get their batches."""
+    started = 0.0
+    for number in range(TIMED + 1):
+        if number == 1:
+            _wait(device)
+            started = perf_counter()
+        step(next(batches))
+    _wait(device)
+    return (perf_counter() - started) / TIMED
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def fit_minutes(times: StepTimes, method: Method, data: ImageData, config: SearchConfig) -> SearchConfig:
+    """``config`` with as many epochs as fit into its minutes; of fewer images where twelve epochs a stage do not fit.
+
+    Args:
+        times: Of this machine.
+        method: Its stages and its warm-up.
+        data: The images.
+        config: With ``minutes``.
+
+    Raises:
+        ValueError: If not even an epoch of one batch fits.
+    """
+    assert config.minutes is not None
+    stages, batch = len(method.stages), config.batch_size
+    halves, seconds = search_halves(data, config), 60 * config.minutes
+    of_weights = len(halves.weights) + (len(halves.alpha) if method.update_schedule.joint else 0)
+    recorded = config.evaluation_images or min(RECORDED, len(halves.alpha))
+    waits = WARMUP_SHARE if method.warmup_share == 0 else method.warmup_share
+    waits = 0.0 if method.update_schedule.joint else waits
+
+    def epoch(images: float) -> float:
+        moving = times.weight + (1 - waits) * times.alpha
+        return images / batch * moving + -(-recorded // batch) * times.evaluation
+
+    epochs, least, share = int(seconds / epoch(of_weights)), LEAST_EPOCHS * stages, 1.0
+    if epochs < least and config.index is None:
+        left = seconds / least - epoch(0)
+        share = max(left, 0.0) / (epoch(of_weights) - epoch(0))
+        epochs = least
+    if epochs < stages or share * len(halves.weights) < batch or share * len(halves.alpha) < batch:
+        rule = f"minutes must allow {least} epochs of a batch of {batch}, of which a step takes {times.weight:.2g} s"
+        raise invalid("search", rule, config.minutes, "Give it more, or lower --batch-size or --channels.")
+    total = len(data.train.labels)
+    fractions = (share * len(halves.weights) / total, share * len(halves.alpha) / total)
+    warmup = config.warmup_epochs
+    if warmup is None and method.warmup_share == 0 and not method.update_schedule.joint:
+        warmup = max(1, round(WARMUP_SHARE * epochs / stages))
+    return replace(
+        config,
+        minutes=None,
+        epochs=epochs,
+        warmup_epochs=warmup,
+        fractions=config.fractions if share == 1 else fractions,
+        evaluation_images=recorded,
+    )
+
+
+def plan_search(
+    space_or_supernet: CellSpace | nn.Module,
+    method: Method,
+    data: ImageData,
+    config: SearchConfig,
+    folder: Path | None,
+    ranks: Ranks = ALONE,
+) -> SearchConfig:
+    """``config`` without minutes: what ``budget.json`` of ``folder`` says, or else what fits here, which is written
+    there. Given that file, a search is as deterministic as any.
+
+    Args:
+        space_or_supernet: Searched.
+        method: What to do.
+        data: The images.
+        config: With or without ``minutes``.
+        folder: Of the run.
+        ranks: The processes that search together; the first one measures.
+    """
+    if config.minutes is None:
+        return config
+    if not isinstance(space_or_supernet, CellSpace):
+        rule = "minutes must stand beside a space: a supernet of your own would be trained by being measured"
+        raise invalid("search", rule, config.minutes, "Give epochs instead.")
+    saved = read_budget(folder)
+    chosen: Mapping[str, Any] = saved.get("search", {})
+    if not chosen:
+        times = time_steps(space_or_supernet, method, data, config)
+        fitted = fit_minutes(times, method, data, config)
+        names = ("epochs", "warmup_epochs", "fractions", "evaluation_images")
+        chosen = {name: getattr(fitted, name) for name in names}
+        chosen = json.loads(ranks.told(json.dumps(chosen)))  # all processes do what the first one measured
+        write_budget(folder, {"search": {**chosen, "minutes": config.minutes, "seconds": asdict(times)}}, ranks)
+    numbers = {name: chosen[name] for name in ("epochs", "warmup_epochs", "evaluation_images")}
+    fractions = None if chosen["fractions"] is None else tuple(chosen["fractions"])
+    return replace(config, minutes=None, fractions=fractions, **numbers)
+
+
+def read_budget(folder: Path | None) -> dict[str, Any]:
+    """What a run with minutes has decided so far."""
+    if folder is None or not (folder / FILE).exists():
+        return {}
+    return read_json(folder / FILE)  # type: ignore[return-value]
+
+
+def write_budget(folder: Path | None, part: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
+    """Add a decision to ``budget.json``."""
+    if folder is not None and ranks.is_first:
+        write_json(folder / FILE, {**read_budget(folder), **part})

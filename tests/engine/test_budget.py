@@ -1,0 +1,117 @@
+"""A search that is told its minutes, and the rate of alpha."""
+
+import json
+from dataclasses import replace
+from time import perf_counter
+
+import pytest
+
+from fastnas.data import load_data
+from fastnas.engine import search
+from fastnas.engine.budget import StepTimes, alpha_rate, fit_minutes, plan_search, time_steps, with_rates
+from fastnas.engine.run import search_halves
+from fastnas.methods.library import darts, gdas, p_darts, proxyless_nas, snas
+from fastnas.spaces import DARTS, NASBENCH201
+from fastnas.supernet.supernets import NasBench201Supernet
+from fastnas.training.config import SearchConfig
+
+DIGITS = load_data("digits")
+CONFIG = SearchConfig(channels=4, cells=1, batch_size=32, device="cpu", minutes=1.0)
+FAST = StepTimes(weight=0.01, alpha=0.02, evaluation=0.005)
+
+
+def seconds_of(config, times):
+    halves = search_halves(DIGITS, config)
+    steps, recorded = len(halves.weights) // config.batch_size, -(-config.evaluation_images // config.batch_size)
+    waits = config.warmup_epochs
+    moves = config.epochs - waits
+    of_epochs = config.epochs * (steps * times.weight + recorded * times.evaluation)
+    return of_epochs + moves * steps * times.alpha
+
+
+@pytest.mark.parametrize("minutes", [0.1, 0.2, 1, 10])
+def test_the_search_fits_into_its_minutes(minutes):
+    fitted = fit_minutes(FAST, darts(), DIGITS, replace(CONFIG, minutes=minutes))
+    assert fitted.minutes is None
+    assert fitted.epochs >= 12
+    assert seconds_of(fitted, FAST) == pytest.approx(60 * minutes, rel=0.1)
+
+
+def test_a_short_search_takes_fewer_images_and_not_fewer_epochs():
+    short = fit_minutes(FAST, darts(), DIGITS, replace(CONFIG, minutes=0.05))
+    assert short.epochs == 12
+    assert sum(short.fractions) < 1
+    assert fit_minutes(FAST, darts(), DIGITS, replace(CONFIG, minutes=10)).fractions is None
+
+
+def test_stages_share_the_epochs():
+    assert fit_minutes(FAST, p_darts(), DIGITS, replace(CONFIG, minutes=0.3)).epochs == 36
+
+
+def test_too_little_time_is_refused():
+    with pytest.raises(ValueError, match="minutes must allow 12 epochs of a batch of 32"):
+        fit_minutes(FAST, darts(), DIGITS, replace(CONFIG, minutes=0.001))
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(39_000, 12 / 39_000), (2_000, 6e-3), (10, 0.03), (10**6, 3e-4)])
+def test_the_rate_of_alpha_follows_its_steps(steps, rate):
+    assert alpha_rate(steps) == pytest.approx(rate)
+
+
+def test_a_rate_that_is_given_stays():
+    assert with_rates(replace(CONFIG, alpha_lr=0.5), darts(), 100).alpha_lr == 0.5
+
+
+def test_steps_in_which_alpha_waits_do_not_count():
+    config = replace(CONFIG, epochs=40, warmup_epochs=10)
+    assert with_rates(config, darts(), 100).alpha_lr == pytest.approx(12 / 3000)
+    assert with_rates(config, proxyless_nas(alpha_every=5), 100).alpha_lr == pytest.approx(12 / 600)
+
+
+@pytest.mark.parametrize("method", [darts, gdas, snas, p_darts], ids=lambda method: method.__name__)
+def test_every_kind_of_step_is_timed(method):
+    space, cells = (DARTS, 3) if method is p_darts else (NASBENCH201, 1)
+    times = time_steps(space, method(), DIGITS, replace(CONFIG, channels=2, cells=cells, batch_size=8))
+    assert times.weight > 0
+    assert times.evaluation > 0
+    assert times.alpha >= 0
+
+
+def test_a_plan_is_kept_and_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.2, 0.2, 0.05))
+    config = replace(CONFIG, minutes=0.1, channels=2, batch_size=16, evaluation_images=16)
+    first = search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path)
+    plan = json.loads((tmp_path / "budget.json").read_text())["search"]
+    assert len(first.history) == plan["epochs"]
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: pytest.fail("it is planned"))
+    again = search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path)
+    assert again.history == first.history
+    fixed = plan_search(NASBENCH201, darts(), DIGITS, config, tmp_path)
+    other = search(NASBENCH201, darts(), DIGITS, fixed)
+    assert [one["alpha"] for one in other.history] == [one["alpha"] for one in first.history]
+
+
+@pytest.mark.slow
+def test_the_clock_agrees():
+    started = perf_counter()
+    search(NASBENCH201, darts(), DIGITS, replace(CONFIG, minutes=0.2))
+    assert perf_counter() - started == pytest.approx(12, rel=0.3)  # beside whatever else this machine does
+
+
+def test_a_supernet_of_ones_own_has_no_minutes():
+    with pytest.raises(ValueError, match="minutes must stand beside a space"):
+        search(NasBench201Supernet(10, 4, 1, image_channels=1), darts(), DIGITS, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["minutes", "alpha_lr", "evaluation_images"])
+def test_numbers_must_be_positive(name):
+    with pytest.raises(ValueError, match=f"{name} must be positive"):
+        SearchConfig(**{name: 0})
+
+
+def test_records_are_measured_on_fewer_images():
+    few = SearchConfig(channels=2, cells=1, epochs=1, batch_size=32, device="cpu", evaluation_images=32)
+    one = search(NASBENCH201, darts(), DIGITS, few)
+    every = search(NASBENCH201, darts(), DIGITS, replace(few, evaluation_images=None))
+    assert one.history[0]["alpha"] == every.history[0]["alpha"]
+    assert one.history[0]["outer_loss"] != every.history[0]["outer_loss"]
