@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fastnas.acceleration.evaluation import evaluate, find_parts, obstacle
+from fastnas.acceleration.evaluation import evaluate, find_modules, obstacle
 from fastnas.acceleration.wiring import Edge, Wiring, read_candidates
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.cell_plan import CANDIDATES
@@ -73,11 +73,13 @@ class MixedOp(nn.Module):
         require(x.dim() == 4, "MixedOp", "x must be images [N, C, H, W]", list(x.shape))
         require_shape("MixedOp", "x", x, [x.shape[0], self.channels, *x.shape[2:]], "the channels that it was made for")
         require(len(weights) == len(self._ops), "MixedOp", f"weights must be {len(self._ops)}", len(weights))
-        parts = find_parts(self, self._wiring)
-        reason = obstacle(parts)
+        found = find_modules(self, self._wiring)
+        reason = obstacle(found)
         if reason is not None:
             raise RuntimeError(complaint("MixedOp", "candidates must be left to the engine", reason))
-        return evaluate(self, self._wiring, parts, (x, weights))
+        result = evaluate(self, self._wiring, found, (x, weights))
+        assert result is not None  # it skips no zeros
+        return result
 
 
 class _Nothing(nn.Module):

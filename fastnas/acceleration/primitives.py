@@ -27,6 +27,8 @@ class Primitive:
         convolutions: Names of its convolutions, in the order in which the engine takes their weights.
         norms: Names of its normalisations, in the order of the engine's statistics.
         eps: Of its normalisations.
+        by_itself: Name of the candidate if the engine does not know it, so that it runs itself beside the engine.
+        why: The engine does not know it, in words.
     """
 
     candidate: Candidate | None
@@ -35,6 +37,8 @@ class Primitive:
     convolutions: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
     eps: tuple[float, ...] = ()
+    by_itself: str | None = None
+    why: str = ""
 
 
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)

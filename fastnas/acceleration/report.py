@@ -14,11 +14,13 @@ class Replaced(NamedTuple):
         name: In the network; empty for the network itself.
         level: ``cell`` for all edges of a cell at once, ``edge`` for one mixed operation.
         what: Its shape in words.
+        changes_layout: Whether its maps are channels-last now where they were contiguous.
     """
 
     name: str
     level: Literal["cell", "edge"]
     what: str
+    changes_layout: bool = False
 
 
 class Left(NamedTuple):
@@ -57,6 +59,16 @@ class AccelerationReport:
             lines.append(f"  {level} {_listed(names)}: {what}")
         for reason, names in _grouped((module.reason, module.name) for module in self.left):
             lines.append(f"  left {_listed(names)}: {reason}")
+        if any(module.changes_layout for module in self.replaced):
+            lines.append(
+                "  maps leave the engine in channels-last memory: dropout of whole maps behind it draws another mask "
+                "from the same seed"
+            )
+        if self.replaced:
+            lines.append(
+                "  copies are accelerated, too; a network that an architect builds anew is not: give it to "
+                "fastnas.accelerate where it is built"
+            )
         return "\n".join(lines)
 
 

@@ -4,11 +4,13 @@ import inspect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 
 from torch import nn
 from torch.jit import ScriptModule
 
+from fastnas.acceleration.guards import Guard, is_constant
 from fastnas.acceleration.primitives import Primitive, Unrecognised, read_primitive
 from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan
 
@@ -39,43 +41,109 @@ class Wiring:
         plan: What the engine evaluates.
         edges: The mixed operations, in the order of ``plan.edges``.
         inputs: Names of the modules that prepare the input states; empty for a mixed operation by itself.
-        arguments: Names of the arguments of the module's ``forward``.
+        arguments: Names of the arguments of the module's ``forward`` that the engine takes.
+        fixed: Names of its further arguments with the only values for which the engine stands in.
         nested: Whether coefficients come as one table for each node instead of one for all edges.
         num_outputs: How many of the last nodes form the output.
         updates: How often a training step moves the running statistics: 2 in code that evaluates every mixed
             operation twice.
+        skips_zeros: Whether candidates whose coefficient is zero do not run.
+        guards: Plain values that the module's ``forward`` reads and that must stay as they are.
+        modes: Names of the parts whose training mode it reads.
+        changes_layout: Whether the engine's maps are channels-last where the module's are contiguous.
     """
 
     plan: CellPlan
     edges: tuple[Edge, ...]
     inputs: tuple[str, ...]
     arguments: tuple[str, ...]
+    fixed: tuple[tuple[str, object], ...] = ()
     nested: bool = False
     num_outputs: int = 1
     updates: int = 1
+    skips_zeros: bool = False
+    guards: tuple[Guard, ...] = ()
+    modes: tuple[str, ...] = ()
+    changes_layout: bool = False
 
     @property
     def is_cell(self) -> bool:
         return len(self.inputs) > 0
 
-    @property
-    def live(self) -> list[Primitive]:
+    @cached_property
+    def live(self) -> tuple[Primitive, ...]:
         """The primitives that the engine evaluates, in its order."""
-        return [primitive for edge in self.edges for primitive in edge.primitives if primitive.candidate is not None]
+        return tuple(p for edge in self.edges for p in edge.primitives if p.candidate is not None)
 
-    @property
+    @cached_property
+    def convolutions(self) -> tuple[str, ...]:
+        """Names of all convolutions, in the order in which the engine takes their filters."""
+        return tuple(name for primitive in self.live for name in primitive.convolutions)
+
+    @cached_property
+    def norms(self) -> tuple[str, ...]:
+        """Names of all normalisations, in the order of the engine's statistics."""
+        return tuple(name for primitive in self.live for name in primitive.norms)
+
+    @cached_property
+    def by_themselves(self) -> tuple[str, ...]:
+        """Names of the candidates that run beside the engine."""
+        return tuple(p.by_itself for edge in self.edges for p in edge.primitives if p.by_itself is not None)
+
+    @cached_property
     def columns(self) -> tuple[tuple[int, ...], ...]:
         """For each edge, which of its coefficients belong to live candidates."""
         return tuple(tuple(k for k, p in enumerate(e.primitives) if p.candidate is not None) for e in self.edges)
 
+    @cached_property
+    def flat_columns(self) -> list[list[int]]:
+        """Edge and column of every live candidate."""
+        pairs = [(number, column) for number, columns in enumerate(self.columns) for column in columns]
+        return [[number for number, _ in pairs], [column for _, column in pairs]]
 
-def arguments_of(module: nn.Module) -> tuple[str, ...]:
-    """Names of the arguments of ``module.forward``; empty if some may be left out or repeated."""
+    def restricted(self, active: tuple[tuple[bool, ...], ...]) -> "Wiring":
+        """The same with only the candidates that are ``active``, edge by edge; the last 64 are kept."""
+        if all(map(all, active)):
+            return self
+        known = self._restricted
+        if active not in known:
+            if len(known) >= 64:
+                known.pop(next(iter(known)))
+            known[active] = self._restrict(active)
+        return known[active]
+
+    @cached_property
+    def _restricted(self) -> dict[tuple[tuple[bool, ...], ...], "Wiring"]:
+        return {}
+
+    def _restrict(self, active: tuple[tuple[bool, ...], ...]) -> "Wiring":
+        edges, plans = [], []
+        for edge, plan, flags in zip(self.edges, self.plan.edges, active, strict=True):
+            primitives = tuple(p if flag else _OFF for p, flag in zip(edge.primitives, flags, strict=True))
+            edges.append(replace(edge, primitives=primitives))
+            candidates = tuple(p.candidate for p in primitives if p.candidate is not None)
+            plans.append(EdgePlan(plan.source, plan.target, candidates))
+        if not any(plan.candidates for plan in plans):  # only what runs beside the engine is left
+            plans = []
+        num_nodes = self.plan.num_nodes if plans else 0
+        return replace(self, edges=tuple(edges), plan=replace(self.plan, edges=tuple(plans), num_nodes=num_nodes))
+
+
+_OFF = Primitive(None, 1)
+
+
+def arguments_of(module: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
+    """Names of the arguments of ``module.forward`` that must be given, and the others with their defaults.
+
+    Both are empty if the defaults are no plain values, or arguments may be repeated.
+    """
     if isinstance(module, ScriptModule):
-        return ()
+        return (), ()
     parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
-    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters)
-    return tuple(p.name for p in parameters) if plain else ()
+    required = tuple(p.name for p in parameters if p.default is p.empty)
+    defaults = tuple((p.name, p.default) for p in parameters if p.default is not p.empty)
+    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) and all(is_constant(v) for _, v in defaults)
+    return (required, defaults) if plain else ((), ())
 
 
 def candidate_list(module: nn.Module) -> tuple[str, nn.ModuleList] | None:
@@ -86,7 +154,7 @@ def candidate_list(module: nn.Module) -> tuple[str, nn.ModuleList] | None:
 
 def looks_mixed(module: nn.Module) -> bool:
     """Whether ``module`` has the shape of a mixed operation: a list of candidates, ``forward(x, weights)``."""
-    return candidate_list(module) is not None and len(arguments_of(module)) == 2
+    return candidate_list(module) is not None and len(arguments_of(module)[0]) == 2
 
 
 def mixed_operations(module: nn.Module) -> dict[str, nn.Module]:
@@ -102,11 +170,16 @@ def mixed_operations(module: nn.Module) -> dict[str, nn.Module]:
 
 def looks_like_cell(module: nn.Module) -> bool:
     """Whether ``module`` has the shape of a cell: mixed operations, ``forward`` of two states and coefficients."""
-    return len(mixed_operations(module)) > 0 and len(arguments_of(module)) in (3, 4)
+    return len(mixed_operations(module)) > 0 and len(arguments_of(module)[0]) in (3, 4)
 
 
-def read_candidates(module: nn.Module, prefix: str = "") -> tuple[Primitive, ...]:
+def read_candidates(module: nn.Module, prefix: str = "", keep_unknown: bool = False) -> tuple[Primitive, ...]:
     """The candidates that ``module`` lists, with names that begin with ``prefix``.
+
+    Args:
+        module: A mixed operation.
+        prefix: Its name in its owner, with a dot, or nothing.
+        keep_unknown: Let a candidate that the engine does not know run by itself.
 
     Raises:
         Unrecognised: If it does not hold one list, or a candidate is none that the engine knows.
@@ -120,10 +193,13 @@ def read_candidates(module: nn.Module, prefix: str = "") -> tuple[Primitive, ...
         path = f"{prefix}{list_name}.{position}"
         try:
             primitive = read_primitive(item)
-        except Unrecognised as error:
-            raise Unrecognised(f"candidate {path} ({type(item).__name__}): {error}") from None
-        except FOREIGN_ERRORS as error:
-            raise Unrecognised(f"candidate {path} ({type(item).__name__}) fails alone: {error}") from None
+        except (Unrecognised, *FOREIGN_ERRORS) as error:
+            how = ":" if isinstance(error, Unrecognised) else " fails alone:"
+            why = f"candidate {path} ({type(item).__name__}){how} {error}"
+            if not keep_unknown:
+                raise Unrecognised(why) from None
+            primitives.append(Primitive(None, 0, by_itself=path, why=why))
+            continue
         convolutions, norms = (
             tuple(f"{path}.{n}" if n else path for n in names) for names in (primitive.convolutions, primitive.norms)
         )
@@ -131,14 +207,14 @@ def read_candidates(module: nn.Module, prefix: str = "") -> tuple[Primitive, ...
     return tuple(primitives)
 
 
-def read_edge(module: nn.Module, prefix: str = "") -> Edge:
+def read_edge(module: nn.Module, prefix: str = "", keep_unknown: bool = False) -> Edge:
     """The mixed operation that ``module``, named ``prefix`` in its owner, seems to be.
 
     Raises:
         Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
     """
-    primitives = read_candidates(module, prefix)
-    strides = {p.stride for p in primitives}
+    primitives = read_candidates(module, prefix, keep_unknown)
+    strides = {p.stride for p in primitives if p.by_itself is None}
     channels = {p.channels for p in primitives if p.channels is not None}
     if len(strides) != 1 or len(channels) != 1:
         raise Unrecognised(f"its candidates have strides {sorted(strides)} and channels {sorted(channels)}")
@@ -166,15 +242,31 @@ def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: in
 
 
 def edge_wirings(module: nn.Module) -> list[Wiring]:
-    """What a mixed operation may be: one wiring for each share of the channels that its candidates could see."""
-    edge = read_edge(module)
+    """What a mixed operation may be: one wiring for each share of the channels that its candidates could see.
+
+    Candidates that the engine does not know run beside it, as far as two others are left to it.
+    """
+    edge = read_edge(module, keep_unknown=True)
+    unknown = sum(primitive.by_itself is not None for primitive in edge.primitives)
+    if unknown and sum(primitive.candidate is not None for primitive in edge.primitives) < 2:
+        edge = read_edge(module)
     named = getattr(module, "k", None)
     shares = [named] if isinstance(named, int) and named > 0 else [1, 2, 4, 8]
-    plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in shares]
-    return [Wiring(plan, (edge,), (), arguments_of(module)) for plan in plans]
+    plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in ([1] if unknown else shares)]
+    required, defaults = arguments_of(module)
+    return [Wiring(plan, (edge,), (), required, defaults) for plan in plans]
 
 
-def cell_wiring(module: nn.Module) -> Wiring:
+def cell_wirings(module: nn.Module) -> list[Wiring]:
+    """What a cell may be: its fourth argument may hold weights of edges, or a number that is zero for now."""
+    wiring = _cell_wiring(module)
+    if len(wiring.arguments) == 3:
+        return [wiring]
+    *three, last = wiring.arguments
+    return [wiring, replace(wiring, arguments=tuple(three), fixed=((last, 0.0), *wiring.fixed))]
+
+
+def _cell_wiring(module: nn.Module) -> Wiring:
     """What a cell seems to be: every node reads all earlier states, edges are listed node by node.
 
     Raises:
@@ -196,7 +288,8 @@ def cell_wiring(module: nn.Module) -> Wiring:
         )
     plan = _plan(edges, ends, 2, _channels_after(module.get_submodule(inputs[0]), edges[0].channels))
     nested = isinstance(found[1][0], nn.ModuleList)
-    return Wiring(plan, tuple(edges), tuple(inputs), arguments_of(module), nested, num_nodes)
+    required, defaults = arguments_of(module)
+    return Wiring(plan, tuple(edges), tuple(inputs), required, defaults, nested, num_nodes)
 
 
 def _channels_after(prepare: nn.Module, default: int) -> int:

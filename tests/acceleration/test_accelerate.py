@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 
 from fastnas import accelerate, restore
-from fastnas.acceleration.accelerate import Accelerated
+from fastnas.acceleration.stand_in import StandIn
 
 EXACT = 1e-10
 """Relative, in float64: what fastnas promises for foreign networks; rounding alone stays below 1e-12."""
@@ -69,7 +69,7 @@ def test_cells_are_replaced_whole_and_a_cell_of_another_kind_edge_by_edge(pair):
     else:
         assert levels == ["cell"] * 3
         assert report.left == ()
-    assert sum(isinstance(m.__dict__.get("forward"), Accelerated) for m in twin.modules()) == len(levels)
+    assert sum(isinstance(m.__dict__.get("forward"), StandIn) for m in twin.modules()) == len(levels)
 
 
 def test_outputs_gradients_and_running_statistics_are_equal_over_training_steps(pair):

@@ -14,6 +14,8 @@ def test_reads_as_a_few_lines_however_many_modules_there_are():
         "  edge cells.1.0, cells.1.1, cells.1.2, cells.1.3 and 2 more: 7 ops",
         "  left cells.1: a bias",
         "  left the network itself: a hook",
+        "  copies are accelerated, too; a network that an architect builds anew is not: give it to fastnas.accelerate "
+        "where it is built",
     ]
 
 
@@ -24,3 +26,8 @@ def test_says_so_if_there_is_nothing_to_replace():
 def test_is_a_value():
     with pytest.raises(dataclasses.FrozenInstanceError):
         AccelerationReport((), ()).left = ()
+
+
+def test_names_what_another_memory_layout_changes():
+    report = AccelerationReport((Replaced("cells.0", "cell", "4 nodes", changes_layout=True),), ())
+    assert "dropout of whole maps behind it draws another mask" in str(report)

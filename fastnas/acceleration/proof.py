@@ -1,0 +1,360 @@
+"""The proof before a replacement: a copy of the module and the engine, side by side on small random inputs."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.acceleration.evaluation import evaluate, find_modules
+from fastnas.acceleration.guards import is_plain
+from fastnas.acceleration.observation import Observation, observe, operations
+from fastnas.acceleration.primitives import Unrecognised
+from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, channels_before, stride_of_input
+
+TOLERANCE = 1e-10
+"""Relative to the largest value of each tensor, in float64: rounding differs by 1e-13, another computation by far
+more."""
+_BUFFER = "its buffer "
+_SHAPES = ((2, 8), (1, 16), (128, 32))
+"""Images and their side, for which a forward that looks at shapes must call the same operations."""
+_NUM_PATTERNS = 9
+
+
+class NotTaken(Unrecognised):
+    """The module itself fails on the inputs that the wiring expects it to take."""
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """One comparison: how large the maps are, in which mode, and what the coefficients look like."""
+
+    size: int
+    training: bool
+    pattern: int | None = None
+    gradients: bool = True
+
+
+def prove(module: nn.Module, wiring: Wiring) -> Wiring:
+    """The wiring, completed by what only running the module tells, if the engine then equals the module.
+
+    First the module's forward is watched on a copy in float64: whatever it reads beside its arguments is accounted
+    for, or it is left (see :mod:`fastnas.acceleration.observation`). Then both are evaluated with random weights and
+    running statistics, in training and in eval mode, with and without gradients, on even and odd maps, with
+    coefficients that are dense, sum to one, are tiny or large, or zero one by one, all but one, or all. Compared are
+    the output, the gradients of inputs, coefficients and weights (also whether there is one), and all buffers.
+
+    Raises:
+        Unrecognised: If they differ, naming the first thing that does.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    device = tensors[0].device if tensors else torch.device("cpu")
+    if device.type == "meta":
+        raise Unrecognised("its tensors are on the meta device, where nothing can be tried")
+    _require_own_tensors(module, wiring)
+    autocast_off = torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), autocast_off, torch.enable_grad():
+        generator = torch.Generator().manual_seed(0)
+        try:
+            twin = _twin(module, generator)
+        except FOREIGN_ERRORS as error:
+            raise Unrecognised(f"it cannot be copied: {_first_line(error)}") from None
+        wiring = _watched(twin, wiring, device, generator)
+        for probe in _probes(wiring):
+            arguments = [argument.to(device) for argument in _arguments(twin, wiring, probe, generator)]
+            try:
+                wiring = _compare(twin, wiring, arguments, probe)
+            except NotTaken:
+                if probe.size % 2 == 0:
+                    raise
+    return wiring
+
+
+def _probes(wiring: Wiring) -> Iterator[_Probe]:
+    yield _Probe(8, training=True)
+    yield _Probe(8, training=False)
+    yield _Probe(7, training=True)
+    yield _Probe(8, training=True, gradients=False)
+    step = 3 if len(wiring.edges) >= 5 else 1  # edges begin with different patterns, so that a cell needs fewer turns
+    for turn in range(0, _NUM_PATTERNS, step):
+        yield _Probe(8, training=True, pattern=turn)
+
+
+def _require_own_tensors(module: nn.Module, wiring: Wiring) -> None:
+    for names in (wiring.convolutions, wiring.norms):
+        if len({id(module.get_submodule(name)) for name in names}) < len(names):
+            raise Unrecognised("two of its candidates share a layer")
+
+
+def _watched(twin: nn.Module, wiring: Wiring, device: torch.device, generator: torch.Generator) -> Wiring:
+    """The wiring with everything that the forward of ``twin`` reads."""
+    by_themselves = [twin.get_submodule(name) for name in (*wiring.inputs, *wiring.by_themselves)]
+    evaluated = {*wiring.convolutions, *wiring.norms}
+    seen: list[Observation] = []
+    for training in (True, False):
+        twin.train(training)
+        leaves = [a.to(device) for a in _arguments(twin, wiring, _Probe(8, training), generator)]
+        coefficients = leaves[max(1, len(wiring.inputs)) :]
+        handed = _as_handed_over([leaf.requires_grad_() for leaf in leaves], wiring)
+        buffers = {name: buffer.clone() for name, buffer in twin.named_buffers()}
+        try:
+            seen.append(observe(twin, lambda given=handed: _own(twin, given), coefficients, evaluated, by_themselves))
+        except Unrecognised:
+            raise
+        except FOREIGN_ERRORS as error:
+            shapes = ", ".join(str(list(leaf.shape)) for leaf in leaves)
+            raise NotTaken(f"it does not take arguments of shapes {shapes}: {_first_line(error)}") from None
+        for name, buffer in twin.named_buffers():
+            buffer.copy_(buffers[name])
+    skips_zeros = any(one.reads_coefficients for one in seen)
+    if any(one.reads_shapes for one in seen) and not skips_zeros:
+        _require_same_operations(twin, wiring, generator)
+    guards = {str(guard): guard for one in seen for guard in one.guards}
+    modes = {name for one in seen for name in one.modes}
+    return replace(wiring, skips_zeros=skips_zeros, guards=tuple(guards.values()), modes=tuple(sorted(modes)))
+
+
+def _require_same_operations(twin: nn.Module, wiring: Wiring, generator: torch.Generator) -> None:
+    """Refuse a forward that does something else for many images or large ones, found without computing anything."""
+    if wiring.by_themselves:
+        return  # they may do as they like
+    meta = copy.deepcopy(twin).to("meta").train()
+    found = []
+    for batch, size in _SHAPES:
+        leaves = _arguments(twin, wiring, _Probe(8, training=True), generator)
+        maps, rest = leaves[: max(1, len(wiring.inputs))], leaves[max(1, len(wiring.inputs)) :]
+        maps = [
+            x.new_empty(batch, x.shape[1], x.shape[2] * size // 8, x.shape[3] * size // 8, device="meta") for x in maps
+        ]
+        handed = _as_handed_over([*maps, *(leaf.to("meta") for leaf in rest)], wiring)
+        try:
+            found.append(operations(lambda given=handed: _own(meta, given)))
+        except (*FOREIGN_ERRORS, NotImplementedError):
+            return  # it cannot run without values
+    for (batch, size), names in zip(_SHAPES, found, strict=True):
+        if names != found[0]:
+            raise Unrecognised(f"its forward does something else for {batch} images of {size}x{size} than for 2 of 8x8")
+
+
+def _own(twin: nn.Module, handed: Sequence[object]) -> object:
+    return type(twin).forward(twin, *handed)
+
+
+def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: _Probe) -> Wiring:
+    twin.train(probe.training)
+    try:
+        expected = _run(lambda handed: _own(twin, handed), twin, wiring, arguments, probe)
+    except Unrecognised:
+        raise
+    except FOREIGN_ERRORS as error:
+        if probe.pattern is not None and _run_engine(twin, wiring, arguments, probe) is None:
+            return wiring  # nothing is left to add up; its own forward runs then, and fails as before
+        shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
+        raise NotTaken(f"it does not take arguments of shapes {shapes}: {_first_line(error)}") from None
+    output = expected["its output"]
+    assert output is not None
+    if probe.pattern is None:
+        wiring = replace(wiring, num_outputs=max(1, output.shape[1] // wiring.plan.channels))
+    ours = _run_engine(twin, wiring, arguments, probe)
+    if ours is None:
+        return wiring
+    buffers = {name: value for name, value in expected.items() if name.startswith(_BUFFER)}
+    if probe.training and probe.pattern is None and _difference(buffers, ours) is not None:
+        twice = replace(wiring, updates=2)
+        again = _run_engine(twin, twice, arguments, probe)
+        if again is not None and _difference(buffers, again) is None:
+            wiring, ours = twice, again
+    difference = _difference(expected, ours, wiring.by_themselves)
+    if difference is not None:
+        zeros = ", where it looks at the values of its coefficients" if wiring.skips_zeros else ""
+        raise Unrecognised(f"{difference}, in {'training' if probe.training else 'eval'} mode{zeros}")
+    mine = ours["its output"]
+    turns = output.is_contiguous() and mine is not None and not mine.is_contiguous()
+    return replace(wiring, changes_layout=wiring.changes_layout or turns)
+
+
+def _run_engine(
+    twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: _Probe
+) -> dict[str, Tensor | None] | None:
+    """What the engine returns and leaves behind; ``None`` if it would let the module's own forward run."""
+    found = find_modules(twin, wiring)
+
+    class _Declined(Exception):
+        pass
+
+    def forward(handed: Sequence[object]) -> Tensor:
+        result = evaluate(twin, wiring, found, handed[: len(wiring.arguments)])
+        if result is None:
+            raise _Declined
+        return result
+
+    try:
+        return _run(forward, twin, wiring, arguments, probe)
+    except _Declined:
+        return None
+    except (RuntimeError, ValueError) as error:
+        raise Unrecognised(f"the engine does not take what its forward takes: {_first_line(error)}") from None
+
+
+def _run(
+    forward: Callable[[Sequence[object]], object],
+    twin: nn.Module,
+    wiring: Wiring,
+    arguments: Sequence[Tensor],
+    probe: _Probe,
+) -> dict[str, Tensor | None]:
+    """Everything that an evaluation returns or leaves behind, by name; the buffers of ``twin`` are as before.
+
+    ``None`` stands for a gradient that is absent, which is not one of zeros.
+    """
+    buffers = dict(twin.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
+    leaves = [argument.clone().requires_grad_() for argument in arguments]
+    handed = [leaf.clone() for leaf in leaves]  # no leaves, so that a forward may write into them, as in a network
+    torch.manual_seed(0)  # what runs beside the engine may draw
+    try:
+        with torch.set_grad_enabled(probe.gradients):
+            output = forward(_as_handed_over(handed, wiring))
+        if not isinstance(output, Tensor) or output.dim() != 4:
+            raise TypeError(f"it returns {type(output).__name__}, not images")
+        if not all(map(torch.equal, handed, leaves)):
+            raise Unrecognised("its forward writes into its arguments")
+        parameters = dict(twin.named_parameters())
+        names = [f"the gradient of {name}" for name in (*wiring.arguments, *parameters)]
+        result: dict[str, Tensor | None] = {"its output": output.detach()}
+        if probe.gradients:
+            # Squared, so that no gradient is a sum over a normalised map, which is zero
+            wave = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape)
+            loss = (wave.sin() * output * output).sum()
+            variables = [*leaves, *parameters.values()]
+            result |= zip(names, torch.autograd.grad(loss, variables, allow_unused=True), strict=True)
+        return result | {f"{_BUFFER}{name}": buffer.clone() for name, buffer in buffers.items()}
+    finally:
+        for name, buffer in buffers.items():
+            buffer.copy_(before[name])
+
+
+def _as_handed_over(arguments: list[Tensor], wiring: Wiring) -> list[object]:
+    fixed = [value for _, value in wiring.fixed]
+    if not wiring.nested:
+        return [*arguments, *fixed]
+    states = len(wiring.inputs)
+    sizes = [len(wiring.plan.entering(target)) for target in range(states, wiring.plan.num_states)]
+    return [*arguments[:states], list(arguments[states].split(sizes)), *arguments[states + 1 :], *fixed]
+
+
+def _arguments(module: nn.Module, wiring: Wiring, probe: _Probe, generator: torch.Generator) -> list[Tensor]:
+    plan, width = wiring.plan, max(len(edge.primitives) for edge in wiring.edges)
+    batch = 2 if probe.size % 2 == 0 else 3
+
+    def images(channels: int, side: int) -> Tensor:
+        x = torch.randn(batch, channels, side, side, dtype=torch.float64, generator=generator)
+        return x * torch.logspace(0, 2, batch, dtype=torch.float64).reshape(-1, 1, 1, 1) if probe.pattern else x
+
+    if wiring.is_cell:
+        maps = []
+        for name in wiring.inputs:
+            prepare = module.get_submodule(name)
+            maps.append(images(channels_before(prepare, plan.channels), probe.size * stride_of_input(prepare)))
+    else:
+        maps = [images(plan.channels, probe.size)]
+    rows = torch.stack([_row(probe, edge, width, generator) for edge in range(len(plan.edges))])
+    if not wiring.is_cell:
+        return [*maps, rows[0]]
+    beta = torch.randn(len(plan.edges), dtype=torch.float64, generator=generator)
+    if probe.pattern is not None:
+        beta[probe.pattern % len(beta)] = 0.0
+    return [*maps, rows, *([beta] if len(wiring.arguments) == 4 else [])]
+
+
+def _row(probe: _Probe, edge: int, width: int, generator: torch.Generator) -> Tensor:
+    """Coefficients of an edge: dense ones, or those that sampling, projecting and pruning make."""
+    normal = torch.randn(width, dtype=torch.float64, generator=generator)
+    if not probe.training:
+        return normal.softmax(0)
+    if probe.pattern is None:
+        return normal
+    chosen = torch.arange(width) == (edge + probe.pattern) % width
+    magnitudes = 10.0 ** (16 * torch.rand(width, dtype=torch.float64, generator=generator) - 12)
+    patterns = (
+        chosen.double(),  # one path
+        torch.where(chosen, 0.0, normal),  # one is pruned
+        torch.zeros(width, dtype=torch.float64),  # the edge is pruned
+        torch.where(chosen, normal, 0.0),
+        normal.softmax(0),
+        magnitudes * normal.sign(),
+        torch.where(torch.arange(width) % 2 == edge % 2, normal, 0.0),  # every other one
+        torch.where(chosen | chosen.roll(1), 0.5, 0.0).double(),  # two paths
+        -normal.abs(),
+    )
+    return patterns[(edge + probe.pattern) % _NUM_PATTERNS]
+
+
+def _twin(module: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy in float64 whose weights and running statistics are generic, whatever those of ``module`` are."""
+    twin = copy.deepcopy(module).double()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            fan_in = math.prod(parameter.shape[1:])  # keeps values near one also where nothing normalises by the batch
+            values = torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / math.sqrt(fan_in)
+            parameter.copy_(values).requires_grad_()
+        for part in twin.modules():
+            for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+                hooks.clear()  # those of the user are not to fire here
+            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
+                part.running_mean.copy_(torch.randn(part.num_features, dtype=torch.float64, generator=generator))
+                part.running_var.copy_(torch.rand(part.num_features, dtype=torch.float64, generator=generator) + 0.5)  # type: ignore[union-attr]
+    return twin
+
+
+def _difference(
+    expected: dict[str, Tensor | None], ours: dict[str, Tensor | None], by_themselves: Sequence[str] = ()
+) -> str | None:
+    """The first tensor that differs, in words.
+
+    A weight of what runs itself may have a gradient of rounding errors alone, as a bias before a normalisation has.
+    """
+    sizes = [x.abs().max().item() for x in expected.values() if x is not None and x.numel()]
+    largest = max(sizes, default=0.0)
+    noisy = tuple(f"the gradient of {name}." for name in by_themselves)
+    for name, value in expected.items():
+        mine = ours[name]
+        if value is None or mine is None:
+            if value is not mine:
+                whose = "the engine gives one and its own forward none" if value is None else "the engine gives none"
+                return f"{name}: {whose}"
+            continue
+        if value.shape != mine.shape:
+            return f"{name} has shape {list(value.shape)}, that of the engine {list(mine.shape)}"
+        if value.numel() == 0:
+            continue
+        error, scale = (value - mine).abs().max().item(), value.abs().max().item()
+        if noisy and name.startswith(noisy):
+            scale = max(scale, 1e-3 * largest)
+        if not error <= TOLERANCE * scale:
+            return f"{name} differs by {error:.1e} from the engine's, where the largest value is {scale:.1e}"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def signature(module: nn.Module) -> tuple[object, ...]:
+    """What makes two modules one to the proof: classes, shapes and attributes of all parts, and their names."""
+    parts: list[object] = []
+    for name, part in module.named_modules():
+        held = {
+            key: repr(value) if is_plain(value) else id(value)
+            for key, value in vars(part).items()
+            if key not in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set") and "hook" not in key
+        }
+        shapes = [(key, tuple(x.shape), x.device) for key, x in part.named_parameters(recurse=False)]
+        hooked = any((part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks))
+        buffers = [key for key, _ in part.named_buffers(recurse=False)]
+        parts.append((name, type(part), tuple(sorted(held.items(), key=str)), tuple(shapes), tuple(buffers), hooked))
+    return tuple(parts)

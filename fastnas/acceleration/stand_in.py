@@ -1,0 +1,157 @@
+"""What stands in for the ``forward`` of a replaced module, and when it steps aside."""
+
+import types
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fastnas.acceleration.evaluation import EvaluatedModules, evaluate, find_modules, obstacle, restore_first
+from fastnas.acceleration.guards import Guard, is_plain
+from fastnas.acceleration.report import Replaced
+from fastnas.acceleration.wiring import Wiring
+from fastnas_kernels.check import complaint
+
+_AGAIN = "Its own forward runs. fastnas.restore and then fastnas.accelerate take it as it is now."
+
+
+class StandIn:
+    """Stands in for the ``forward`` of one module.
+
+    It is a value that names the module, so that a deep copy or a pickle of the module holds one that names the copy.
+
+    Args:
+        module: Whose forward it is.
+        wiring: How it maps onto the engine.
+        structure: Names and classes of its parts when it was proved.
+    """
+
+    def __init__(self, module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, type]] | None = None) -> None:
+        self.module, self.wiring = module, wiring
+        self.structure = structure_of(module) if structure is None else structure
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"module": self.module, "wiring": self.wiring, "structure": self.structure}
+
+    def __call__(self, *args: object, **named: object) -> Tensor:
+        arguments = self._bind(args, named)
+        if arguments is None or torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
+            return type(self.module).forward(self.module, *args, **named)
+        self._require_structure()
+        reason = obstacle(self._found) or self._changed()
+        if reason is not None:
+            text = complaint("fastnas.accelerate", "the module must be as it was found", reason, _AGAIN)
+            warnings.warn(text, RuntimeWarning, stacklevel=3)
+            return type(self.module).forward(self.module, *args, **named)
+        result = evaluate(self.module, self.wiring, self._found, arguments)
+        return type(self.module).forward(self.module, *args, **named) if result is None else result
+
+    @property
+    def __code__(self) -> types.CodeType:
+        """Of the module's own forward: that is what an export looks for, and what runs in it."""
+        return type(self.module).forward.__code__
+
+    def _bind(self, args: Sequence[object], named: dict[str, object]) -> list[object] | None:
+        """The arguments that the engine takes; ``None`` if another one has a value that only the module knows."""
+        wiring = self.wiring
+        names = [*wiring.arguments, *(name for name, _ in wiring.fixed)]
+        given = dict(zip(names, args, strict=False)) | named
+        fits = len(given) == len(args) + len(named) and set(wiring.arguments) <= set(given) <= set(names)
+        if not fits:
+            got = f"{len(args)} and {sorted(named)}"
+            expected = f"arguments must be {list(wiring.arguments)}"
+            if wiring.fixed:
+                expected += f" and may be {[name for name, _ in wiring.fixed]}"
+            raise TypeError(complaint(type(self.module).__name__, expected, got))
+        for name, value in wiring.fixed:
+            if name in given and not (is_plain(given[name]) and given[name] == value):
+                return None
+        return [given[name] for name in wiring.arguments]
+
+    @cached_property
+    def _found(self) -> EvaluatedModules:
+        if structure_of(self.module) != self.structure:
+            names = sorted({name for name, _ in {*structure_of(self.module)} ^ {*self.structure}})
+            raise RuntimeError(restore_first(type(self.module).__name__, f"other ones ({', '.join(names[:4])})"))
+        return find_modules(self.module, self.wiring)
+
+    @cached_property
+    def _children(self) -> list[tuple[dict[str, nn.Module | None], dict[str, nn.Module | None]]]:
+        """The tables of submodules of everything that the engine does not call, as they are and as they were."""
+        return [(part._modules, dict(part._modules)) for part in (self.module, *self._found.bypassed) if part._modules]
+
+    def _require_structure(self) -> None:
+        for now, before in self._children:
+            if now != before:
+                names = [name for name in {**now, **before} if now.get(name) is not before.get(name)]
+                raise RuntimeError(restore_first(type(self.module).__name__, f"another part {names[0]}"))
+
+    @cached_property
+    def _guards(self) -> tuple[list[tuple[dict[str, object], str, object, Guard]], list[Guard]]:
+        """Guards on what lies in a dictionary, for a fast look, and all others."""
+        in_tables, others = [], []
+        for guard in self.wiring.guards:
+            table = None if guard.is_global else vars(self.module.get_submodule(guard.owner))
+            if table is not None and guard.path[0] in table:
+                in_tables.append((table, guard.path[0], guard.value, guard))
+            else:
+                others.append(guard)
+        return in_tables, others
+
+    def _changed(self) -> str | None:
+        in_tables, others = self._guards
+        for table, name, value, guard in in_tables:
+            now = table.get(name, others)
+            if now is not value and now != value:
+                return f"{guard}={now!r}, which was {value!r},"
+        for guard in others:
+            now = guard.read(self.module)
+            if now is not guard.value and now != guard.value:
+                return f"{guard}={now!r}, which was {guard.value!r},"
+        return None
+
+    def replicate(self) -> nn.Module:
+        """A replica for another device, with an engine of its own: data parallelism copies the attributes of a module
+        and not what they refer to."""
+        replica = type(self.module)._replicate_for_data_parallel(self.module)
+        install(replica, self.wiring, self.structure)
+        return replica
+
+    def describe(self, name: str) -> Replaced:
+        """What the report says about this module."""
+        wiring, plan = self.wiring, self.wiring.plan
+        channels = f"{plan.channels} channels" + (f", 1/{plan.k} of them mixed" if plan.k > 1 else "")
+        what = f"{len(wiring.live)} candidates, {channels}, stride {plan.stride}"
+        if wiring.is_cell:
+            what = f"{plan.num_nodes} nodes, {len(plan.edges)} edges, {what}"
+        if wiring.updates > 1:
+            what += f"; moves running statistics {wiring.updates} times a step, as its own forward does"
+        if wiring.skips_zeros:
+            what += "; a candidate whose coefficient is zero does not run, as in its own forward"
+        if wiring.fixed:
+            what += "; while " + " and ".join(f"{name}={value!r}" for name, value in wiring.fixed)
+        unknown = [primitive.why for edge in wiring.edges for primitive in edge.primitives if primitive.by_itself]
+        if unknown:
+            what += f"; runs itself beside the engine: {'; '.join(unknown)}"
+        return Replaced(name, "cell" if wiring.is_cell else "edge", what, wiring.changes_layout)
+
+
+def structure_of(module: nn.Module) -> list[tuple[str, type]]:
+    """Names and classes of all parts of ``module``."""
+    return [(name, type(part)) for name, part in module.named_modules() if name]
+
+
+def install(module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, type]] | None = None) -> StandIn:
+    """Put a :class:`StandIn` in the place of ``module.forward``."""
+    stand_in = StandIn(module, wiring, structure)
+    module.forward = stand_in
+    module._replicate_for_data_parallel = stand_in.replicate
+    return stand_in
+
+
+def stand_in_of(module: nn.Module) -> StandIn | None:
+    """The one that ``module`` has, if it has one."""
+    present = module.__dict__.get("forward")
+    return present if isinstance(present, StandIn) else None
