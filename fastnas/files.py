@@ -1,9 +1,13 @@
 """Files that are either whole or not there."""
 
+import errno
+import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,10 +16,12 @@ from pydantic import ConfigDict
 
 from fastnas_kernels.check import complaint
 
+TEMPORARY = ".part"  # how the names of files end that are not complete
+ABANDONED = 3600.0  # seconds after which nobody writes to such a file any more
 STRICT = ConfigDict(extra="forbid")  # a misspelt field in a configuration file is an error
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:
     """Write a file beside ``path`` and move it there once it is complete and on the disk.
 
     Whatever happens meanwhile - a kill, a full disk - the old file stays as it was.
@@ -23,19 +29,78 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: Where the file goes; its folder is made if need be.
         write: Writes the content to the open file that it is given.
+        keep: What the old file is called from then on; ``None`` to replace it.
+
+    Raises:
+        OSError: If there is no room, or the folder cannot be written, naming the file and what to do.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    except OSError as error:
+        raise explain(error, path) from None
     try:
         with open(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)
+        if keep is not None and path.exists():
+            keep.unlink(missing_ok=True)
+            try:
+                os.link(path, keep)  # so that there is no moment without the file
+            except OSError:  # a file system without links
+                os.replace(path, keep)
         os.replace(name, path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise explain(error, path) from None
         raise
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed left beside ``path``."""
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*{TEMPORARY}"):
+        with suppress(OSError):
+            if time.time() - other.stat().st_mtime > ABANDONED:
+                other.unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files that processes which were killed left in ``folder`` and the folders in it.
+
+    Nobody else may write there meanwhile.
+    """
+    for other in folder.rglob(f".*{TEMPORARY}"):
+        other.unlink(missing_ok=True)
+
+
+def explain(error: OSError, path: Path) -> OSError:
+    """The same error, saying in one line which file could not be written and what to do.
+
+    Args:
+        error: What the operating system said.
+        path: The file that was to be written.
+    """
+    remedies = {
+        errno.ENOSPC: "What was saved before is whole: free some space and go on with --resume.",
+        errno.EDQUOT: "What was saved before is whole: free some space and go on with --resume.",
+        errno.EFBIG: "What was saved before is whole: raise the limit on file sizes and go on with --resume.",
+        errno.EROFS: "Name a folder on a disk that can be written.",
+        errno.EACCES: "Name a folder that you may write to, or change its permissions.",
+        errno.EPERM: "Name a folder that you may write to, or change its permissions.",
+        errno.ENAMETOOLONG: "Name a folder with a shorter name.",
+        errno.ENOTDIR: "Name a folder, not a file.",
+        errno.EEXIST: "Name a folder, not a file.",
+    }
+    text = complaint(
+        "disk", f"{path} must be written", error.strerror or str(error), remedies.get(error.errno or 0, "")
+    )
+    made = type(error)(text)
+    made.errno = error.errno
+    return made
 
 
 def write_json(path: Path, data: object, indent: int | None = 2) -> None:
@@ -56,11 +121,15 @@ def read_json(path: Path) -> object:
 
 def append_json_line(path: Path, record: Mapping[str, object]) -> None:
     """Append one record to a file of JSON lines and bring it to the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    line = json.dumps(record, allow_nan=False) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise explain(error, path) from None
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

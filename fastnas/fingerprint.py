@@ -1,7 +1,12 @@
 """Whether two configurations are the same: a digest of a nest of values and functions."""
 
+import ast
 import hashlib
+import inspect
+import io
+import tokenize
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import partial, singledispatch
 from types import CodeType, FunctionType
@@ -15,8 +20,8 @@ def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits that two values share if they say the same, in this process or in another one.
 
     Frozen dataclasses, named tuples, mappings and sequences count by their type and content, tensors by their bytes.
-    A function of a module counts by its name; a lambda, or a function made inside another one, by its code and by
-    what it closes over.
+    A function of a module counts by its name; a lambda, or a function made inside another one, by its source and by
+    what it closes over, so that another Python agrees.
 
     Args:
         value: For example a :class:`fastnas.methods.method.Method`.
@@ -74,7 +79,42 @@ def _(function: FunctionType) -> str:
     if "<" not in function.__qualname__:  # <lambda>, or <locals>: another one may have that name
         return name
     cells = [cell.cell_contents for cell in function.__closure__ or ()]
-    return f"{name}({_code(function.__code__)}, {_text(cells)}, {_text(function.__defaults__)})"
+    return (
+        f"{name}({_source(function)}, {_text(cells)}, {_text(function.__defaults__)}, {_text(function.__kwdefaults__)})"
+    )
+
+
+def _source(function: FunctionType) -> str:
+    """The words of a function without comments and spaces: its code is another one under another Python, and joblib
+    cannot hash it. Where there is no source, as in an interactive session, the code has to do."""
+    code = function.__code__
+    try:
+        text = "".join(inspect.findsource(function)[0])
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Lambda | ast.FunctionDef)]
+    except (OSError, TypeError, SyntaxError):
+        return _code(code)
+    # Of several on one line it is the innermost one around all instructions; those without a width stand for no text
+    spans = [(line, column) for line, _, column, end in code.co_positions() if line and (end or 0) > (column or 0)]
+    around = [node for node in nodes if spans and _start(node) <= min(spans) and max(spans) <= _end(node)]
+    if not around:
+        return _code(code)
+    source = ast.get_source_segment(text, max(around, key=_start)) or ""
+    left_out = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    words: list[str] = []
+    with suppress(tokenize.TokenError, IndentationError):
+        tokens = tokenize.generate_tokens(
+            io.StringIO(f"({source})" if source.startswith("lambda") else source).readline
+        )
+        words.extend(token.string for token in tokens if token.type not in left_out)
+    return "".join(words)
+
+
+def _start(node: ast.expr | ast.stmt) -> tuple[int, int]:
+    return node.lineno, node.col_offset
+
+
+def _end(node: ast.expr | ast.stmt) -> tuple[int, int]:
+    return node.end_lineno or node.lineno, node.end_col_offset or 0
 
 
 def _code(code: CodeType) -> str:

@@ -1,12 +1,15 @@
 import errno
+import os
 
 import pytest
 
 from fastnas.files import (
+    TEMPORARY,
     append_json_line,
     keep_json_lines,
     read_json,
     read_json_lines,
+    remove_leftovers,
     write_atomically,
     write_json,
 )
@@ -79,3 +82,39 @@ def test_what_is_no_number_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "x.json", {"loss": float("nan")})
     assert not list(tmp_path.iterdir())
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path):
+    leftovers = [tmp_path / f".state.abc{TEMPORARY}", tmp_path / "retrain" / f".metrics.jsonl.x{TEMPORARY}"]
+    for path in leftovers:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("half")
+    (tmp_path / "state").write_text("whole")
+    write_atomically(tmp_path / "state", lambda file: file.write(b"new"))
+    assert leftovers[0].exists()  # somebody may be writing it
+    os.utime(leftovers[0], (0, 0))
+    write_atomically(tmp_path / "state", lambda file: file.write(b"new"))
+    assert not leftovers[0].exists()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["retrain", "state"]
+
+
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (errno.EROFS, "Name a folder on a disk that can be written"),
+        (errno.ENOSPC, "free some space and go on with --resume"),
+        (errno.EACCES, "Name a folder that you may write to"),
+    ],
+)
+@pytest.mark.parametrize("write", [lambda path: write_json(path, 1), lambda path: append_json_line(path, {})])
+def test_what_cannot_be_written_is_named_with_what_to_do(tmp_path, monkeypatch, code, remedy, write):
+    def refuse(*arguments, **options):
+        raise OSError(code, os.strerror(code), "/some/.temporary.x1234")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    with pytest.raises(OSError, match=rf"^disk: .*metrics\.jsonl must be written, got .*{remedy}") as caught:
+        write(tmp_path / "run" / "metrics.jsonl")
+    assert caught.value.errno == code
+    assert "temporary" not in str(caught.value)

@@ -70,3 +70,31 @@ def test_no_two_methods_are_the_same_and_another_process_agrees():
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=120
     )
     assert done.stdout.split() == ours
+
+
+def test_functions_are_told_apart_by_their_source_and_not_by_the_code_of_one_python(tmp_path):
+    """Bytecode is another one under the next Python: a run with a lambda could not be resumed."""
+    text = """
+def make(n):
+    return [lambda x: x + n, lambda x: x - n, lambda x: x  +  # as the first
+        n, lambda y: y + n]
+
+def outer():
+    def inner(x):
+        y = 2 * x
+        return y
+    return inner
+"""
+    namespaces = []
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(text if name == "one.py" else text.replace("2 * x", "2 *   x  # twice"))
+        namespaces.append({"__name__": "mine"})
+        exec(compile((tmp_path / name).read_text(), tmp_path / name, "exec"), namespaces[-1])
+    plus, minus, same, renamed = map(fingerprint, namespaces[0]["make"](1))
+    assert plus == same
+    assert len({plus, minus, renamed}) == 3
+    assert plus != fingerprint(namespaces[0]["make"](2)[0])
+    inner = [namespace["outer"]() for namespace in namespaces]
+    assert fingerprint(inner[0]) == fingerprint(inner[1])
+    inner[1].__code__ = inner[1].__code__.replace(co_code=inner[1].__code__.co_code + b"\t\0")  # as another Python
+    assert fingerprint(inner[0]) == fingerprint(inner[1])

@@ -2,6 +2,7 @@
 
 from fastnas.data.broken import BrokenImages
 from fastnas.data.config import DataConfig
+from fastnas.data.contents import digest_data
 from fastnas.data.decoders import Decoder
 from fastnas.data.division import (
     Halves,
@@ -29,6 +30,7 @@ __all__ = [
     "as_data",
     "class_balanced_fraction",
     "cut_out",
+    "digest_data",
     "divide",
     "evaluation_batches",
     "hold_out",

@@ -46,7 +46,7 @@ from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
-from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
+from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
 from fastnas.training.config import SearchConfig
 from fastnas.training.numerics import deterministic
 from fastnas_kernels.check import require
@@ -167,11 +167,12 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
     if folder is None:
         return []
     checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
-    if checkpoint.exists():
+    if has_checkpoint(checkpoint):
         saved = load_checkpoint(checkpoint, run.identity, run.device)
-        if saved["stage"] > 0:
-            enter_stage(run, saved["stage"])
-        run.state.load_state_dict(saved)
+        with restoring(checkpoint):
+            if saved["stage"] > 0:
+                enter_stage(run, saved["stage"])
+            run.state.load_state_dict(saved)
     epochs_done = run.state.step // run.steps
     history = _kept(run, metrics, epochs_done)
     whole = run.method.control is None or len(history) == epochs_done

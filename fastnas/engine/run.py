@@ -18,6 +18,7 @@ from fastnas.data import (
     Halves,
     ImageData,
     class_balanced_fraction,
+    digest_data,
     divide,
     read_index,
     split_halves,
@@ -80,6 +81,8 @@ class SearchState:
         with torch.no_grad():
             for ours, theirs in ((self.w, saved["w"]), (self.alpha, saved["alpha"])):
                 for name, tensor in ours.items():
+                    if tensor.shape != theirs[name].shape:  # copy_ would spread it
+                        raise ValueError(f"{name} of shape {list(theirs[name].shape)} for {list(tensor.shape)}")
                     tensor.copy_(theirs[name])
         self.weight_optimizer.load_state_dict(copied(saved["weight_optimizer"]))
         self.alpha_optimizer.load_state_dict(copied(saved["alpha_optimizer"]))
@@ -215,6 +218,11 @@ class Run:
         rng = np.random.default_rng(stream(self.config.seed, "evaluation"))
         return rng.permutation(self.halves[1])
 
+    @cached_property
+    def data_digest(self) -> str:
+        """That of the images, see :func:`fastnas.data.digest_data`."""
+        return digest_data(self.data)
+
     @property
     def identity(self) -> str:
         """What must be equal for a checkpoint to fit: all but where, how fast and in how much memory it runs."""
@@ -223,7 +231,8 @@ class Run:
         del numbers["minutes"], numbers["evaluation_images"]  # what they decide stands beside them; records alone
         numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
-        return json.dumps([self.method.name, self.space.name, variant, self.data.name, self.data.resolution, numbers])
+        data = [self.data.name, self.data.resolution, self.data_digest]
+        return json.dumps([self.method.name, self.space.name, variant, *data, numbers])
 
 
 def stage_borders(method: Method, config: SearchConfig) -> list[int]:

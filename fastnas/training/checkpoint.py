@@ -1,17 +1,22 @@
-"""Checkpoints that cannot be mistaken for another run's, and cannot execute anything."""
+"""Checkpoints that cannot be mistaken for another run's, cannot execute anything, and show when they are damaged."""
 
 import pickle
 import struct
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from fastnas.files import save_tensors
-from fastnas_kernels.check import complaint, require
+from fastnas.errors import complaint, invalid
+from fastnas.files import write_atomically
+from fastnas.fingerprint import fingerprint
 
-FORMAT = "fastnas checkpoint 1"
+FORMAT = "fastnas checkpoint 2"
+WHERE = "checkpoint"
 # What torch.load raises for files that it did not write: its unpickler checks neither its stack nor its buffers
 UNREADABLE = (
     RuntimeError,
@@ -23,35 +28,108 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     struct.error,
+    RecursionError,
+    MemoryError,
 )
 
 
 def save_checkpoint(path: Path, identity: str, state: Mapping[str, Any]) -> None:
-    """Write ``state`` atomically, marked with the identity of what it belongs to.
+    """Write ``state`` atomically, with the identity of what it belongs to and a digest; the file before it is kept.
 
     Args:
         path: The file.
         identity: What must be equal for the state to fit, for example the canonical text of a configuration.
         state: A nest of dictionaries and lists of tensors, numbers and strings.
+
+    Raises:
+        FloatingPointError: If a tensor holds what is no finite number; nothing is written then.
     """
-    save_tensors(path, {"format": FORMAT, "identity": identity, "state": dict(state)})
+    broken = [name for name, tensor in _tensors(state) if not torch.isfinite(tensor).all()]
+    if broken:
+        remedy = f"{path} stays as it was. Lower the learning rate or weight decay, or clip gradients."
+        got = f"{len(broken)} tensors that are not, among them {broken[0]}"
+        raise FloatingPointError(complaint(WHERE, "what is saved must be finite", got, remedy))
+    content = {"format": FORMAT, "identity": identity, "state": dict(state), "digest": fingerprint(state)}
+    write_atomically(path, lambda file: torch.save(content, file), keep=_previous(path))
 
 
 def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str, Any]:
-    """Read what :func:`save_checkpoint` wrote.
+    """Read what :func:`save_checkpoint` wrote; where it is damaged, what was written before it, with a warning.
 
     Raises:
-        ValueError: If the file is truncated, is no checkpoint of fastnas, or belongs to something else.
+        ValueError: If both files are damaged, or no checkpoints of fastnas, or belong to something else.
     """
-    where, remedy = "checkpoint", f"Delete {path} to start this part of the run again."
+    try:
+        content = _read(path, device)
+    except ValueError as error:
+        if not _previous(path).exists():
+            raise
+        try:
+            content = _read(_previous(path), device)
+        except ValueError:
+            raise error from None
+        warnings.warn(f"{error} The one before it, {_previous(path).name}, is taken.", RuntimeWarning, stacklevel=2)
+    if content["identity"] != identity:
+        rule = f"{path} must belong to this configuration and these images"
+        got = f"a checkpoint of another configuration ({_difference(content['identity'], identity)})"
+        raise invalid(WHERE, rule, got, _remedy(path))
+    return content["state"]
+
+
+def has_checkpoint(path: Path) -> bool:
+    """Whether there is a checkpoint, or the one before it, if a kill came between the two."""
+    return path.exists() or _previous(path).exists()
+
+
+@contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """Turn whatever goes wrong inside, while a state is taken over, into one line."""
+    try:
+        yield
+    except (*UNREADABLE, AssertionError) as error:
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise invalid(WHERE, f"{path} must hold a whole state of what goes on", got, _remedy(path)) from None
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    rule = f"{path} must be a checkpoint of fastnas"
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except UNREADABLE as error:
-        got = f"a truncated or foreign file ({type(error).__name__})"
-        raise ValueError(complaint(where, f"{path} must be a checkpoint of fastnas", got, remedy)) from None
-    is_ours = isinstance(content, dict) and content.get("format") == FORMAT and {"identity", "state"} <= content.keys()
-    require(is_ours, where, f"{path} must be a checkpoint of fastnas", "another program's file", remedy)
-    same = content["identity"] == identity
-    rule = f"{path} must belong to the configuration beside it"
-    require(same, where, rule, "a checkpoint of another configuration", remedy)
-    return content["state"]
+        raise invalid(WHERE, rule, f"a truncated or foreign file ({type(error).__name__})", _remedy(path)) from None
+    is_ours = isinstance(content, dict) and str(content.get("format")).startswith("fastnas checkpoint ")
+    if not is_ours or not {"identity", "state"} <= content.keys():
+        raise invalid(WHERE, rule, "another program's file", _remedy(path))
+    if content["format"] != FORMAT:
+        rule = f"{path} must be a checkpoint of this version of fastnas"
+        raise invalid(WHERE, rule, content["format"], _remedy(path))
+    damaged = not isinstance(content["state"], dict) or content.get("digest") != fingerprint(content["state"])
+    if damaged or not isinstance(content["identity"], str):
+        raise invalid(WHERE, f"{path} must be what was written", "other contents than its digest says", _remedy(path))
+    return content
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
+
+
+def _remedy(path: Path) -> str:
+    return f"Delete {path} to start this part of the run again."
+
+
+def _difference(one: str, other: str) -> str:
+    """The first place where two texts differ."""
+    at = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    start = max(one.rfind(",", 0, at), one.rfind("{", 0, at), 0)
+    return f"{one[start : at + 20].lstrip(', ')!r}, not {other[start : at + 20].lstrip(', ')!r}"
+
+
+def _tensors(nest: object, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    if isinstance(nest, Tensor):
+        yield name, nest
+    elif isinstance(nest, Mapping):
+        for key, part in nest.items():
+            yield from _tensors(part, f"{name}.{key}" if name else str(key))
+    elif isinstance(nest, list | tuple):
+        for i, part in enumerate(nest):
+            yield from _tensors(part, f"{name}.{i}")

@@ -20,6 +20,7 @@ from fastnas.data import (
     BrokenImages,
     ImageData,
     as_data,
+    digest_data,
     evaluation_batches,
     steps_per_epoch,
     training_batches,
@@ -34,7 +35,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
-from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
+from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.numerics import Losses, autocast, deterministic, evaluate
 
@@ -184,18 +185,19 @@ class _Training:
         self.step = 0
         self.losses = Losses()
         numbers = asdict(config) | {name: getattr(setup, name) for name in ("seed", "train_fraction", "precision")}
-        self.identity = json.dumps([genotype_to_json(genotype), data.name, data.resolution, numbers])
+        self.identity = json.dumps([genotype_to_json(genotype), data.name, data.resolution, digest_data(data), numbers])
         ranks.require_same("the configuration", self.identity)
 
     def restore(self, folder: Path | None) -> list[dict[str, Any]]:
         if folder is None:
             return []
         checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
-        if checkpoint.exists():
+        if has_checkpoint(checkpoint):
             saved = load_checkpoint(checkpoint, self.identity, self.device)
-            self.network.load_state_dict(saved["network"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step = saved["step"]
+            with restoring(checkpoint):
+                self.network.load_state_dict(saved["network"])
+                self.optimizer.load_state_dict(saved["optimizer"])
+                self.step = saved["step"]
         epochs_done = self.step // self.steps
         if self.ranks.is_first:
             return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)

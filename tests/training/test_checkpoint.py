@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastnas.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
+from fastnas.training.checkpoint import FORMAT, has_checkpoint, load_checkpoint, restoring, save_checkpoint
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -98,5 +98,63 @@ def test_a_checkpoint_whose_writing_fails_leaves_the_one_before(tmp_path, monkey
 
 def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
     save_checkpoint(tmp_path / "c.pt", "me", {})
-    with pytest.raises(ValueError, match="got a checkpoint of another configuration"):
+    with pytest.raises(ValueError, match=r"got a checkpoint of another configuration \('me', not 'you'\)"):
         load_checkpoint(tmp_path / "c.pt", "you", CPU)
+
+
+def test_the_one_before_is_kept_and_taken_where_the_last_is_damaged(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    for step in (1, 2, 3):
+        save_checkpoint(path, "me", {"step": step})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
+    assert load_checkpoint(path, "me", CPU) == {"step": 3}
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(RuntimeWarning, match=r"truncated or foreign .* The one before it, checkpoint.previous.pt, is"):
+        assert load_checkpoint(path, "me", CPU) == {"step": 2}
+    path.unlink()
+    assert has_checkpoint(path)
+    with pytest.warns(RuntimeWarning, match="The one before it"):
+        assert load_checkpoint(path, "me", CPU) == {"step": 2}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_never_saved(tmp_path, value):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, "me", {"w": {"a": torch.ones(3)}})
+    bad = torch.ones(3)
+    bad[1] = value
+    message = r"^checkpoint: what is saved must be finite, got 1 tensors that are not, among them w\.b\."
+    with pytest.raises(FloatingPointError, match=message):
+        save_checkpoint(path, "me", {"w": {"a": torch.ones(3), "b": bad}})
+    assert torch.equal(load_checkpoint(path, "me", CPU)["w"]["a"], torch.ones(3))
+    assert not (tmp_path / "checkpoint.previous.pt").exists()
+
+
+def test_a_flipped_bit_is_noticed_wherever_a_tensor_or_number_lies(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    state = {"w": {"a": torch.arange(4096, dtype=torch.float32)}, "step": 7}
+    save_checkpoint(path, "me", state)
+    content, rng = path.read_bytes(), random.Random(0)
+    accepted = 0
+    for _ in range(200):
+        changed = bytearray(content)
+        changed[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        try:
+            loaded = load_checkpoint(path, "me", CPU)
+        except ValueError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            continue
+        accepted += 1  # in the filling between the parts of the file
+        assert torch.equal(loaded["w"]["a"], state["w"]["a"])
+        assert loaded["step"] == 7
+    assert accepted < 20
+
+
+@pytest.mark.parametrize("state", [{}, {"w": None}, {"w": {"a": torch.ones(3)}}, {"w": [1]}], ids=str)
+def test_a_state_of_another_form_is_one_line(tmp_path, state):
+    module = torch.nn.Linear(2, 2)
+    message = r"^checkpoint: .*checkpoint\.pt must hold a whole state.*Delete .*"
+    with pytest.raises(ValueError, match=message) as caught, restoring(tmp_path / "checkpoint.pt"):
+        module.load_state_dict(state["w"])
+    assert "\n" not in str(caught.value)
