@@ -16,10 +16,10 @@ os.environ["TRITON_INTERPRET"] = "1"  # launches are recorded here and compiled 
 
 import triton
 
-from fastnas_kernels.audit.assembly import TARGETS
-from fastnas_kernels.audit.gate import judge
-from fastnas_kernels.audit.record import Record, record, summary
-from fastnas_kernels.cases import cases_for
+from fastnas_audit.assembly import TARGETS
+from fastnas_audit.cases import cases_for
+from fastnas_audit.gate import judge
+from fastnas_audit.record import Record, record, summary
 
 RESULTS = Path(__file__).parent / "results"
 CHUNK = 64

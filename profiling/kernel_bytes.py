@@ -31,8 +31,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor
 
-from fastnas_kernels.audit.interpreter import replaced
-from fastnas_kernels.audit.meter import Meter
+from fastnas_audit.interpreter import replaced
+from fastnas_audit.meter import Meter
 from fastnas_kernels.mixed_op import launch, launch_backward
 from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan, plan_from_text
 from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, whole

@@ -19,8 +19,9 @@ training
 engine
 checks memory report selection
 experiment
-cli""".splitlines()
-"""A room may import from the rows above its own, which it knows nothing of, and from itself."""
+cli
+fastnas_audit""".splitlines()
+"""A room may import from the rows above its own, and from itself."""
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms.split()}
 HEAVY = {"matplotlib", "sklearn", "torch._dynamo", "torch.utils.tensorboard", "torchvision"}
 """Each takes a half to two seconds."""
@@ -30,7 +31,7 @@ FILES = sorted([*(ROOT / "fastnas").rglob("*.py"), *(ROOT / "kernels").rglob("*.
 def room_of(module):
     """``spaces`` for ``fastnas.spaces.genotype``; ``None`` for what is not ours, and for the package itself."""
     first, *rest = module.split(".")
-    return first if first == "fastnas_kernels" else rest[0] if first == "fastnas" and rest else None
+    return first if first in ("fastnas_audit", "fastnas_kernels") else rest[0] if first == "fastnas" and rest else None
 
 
 def name_of(file):
@@ -68,6 +69,7 @@ def test_imports_point_down(file):
     ("module", "source"),
     [
         ("fastnas_kernels.mixture", "import fastnas.spaces"),
+        ("fastnas_kernels.mixture.kernel", "from fastnas_audit.meter import Meter"),
         ("fastnas.spaces.formats", "from fastnas import supernet"),
         ("fastnas.supernet.chain", "from fastnas.mechanisms.derivation import derive"),
         ("fastnas.mechanisms.derivation", "def f():\n    from fastnas.supernet import mix"),
@@ -84,6 +86,15 @@ def test_an_import_that_points_up_is_found(module, source):
 
 def test_an_import_that_points_down_is_allowed():
     assert offences("fastnas.report.page", "from fastnas.training import files\nimport torch.nn") == []
+
+
+def test_the_audit_of_kernels_knows_kernels_alone():
+    for file in (ROOT / "kernels" / "fastnas_audit").glob("*.py"):
+        assert {room_of(target) for target in imports_of(file.read_text())} <= {
+            None,
+            "fastnas_audit",
+            "fastnas_kernels",
+        }
 
 
 def test_mechanisms_do_not_import_each_other():

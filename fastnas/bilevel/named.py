@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors
 from fastnas_kernels.check import complaint, require
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 
 LossOf = Callable[[Tensors], Tensor]
 """From named tensors to a loss, a scalar."""

@@ -22,7 +22,7 @@ from torch.autograd import forward_ad
 from fastnas.bilevel.named import LossOf, copied_when_saved, filled, gradients, norm, refused, require_names, rows_of
 from fastnas.bilevel.problem import Tensors, undisturbed
 from fastnas_kernels.check import require
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 
 
 class Product(Protocol):

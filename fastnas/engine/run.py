@@ -38,7 +38,7 @@ from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 from fastnas.training.numerics import Losses
 from fastnas_kernels.check import require
-from fastnas_kernels.statistics_of_all import statistics_of_all_processes
+from fastnas_kernels.normalisation import synchronised_statistics
 
 PUBLISHED_ALPHA_LR = 3e-4  # for a state whose number of steps nobody knows
 
@@ -189,7 +189,7 @@ class Run:
     def statistics(self) -> AbstractContextManager:
         """Inside the block, batches are normalised as the configuration says where several processes share them."""
         together = self.ranks.size > 1 and self.config.synchronise_statistics
-        return statistics_of_all_processes() if together else nullcontext()
+        return synchronised_statistics() if together else nullcontext()
 
     @property
     def inner_step(self) -> SgdStep:

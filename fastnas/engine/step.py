@@ -17,7 +17,7 @@ from fastnas.ranks import Ranks
 from fastnas.seeds import stream
 from fastnas.supernet.mix import Mix
 from fastnas.training.numerics import autocast
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 
 LossAndHits = Callable[[Tensors, Mix], tuple[Tensor, Tensor]]
 

@@ -12,7 +12,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastnas_kernels.mixed_op.workspace import workspace_bytes
+from fastnas_kernels.mixed_op.operators import workspace_bytes
 
 WORKSPACE, KEPT = "workspace and recomputation", "kept for the backward pass"
 SECOND, GRADIENTS = "second graph", "gradients of weights"

@@ -7,7 +7,7 @@ from torch import nn
 
 from fastnas.supernet.operations import Convolution
 from fastnas_kernels.convolution import Geometry
-from fastnas_kernels.statistics_of_all import BatchNorm2d
+from fastnas_kernels.normalisation import BatchNorm2d
 
 BuildBlock = Callable[[int, int, int, bool], nn.Module]
 """``(inputs, outputs, stride, searching)`` to a module from ``[N, inputs, H, W]`` to ``[N, outputs, H / stride,

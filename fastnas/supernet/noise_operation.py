@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from fastnas_kernels.noise import normal_noise
+from fastnas_kernels.random_numbers import normal_noise
 
 _STREAMS = 1_000_003  # seeds of modules that draw for the same evaluation lie this far apart
 

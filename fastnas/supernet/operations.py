@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry, conv2d
-from fastnas_kernels.statistics_of_all import BatchNorm2d
+from fastnas_kernels.normalisation import BatchNorm2d
 
 BuildOperation = Callable[[int, int, bool], nn.Module]
 """``(channels, stride, searching)`` to a module from ``[N, C, H, W]`` to ``[N, C, H / stride, W / stride]``."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fastnas_kernels.check import require
-from fastnas_kernels.recompute import evaluated_again
+from fastnas_kernels.checkpoint import checkpointed
 
 Word = Literal["none", "edges", "cell", "joined"]
 WORDS: tuple[Word, ...] = ("none", "edges", "cell", "joined")
@@ -65,7 +65,7 @@ def again(module: nn.Module, *arguments: Any) -> Any:
     """``module(*arguments)``, evaluated again in the backward pass unless it computes nothing."""
     if isinstance(module, nn.Identity):
         return arguments[0]
-    return evaluated_again(bound(module), *arguments)
+    return checkpointed(bound(module), *arguments)
 
 
 def through(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> State:
@@ -77,7 +77,7 @@ def through(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> Sta
             end += 1
         word, together = word_of(words, position), units[position:end]
         as_one = word == "cell" or len(together) > 1 or (word == "edges" and position == 0)
-        state = evaluated_again(_chain(together), *state) if as_one else _next(units[position], word == "edges", state)
+        state = checkpointed(_chain(together), *state) if as_one else _next(units[position], word == "edges", state)
         position = end
     return state
 

@@ -15,7 +15,7 @@ from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from fastnas_kernels.check import require
-from fastnas_kernels.signatures import signed
+from fastnas_kernels.operators import signed
 
 
 class Geometry(NamedTuple):

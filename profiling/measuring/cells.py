@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.cell_plan import plan_of
 from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.reference import reference_cell
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 from measuring.device import forced
 
 Scale = Literal["full", "tiny"]

@@ -19,7 +19,7 @@ from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 from measuring.cells import Cell, Scale, arguments_of, darts_plan, tiny_plan
 from measuring.device import FAULTS, Device, exact_float32, forced, interpreter
 from measuring.writing import Section

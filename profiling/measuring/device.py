@@ -16,7 +16,7 @@ import torch
 from triton import knobs
 from triton.errors import TritonError
 
-from fastnas_kernels.audit.interpreter import exact_bfloat16
+from fastnas_audit.interpreter import exact_bfloat16
 from fastnas_kernels.check import complaint, require
 
 T = TypeVar("T")

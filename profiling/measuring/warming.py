@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 from measuring import correctness
 from measuring.cells import CONTENDERS, PHASES, Cell, Phase, Scale, arguments_of, cells, step, whole
 from measuring.correctness import LEAST, Subject, evaluate, first_line

@@ -11,7 +11,7 @@ from fastnas.engine import step
 from fastnas.engine.step import alpha_gradients, outer_eigenvalue, search_step
 from fastnas.methods.library import METHODS
 from fastnas.ranks import ALONE, joined
-from fastnas_kernels.audit.interpreter import replaced
+from fastnas_audit.interpreter import replaced
 from tests.engine.points import make_batches, make_run
 
 

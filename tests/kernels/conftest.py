@@ -4,7 +4,7 @@ import pytest
 import torch
 import triton
 
-from fastnas_kernels.audit.interpreter import exact_bfloat16, without_idle_work
+from fastnas_audit.interpreter import exact_bfloat16, without_idle_work
 from tests.kernels.shapes import known_shapes
 
 

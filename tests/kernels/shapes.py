@@ -6,7 +6,7 @@ from functools import cache
 
 import triton.language as tl
 
-from fastnas_kernels.audit.interpreter import replaced
+from fastnas_audit.interpreter import replaced
 
 
 @contextmanager

@@ -7,13 +7,16 @@ import torch
 from triton.runtime import JITFunction
 from triton.runtime.interpreter import InterpretedFunction
 
-from fastnas_kernels import backend, gumbel_triton, mixture_triton, partial_channels_triton
+from fastnas_kernels import backend
 from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.gumbel import gumbel_softmax
+from fastnas_kernels.gumbel import kernel as gumbel
 from fastnas_kernels.mixed_op import operators
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
+from fastnas_kernels.mixture import kernel as mixture
 from fastnas_kernels.mixture import mixed_sum
+from fastnas_kernels.partial_channels import kernel as partial_channels
 from fastnas_kernels.partial_channels import merge_channels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
@@ -117,7 +120,7 @@ def test_every_kernel_is_launched_on_the_gpu_of_its_tensors(monkeypatch, use):
         yield
         depth.pop()
 
-    for module in (operators, mixture_triton, partial_channels_triton, gumbel_triton):
+    for module in (operators, mixture, partial_channels, gumbel):
         monkeypatch.setattr(module, "on_device_of", watched)
     kind = InterpretedFunction if os.environ.get("TRITON_INTERPRET") == "1" else JITFunction
     launch = kind.__getitem__

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 import triton
 
-from fastnas_kernels.audit.assembly import TARGETS
-from fastnas_kernels.audit.gate import judge
-from fastnas_kernels.audit.record import regressions
-from fastnas_kernels.cases import cases_for, small_cases
+from fastnas_audit.assembly import TARGETS
+from fastnas_audit.cases import cases_for, small_cases
+from fastnas_audit.gate import judge
+from fastnas_audit.record import regressions
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from fastnas_kernels.layout import common_image_format, common_strides, empty_images, laid_out
+from fastnas_kernels.tensors import common_image_format, common_strides, empty_images, laid_out
 
 SHAPE = (2, 4, 3, 5)
 CHANNELS_LAST = torch.channels_last

@@ -7,8 +7,8 @@ import triton
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from fastnas_kernels import mixture, mixture_triton
-from fastnas_kernels.mixture import mixed_sum
+from fastnas_kernels.mixture import derivative as mixture
+from fastnas_kernels.mixture import kernel, mixed_sum
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter does not round to bfloat16 as GPUs do
@@ -18,15 +18,15 @@ LOW = torch.float16 if triton.knobs.runtime.interpret else torch.bfloat16
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch, poison):
     """Seven elements take two programs, and three candidates two launches; what is left unwritten is NaN."""
-    monkeypatch.setattr(mixture_triton, "BLOCK_M", 4)
-    monkeypatch.setattr(mixture_triton, "DOT_BLOCK_M", 4)
-    monkeypatch.setattr(mixture_triton, "MAX_TENSORS", 2)
+    monkeypatch.setattr(kernel, "BLOCK_M", 4)
+    monkeypatch.setattr(kernel, "DOT_BLOCK_M", 4)
+    monkeypatch.setattr(kernel, "MAX_TENSORS", 2)
 
 
 @pytest.fixture
 def _large_tiles(monkeypatch):
-    monkeypatch.setattr(mixture_triton, "BLOCK_M", 512)
-    monkeypatch.setattr(mixture_triton, "DOT_BLOCK_M", 512)
+    monkeypatch.setattr(kernel, "BLOCK_M", 512)
+    monkeypatch.setattr(kernel, "DOT_BLOCK_M", 512)
 
 
 def make(k=3, shape=(7,), dtype=torch.float64):

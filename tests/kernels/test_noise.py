@@ -2,7 +2,7 @@ import math
 
 import torch
 
-from fastnas_kernels.noise import normal_noise
+from fastnas_kernels.random_numbers import normal_noise
 
 CPU = torch.device("cpu")
 

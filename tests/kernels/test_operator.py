@@ -3,7 +3,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.library import opcheck
 
-from fastnas_kernels.operator import operator
+from fastnas_kernels.operators import operator
 
 
 @operator("test_of_operator")

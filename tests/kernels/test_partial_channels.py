@@ -3,8 +3,9 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 from torch.library import opcheck
 
-from fastnas_kernels import partial_channels, partial_channels_triton
-from fastnas_kernels.partial_channels import channel_shuffle, merge_channels, reference_merge, require_partial
+from fastnas_kernels.partial_channels import channel_shuffle, kernel, merge_channels, require_partial
+from fastnas_kernels.partial_channels import derivative as partial_channels
+from fastnas_kernels.partial_channels.definition import reference_merge
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -13,14 +14,14 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch, poison):
     """Even the smallest images take several programs; what is left unwritten is NaN."""
-    monkeypatch.setattr(partial_channels_triton, "BLOCK_BYTES", 64)
-    monkeypatch.setattr(partial_channels_triton, "LOOKUP_BLOCK_M", 8)
+    monkeypatch.setattr(kernel, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(kernel, "LOOKUP_BLOCK_M", 8)
 
 
 @pytest.fixture
 def _large_tiles(monkeypatch):
-    monkeypatch.setattr(partial_channels_triton, "BLOCK_BYTES", 4096)
-    monkeypatch.setattr(partial_channels_triton, "LOOKUP_BLOCK_M", 512)
+    monkeypatch.setattr(kernel, "BLOCK_BYTES", 4096)
+    monkeypatch.setattr(kernel, "LOOKUP_BLOCK_M", 512)
 
 
 def images(channels, k, size=(2, 2), memory_format=torch.contiguous_format, batch=2):

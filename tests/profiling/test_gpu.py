@@ -10,7 +10,7 @@ import pytest
 import torch
 import triton
 
-from fastnas_kernels import mixture
+from fastnas_kernels.mixture import derivative as mixture
 from measuring import cells, correctness, device, memory, supernets, timing, warming
 from measuring.counting import kept_bytes, moved_bytes
 from measuring.device import HostDevice, Memory, device_named, exact_float32, forced, medians

@@ -1,6 +1,6 @@
 """Runs a lowered cell on the CPU, forward and backward, each direction by one call of the compiled code.
 
-The arguments and results are those of the Triton kernels: see :mod:`fastnas_kernels.mixed_op.function`.
+The arguments and results are those of the Triton kernels: see :mod:`fastnas_kernels.mixed_op.derivative`.
 
 Shape suffixes: I input states, N H W images and pixels, S channels of a state, D channels of all nodes, R rows of
 statistics, C channels that the candidates see.
@@ -18,8 +18,7 @@ from torch import Tensor
 from fastnas_kernels.cpu.compiler import library
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.rows import mix_gradient, noted_statistics, pack, spread_statistics
-from fastnas_kernels.mixed_op.tables import Tables, tables_of
+from fastnas_kernels.mixed_op.tables import Tables, mix_gradient, noted_statistics, pack, spread_statistics, tables_of
 
 REALS = {torch.float32: "float", torch.float64: "double"}
 LARGEST_KERNEL = 15
@@ -248,3 +247,58 @@ def _function(name: str, dtype: torch.dtype, channels: int, dual: bool) -> Calla
     function.argtypes = ctypes.POINTER(_DUAL_CELL if dual else _CELL), ctypes.c_void_p
     function.restype = ctypes.c_ssize_t
     return function
+
+
+def run_dual_forward(
+    inputs_INHWS: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    tangents: Sequence[Tensor],
+    mix: Sequence[Tensor],
+    edge_mix: Sequence[Tensor],
+    statistics: Tensor | None,
+    plan: CellPlan,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Nodes ``[N, H', W', D]``, their tangent, statistics ``[R, 3, C, 2]``, packed weights ``[weights, 2]``, and the
+    statistics of the plan's normalisations; no ``tangents`` stand for zeros."""
+    dtype, tables = inputs_INHWS[0].dtype, tables_for(plan, statistics is not None)
+    values = pack(weights, tables, dtype)
+    packed = torch.stack([values, pack(tangents, tables, dtype, False) if tangents else torch.zeros_like(values)], -1)
+    both, stats = forward(inputs_INHWS, packed, _pair(mix, dtype), _pair(edge_mix, dtype), statistics, plan)
+    nodes, along = both
+    return nodes, along, stats, packed, noted(stats[..., 0], plan, statistics is not None)
+
+
+def run_dual_backward(
+    dnodes_NHWD: Sequence[Tensor],
+    inputs_INHWS: Sequence[Tensor],
+    nodes_NHWD: Sequence[Tensor],
+    packed: Tensor,
+    mix: Sequence[Tensor],
+    edge_mix: Sequence[Tensor],
+    stats: Tensor,
+    frozen: bool,
+    needs: Sequence[bool],
+    plan: CellPlan,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The four gradients of :func:`fastnas_kernels.cpu.launch.run_backward`, then their tangents."""
+    dtype, tables = inputs_INHWS[0].dtype, tables_for(plan, frozen)
+    images = {"dnodes": dnodes_NHWD, "inputs": inputs_INHWS, "nodes": nodes_NHWD}
+    given = {"packed": packed, "mix": _pair(mix, dtype), "edge_mix": _pair(edge_mix, dtype), "stats": stats}
+    dinputs, dpacked, sums, passed = backward(images, given, frozen, needs, plan)
+    nothing = stats.new_empty(0, 2)
+    found = (
+        dinputs or _parted(nothing),
+        _parted(nothing if dpacked is None else dpacked.index_select(0, tables.unpacking)),
+        [mix_gradient(lower(plan), tables, part) for part in _parted(sums)] if needs[2] else _parted(nothing),
+        _parted(nothing if passed is None else passed),
+    )
+    return (*(values for values, _ in found), *(tangents for _, tangents in found))  # type: ignore[return-value]
+
+
+def _pair(both: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    return torch.stack([x.to(dtype) for x in both], -1)
+
+
+def _parted(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    values, tangents = (x.clone(memory_format=torch.contiguous_format) for x in pairs.unbind(-1))
+    return values, tangents

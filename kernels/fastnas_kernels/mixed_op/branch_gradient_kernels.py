@@ -43,7 +43,7 @@ from fastnas_kernels.mixed_op.pixels import (
 from fastnas_kernels.mixed_op.stage_kernels import depthwise_taps, filter_at
 
 
-@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
+@triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def shared_sums_kernel(
     state_ptr,
     dy_ptr,
@@ -60,7 +60,7 @@ def shared_sums_kernel(
     dy_pitch,
     first_leaving,
     num_tiles,
-    K,
+    GROUPS,
     C: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
@@ -80,7 +80,7 @@ def shared_sums_kernel(
     pitch = aligned(pitch, C)
     highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
     # After the window, which needs most of the registers
-    at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (K * C) + c[None, :]
+    at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (GROUPS * C) + c[None, :]
     dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
     out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C
     second = out + num_tiles * 2 * C
@@ -97,7 +97,7 @@ def shared_sums_kernel(
     store_row(second + C, tl.sum(dy * x, 0), c, channel, B)
 
 
-@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
+@triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def pointwise_backward_kernel(
     src_ptr,
     z_ptr,
@@ -123,7 +123,7 @@ def pointwise_backward_kernel(
     num_tiles,
     packed_length,
     per_pixel,
-    K,
+    GROUPS,
     C: tl.constexpr,
     CO: tl.constexpr,
     B: tl.constexpr,
@@ -164,7 +164,7 @@ def pointwise_backward_kernel(
     if coefficient >= 0:
         sums = sums_ptr + (b - first) * 2 * C + o
         scale = rstd * tl.load(mix_ptr + coefficient).to(ACC)
-        upstream = dy_ptr + tl.load(table + TARGET) * (K * C)
+        upstream = dy_ptr + tl.load(table + TARGET) * (GROUPS * C)
         upstream_pitch = aligned(dy_pitch, C)
     else:
         # The gradient of a separable convolution's first half took the place of its second half's raw output

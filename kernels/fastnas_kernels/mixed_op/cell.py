@@ -8,11 +8,11 @@ from torch import Tensor
 from fastnas_kernels.backend import are_cells_as_on_a_gpu, backend_for
 from fastnas_kernels.check import require, require_shape
 from fastnas_kernels.cpu.choice import cpu_serves
-from fastnas_kernels.mixed_op.function import fused_cell
+from fastnas_kernels.mixed_op.definition import reference_cell
+from fastnas_kernels.mixed_op.derivative import fused_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.reference import reference_cell
-from fastnas_kernels.precision import accumulator
-from fastnas_kernels.statistics_of_all import is_synchronised
+from fastnas_kernels.normalisation import is_synchronised
+from fastnas_kernels.tensors import accumulator
 
 
 def mixed_cell(

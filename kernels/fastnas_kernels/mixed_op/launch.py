@@ -15,13 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastnas_kernels.mixed_op import node_kernels, stage_kernels, statistics_kernels
+from fastnas_kernels.mixed_op import node_kernels, stage_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.rows import noted_statistics, pack, spread_statistics
-from fastnas_kernels.mixed_op.tables import Span, Tables, tables_of
+from fastnas_kernels.mixed_op.tables import Span, Tables, noted_statistics, pack, spread_statistics, tables_of
 from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for, vendor
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 
 
 class Size(NamedTuple):
@@ -144,14 +143,14 @@ class Launcher:
 
     def stage(self, state: State | None, z: Tensor, packed: Tensor, stats: Tensor, span: Span, first: int,
               partial: Tensor, dy: Tensor | None, keep: bool = True) -> None:  # fmt: skip
-        """Evaluate the groups of ``span``: of ``state``, or of other branches if that is ``None``; ``keep`` also what
+        """Evaluate the bundles of ``span``: of ``state``, or of other branches if that is ``None``; ``keep`` also what
         no other branch reads."""
         if not len(span):
             return
         normalised, stride = state is None, 1 if state is None else state.stride
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
         tile = self.tiles.stage
-        edges = max(self.tables.group_sizes[span.first : span.last])
+        edges = max(self.tables.bundle_sizes[span.first : span.last])
         most = 168 if self.dtype == torch.bfloat16 else None  # left alone, three forms in bfloat16 spill
         if normalised and tile.channels <= 16:
             most = 80
@@ -161,16 +160,16 @@ class Launcher:
             packed_ptr=packed,
             stats_ptr=stats,
             branches_ptr=self.tables.branches,
-            groups_ptr=self.tables.groups,
+            bundles_ptr=self.tables.bundles,
             dy_ptr=z if dy is None else dy,
             partial_ptr=partial,
             **(self.sizes | {"H": height, "W": width}),
             pitch=self.channels if state is None else state.pitch,
             dy_pitch=0 if dy is None else dy.shape[1],
             first=first,
-            first_group=span.first,
+            first_bundle=span.first,
             num_tiles=self.num_tiles(tile),
-            K=self.lowered.plan.k,
+            GROUPS=self.lowered.plan.k,
             EDGES=edges,
             STRIDE=stride,
             NORMALISED=normalised,
@@ -184,7 +183,7 @@ class Launcher:
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
         """Merge the partial statistics of the rows of ``span``."""
         tile = self.tiles.stage
-        statistics_kernels.finalise_kernel[len(span), self.channel_blocks(tile)](
+        stage_kernels.finalise_kernel[len(span), self.channel_blocks(tile)](
             partial_ptr=partial,
             rows_ptr=self.tables.rows,
             stats_ptr=stats,
@@ -210,17 +209,17 @@ class Launcher:
 
     def _expand(self, source: int, state: State, z: Tensor, packed: Tensor, stats: Tensor) -> None:
         first, tile = self.lowered.ranges[source].first, self.tiles.stage
-        for deeper, (groups, rows) in enumerate(
-            zip(self.tables.group_spans[source], self.tables.row_spans[source], strict=True)
+        for deeper, (bundles, rows) in enumerate(
+            zip(self.tables.bundle_spans[source], self.tables.row_spans[source], strict=True)
         ):
             if not len(rows):
                 continue
             partial = self.empty(len(rows), self.num_tiles(tile), 2, self.channels, exact=True)
-            self.stage(None if deeper else state, z, packed, stats, groups, first, partial, None)
+            self.stage(None if deeper else state, z, packed, stats, bundles, first, partial, None)
             if self.frozen:
                 continue
             if not deeper and self.lowered.pool_rows(source):
-                statistics_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(self.tiles.states)](
+                stage_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(self.tiles.states)](
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
@@ -247,7 +246,7 @@ class Launcher:
             "first_edge": entering[0],
             "last_edge": entering[-1] + 1,
             "node": node,
-            "K": plan.k,
+            "GROUPS": plan.k,
             "STRIDE": plan.stride,
             "NUM_INPUTS": plan.num_inputs,
             "NUM_NODES": plan.num_nodes,

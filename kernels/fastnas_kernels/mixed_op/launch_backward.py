@@ -18,9 +18,8 @@ from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_ker
 from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.rows import begun_gradients, mix_gradient
-from fastnas_kernels.mixed_op.tables import Span
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.mixed_op.tables import Span, begun_gradients, mix_gradient
+from fastnas_kernels.tensors import accumulator
 
 
 class Needs(NamedTuple):
@@ -145,7 +144,7 @@ class Backward:
         """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs."""
         run = self.run
         first, middle, last = run.lowered.ranges[source]
-        of_state, of_branches = run.tables.group_spans[source]
+        of_state, of_branches = run.tables.bundle_spans[source]
         partial = run.empty(len(sums), run.num_tiles(run.tiles.stage), 2, run.channels, exact=True)
         keep = not self._again
         run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, keep)
@@ -177,7 +176,7 @@ class Backward:
             dy_pitch=dy.shape[1],
             first_leaving=leaving.first,
             num_tiles=run.num_tiles(tile),
-            K=run.lowered.plan.k,
+            GROUPS=run.lowered.plan.k,
             STRIDE=state.stride,
             **run.block(tile),
             **run.registers(80),
@@ -218,7 +217,7 @@ class Backward:
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             per_pixel=self._per_pixel,
-            K=run.lowered.plan.k,
+            GROUPS=run.lowered.plan.k,
             STRIDE=1 if state is None else state.stride,
             NORMALISED=state is None,
             WEIGHTS=dpacked is not None,
@@ -287,7 +286,7 @@ class Backward:
             "column": column,
             "first_leaving": leaving.first,
             "last_leaving": leaving.last,
-            "K": plan.k,
+            "GROUPS": plan.k,
             "STRIDE": state.stride,
             "NODE_STATE": is_node,
             "WOVEN": run.weaves,
@@ -298,7 +297,7 @@ class Backward:
         if plan.k > 1 and (wanted or self.needs.edge_mix):
             others = (plan.k - 1) * run.channels
             tile, handled, limit = run.tiles.elementwise, others, None
-            if parted:  # it stores each of K groups by itself: enough numbers for 128 bits a thread
+            if parted:  # it stores each of GROUPS groups by itself: enough numbers for 128 bits a thread
                 tile, handled, limit = run.parting(tile), plan.channels, 168
             num_tiles = triton.cdiv(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
@@ -335,7 +334,7 @@ class Backward:
                 first_leaving=leaving.first,
                 last_leaving=leaving.last,
                 per_pixel=self._per_pixel,
-                K=plan.k,
+                GROUPS=plan.k,
                 STRIDE=state.stride,
                 **run.block(tile),
             )

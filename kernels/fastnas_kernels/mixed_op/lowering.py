@@ -197,7 +197,7 @@ class Lowered:
         node = target - self.plan.num_inputs
         return [b for b, branch in enumerate(self.branches) if branch.target == node and branch.coefficient >= 0]
 
-    def groups(self, source: int, size: int) -> list[tuple[int, int]]:
+    def bundles(self, source: int, size: int) -> list[tuple[int, int]]:
         """``(first, number)`` of up to ``size`` branches that read ``source`` at the same places."""
         first, middle, _ = self.ranges[source]
         found: list[tuple[int, int]] = []

@@ -82,7 +82,7 @@ def node_kernel(
     last_edge,
     node,
     C: tl.constexpr,
-    K: tl.constexpr,
+    GROUPS: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -93,9 +93,9 @@ def node_kernel(
 ):
     """The weighted sum at a node, normalisation included, stored once, where a shuffle would put it.
 
-    ``C`` are the channels that the candidates see; a state has ``K`` times as many. If ``WOVEN``, those that pass by
-    are summed up here as well, and what the shuffle puts side by side is woven in registers; otherwise they are left
-    to :func:`bypass_kernel`.
+    ``C`` are the channels that the candidates see; a state has ``GROUPS`` times as many. If ``WOVEN``, those that pass
+    by are summed up here as well, and what the shuffle puts side by side is woven in registers; otherwise they are
+    left to :func:`bypass_kernel`.
     """
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
@@ -123,11 +123,11 @@ def node_kernel(
         edge = edges_ptr + q * EDGE_FIELDS
         source = tl.load(edge + SOURCE)
         if source < NUM_INPUTS:
-            state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (K * C)
+            state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (GROUPS * C)
         else:
-            state = nodes_ptr + (source - NUM_INPUTS) * (K * C)
+            state = nodes_ptr + (source - NUM_INPUTS) * (GROUPS * C)
         is_input = source < NUM_INPUTS
-        pitch = aligned(tl.where(is_input, K * C, NUM_NODES * K * C), C)
+        pitch = aligned(tl.where(is_input, GROUPS * C, NUM_NODES * GROUPS * C), C)
         stride = tl.where(is_input, STRIDE, 1)
         height = tl.where(is_input, H, HO)
         width = tl.where(is_input, W, WO)
@@ -154,23 +154,23 @@ def node_kernel(
             second += weight * passing(
                 state, is_input, n, h, w, H, W, HO, WO, pitch, C + c, live, channel, STRIDE, P, B, ACC
             )
-            if K == 4:
+            if GROUPS == 4:
                 third += weight * passing(
                     state, is_input, n, h, w, H, W, HO, WO, pitch, 2 * C + c, live, channel, STRIDE, P, B, ACC
                 )
                 fourth += weight * passing(
                     state, is_input, n, h, w, H, W, HO, WO, pitch, 3 * C + c, live, channel, STRIDE, P, B, ACC
                 )
-    out = nodes_ptr + pixel * (NUM_NODES * K * C) + node * (K * C)
+    out = nodes_ptr + pixel * (NUM_NODES * GROUPS * C) + node * (GROUPS * C)
     if WOVEN:
-        if K == 2:
+        if GROUPS == 2:
             y = tl.interleave(y, second)
         else:
             y = tl.interleave(tl.interleave(y, third), tl.interleave(second, fourth))
-        q = tl.program_id(1) * (B * K) + tl.arange(0, B * K)
-        tl.store(out + q[None, :], y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & (q < K * C)[None, :])
+        q = tl.program_id(1) * (B * GROUPS) + tl.arange(0, B * GROUPS)
+        tl.store(out + q[None, :], y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & (q < GROUPS * C)[None, :])
     else:
-        tl.store(out + c[None, :] * K, y.to(nodes_ptr.dtype.element_ty), mask=inside)
+        tl.store(out + c[None, :] * GROUPS, y.to(nodes_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -189,7 +189,7 @@ def bypass_kernel(
     last_edge,
     node,
     C: tl.constexpr,
-    K: tl.constexpr,
+    GROUPS: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -197,26 +197,26 @@ def bypass_kernel(
     NUM_NODES: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The channels that pass by a node's candidates, weighted and stored where a shuffle in ``K`` groups puts them.
+    """The channels that pass by a node's candidates, weighted and stored where a shuffle puts them.
 
-    For those ``K`` of which :func:`node_kernel` does not take care.
+    For those ``GROUPS`` of which :func:`node_kernel` does not take care.
     """
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
     n, h, w = locate(m, HO, WO)
     q = C + tl.program_id(1) * B + tl.arange(0, B)  # the channel of a state
-    channel = q < K * C
+    channel = q < GROUPS * C
     y = tl.zeros((P, B), ACC)
     for number in range(first_edge, last_edge):
         source = tl.load(edges_ptr + number * EDGE_FIELDS + SOURCE)
         if source < NUM_INPUTS:
-            state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (K * C)
+            state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (GROUPS * C)
         else:
-            state = nodes_ptr + (source - NUM_INPUTS) * (K * C)
+            state = nodes_ptr + (source - NUM_INPUTS) * (GROUPS * C)
         is_input = source < NUM_INPUTS
-        pitch = tl.where(is_input, K * C, NUM_NODES * K * C)
+        pitch = tl.where(is_input, GROUPS * C, NUM_NODES * GROUPS * C)
         v = passing(state, is_input, n, h, w, H, W, HO, WO, pitch, q, live, channel, STRIDE, P, B, ACC)
         y += tl.load(edge_mix_ptr + number).to(ACC) * v
-    shuffled = (q % C) * K + q // C
-    out = nodes_ptr + m.to(tl.int64)[:, None] * (NUM_NODES * K * C) + node * (K * C) + shuffled[None, :]
+    shuffled = (q % C) * GROUPS + q // C
+    out = nodes_ptr + m.to(tl.int64)[:, None] * (NUM_NODES * GROUPS * C) + node * (GROUPS * C) + shuffled[None, :]
     tl.store(out, y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])

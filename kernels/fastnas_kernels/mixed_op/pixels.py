@@ -43,7 +43,7 @@ VARIANCE = tl.constexpr(2)
 # multiple of 16; here the number of channels is what decides over alignment, and that is a constant.
 RUN_TIME = (
     "M", "M_IN", "M_STATE", "H", "W", "HO", "WO", "pitch", "dy_pitch", "out_pitch", "column", "node", "first",
-    "middle", "launched", "inner_first", "first_group", "first_row", "first_edge", "last_edge", "first_entering",
+    "middle", "launched", "inner_first", "first_bundle", "first_row", "first_edge", "last_edge", "first_entering",
     "last_entering", "first_leaving", "last_leaving", "num_tiles", "packed_length",
 )  # fmt: skip
 

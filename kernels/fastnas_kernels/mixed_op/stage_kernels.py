@@ -1,6 +1,7 @@
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
 # (Triton's annotations do not describe what its compiler accepts)
-"""The convolutions of all edges that leave a state, and their partial statistics."""
+"""The convolutions of all edges that leave a state, and the statistics of what is normalised: partial ones of every
+tile, of the pools as well, and their merge."""
 
 import triton
 import triton.language as tl
@@ -19,9 +20,11 @@ from fastnas_kernels.mixed_op.pixels import (
     RUN_TIME,
     SLOT,
     TARGET,
+    VARIANCE,
     aligned,
     load_pixels,
     locate,
+    pool,
     rectify,
     store_row,
 )
@@ -85,8 +88,9 @@ def filter_at(packed_ptr, table, FIELD: tl.constexpr):
 
 @triton.jit
 def finish_branch(
-    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K,
-    C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr,
+    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
+    GROUPS, C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr,
+    ACC: tl.constexpr,
 ):  # fmt: skip
     """Store a tile ``[P, CO]`` of raw output and its partial reductions; see :func:`stage_kernel`."""
     o = tl.arange(0, CO)
@@ -100,7 +104,7 @@ def finish_branch(
     partial = partial_ptr + (place * num_tiles + tile.to(tl.int64)) * 2 * C
     if BACKWARD:
         if tl.load(table + COEFFICIENT) >= 0:
-            at = dy_ptr + tl.load(table + TARGET) * (K * C) + pixel * dy_pitch + o[None, :]
+            at = dy_ptr + tl.load(table + TARGET) * (GROUPS * C) + pixel * dy_pitch + o[None, :]
             dy = tl.load(at, mask=inside, other=0.0).to(ACC)
             row = stats_ptr + branch * 3 * C
             mean = tl.load(row + MEAN * C + o, mask=out, other=0.0)
@@ -114,14 +118,14 @@ def finish_branch(
         store_row(partial + C, tl.sum(deviation * deviation, 0), o, out, CO)
 
 
-@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
+@triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def stage_kernel(
     src_ptr,
     z_ptr,
     packed_ptr,
     stats_ptr,
     branches_ptr,
-    groups_ptr,
+    bundles_ptr,
     dy_ptr,
     partial_ptr,
     M,
@@ -132,9 +136,9 @@ def stage_kernel(
     pitch,
     dy_pitch,
     first,
-    first_group,
+    first_bundle,
     num_tiles,
-    K,
+    GROUPS,
     C: tl.constexpr,
     CO: tl.constexpr,
     B: tl.constexpr,
@@ -147,7 +151,7 @@ def stage_kernel(
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``z = pointwise(depthwise(relu(src)))`` for one group of branches and one tile of pixels, and one partial
+    """``z = pointwise(depthwise(relu(src)))`` for one bundle of branches and one tile of pixels, and one partial
     reduction over the tile.
 
     Forward, the reduction is mean and sum of squared deviations of ``z``, written as ``[branch, tile, 2, C]``, so
@@ -159,9 +163,9 @@ def stage_kernel(
     With ``NORMALISED``, ``src_ptr`` holds raw outputs of other branches, which are normalised while they are read.
     """
     tile = tl.program_id(0)
-    group = groups_ptr + 2 * (first_group + tl.program_id(1))
-    start = tl.load(group)
-    number = tl.load(group + 1)
+    bundle = bundles_ptr + 2 * (first_bundle + tl.program_id(1))
+    start = tl.load(bundle)
+    number = tl.load(bundle + 1)
     table = branches_ptr + start * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
@@ -171,7 +175,7 @@ def stage_kernel(
     pitch = C if NORMALISED else aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
     taps = ()
-    for e in tl.static_range(EDGES):  # a group that is not full repeats its last branch and does not store it
+    for e in tl.static_range(EDGES):  # a bundle that is not full repeats its last branch and does not store it
         taps = taps + (filter_at(packed_ptr, table + tl.minimum(e, number - 1) * BRANCH_FIELDS, DEPTHWISE),)  # noqa: RUF005
 
     m = tile * P + tl.arange(0, P)
@@ -181,7 +185,7 @@ def stage_kernel(
         slot = reads - first if BACKWARD else tl.load(branches_ptr + reads * BRANCH_FIELDS + SLOT)
         src_ptr += slot * plane
     o = tl.arange(0, CO)
-    place = start - tl.load(groups_ptr + 2 * first_group)  # among the branches of this launch
+    place = start - tl.load(bundles_ptr + 2 * first_bundle)  # among the branches of this launch
     tl.static_assert(EDGES == 1 or C <= B, "several edges at once need all channels in one block")
     z = tl.zeros((P, CO), ACC)
     for c0 in tl.range(0, C, B):
@@ -207,11 +211,92 @@ def stage_kernel(
                 else:  # finished one by one, or all would be alive at once
                     finish_branch(
                         tl.dot(t[e], weight, input_precision=PRECISION), own, start + e, place + e, z_ptr, stats_ptr,
-                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, K, C, CO, P, BACKWARD, KEEP,
-                        ACC,
+                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, GROUPS, C, CO, P, BACKWARD,
+                        KEEP, ACC,
                     )  # fmt: skip
     if EDGES == 1:
         finish_branch(
             z, table, start, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
-            K, C, CO, P, BACKWARD, KEEP, ACC,
+            GROUPS, C, CO, P, BACKWARD, KEEP, ACC,
         )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def pool_statistics_kernel(
+    state_ptr,
+    partial_ptr,
+    M,
+    H,
+    W,
+    HO,
+    WO,
+    pitch,
+    num_tiles,
+    C: tl.constexpr,
+    B: tl.constexpr,
+    P: tl.constexpr,
+    STRIDE: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Partial statistics of both pools of one state, ``[2, tile, 2, C]``; see :func:`stage_kernel`."""
+    tile = tl.program_id(0)
+    m = tile * P + tl.arange(0, P)
+    live = m < M
+    n, h, w = locate(m, HO, WO)
+    c = tl.program_id(1) * B + tl.arange(0, B)
+    channel = c < C
+    pitch = aligned(pitch, C)
+    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
+    count = tl.minimum(P, M - tile * P).to(ACC)
+    for kind in tl.static_range(2):
+        v = tl.where(live[:, None], highest if kind == 0 else average, 0.0)
+        mean = tl.sum(v, 0) / count
+        deviation = tl.where(live[:, None], v - mean[None, :], 0.0)
+        partial = partial_ptr + (kind * num_tiles + tile) * 2 * C
+        store_row(partial, mean, c, channel, B)
+        store_row(partial + C, tl.sum(deviation * deviation, 0), c, channel, B)
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def finalise_kernel(
+    partial_ptr,
+    rows_ptr,
+    stats_ptr,
+    first_row,
+    M,
+    num_tiles,
+    eps,
+    C: tl.constexpr,
+    B: tl.constexpr,
+    P: tl.constexpr,
+    TILES: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Merge partial statistics in a fixed order: mean, ``1 / sqrt(variance + eps)`` and variance of one row."""
+    row = tl.load(rows_ptr + first_row + tl.program_id(0))
+    c = tl.program_id(1) * B + tl.arange(0, B)
+    channel = c < C
+    partial = partial_ptr + tl.program_id(0).to(tl.int64) * num_tiles * 2 * C
+    total = tl.zeros((B,), ACC)
+    for t0 in range(0, num_tiles, TILES):
+        t = t0 + tl.arange(0, TILES)
+        mask = (t < num_tiles)[:, None] & channel[None, :]
+        mean = tl.load(partial + t[:, None] * 2 * C + c[None, :], mask=mask, other=0.0)
+        count = tl.minimum(P, M - t * P).to(ACC)
+        total += tl.sum(mean * count[:, None], 0)
+    centre = total / M
+    squares = tl.zeros((B,), ACC)
+    for t0 in range(0, num_tiles, TILES):
+        t = t0 + tl.arange(0, TILES)
+        mask = (t < num_tiles)[:, None] & channel[None, :]
+        at = partial + t[:, None] * 2 * C + c[None, :]
+        mean = tl.load(at, mask=mask, other=0.0)
+        within = tl.load(at + C, mask=mask, other=0.0)
+        count = tl.minimum(P, M - t * P).to(ACC)
+        between = tl.where(mask, mean - centre[None, :], 0.0)
+        squares += tl.sum(within + between * between * count[:, None], 0)
+    variance = squares / M
+    out = stats_ptr + row * 3 * C
+    store_row(out + MEAN * C, centre, c, channel, B)
+    store_row(out + RSTD * C, 1.0 / tl.sqrt(variance + eps), c, channel, B)
+    store_row(out + VARIANCE * C, variance, c, channel, B)

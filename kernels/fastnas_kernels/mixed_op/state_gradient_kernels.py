@@ -102,7 +102,7 @@ def depthwise_backward_kernel(
     store_row(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), c, channel, B)
 
 
-@triton.jit(do_not_specialize=(*RUN_TIME, "K"))
+@triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def pool_backward_kernel(
     state_ptr,
     dy_ptr,
@@ -124,7 +124,7 @@ def pool_backward_kernel(
     first_leaving,
     last_leaving,
     per_pixel,
-    K,
+    GROUPS,
     C: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
@@ -147,7 +147,7 @@ def pool_backward_kernel(
     for q in range(first_leaving, last_leaving):
         edge = edges_ptr + tl.load(leaving_ptr + q) * EDGE_FIELDS
         dy = tl.load(
-            dy_ptr + pixel * dy_pitch + tl.load(edge + NODE) * (K * C) + c[None, :], mask=inside, other=0.0
+            dy_ptr + pixel * dy_pitch + tl.load(edge + NODE) * (GROUPS * C) + c[None, :], mask=inside, other=0.0
         ).to(ACC)
         sums = sums_ptr + (q - first_leaving) * 4 * C + c
         dy -= (tl.load(sums, mask=channel, other=0.0) * per_pixel)[None, :]
@@ -178,14 +178,14 @@ def _from_outside(dnodes_ptr, row, q, mask, ACC: tl.constexpr):
 
 
 @triton.jit
-def _store_parted(out, v, live, block, C: tl.constexpr, K: tl.constexpr, P: tl.constexpr, B: tl.constexpr):
-    """Store a block ``[P, B]`` of all channels of a node in the order before the shuffle, in which every ``K``-th one
-    belongs to the same group."""
-    r = block * (B // K) + tl.arange(0, B // K)
+def _store_parted(out, v, live, block, C: tl.constexpr, GROUPS: tl.constexpr, P: tl.constexpr, B: tl.constexpr):
+    """Store a block ``[P, B]`` of all channels of a node in the order before the shuffle, in which every ``GROUPS``-th
+    one belongs to the same group."""
+    r = block * (B // GROUPS) + tl.arange(0, B // GROUPS)
     mask = live[:, None] & (r < C)[None, :]
     out += r[None, :]
     even, odd = tl.split(tl.reshape(v, (P, B // 2, 2)))
-    if K == 2:
+    if GROUPS == 2:
         tl.store(out, even, mask=mask)
         tl.store(out + C, odd, mask=mask)
     else:
@@ -228,7 +228,7 @@ def gather_kernel(
     first_leaving,
     last_leaving,
     C: tl.constexpr,
-    K: tl.constexpr,
+    GROUPS: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -242,7 +242,7 @@ def gather_kernel(
     A node's gradient is kept in the order before the shuffle, mixed channels first; what came from outside of the cell
     is added, ``dnodes_ptr``. If ``WOVEN``, that of a node goes to ``mixed_ptr``, ``[M_STATE, C]``, in the order after
     the shuffle, and :func:`bypass_backward_kernel` parts it along with the other channels: alone it would be stored in
-    runs of ``C // K`` numbers.
+    runs of ``C // GROUPS`` numbers.
     """
     p = tl.program_id(0) * P + tl.arange(0, P)
     live = p < M_STATE
@@ -267,7 +267,7 @@ def gather_kernel(
         edge = edges_ptr + tl.load(leaving_ptr + q) * EDGE_FIELDS
         skip = tl.load(edge + SKIP)
         if skip >= 0:
-            at = p.to(tl.int64)[:, None] * dy_pitch + tl.load(edge + NODE) * (K * C) + c[None, :]
+            at = p.to(tl.int64)[:, None] * dy_pitch + tl.load(edge + NODE) * (GROUPS * C) + c[None, :]
             dx += tl.load(mix_ptr + skip).to(ACC) * tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
     if POOLS:
         for i in range(3):
@@ -289,7 +289,7 @@ def gather_kernel(
     if NODE_STATE and WOVEN:
         tl.store(mixed_ptr + pixel * C + c[None, :], dx.to(mixed_ptr.dtype.element_ty), mask=inside)
     else:
-        at = (c % K) * C + c // K if NODE_STATE else c
+        at = (c % GROUPS) * C + c // GROUPS if NODE_STATE else c
         tl.store(out_ptr + row + at[None, :], dx.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -317,7 +317,7 @@ def bypass_backward_kernel(
     last_leaving,
     num_tiles,
     C: tl.constexpr,
-    K: tl.constexpr,
+    GROUPS: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
     STRIDE: tl.constexpr,
@@ -325,7 +325,7 @@ def bypass_backward_kernel(
     WOVEN: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (K - 1)]``;
+    """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (GROUPS - 1)]``;
     only the latter if ``out_ptr`` is ``None``. Blocks are of all channels of a node whose gradient is parted, and of
     those that pass by otherwise."""
     tile = tl.program_id(0)
@@ -335,7 +335,7 @@ def bypass_backward_kernel(
     block = tl.program_id(1)
     PARTED: tl.constexpr = NODE_STATE and WOVEN
     q = (0 if PARTED else C) + block * B + tl.arange(0, B)
-    channel = (q >= C) & (q < K * C)
+    channel = (q >= C) & (q < GROUPS * C)
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
@@ -351,11 +351,11 @@ def bypass_backward_kernel(
     dx = tl.zeros((P, B), ACC)
     for number in range(first_leaving, last_leaving):
         e = tl.load(leaving_ptr + number)
-        at = pixel[:, None] * dy_pitch + tl.load(edges_ptr + e * EDGE_FIELDS + NODE) * (K * C) + q[None, :]
+        at = pixel[:, None] * dy_pitch + tl.load(edges_ptr + e * EDGE_FIELDS + NODE) * (GROUPS * C) + q[None, :]
         # Masked like a pixel, not like the choice of each channel: that would be one access for each of them
         dy = tl.where(passes, tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC), 0.0)
         dx += tl.load(edge_mix_ptr + e).to(ACC) * dy
-        out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((K - 1) * C)
+        out = partial_ptr + ((number - first_leaving) * num_tiles + tile.to(tl.int64)) * ((GROUPS - 1) * C)
         store_row(out, tl.sum(dy * v, 0), q - C, channel, B)
     if out_ptr is not None:
         out_pitch = aligned(out_pitch, C)
@@ -366,7 +366,7 @@ def bypass_backward_kernel(
         if PARTED:
             at = mixed_ptr + p.to(tl.int64)[:, None] * C + q[None, :]
             dx += tl.load(at, mask=live[:, None] & (q < C)[None, :], other=0.0).to(ACC)
-            _store_parted(out_ptr + row, dx.to(out_ptr.dtype.element_ty), live, block, C, K, P, B)
+            _store_parted(out_ptr + row, dx.to(out_ptr.dtype.element_ty), live, block, C, GROUPS, P, B)
         else:
-            at = (q % K) * C + q // K if NODE_STATE else q
+            at = (q % GROUPS) * C + q // GROUPS if NODE_STATE else q
             tl.store(out_ptr + row + at[None, :], dx.to(out_ptr.dtype.element_ty), mask=inside)

@@ -1,5 +1,10 @@
-"""The integer tables of a lowered plan on a device, and where the part of each state begins in them."""
+"""The integer tables of a lowered plan on a device, and what travels between the plan's own order of weights and
+statistics and the rows that compiled kernels read and write.
 
+Shape suffixes: R rows of statistics, C channels that the candidates see, M pixels, D channels of all nodes.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -8,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.mixed_op.lowering import Lowered
+from fastnas_kernels.mixed_op.plan import CellPlan
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,12 @@ class Tables:
     leaving: Tensor
     """Edges, source by source."""
     leaving_spans: tuple[Span, ...]
-    groups: Tensor
+    bundles: Tensor
     """``[G, 2]`` int32: first branch and number of branches that one program evaluates."""
-    group_sizes: tuple[int, ...]
-    """The number of branches of each group, for the host."""
-    group_spans: tuple[tuple[Span, Span], ...]
-    """For each source, the groups that read the state and those that read other branches."""
+    bundle_sizes: tuple[int, ...]
+    """The number of branches of each bundle, for the host."""
+    bundle_spans: tuple[tuple[Span, Span], ...]
+    """For each source, the bundles that read the state and those that read other branches."""
     rows: Tensor
     """Rows of the statistics in the order in which they are made: branches that read the state, max-pool, avg-pool,
     branches that read other branches; source by source."""
@@ -77,13 +83,13 @@ class _Spans:
 def tables_of(lowered: Lowered, device: torch.device, shared: bool, edges_a_program: int) -> Tables:
     """``shared``: pools keep one row of statistics for all edges that leave a state."""
     plan = lowered.plan
-    entering, leaving, groups, rows = _Spans(), _Spans(), _Spans(), _Spans()
+    entering, leaving, bundles, rows = _Spans(), _Spans(), _Spans(), _Spans()
     unused = lowered.num_rows  # receives the statistics of pools that no edge has
-    group_spans, row_spans, leaving_spans = [], [], []
+    bundle_spans, row_spans, leaving_spans = [], [], []
     for source, (first, middle, last) in enumerate(lowered.ranges):
         leaving_spans.append(leaving.add(plan.leaving(source)))
-        of_state = groups.add(lowered.groups(source, edges_a_program))
-        group_spans.append((of_state, groups.add([(b, 1) for b in range(middle, last)])))
+        of_state = bundles.add(lowered.bundles(source, edges_a_program))
+        bundle_spans.append((of_state, bundles.add([(b, 1) for b in range(middle, last)])))
         shared_rows = lowered.pool_rows(source)
         pools = [shared_rows.get(kind, unused) for kind in ("max_pool", "avg_pool")] if shared_rows else []
         of_state = rows.add([*range(first, middle), *pools])
@@ -103,9 +109,9 @@ def tables_of(lowered: Lowered, device: torch.device, shared: bool, edges_a_prog
         entering_spans=entering_spans,
         leaving=put(leaving.items),
         leaving_spans=tuple(leaving_spans),
-        groups=put(groups.items),
-        group_sizes=tuple(number for _, number in groups.items),
-        group_spans=tuple(group_spans),
+        bundles=put(bundles.items),
+        bundle_sizes=tuple(number for _, number in bundles.items),
+        bundle_spans=tuple(bundle_spans),
         rows=put(rows.items),
         row_spans=tuple(row_spans),
         packing=put(lowered.packing, torch.int64),
@@ -117,3 +123,53 @@ def tables_of(lowered: Lowered, device: torch.device, shared: bool, edges_a_prog
         edge_ranks=put(np.argsort(lowered.leaving), torch.int64),
         live_channels=put(lowered.live_channels(), torch.bool),
     )
+
+
+def pack(weights: Sequence[Tensor], tables: Tables, dtype: torch.dtype, constant: bool = True) -> Tensor:
+    """All filters in one vector, channels innermost, in the accumulator's precision. ``constant`` includes what is the
+    same for all weights, of which a tangent has nothing."""
+    if not weights:
+        return torch.zeros(1, dtype=dtype, device=tables.packing.device)
+    constants = tables.constants if constant else torch.zeros_like(tables.constants)
+    # One operation: on a CPU, one for each of a cell's 168 small weights takes longer than the cell
+    flat = torch._utils._flatten_dense_tensors([*weights, constants]).to(dtype)  # type: ignore[attr-defined]
+    return flat.index_select(0, tables.packing)  # several times faster on a CPU than flat[...]
+
+
+def spread_statistics(statistics: Tensor, tables: Tables, eps: float, stats_R3C: Tensor) -> None:
+    """Spread the statistics of the plan's normalisations over the rows that the kernels read."""
+    mean, variance = statistics.to(stats_R3C.dtype).unbind(1)
+    for half in tables.norm_rows:
+        stats_R3C[half, 0], stats_R3C[half, 2] = mean, variance
+    stats_R3C[:, 1] = (stats_R3C[:, 2] + eps).rsqrt()
+    stats_R3C[:, 0].masked_fill_(~tables.live_channels, 0.0)
+
+
+def noted_statistics(lowered: Lowered, tables: Tables, stats_R3C: Tensor) -> Tensor:
+    """Mean and variance of the plan's normalisations, ``[norms, 2, C]``, from the rows that the kernels filled."""
+    rows, others = tables.norm_rows
+    found = stats_R3C[rows, ::2]
+    if lowered.has_halves:
+        found += stats_R3C[others, ::2]
+    return found
+
+
+def mix_gradient(lowered: Lowered, tables: Tables, sums: Tensor) -> Tensor:
+    """The gradient of the mix from the sums of every channel, ``[sums, 2, C]``, whose last row is free."""
+    rows, others = tables.mix_rows
+    if lowered.has_halves:
+        sums[-1] = 0  # stands for the second half of what has none
+    totals = sums.sum(-1).flatten()
+    return totals[rows] + totals[others] if lowered.has_halves else totals[rows]
+
+
+def begun_gradients(dnodes_MD: Tensor, plan: CellPlan) -> Tensor:
+    """Memory for the gradients of all nodes, ``[M, D]``, each in the order before the shuffle: its mixed channels side
+    by side. Only those of nodes that no edge leaves are there already, for nothing will be added to them."""
+    gradients = torch.empty_like(dnodes_MD)
+    begun = gradients.view(-1, plan.num_nodes, plan.k, plan.mixed_channels)
+    given = dnodes_MD.view(-1, plan.num_nodes, plan.mixed_channels, plan.k).transpose(2, 3)
+    for node in range(plan.num_nodes):
+        if not plan.leaving(plan.num_inputs + node):
+            begun[:, node] = given[:, node]
+    return gradients

@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastnas_kernels.mixed_op.definition import spread
+from fastnas_kernels.mixed_op.definition import Part, groups, split, spread, sums_of
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.reference import Part, groups, split, sums_of
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 
 Some = Tensor | None
 Name = tuple[str, int]

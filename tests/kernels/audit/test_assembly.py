@@ -2,8 +2,8 @@ import pytest
 import triton
 import triton.language as tl
 
-from fastnas_kernels.audit.assembly import TARGETS, Assembly, compile_for
-from fastnas_kernels.audit.elsewhere import Failure, Job, Reference, assemblies, reference
+from fastnas_audit.assembly import TARGETS, Assembly, compile_for
+from fastnas_audit.elsewhere import Failure, Job, Reference, assemblies, reference
 
 
 @triton.constexpr_function

@@ -4,8 +4,8 @@ import pytest
 import triton
 import triton.language as tl
 
-from fastnas_kernels.audit.assembly import TARGETS, Assembly
-from fastnas_kernels.audit.gate import Budget, Case, Verdict, judge, markdown, violations
+from fastnas_audit.assembly import TARGETS, Assembly
+from fastnas_audit.gate import Budget, Case, Verdict, judge, markdown, violations
 
 GOOD = Assembly(
     kernel="k",

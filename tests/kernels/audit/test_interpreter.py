@@ -5,7 +5,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder
 
-from fastnas_kernels.audit.interpreter import exact_bfloat16, without_idle_work
+from fastnas_audit.interpreter import exact_bfloat16, without_idle_work
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="repairs the interpreter, which is off")
 CORNERS = [0.0, -0.0, 1e-40, -1e-40, 9.2e-41, 1.1754942e-38, 0.99999, 1.9999, 1.00390625, 1.01171875]

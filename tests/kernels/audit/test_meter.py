@@ -5,7 +5,7 @@ import triton.language as tl
 from triton.runtime.errors import InterpreterError
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
-from fastnas_kernels.audit.meter import Meter, OutOfBounds, Traffic
+from fastnas_audit.meter import Meter, OutOfBounds, Traffic
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="watches the interpreter, which is off")
 

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, interpreter_builder
 
-from fastnas_kernels.audit.offsets import Reach, last_programs
+from fastnas_audit.offsets import Reach, last_programs
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="uses the interpreter, which is off")
 BLOCK = 1024

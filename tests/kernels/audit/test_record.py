@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 import triton
 
-from fastnas_kernels.audit.assembly import Assembly
-from fastnas_kernels.audit.gate import Budget, Case, Verdict
-from fastnas_kernels.audit.record import record, regressions, summary
+from fastnas_audit.assembly import Assembly
+from fastnas_audit.gate import Budget, Case, Verdict
+from fastnas_audit.record import record, regressions, summary
 
 CODE = Assembly(
     kernel="k",

@@ -3,7 +3,7 @@ import torch
 import triton
 import triton.language as tl
 
-from fastnas_kernels.audit.recorder import case_of, recorded, same_code
+from fastnas_audit.recorder import case_of, recorded, same_code
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 

@@ -3,9 +3,9 @@ import torch
 
 from fastnas_kernels.cpu import choice
 from fastnas_kernels.cpu.compiler import NoCompiler
-from fastnas_kernels.mixed_op import cell, function
+from fastnas_kernels.mixed_op import cell, derivative
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.reference import reference_cell
 
 
 def plan_of(kernel=3):
@@ -21,7 +21,7 @@ def arguments(plan, dtype=torch.float32):
 def calls(monkeypatch):
     """How often a cell went through the kernels."""
     found = []
-    monkeypatch.setattr(cell, "fused_cell", lambda *args: found.append(args) or function.fused_cell(*args))
+    monkeypatch.setattr(cell, "fused_cell", lambda *args: found.append(args) or derivative.fused_cell(*args))
     return found
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastnas_kernels.cpu import duals, launch
+from fastnas_kernels.cpu import launch
 from tests.kernels.dual_points import a_plan, by_definition, random_point, random_statistics
 
 EXACT = 1e-11
@@ -13,8 +13,8 @@ EXACT = 1e-11
 def by_duals(plan, x, u, dnodes, needs=(True, True, True, True), statistics=None):
     """Nodes and all gradients, and their tangents, one after another."""
     inputs, mix, edge_mix = zip(x[:3], u[:3], strict=True)
-    nodes, tangent, stats, packed, _ = duals.run_dual_forward(inputs, x[3:], u[3:], mix, edge_mix, statistics, plan)
-    found = duals.run_dual_backward(
+    nodes, tangent, stats, packed, _ = launch.run_dual_forward(inputs, x[3:], u[3:], mix, edge_mix, statistics, plan)
+    found = launch.run_dual_backward(
         dnodes, inputs, (nodes, tangent), packed, mix, edge_mix, stats, statistics is not None, needs, plan
     )
     return (nodes, *found[:4]), (tangent, *found[4:])

@@ -2,7 +2,7 @@ import pytest
 import torch
 import triton
 
-from fastnas_kernels.mixed_op.cases import DARTS, cases, launches, plan_of
+from fastnas_audit.cell_cases import DARTS, cases, launches, plan_of
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 
@@ -43,7 +43,7 @@ def test_sizes_do_not_decide_over_code():
     integers = {name for case in cases("cuda") for name, kind in case.signature.items() if kind in ("i32", "i64")}
     assert integers  # or the next line says nothing
     assert not [case.name for case in cases("cuda") if integers & set(case.divisible_by_16)]
-    assert not [case.name for case in cases("cuda") if integers & set(case.constants) - {"K"}]
+    assert not [case.name for case in cases("cuda") if integers & set(case.constants) - {"GROUPS"}]
 
 
 def test_products_are_of_a_kind_that_the_vendor_has():

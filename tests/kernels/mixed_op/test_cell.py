@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.reference import reference_cell
 
 
 def test_equals_the_reference(case, plans):

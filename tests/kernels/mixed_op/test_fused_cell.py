@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from fastnas_kernels.audit.meter import Meter
+from fastnas_audit.meter import Meter
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.reference import reference_cell
 
 EXACT = 1e-12
 """Relative to the largest value, in float64: a few hundred roundings of 1e-16 each."""

@@ -5,9 +5,9 @@ import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.launch import launcher
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.reference import reference_cell
 
 AVG, SKIP, DEPTHWISE = Candidate("avg_pool"), Candidate("skip"), Candidate("depthwise", 3)
 SEPARABLE = Candidate("depthwise", 3, 1, 2)

@@ -4,8 +4,8 @@ import pytest
 import torch
 import triton
 
-from fastnas_kernels.audit.meter import Meter
-from fastnas_kernels.audit.offsets import last_programs
+from fastnas_audit.meter import Meter
+from fastnas_audit.offsets import last_programs
 from fastnas_kernels.mixed_op import launch
 from fastnas_kernels.mixed_op.launch_backward import Backward, Needs
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from fastnas_kernels.mixed_op.reference import reference_cell
-from fastnas_kernels.recompute import evaluated_again
+from fastnas_kernels.checkpoint import checkpointed
+from fastnas_kernels.mixed_op.definition import reference_cell
 
 
 def assert_equal(mine, theirs):
@@ -23,7 +23,7 @@ def test_gradients_of_both_orders_are_the_same_bits(arguments):
         first = torch.autograd.grad(y.sum(), arguments, create_graph=True)
         return [*first, *torch.autograd.grad((first[0] * first[1]).sum(), arguments)]
 
-    assert_equal(gradients(evaluated_again(function, *arguments)), gradients(function(*arguments)))
+    assert_equal(gradients(checkpointed(function, *arguments)), gradients(function(*arguments)))
 
 
 def test_the_function_runs_again_only_when_a_gradient_is_asked_for(arguments):
@@ -33,12 +33,12 @@ def test_the_function_runs_again_only_when_a_gradient_is_asked_for(arguments):
         calls.append(torch.is_grad_enabled())
         return function(x, w)
 
-    y = evaluated_again(counted, *arguments)
+    y = checkpointed(counted, *arguments)
     assert calls == [True]
     y.sum().backward()
     assert calls == [True, True]
     with torch.no_grad():
-        evaluated_again(counted, *arguments)
+        checkpointed(counted, *arguments)
     assert calls == [True, True, False]
 
 
@@ -49,7 +49,7 @@ def test_transforms_of_functions_get_the_plain_call(arguments):
 
 
 def again(x, w):
-    return evaluated_again(function, x, w)
+    return checkpointed(function, x, w)
 
 
 def saved_bytes(forward):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate
-from fastnas_kernels.mixed_op.reference import reference_cell
 
 EXACT = 1e-12
 """Relative to the largest value, in float64: a few hundred roundings of 1e-16 each."""

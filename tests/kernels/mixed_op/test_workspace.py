@@ -9,9 +9,9 @@ from torch.utils._pytree import tree_leaves
 
 from fastnas_kernels.cpu import launch as cpu_launch
 from fastnas_kernels.mixed_op import launch, launch_backward
-from fastnas_kernels.mixed_op.function import fused_cell
+from fastnas_kernels.mixed_op.derivative import fused_cell
+from fastnas_kernels.mixed_op.operators import workspace_bytes
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.workspace import workspace_bytes
 
 CANDIDATES = (
     Candidate("max_pool"),

@@ -1,0 +1,109 @@
+"""Every form in which the cells of the shipped spaces ask for the mixed operation's kernels, recorded from the cells.
+
+The supernets of DARTS (Liu et al., 2019, arXiv:1806.09055) on CIFAR, with 16 channels that double twice; the spaces S2
+and S3 of RobustDARTS (Zela et al., 2020, arXiv:1909.09656), which have 3x3 filters only; PC-DARTS (Xu et al., 2020,
+arXiv:1907.05737) with a quarter of the channels on CIFAR and half of them on ImageNet.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from fastnas_audit.gate import Budget, Case
+from fastnas_audit.interpreter import replaced
+from fastnas_audit.recorder import Launch, case_of, recorded, same_code
+from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
+
+SKIP, SEPARABLE = Candidate("skip"), Candidate("depthwise", 3, 1, 2)
+FILTERS = (SEPARABLE, Candidate("depthwise", 5, 1, 2), Candidate("depthwise", 3, 2, 1), Candidate("depthwise", 5, 2, 1))
+DARTS = (Candidate("max_pool"), Candidate("avg_pool"), SKIP, *FILTERS)
+SMALL = (SKIP, SEPARABLE)
+SPACES = (
+    (DARTS, 1, (16, 32, 64)),
+    (SMALL, 1, (16, 32, 64)),
+    (DARTS, 4, (16, 32, 64)),
+    (DARTS, 2, (16, 32, 64, 128)),
+)
+"""Candidates of an edge, the divisor of the channels that they see, and the channels of a state."""
+
+DTYPES = (torch.float32, torch.bfloat16)
+SHOWN = ("C", "GROUPS", "STRIDE", "NORMALISED", "BACKWARD", "KEEP", "EDGES", "WEIGHTS", "ROWS", "POOLS", "NODE_STATE")
+"""The constants that tell cases of one kernel apart."""
+NAMES = {"GROUPS": "k"}  # as papers call it
+
+
+def plan_of(candidates: Sequence[Candidate], k: int, channels: int, stride: int) -> CellPlan:
+    """A cell in which each of four nodes reads all earlier states and both inputs, through all ``candidates``."""
+    edges = tuple(EdgePlan(source, target, tuple(candidates)) for target in range(2, 6) for source in range(target))
+    return CellPlan(channels, 2, 4, edges, stride, k)
+
+
+def launches(plan: CellPlan, dtype: torch.dtype) -> list[Launch]:
+    """What a cell launches forward, backward in the weight step, and backward in the alpha step."""
+    # Neither the number of images nor their size decides over any kernel's code
+    inputs_INHWS = torch.zeros(plan.num_inputs, 1, 4, 4, plan.channels, dtype=dtype)
+    weights = [torch.zeros(shape) for shapes in plan.weight_shapes.values() for shape in shapes]
+    mix, edge_mix = torch.zeros(plan.num_coefficients), torch.zeros(len(plan.edges))
+    with recorded() as found:
+        nodes, stats, packed, _ = launch.run_forward(inputs_INHWS, weights, mix, edge_mix, None, plan)
+        for needs_weights in (True, False):
+            needs = (True, needs_weights, True, plan.k > 1)
+            launch_backward.run_backward(nodes, inputs_INHWS, nodes, packed, mix, edge_mix, stats, False, needs, plan)
+    return found
+
+
+@cache
+def cases(backend: str = "cuda") -> tuple[Case, ...]:
+    """Every kernel in every form that the shipped spaces need, each once, as launched on GPUs of ``backend``.
+
+    Raises:
+        RuntimeError: if Triton does not interpret.
+    """
+    with replaced(launch, vendor=lambda: backend):
+        found = {same_code(case): case for case in _all_cases()}
+    return tuple(with_budgets(case) for case in sorted(found.values(), key=lambda case: case.name))
+
+
+def _all_cases() -> Iterator[Case]:
+    for candidates, k, channels in SPACES:
+        for plan in (plan_of(candidates, k, C, stride) for C in channels for stride in (1, 2)):
+            for dtype in DTYPES:
+                yield from (_named(case_of(found, found.name), dtype) for found in launches(plan, dtype))
+
+
+def _named(case: Case, dtype: torch.dtype) -> Case:
+    shown = [f"{NAMES.get(name, name.lower())}={int(case.constants[name])}" for name in SHOWN if name in case.constants]
+    return replace(case, name=" ".join([case.name.removesuffix("_kernel"), *shown, str(dtype).removeprefix("torch.")]))
+
+
+NARROW = Budget(
+    vector_share=0.0,
+    reasons={
+        "vector_share": "the candidates see four channels of each pixel, 8 bytes in bfloat16",
+    },
+)
+
+AMD = Budget(
+    registers=256,
+    vector_share=0.0,
+    reasons={
+        "registers": "AMD's units have 512 registers a thread: at 256, two wavefronts share one",
+        "vector_share": "the tiles were chosen for NVIDIA; what AMD's accesses need, only one of its GPUs can tell",
+    },
+)
+
+NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen for sm_80 and sm_90"
+
+
+def with_budgets(case: Case) -> Case:
+    """``case`` with what it may use."""
+    width = 2 if "*bf16" in case.signature.values() else 4
+    budget = NARROW if case.constants["C"] * width < 16 else Budget()
+    exceptions = {"gfx942": AMD}
+    if case.kernel.__name__ == "pointwise_backward_kernel" and not case.constants["WEIGHTS"]:
+        reasons = {**budget.reasons, "registers": NEWEST}
+        exceptions["sm_100"] = replace(budget, registers=170, reasons=reasons)
+    return replace(case, budget=budget, exceptions=exceptions)
