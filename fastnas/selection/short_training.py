@@ -18,7 +18,7 @@ from fastnas.spaces.space import Space
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import autocast, deterministic
-from fastnas_kernels.precision import accumulator
+from fastnas_kernels.tensors import accumulator
 
 
 class ShortTraining:
