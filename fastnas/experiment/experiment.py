@@ -17,7 +17,9 @@ from fastnas.costs.config import CostConfig, cost_table, within_budget
 from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.data import DataConfig, ImageData, class_balanced_fraction, list_sources, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
-from fastnas.experiment.selecting import Scene, climb_from
+from fastnas.engine.budget import plan_search
+from fastnas.experiment.minutes import LADDER, SEARCH, fit_ladder, fit_retraining, seconds_so_far, share_of
+from fastnas.experiment.selecting import Scene, climb_from, draw_contestants
 from fastnas.experiment.watching import ShowProgress, watched
 from fastnas.files import STRICT, read_json, save_tensors, write_json
 from fastnas.methods.library import METHODS, REGULARISED
@@ -26,6 +28,7 @@ from fastnas.methods.variants import Order, StopBy, with_order, with_stop
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
 from fastnas.selection import LadderConfig
+from fastnas.selection.proposals import Accept
 from fastnas.spaces.benchmark import TableEntry, look_up
 from fastnas.spaces.formats import genotype_to_json, space_to_json
 from fastnas.spaces.genotype import Genotype
@@ -38,7 +41,6 @@ from fastnas.training.retrain import RetrainResult, network_size, retrain
 from fastnas_kernels.check import complaint, require
 
 DATA_HELP = f"Where the images come from: {list_sources()}."
-MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
 PACKAGES = ("torch", "torchvision", "numpy")
 
 
@@ -134,7 +136,13 @@ def run_experiment(
     entry = look_up(table, result.genotype) if table else None
     results = []
     if experiment.retrain_searched:
-        for name, genotype in _contestants(experiment, parts, result.genotype).items():
+        seed, accept = experiment.config.seed, _accept(experiment, parts)
+        contestants = draw_contestants(parts.space, result.genotype, experiment.random_genotypes, seed, accept)
+        if (minutes := experiment.config.minutes) is not None:
+            left, scene = max(60 * minutes - seconds_so_far(folder), 0), _scene(experiment, parts, experiment.config)
+            training = fit_retraining(left, list(contestants.values()), scene, folder, ranks)
+            experiment = replace(experiment, retrain=training)
+        for name, genotype in contestants.items():
             place = folder / "retrain" / name
             results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
             if ranks.is_first:
@@ -230,17 +238,34 @@ def find(
     if ranks.is_first and parts.space.name not in SPACES:
         write_json(folder / "space.json", space_to_json(parts.space))
     config = experiment.config if device is None else replace(experiment.config, device=device)
+    has_ladder, ladder, minutes = experiment.select == "ladder", experiment.ladder, config.minutes
+    share = partial(share_of, ladder=has_ladder, retraining=experiment.retrain_searched)
+    if minutes is not None:
+        config = replace(config, minutes=minutes * share(SEARCH))
+    config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
     result = _search(parts, config, folder, show_progress, ranks)
-    if experiment.select == "ladder":
-        scene = Scene(parts.space, parts.method, parts.data, config, experiment.retrain)
-        accept = partial(_within, limit=experiment.cost.limit, costs=parts.costs)
-        result = climb_from(result, scene, experiment.ladder, accept, folder, show_progress, ranks)
+    if has_ladder:
+        small = replace(experiment.retrain, channels=config.channels, cells=config.cells)
+        scene = _scene(replace(experiment, retrain=small), parts, config)
+        if minutes is not None:
+            ladder = fit_ladder(ladder, 60 * minutes * share(LADDER), result, scene, folder, ranks)
+        result = climb_from(result, scene, ladder, _accept(experiment, parts), folder, show_progress, ranks)
     if ranks.is_first:
         write_json(folder / "genotype.json", genotype_to_json(result.genotype))
         save_tensors(folder / "alpha.pt", result.alpha)
         if result.returned is not None:
             write_json(folder / "stop.json", {"epoch": result.returned, "reason": result.stopped})
     return result
+
+
+def _accept(experiment: Experiment, parts: Parts) -> Accept:
+    """Whether an architecture stays within the limit of the cost, if there is one."""
+    costs, limit = parts.costs, experiment.cost.limit
+    return lambda genotype: limit is None or costs is None or derived_cost(genotype, costs) <= limit
+
+
+def _scene(experiment: Experiment, parts: Parts, config: SearchConfig) -> Scene:
+    return Scene(parts.space, parts.method, parts.data, config, experiment.retrain)
 
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
@@ -330,25 +355,6 @@ def _search(
     title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
     with watched("search", title, folder, show_progress, ranks) as watch:
         return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, **watch)
-
-
-def _contestants(experiment: Experiment, parts: Parts, found: Genotype) -> dict[str, Genotype]:
-    """The found architecture, then random ones that differ from it and from each other, and meet the same limit;
-    fewer of them where hardly any does."""
-    contestants = {"searched": found}
-    seed, taken = experiment.config.seed, {found.canonical()}
-    for draw in range(MOST_DRAWS):
-        if len(contestants) > experiment.random_genotypes:
-            break
-        genotype = random_genotype(parts.space, seed * 1_000_003 + draw)
-        if genotype.canonical() not in taken and _within(genotype, experiment.cost.limit, parts.costs):
-            taken.add(genotype.canonical())
-            contestants[f"random_{len(contestants)}"] = genotype
-    return contestants
-
-
-def _within(genotype: Genotype, limit: float | None, costs: CostTable | None) -> bool:
-    return limit is None or costs is None or derived_cost(genotype, costs) <= limit
 
 
 def _retrain(

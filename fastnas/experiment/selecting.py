@@ -12,8 +12,12 @@ from fastnas.ranks import Ranks
 from fastnas.selection import LadderConfig, load_selection, save_selection, select
 from fastnas.selection.proposals import Accept
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Space
 from fastnas.training.config import RetrainConfig, SearchConfig
+
+MOST_DRAWS = 2000  # of random architectures, so that the search for some within a limit ends
 
 
 class Scene(NamedTuple):
@@ -56,3 +60,24 @@ def climb_from(
             save_selection(chosen, folder)
         text = genotype_to_text(chosen.genotype)
     return replace(found, genotype=parse_genotype(ranks.told(text), scene.space))
+
+
+def draw_contestants(space: Space, found: Genotype, count: int, seed: int, accept: Accept) -> dict[str, Genotype]:
+    """The found architecture, then random ones that differ from it and from each other, by their names.
+
+    Args:
+        space: Of all of them.
+        found: What the search found.
+        count: Random ones; fewer where hardly any is accepted.
+        seed: Decides which.
+        accept: Which random architectures may stand beside it.
+    """
+    contestants, taken = {"searched": found}, {found.canonical()}
+    for draw in range(MOST_DRAWS):
+        if len(contestants) > count:
+            break
+        genotype = random_genotype(space, seed * 1_000_003 + draw)
+        if genotype.canonical() not in taken and accept(genotype):
+            taken.add(genotype.canonical())
+            contestants[f"random_{len(contestants)}"] = genotype
+    return contestants

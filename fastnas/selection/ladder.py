@@ -11,7 +11,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from fastnas.data import ImageData
+import numpy as np
+
+from fastnas.data import ImageData, class_balanced_fraction
 from fastnas.engine import SearchResult
 from fastnas.engine.run import search_halves
 from fastnas.files import append_json_line, read_json, read_json_lines, write_json
@@ -131,6 +133,8 @@ def climb(
     Random architectures that climb with as many steps as a search took are what the search has to beat.
     """
     device, halves = local_device(config.device), search_halves(data, config)
+    used = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
+    for_training = np.setdiff1d(used, halves.alpha)  # the half for the weights, or more where a search takes a part
     held_out = HeldOut(data, halves.alpha, ladder.images, config, device)
     log = _Log(folder, None) if log is None else log
     left, done = list(entrants), 0
@@ -144,7 +148,7 @@ def climb(
             def measure(proposal: Proposal = proposal, steps: int = steps) -> Any:
                 key = id(proposal)
                 if key not in trainings:
-                    arguments = (data, halves.weights, training, config, device, space, places[key])
+                    arguments = (data, for_training, training, config, device, space, places[key])
                     trainings[key] = ShortTraining(proposal.genotype, *arguments)
                 return held_out.measure(trainings[key].train_to(steps))
 

@@ -1,0 +1,112 @@
+"""A whole run in a given time: its shares, and what fits into each of them on this machine."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+
+from fastnas.data import class_balanced_fraction
+from fastnas.engine import SearchResult
+from fastnas.engine.budget import read_budget, write_budget
+from fastnas.experiment.selecting import Scene
+from fastnas.files import read_json_lines
+from fastnas.ranks import Ranks, local_device
+from fastnas.selection import LadderConfig
+from fastnas.selection.scoring import HeldOut, path_of
+from fastnas.selection.short_training import ShortTraining
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.sampling import random_genotype
+from fastnas.training.config import RetrainConfig
+
+SEARCH, LADDER, RETRAINING = 0.45, 0.15, 0.4
+"""Of the time of a run; what a run leaves out goes to the search and the ladder in their proportion."""
+SCORING = 0.2  # of the ladder's time
+TIMED = 4  # steps
+
+
+def share_of(part: float, *, ladder: bool, retraining: bool) -> float:
+    """The share of the run's time that ``part`` has, beside the parts that the run has."""
+    return part / (SEARCH + LADDER * ladder + RETRAINING * retraining)
+
+
+def fit_ladder(
+    ladder: LadderConfig, seconds: float, found: SearchResult, scene: Scene, folder: Path, ranks: Ranks
+) -> LadderConfig:
+    """``ladder`` with as many proposals and entrants as fit into ``seconds``; ``budget.json`` keeps the choice.
+
+    Args:
+        ladder: Steps of the first rung and images of a score stay as they are.
+        seconds: For all of it.
+        found: What the search returned.
+        scene: What was searched.
+        folder: The run folder.
+        ranks: The processes of the run; the first one measures.
+    """
+    chosen = read_budget(folder).get("ladder")
+    if chosen is None and ranks.is_first:
+        device = local_device(scene.config.device)
+        held_out = HeldOut(scene.data, np.arange(len(scene.data.train.labels)), ladder.images, scene.config, device)
+        other = random_genotype(scene.space, scene.config.seed)
+        edges = found.history[-1]["edge_mix"]
+        started = perf_counter()
+        held_out.measure(found.supernet, path_of(scene.space, found.genotype, edges, device))
+        of_score = perf_counter() - started
+        of_step = (_time_step(found.genotype, scene) + _time_step(other, scene)) / 2
+        proposals = int(np.clip(SCORING * seconds / of_score, 8, 512))
+        left = seconds - proposals * of_score
+        fitting = [
+            entrants
+            for entrants in range(1, proposals + 1)
+            if replace(ladder, entrants=entrants).total_steps * of_step <= left
+        ]
+        times = {"score": of_score, "step": of_step}
+        chosen = {"proposals": proposals, "entrants": fitting[-1], "seconds": times}
+        write_budget(folder, {"ladder": chosen})
+    chosen = json.loads(ranks.told(json.dumps(chosen)))
+    return replace(ladder, proposals=chosen["proposals"], entrants=chosen["entrants"])
+
+
+def fit_retraining(
+    seconds: float, contestants: Sequence[Genotype], scene: Scene, folder: Path, ranks: Ranks
+) -> RetrainConfig:
+    """The retraining with as many epochs as fit into ``seconds`` for all contestants together, and never
+    less than one: what was found is trained also where the search took longer than planned. ``budget.json`` keeps the
+    number.
+
+    Args:
+        seconds: For all networks.
+        contestants: What will be retrained.
+        scene: What was searched; its training is that of the derived networks.
+        folder: The run folder.
+        ranks: The processes of the run; the first one measures.
+    """
+    chosen, config = read_budget(folder).get("retraining"), scene.training
+    if chosen is None and ranks.is_first:
+        images = len(class_balanced_fraction(scene.data.train.labels, scene.config.train_fraction, scene.config.seed))
+        steps, tests = images // config.batch_size, len(scene.data.test.labels) / config.batch_size
+        of_steps = [_time_step(genotype, scene) for genotype in contestants]
+        # a forward pass takes a third of a step, and all networks are tested once and every few epochs
+        of_epochs = sum(steps * of_step + tests / config.evaluate_every * of_step / 3 for of_step in of_steps)
+        least = 6 if config.schedule == "linear" else 1
+        chosen = {"epochs": max(least, round(seconds / of_epochs)), "seconds": {"epoch": of_epochs}}
+        write_budget(folder, {"retraining": chosen})
+    return replace(config, epochs=json.loads(ranks.told(json.dumps(chosen)))["epochs"])
+
+
+def seconds_so_far(folder: Path) -> float:
+    """What the search and the ladder of a run folder took."""
+    records = [*read_json_lines(folder / "metrics.jsonl"), *read_json_lines(folder / "selection.jsonl")]
+    return sum(record["seconds"] for record in records)
+
+
+def _time_step(genotype: Genotype, scene: Scene) -> float:
+    """Mean seconds of a training step of the derived network, with what it takes to get its images."""
+    device, indices = local_device(scene.config.device), np.arange(len(scene.data.train.labels))
+    training = ShortTraining(genotype, scene.data, indices, scene.training, scene.config, device, scene.space)
+    training.train_to(1)
+    started = perf_counter()
+    training.train_to(1 + TIMED)
+    return (perf_counter() - started) / TIMED

@@ -1,0 +1,47 @@
+"""A run in a given time."""
+
+from dataclasses import replace
+
+import pytest
+
+from fastnas.cli.main import parse
+from fastnas.engine.budget import StepTimes
+from fastnas.experiment.experiment import run_experiment
+from fastnas.experiment.minutes import LADDER, RETRAINING, SEARCH, share_of
+from fastnas.experiment.progress import Display
+from fastnas.files import read_json, read_json_lines
+from fastnas.selection import LadderConfig
+from tests.experiment.test_select import TINY
+
+
+def test_shares_add_up_to_the_whole_whatever_a_run_leaves_out():
+    for ladder in (True, False):
+        for retraining in (True, False):
+            parts = SEARCH + LADDER * ladder + RETRAINING * retraining
+            assert share_of(parts, ladder=ladder, retraining=retraining) == pytest.approx(1)
+
+
+def test_minutes_is_an_option_of_a_search():
+    assert parse(["search", "--minutes", "15"]).experiment.config.minutes == 15
+
+
+def test_the_plan_is_written_down_and_a_resume_keeps_it(tmp_path, monkeypatch):
+    config = replace(TINY.config, minutes=0.15, evaluation_images=32, batch_size=16, train_fraction=1.0)
+    timed = replace(TINY, config=config, ladder=LadderConfig(steps=2, images=32))
+    # what a quiet machine might measure
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.05, 0.02, 0.01))
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.05)
+    first = run_experiment(timed, tmp_path, Display)
+    budget = read_json(tmp_path / "budget.json")
+    assert set(budget) == {"search", "ladder", "retraining"}
+    assert len(read_json_lines(tmp_path / "metrics.jsonl")) == budget["search"]["epochs"]
+    rungs = read_json_lines(tmp_path / "selection.jsonl")
+    assert sum(one["rung"] == 0 for one in rungs) == budget["ladder"]["proposals"]
+    assert sum(one["rung"] == 1 for one in rungs) in (0, budget["ladder"]["entrants"])
+    epochs = read_json_lines(tmp_path / "retrain" / "searched" / "metrics.jsonl")
+    assert len(epochs) == budget["retraining"]["epochs"]
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: pytest.fail("it is planned"))
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: pytest.fail("it is planned"))
+    again = run_experiment(timed, tmp_path, Display)
+    assert again.genotype == first.genotype
+    assert again.searched.test_accuracy == first.searched.test_accuracy
