@@ -14,7 +14,7 @@ from fastnas.seeds import stream
 
 INDEX = "index"
 FORMAT = "fastnas index 1"
-Indices = list[Annotated[int, Field(ge=0)]]
+Indices = list[Annotated[int, Field(ge=0, lt=2**62)]]
 
 
 def class_balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:

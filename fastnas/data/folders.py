@@ -1,6 +1,7 @@
 """Folders of images, ImageNet's among them."""
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from fastnas.data.encoded import EncodedImage
 from fastnas.data.images import SMALL, SMALLEST, WHERE, ImageData, ImageSet
 from fastnas.data.pixels import CIFAR, IMAGENET, Normalise
 from fastnas.errors import complaint, invalid
+
+LARGEST = 2**28
+"""Bytes of an image file: a photograph has thousands of times less."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,13 @@ class Files:
     def __call__(self, index: int) -> EncodedImage:
         path = os.path.join(self.root, self.names[index])
         try:
+            about = os.stat(path)
+            if not stat.S_ISREG(about.st_mode):  # a pipe would wait for ever, and a device has no end
+                raise UnreadableImage(path, "no regular file")
+            if about.st_size > LARGEST:
+                raise UnreadableImage(path, f"{about.st_size} bytes, where {LARGEST} are the most")
             with open(path, "rb") as file:
-                return EncodedImage(path, file.read())
+                return EncodedImage(path, file.read(LARGEST + 1))
         except OSError as error:
             raise UnreadableImage(path, describe_error(error)) from None
 

@@ -112,7 +112,7 @@ def _write(
                 if end == suffix:
                     # The member ends where the archive stands, but for the filling of its last block of 512 bytes
                     begins = archive.offset - -(-len(member) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                    row = (number, begins, len(member), label, images.names[index].encode())
+                    row = (number, begins, len(member), label, images.names[index].encode("utf-8", "surrogateescape"))
                     for column, value in zip(COLUMNS, row, strict=True):
                         table[column].append(value)
 
@@ -166,7 +166,7 @@ def _part(root: Path, part: str, num_classes: int) -> ImageSet:
     for path, end in zip(paths, ends, strict=True):
         there = os.path.getsize(path) if os.path.isfile(path) else 0
         require(there >= int(end), "data", f"{path} must hold what its table says", f"{there} bytes of {end}", remedy)
-    names = columns["name"].astype(str)
+    names = np.array([name.decode("utf-8", "surrogateescape") for name in columns["name"].tolist()])
     shards = Shards(paths, columns["shard"], columns["offset"], columns["size"], names)
     return ImageSet(columns["label"], shards, names.tolist())
 
@@ -177,9 +177,10 @@ def _faults(columns: dict[str, np.ndarray], num_classes: int) -> Iterator[str]:
     if count == 0:
         yield "no images"
         return
+    limits = {"shard": count, "offset": 2**62, "size": 2**62, "label": num_classes}  # a sum of two is no overflow
     for name, array in columns.items():
         kind = "S" if name == "name" else "i"
         if array.shape != (count,) or array.dtype.kind != kind:
             yield f"{name}: {array.dtype}{list(array.shape)} beside {count} labels"
-        elif kind == "i" and (array.min() < 0 or (name == "label" and array.max() >= num_classes)):
+        elif kind == "i" and (array.min() < 0 or array.max() >= limits[name]):
             yield f"{name}: from {array.min()} to {array.max()}"

@@ -73,7 +73,7 @@ def write_report(run: Path) -> Path:
         versions=settings.get("versions", {}),
     )
     path = run / "report.html"
-    write_atomically(path, lambda file: file.write(page.encode()))
+    write_atomically(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid, require
 
 ARCHITECTURE = "architecture"
 
@@ -65,7 +65,9 @@ def look_up(table: Path, genotype: Genotype, column: str | None = None) -> Table
         accuracy_of = column or (fields[-1] if fields else "")
         has_columns = ARCHITECTURE in fields and accuracy_of in fields
         require(has_columns, where, f"{table} must have the columns {ARCHITECTURE} and {accuracy_of}", fields)
-        known = {row[ARCHITECTURE]: float(row[accuracy_of]) for row in rows}
+        known = {
+            row[ARCHITECTURE]: _read_accuracy(table, number, row[accuracy_of]) for number, row in enumerate(rows, 2)
+        }
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, TypeError) as error:
         raise ValueError(complaint(where, f"{table} must be a CSV file", type(error).__name__)) from None
     text = genotype_to_text(genotype)
@@ -73,3 +75,13 @@ def look_up(table: Path, genotype: Genotype, column: str | None = None) -> Table
     accuracy = known[text]
     rank = 1 + sum(other > accuracy for other in known.values())
     return TableEntry(accuracy_of, accuracy, rank, len(known), max(known.values()), sum(known.values()) / len(known))
+
+
+def _read_accuracy(table: Path, line: int, text: str | None) -> float:
+    try:
+        accuracy = float(text or "")
+    except ValueError:
+        accuracy = float("nan")
+    if not 0 <= accuracy <= 100:
+        raise invalid("table", f"{table} must hold accuracies in percent", f"{text!r} in line {line}")
+    return accuracy

@@ -1,12 +1,16 @@
 """Images that change between a stop and a resume are noticed."""
 
+import json
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastnas.data import digest_data, load_data
+from fastnas.data import digest_data, load_data, read_index, write_index, write_shards
+from fastnas.data.broken import UnreadableImage
 from fastnas.data.images import Items
 
 
@@ -57,3 +61,55 @@ def test_images_in_memory_count(folder):
     data = load_data("digits")
     other = replace(data, train=replace(data.train, image=Items(np.zeros_like(data.train.image.arrays))))
     assert digest_data(data) == digest_data(load_data("digits")) != digest_data(other)
+
+
+def test_only_regular_files_of_a_limited_size_are_read(folder, monkeypatch):
+    data = load_data(f"folder:{folder}")
+    files = [folder / name for name in data.train.names[:3]]
+    for file in files[:2]:
+        file.unlink()
+    os.mkfifo(files[0])  # would be waited for
+    files[1].symlink_to("/dev/zero")  # has no end
+    monkeypatch.setattr("fastnas.data.folders.LARGEST", 100)
+    for index, got in enumerate(("no regular file", "no regular file", "bytes, where 100 are the most")):
+        with pytest.raises(UnreadableImage, match=f"must be a readable image, got .*{got}"):
+            data.train.image(index)
+
+
+NAMES = ["caf\udce9.bmp", "\u732b.bmp", "a[b]c.bmp", "\x1b]0;x\x07.bmp", "line\nbreak.bmp"]
+
+
+def test_names_that_linux_allows_survive_shards_index_and_digest(folder, tmp_path_factory):
+    for name in NAMES:
+        shutil.copy(folder / "train" / "ant" / "0.bmp", folder / "train" / "ant" / name)
+    data, out = load_data(f"folder:{folder}"), tmp_path_factory.mktemp("out")
+    write_shards(data, out / "shards")
+    again = load_data(f"shards:{out / 'shards'}")
+    assert list(again.train.names) == list(data.train.names)
+    assert all(f"train/ant/{name}" in again.train.names for name in NAMES)
+    written = write_index(out / "index.json", data, (0.5, 0.5), seed=0)
+    assert all(map(np.array_equal, written, read_index(out / "index.json", again)))
+    assert len(digest_data(again)) == 16
+
+
+@pytest.mark.parametrize(("column", "value"), [("shard", 10**12), ("offset", 2**63 - 1), ("size", 2**62)])
+def test_a_table_of_shards_with_numbers_beyond_the_end_is_refused(folder, tmp_path_factory, column, value):
+    out = tmp_path_factory.mktemp("out") / "shards"
+    write_shards(load_data(f"folder:{folder}"), out)
+    with np.load(out / "train.npz") as arrays:
+        columns = dict(arrays)
+    columns[column][1] = value
+    np.savez(out / "train.npz", **columns)
+    with pytest.raises(ValueError, match=rf"train.npz must be the table of the tar files beside it, got {column}: "):
+        load_data(f"shards:{out}")
+
+
+def test_an_index_beyond_the_end_is_refused(folder, tmp_path):
+    data, path = load_data(f"folder:{folder}"), tmp_path / "index.json"
+    write_index(path, data, (0.5, 0.5), seed=0)
+    content = json.loads(path.read_text())
+    for beyond in (24, 10**12, 10**30):
+        path.write_text(json.dumps(content | {"weights": [*content["weights"], beyond]}))
+        with pytest.raises(ValueError, match=r"^index: .*index.json must ") as caught:
+            read_index(path, data)
+        assert "\n" not in str(caught.value)

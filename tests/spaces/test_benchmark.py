@@ -41,3 +41,10 @@ def test_says_what_is_wrong_with_a_table(tmp_path):
     (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="must be a CSV file"):
         look_up(tmp_path / "bad.csv.gz", A)
+
+
+@pytest.mark.parametrize("accuracy", ["nan", "inf", "=1+1", "-1", "101", "", "1e400"])
+def test_a_table_of_what_is_no_accuracy_is_refused(tmp_path, accuracy):
+    table = write(tmp_path / "t.csv.gz", ((A, 90), (B, accuracy)))
+    with pytest.raises(ValueError, match=r"must hold accuracies in percent, got '.*' in line 3"):
+        look_up(table, A)
