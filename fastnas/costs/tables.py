@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from fastnas.costs.counts import activation_bytes, multiply_adds, num_parameters
 from fastnas.errors import invalid
-from fastnas.networks.derived import DerivedCell, build_network
+from fastnas.networks.derived import build_network
+from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.candidates import build_candidate
-from fastnas.supernet.chain import DerivedBlock
 from fastnas.supernet.chain_layout import chain_layout, proxyless_shape
 from fastnas.supernet.layout import darts_layout
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS
@@ -60,7 +60,7 @@ class NetworkSize:
         """``(C, H, W)`` of one image."""
         return self.image_channels, self.resolution, self.resolution
 
-    def build(self, genotype: Genotype, own: Space | None = None) -> nn.Module:
+    def build(self, genotype: Genotype, own: Space | None = None) -> DerivedNetwork:
         """The derived network of ``genotype``, without auxiliary head; ``own`` is its space, if it is no known one."""
         return build_network(
             genotype,
@@ -147,7 +147,7 @@ def activation_table(space: Space, size: NetworkSize) -> CostTable:
 
     with torch.device("meta"):
         network = size.build(random_genotype(space, 0), space)
-        in_edges = [operation for module in network.modules() for operation in _operations(module)]
+        in_edges = list(network.operations())
         constant = activation_bytes(network, torch.empty(size.batch_size, *size.image_shape), in_edges)
     return tabulate(space, size, "bytes", cost_of, constant)
 
@@ -265,27 +265,9 @@ def _by_difference(
 
     genotype = random_genotype(space, 0)
     with torch.device("meta"):
-        whole = count(Logits(size.build(genotype, space)), size.image_shape)
+        whole = count(size.build(genotype, space), size.image_shape)
     table = tabulate(space, size, unit, cost_of, 0.0)
     return CostTable(space, unit, table.cells, whole - derived_cost(genotype, table))
-
-
-class Logits(nn.Module):
-    """A derived network as a function of images alone."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
-
-
-def _operations(module: nn.Module) -> list[nn.Module]:
-    """The primitives of a cell or block of a derived network; nothing of other modules."""
-    if isinstance(module, DerivedBlock):
-        return [] if module.operation is None else [module.operation]
-    return [op for node in module.nodes for op in node.children()] if isinstance(module, DerivedCell) else []
 
 
 def derived_cost(genotype: Genotype, table: CostTable) -> float:

@@ -83,7 +83,7 @@ class HeldOut:
         )
 
         def logits(images: Tensor) -> Tensor:
-            return network(images)[0] if mix is None else network(images, mix)
+            return network(images) if mix is None else network(images, mix)
 
         with torch.no_grad(), deterministic():
             return evaluate(logits, batches, self.device, self.config.precision)

@@ -62,7 +62,7 @@ class ShortTraining:
                 False,
                 space,
             )
-        self.seed, self.network = seed, network.to(device)
+        self.seed, self.network = seed, network.to(device).to(memory_format=torch.channels_last)
         self.identity = f"{genotype_to_text(genotype)} {asdict(size)} {len(indices)} {config.seed} {data.name}"
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
@@ -100,7 +100,7 @@ class ShortTraining:
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.size.lr * (1 + math.cos(math.pi * share)) / 2
                 with autocast(self.device, self.config.precision):
-                    logits = self.network(images)[0]
+                    logits = self.network(images)
                 loss = F.cross_entropy(
                     logits.to(accumulator(logits.dtype)), labels, label_smoothing=self.size.label_smoothing
                 )

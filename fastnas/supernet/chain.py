@@ -1,5 +1,5 @@
-"""Networks that are a chain of blocks, each with a primitive of its own: supernets and derived ones
-(ProxylessNAS, Cai et al., 2019, arXiv:1812.00332).
+"""The supernet that is a chain of blocks, each with a primitive of its own (ProxylessNAS,
+Cai et al., 2019, arXiv:1812.00332).
 
 A stem, a first block that is not searched, the searched blocks, and a head. Images of hundreds of pixels are halved
 by the stem; smaller ones are not, since the blocks alone divide their side by 16.
@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
-from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
-from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, mbconv
 from fastnas.supernet.mix import Mix, NodeMix, at_place, built_on, node_mixes
 from fastnas.supernet.recompute import State, Unit, Word, again, through
-from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.mixture import mixed_sum
 
@@ -89,7 +86,7 @@ class ChainSupernet(nn.Module):
         super().__init__()
         self.space, self.recompute = space, tuple(recompute)
         shape = proxyless_shape(channels)
-        self.stem = _stem(shape, image_channels, large, searching=True)
+        self.stem = chain_stem(shape, image_channels, large, searching=True)
         self.blocks = nn.ModuleList(
             SearchBlock(built_on(space, "normal", row), place) for row, place in enumerate(chain_layout(space, shape))
         )
@@ -119,78 +116,7 @@ def _of_block(block: nn.Module, node: NodeMix, place: int) -> Unit:
     return Unit((block,), run)
 
 
-class DerivedBlock(nn.Module):
-    """One block of a genotype.
-
-    Args:
-        primitive: What it does; ``none`` leaves the block out.
-        place: Where it stands.
-    """
-
-    def __init__(self, primitive: str, place: BlockPlace) -> None:
-        super().__init__()
-        self.shortcut = place.shortcut
-        require(primitive != "none" or place.shortcut, "DerivedBlock", "none must stand where a shortcut is", place)
-        self.operation = (
-            None
-            if primitive == "none"
-            else MBCONV_OPERATIONS[primitive](place.inputs, place.outputs, place.stride, False)
-        )
-
-    def forward(self, x: Tensor, drop_path: DropPath | None = None) -> Tensor:
-        """From ``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``."""
-        if self.operation is None:
-            return x
-        y = self.operation(x)
-        if not self.shortcut:
-            return y
-        return x + (y if drop_path is None else drop_path(y))
-
-
-class ChainNetwork(nn.Module):
-    """The network of a chain's genotype.
-
-    Args:
-        genotype: A genotype of ``space``.
-        num_classes: Size of the logits.
-        channels: Channels of the first block, 16 in the paper.
-        image_channels: 3 for colour, 1 for grey images.
-        large: Halve the resolution in the stem, for images of hundreds of pixels.
-        space: The chain.
-        shape: Channels and strides, where they are not those of the search space at ``channels``; the networks that
-            the authors published have widths of their own.
-    """
-
-    def __init__(
-        self,
-        genotype: Genotype,
-        num_classes: int,
-        channels: int = 16,
-        image_channels: int = 3,
-        large: bool = False,
-        space: ChainSpace = PROXYLESS,
-        shape: ChainShape | None = None,
-    ) -> None:
-        super().__init__()
-        space.check(genotype)
-        shape = proxyless_shape(channels) if shape is None else shape
-        self.stem = _stem(shape, image_channels, large, searching=False)
-        primitives = [primitive for ((primitive, _),) in genotype.normal.nodes]
-        self.blocks = nn.ModuleList(map(DerivedBlock, primitives, chain_layout(space, shape)))
-        self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=False)
-        self.classifier = nn.Linear(shape.head, num_classes)
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor, drop_path: float = 0.0, seed: int = 0) -> tuple[Tensor, None]:
-        """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``; there is no auxiliary head."""
-        drop = DropPath(drop_path, seed, images.device) if self.training and drop_path > 0 else None
-        state = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for block in self.blocks:
-            state = block(state, drop)
-        return self.classifier(self.head(state).mean((2, 3))), None
-
-
-def _stem(shape: ChainShape, image_channels: int, large: bool, searching: bool) -> nn.Sequential:
+def chain_stem(shape: ChainShape, image_channels: int, large: bool, searching: bool) -> nn.Sequential:
     """The first convolution and the first block, of expansion 1 and without a shortcut."""
     first = conv_norm_relu6(image_channels, shape.stem, 3, Geometry(2 if large else 1, 1), searching)
     return nn.Sequential(first, mbconv(shape.stem, shape.first, 1, searching, kernel=3, expansion=1))

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.spaces.graph_space import DagNode, FullDag, living_operations
-from fastnas.supernet.drop_path import DropPath
 from fastnas.supernet.mix import NodeMix
 from fastnas.supernet.noise import NoiseSource
-from fastnas.supernet.operations import BuildOperation, Convolution, Pool, batch_norm
+from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm, convolution, pool
 from fastnas.supernet.recompute import again
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.mixture import mixed_sum
@@ -39,18 +38,6 @@ def begun_at(enter: Sequence[Entering], place: int) -> list[Entering]:
     return [node._replace(noise=fresh) for node in enter]
 
 
-class Structure(NamedTuple):
-    """What is left of a block once connections are removed.
-
-    Args:
-        operations: Those that something enters and that something reads, as states.
-        reads: For every node the states that it reads.
-    """
-
-    operations: frozenset[int]
-    reads: Sequence[Sequence[int]]
-
-
 def entering(nodes: Sequence[DagNode], mixes: Sequence[NodeMix]) -> list[Entering]:
     """What the coefficients of a search let into each node of a block: the connections that are alive."""
 
@@ -62,30 +49,46 @@ def entering(nodes: Sequence[DagNode], mixes: Sequence[NodeMix]) -> list[Enterin
     return [of(node, mix) for node, mix in zip(nodes, mixes, strict=True)]
 
 
-def _normed(channels: int, searching: bool, *before: nn.Module) -> nn.Sequential:
+def normed(channels: int, searching: bool, *before: nn.Module) -> nn.Sequential:
     return nn.Sequential(*before, batch_norm(channels, searching), nn.ReLU())
 
 
 def _separable(kernel: int) -> BuildOperation:
     def build(channels: int, stride: int, searching: bool) -> nn.Module:
-        depthwise = Convolution(channels, channels, kernel, Geometry(stride, kernel // 2, groups=channels))
-        return _normed(channels, searching, depthwise, Convolution(channels, channels, 1))
+        geometry = Geometry(stride, kernel // 2, groups=channels)
+        depthwise = convolution(channels, channels, kernel, geometry, searching=searching)
+        return normed(channels, searching, depthwise, convolution(channels, channels, 1, searching=searching))
 
     return build
 
 
-def _pool(kind: str) -> BuildOperation:
-    return lambda channels, stride, searching: _normed(channels, searching, Pool(kind, stride))
+def _normed_pool(kind: str) -> BuildOperation:
+    return lambda channels, stride, searching: normed(channels, searching, pool(kind, stride))
 
 
 OPERATIONS: Mapping[str, BuildOperation] = {
     "sep_conv_3x3": _separable(3),
     "sep_conv_5x5": _separable(5),
-    "max_pool_3x3": _pool("max"),
-    "avg_pool_3x3": _pool("avg"),
+    "max_pool_3x3": _normed_pool("max"),
+    "avg_pool_3x3": _normed_pool("avg"),
 }
 """Zhang et al., 2018, arXiv:1811.01567: one depthwise and one pointwise convolution, or a pool, then normalisation and
 ReLU. (The authors' average pool counts the padding.)"""
+
+
+def graph_shortcut(channels: int, first: bool, searching: bool) -> nn.Module:
+    """Around a block: a 1x1 convolution in the first block of a stage, nothing in the others."""
+    if not first:
+        return nn.Identity()
+    return normed(channels, searching, convolution(channels, channels, 1, searching=searching))
+
+
+def halve(operation: str, channels: int, searching: bool) -> nn.Module:
+    """``conv_1x1`` or ``conv_3x3`` of a block that halves the resolution and doubles the channels."""
+    kernel = int(operation[-1])
+    geometry = Geometry(2, kernel // 2)
+    body = convolution(channels, 2 * channels, kernel, geometry, searching=searching)
+    return normed(2 * channels, searching, body)
 
 
 class DagBlock(nn.Module):
@@ -96,30 +99,20 @@ class DagBlock(nn.Module):
         dag: The graph.
         channels: Channels read and written.
         first: Whether it is the first of its stage, whose shortcut is a 1x1 convolution.
-        searching: See :func:`fastnas.supernet.operations.batch_norm`.
-        left: What to build; all where it is not given.
     """
 
     kind = "normal"
 
-    def __init__(
-        self, dag: FullDag, channels: int, first: bool, searching: bool, left: Structure | None = None
-    ) -> None:
+    def __init__(self, dag: FullDag, channels: int, first: bool) -> None:
         super().__init__()
         self.nodes = dag.nodes_of(self.kind)
-        everything = dict(enumerate((node.operation for node in self.nodes[:-1]), 1))
-        built = everything if left is None else {state: everything[state] for state in sorted(left.operations)}
-        self.operations = nn.ModuleDict(
-            {str(state): OPERATIONS[operation](channels, 1, searching) for state, operation in built.items()}
-        )
-        read = built if left is None else left.reads[-1]
-        self.projections = nn.ModuleDict({str(state): Convolution(channels, channels, 1) for state in read})
-        self.norm = _normed(channels, searching) if built else None
-        self.shortcut = _normed(channels, searching, Convolution(channels, channels, 1)) if first else nn.Identity()
+        operations = [OPERATIONS[node.operation](channels, 1, True) for node in self.nodes[:-1]]
+        self.operations = nn.ModuleDict({str(state): built for state, built in enumerate(operations, 1)})
+        self.projections = nn.ModuleDict({state: Convolution(channels, channels, 1) for state in self.operations})
+        self.norm = normed(channels, True)
+        self.shortcut = graph_shortcut(channels, first, searching=True)
 
-    def forward(
-        self, x: Tensor, enter: Sequence[Entering], recompute: bool = False, drop_path: DropPath | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, enter: Sequence[Entering], recompute: bool = False) -> Tensor:
         """From ``[N, C, H, W]`` to the same shape. Only operations run that something enters and that something reads;
         with ``recompute`` one after another is evaluated again in the backward pass."""
         living = living_operations(self.nodes, [node.sources for node in enter])
@@ -135,10 +128,7 @@ class DagBlock(nn.Module):
         projected = {s: self.projections[str(s)](states[s]) for s in enter[-1].sources if s in living}
         total = _sum(projected, enter[-1])
         shortcut = self.shortcut(x)
-        if total is None or self.norm is None:
-            return shortcut
-        graph = self.norm(total)
-        return shortcut + (graph if drop_path is None else drop_path(graph))
+        return shortcut if total is None else shortcut + self.norm(total)
 
 
 class DagReduction(nn.Module):
@@ -148,33 +138,21 @@ class DagReduction(nn.Module):
     Args:
         dag: The graph.
         channels: Channels read.
-        searching: See :func:`fastnas.supernet.operations.batch_norm`.
-        left: What to build; all where it is not given.
     """
 
     kind = "reduction"
 
-    def __init__(self, dag: FullDag, channels: int, searching: bool, left: Structure | None = None) -> None:
+    def __init__(self, dag: FullDag, channels: int) -> None:
         super().__init__()
         self.nodes, self.channels = dag.nodes_of(self.kind), channels
+        halving = [halve(node.operation, channels, searching=True) for node in self.nodes[:-1]]
+        self.operations = nn.ModuleDict({str(state): built for state, built in enumerate(halving, 1)})
 
-        def halve(kernel: int) -> nn.Module:
-            geometry = Geometry(2, kernel // 2)
-            return _normed(2 * channels, searching, Convolution(channels, 2 * channels, kernel, geometry))
-
-        kernels = {state: int(node.operation[-1]) for state, node in enumerate(self.nodes[:-1], 1)}
-        self.operations = nn.ModuleDict(
-            {str(state): halve(kernel) for state, kernel in kernels.items() if left is None or state in left.operations}
-        )
-
-    def forward(
-        self, x: Tensor, enter: Sequence[Entering], recompute: bool = False, drop_path: DropPath | None = None
-    ) -> Tensor:
-        """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left. No path is
-        dropped, since there is none beside it."""
+    def forward(self, x: Tensor, enter: Sequence[Entering], recompute: bool = False) -> Tensor:
+        """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left."""
         living = living_operations(self.nodes, [node.sources for node in enter])
         halving = {state: self.operations[str(state)] for state in sorted(living)}
-        total = _sum({s: again(halve, x) if recompute else halve(x) for s, halve in halving.items()}, enter[-1])
+        total = _sum({s: again(one, x) if recompute else one(x) for s, one in halving.items()}, enter[-1])
         if total is None:
             return torch.zeros_like(x[:, :, ::2, ::2]).repeat(1, 2, 1, 1)
         return total

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from fastnas.supernet.drop_path import DropPath
-from fastnas.supernet.operations import Convolution, batch_norm
+from fastnas.supernet.operations import batch_norm, convolution
 from fastnas_kernels.check import require
 
 GROUPS = 8  # of the two thin convolutions
@@ -32,17 +31,22 @@ class FixedReduction(nn.Module):
             nn.Sequential(nn.MaxPool2d(3, 2, 1), batch_norm(channels, searching)) for _ in inputs
         )
 
-    def forward(self, inputs: Sequence[Tensor], drop_path: DropPath | None = None) -> Tensor:
+    def forward(self, inputs: list[Tensor]) -> Tensor:
         """From the input states ``[N, *, H, W]`` to ``[N, 4 * channels, H / 2, W / 2]``."""
-        states = [prepare(x) for prepare, x in zip(self.inputs, inputs, strict=True)]
-        thin = [branch(x) for branch, x in zip(self.thin, states, strict=True)]
-        pooled = [branch(x) for branch, x in zip(self.pools, states, strict=True)]
-        return torch.cat([*(thin if drop_path is None else map(drop_path, thin)), *pooled], dim=1)
+        states: list[Tensor] = []
+        for i, prepare in enumerate(self.inputs):
+            states.append(prepare(inputs[i]))
+        branches: list[Tensor] = []
+        for i, branch in enumerate(self.thin):
+            branches.append(branch(states[i]))
+        for i, branch in enumerate(self.pools):
+            branches.append(branch(states[i]))
+        return torch.cat(branches, dim=1)
 
 
 def _thin(channels: int, searching: bool) -> nn.Sequential:
     """Grouped convolutions along rows and along columns, and a 1x1 convolution that brings the groups together."""
     across = nn.Conv2d(channels, channels, (1, 3), (1, 2), (0, 1), groups=GROUPS, bias=False)
     down = nn.Conv2d(channels, channels, (3, 1), (2, 1), (1, 0), groups=GROUPS, bias=False)
-    mixed = [nn.ReLU(), Convolution(channels, channels, 1), batch_norm(channels, searching)]
+    mixed = [nn.ReLU(), convolution(channels, channels, 1, searching=searching), batch_norm(channels, searching)]
     return nn.Sequential(nn.ReLU(), across, down, batch_norm(channels, searching), *mixed)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from fastnas.supernet.operations import Convolution, FactorizedReduce, batch_norm, relu_conv_bn
+from fastnas.supernet.operations import FactorizedReduce, batch_norm, convolution, relu_conv_bn
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 
@@ -60,7 +60,7 @@ class SmallStem(nn.Module):
 
     def __init__(self, image_channels: int, channels: int, searching: bool) -> None:
         super().__init__()
-        self.convolution = Convolution(image_channels, channels, 3, Geometry(padding=1))
+        self.convolution = convolution(image_channels, channels, 3, Geometry(padding=1), searching=searching)
         self.norm = batch_norm(channels, searching, affine=True)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,13 +79,15 @@ class LargeStem(nn.Module):
             return batch_norm(width, searching, affine=True)
 
         self.quarter = nn.Sequential(
-            Convolution(image_channels, channels // 2, 3, halving),
+            convolution(image_channels, channels // 2, 3, halving, searching=searching),
             norm(channels // 2),
             nn.ReLU(),
-            Convolution(channels // 2, channels, 3, halving),
+            convolution(channels // 2, channels, 3, halving, searching=searching),
             norm(channels),
         )
-        self.eighth = nn.Sequential(nn.ReLU(), Convolution(channels, channels, 3, halving), norm(channels))
+        self.eighth = nn.Sequential(
+            nn.ReLU(), convolution(channels, channels, 3, halving, searching=searching), norm(channels)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         quarter = self.quarter(x)
@@ -100,11 +102,13 @@ class ResidualReduction(nn.Module):
         super().__init__()
 
         def block(inputs: int, stride: int) -> nn.Sequential:
-            convolution = Convolution(inputs, 2 * channels, 3, Geometry(stride, 1))
-            return nn.Sequential(nn.ReLU(), convolution, batch_norm(2 * channels, searching, affine=True))
+            body = convolution(inputs, 2 * channels, 3, Geometry(stride, 1), searching=searching)
+            return nn.Sequential(nn.ReLU(), body, batch_norm(2 * channels, searching, affine=True))
 
         self.residual = nn.Sequential(block(channels, 2), block(2 * channels, 1))
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2, 2, ceil_mode=True), Convolution(channels, 2 * channels, 1))
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(2, 2, ceil_mode=True), convolution(channels, 2 * channels, 1, searching=searching)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.residual(x)

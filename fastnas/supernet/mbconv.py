@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import nn
 
-from fastnas.supernet.operations import Convolution
+from fastnas.supernet.operations import convolution
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.normalisation import BatchNorm2d
 
@@ -17,12 +17,15 @@ W / stride]``, odd maps rounded up."""
 def chain_norm(channels: int, searching: bool) -> nn.BatchNorm2d:
     """Batch normalisation as the published code of ProxylessNAS has it: an epsilon of 1e-3, and scale and shift also
     while searching. By the statistics of the batch while searching, by running ones in a derived network."""
-    return BatchNorm2d(channels, eps=1e-3, track_running_stats=not searching)
+    if not searching:
+        return nn.BatchNorm2d(channels, eps=1e-3)
+    return BatchNorm2d(channels, eps=1e-3, track_running_stats=False)
 
 
 def conv_norm_relu6(inputs: int, outputs: int, kernel: int, geometry: Geometry, searching: bool) -> nn.Sequential:
     """Convolution, batch normalisation, ReLU6: the order of the blocks of a chain."""
-    return nn.Sequential(Convolution(inputs, outputs, kernel, geometry), chain_norm(outputs, searching), nn.ReLU6())
+    body = convolution(inputs, outputs, kernel, geometry, searching=searching)
+    return nn.Sequential(body, chain_norm(outputs, searching), nn.ReLU6())
 
 
 def mbconv(inputs: int, outputs: int, stride: int, searching: bool, *, kernel: int, expansion: int) -> nn.Sequential:
@@ -40,7 +43,8 @@ def mbconv(inputs: int, outputs: int, stride: int, searching: bool, *, kernel: i
     middle = expansion * inputs
     expand = conv_norm_relu6(inputs, middle, 1, Geometry(), searching) if expansion > 1 else ()
     depthwise = conv_norm_relu6(middle, middle, kernel, Geometry(stride, kernel // 2, groups=middle), searching)
-    return nn.Sequential(*expand, *depthwise, Convolution(middle, outputs, 1), chain_norm(outputs, searching))
+    project = convolution(middle, outputs, 1, searching=searching)
+    return nn.Sequential(*expand, *depthwise, project, chain_norm(outputs, searching))
 
 
 MBCONV_OPERATIONS: Mapping[str, BuildBlock] = {

@@ -20,9 +20,14 @@ class Noise(nn.Module):
 
     def __init__(self, stride: int) -> None:
         super().__init__()
-        self.stride, self.position = stride, 0
+        self.stride, self.position, self.seed = stride, 0, 0
 
-    def forward(self, x: Tensor, seed: int = 0) -> Tensor:
+    def draw_from(self, seed: int) -> None:
+        """Draw from ``seed`` where it is called with the input alone."""
+        self.seed = seed
+
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        seed = self.seed if seed is None else seed
         n, channels, height, width = x.shape
         shape = (n, channels, -(-height // self.stride), -(-width // self.stride))
         return normal_noise(shape, seed + _STREAMS * self.position, x.device, x.dtype)

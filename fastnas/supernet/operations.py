@@ -31,22 +31,46 @@ class Convolution(nn.Module):
         return conv2d(x, self.weight, self.bias, self.geometry)
 
 
+def convolution(
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    geometry: Geometry = Geometry(),  # noqa: B008
+    *,
+    searching: bool,
+    bias: bool = False,
+) -> nn.Module:
+    """A convolution with PyTorch's initialisation: :class:`Convolution` while searching, ``torch.nn.Conv2d`` in a
+    derived network."""
+    if searching:
+        return Convolution(inputs, outputs, kernel, geometry, bias)
+    stride, padding, dilation, groups = geometry
+    plain = nn.utils.skip_init(
+        nn.Conv2d, inputs, outputs, kernel, stride, padding, dilation, groups, bias, device=torch.get_default_device()
+    )
+    bound = 1 / math.sqrt(inputs // groups * kernel * kernel)
+    for parameter in plain.parameters():
+        nn.init.uniform_(parameter, -bound, bound)
+    return plain
+
+
 def batch_norm(channels: int, searching: bool, affine: bool | None = None) -> nn.BatchNorm2d:
     """Batch normalisation by the statistics of the batch while searching, by running ones in a derived network.
 
     While searching it has no scale and shift (unless ``affine`` says so) and no state: the supernet stays a pure
     function, and a loss may be evaluated any number of times.
     """
-    affine = not searching if affine is None else affine
-    return BatchNorm2d(channels, affine=affine, track_running_stats=not searching)
+    if not searching:
+        return nn.BatchNorm2d(channels)
+    return BatchNorm2d(channels, affine=bool(affine), track_running_stats=False)
 
 
 def relu_conv_bn(
     inputs: int, outputs: int, kernel: int, geometry: Geometry, searching: bool, *, bias: bool = False
 ) -> nn.Sequential:
     """ReLU, convolution, batch normalisation: the order of all blocks of this family."""
-    convolution = Convolution(inputs, outputs, kernel, geometry, bias)
-    return nn.Sequential(nn.ReLU(), convolution, batch_norm(outputs, searching))
+    body = convolution(inputs, outputs, kernel, geometry, searching=searching, bias=bias)
+    return nn.Sequential(nn.ReLU(), body, batch_norm(outputs, searching))
 
 
 def separable_block(channels: int, kernel: int, stride: int, dilation: int, searching: bool) -> nn.Sequential:
@@ -54,8 +78,8 @@ def separable_block(channels: int, kernel: int, stride: int, dilation: int, sear
     depthwise = Geometry(stride, dilation * (kernel // 2), dilation, groups=channels)
     return nn.Sequential(
         nn.ReLU(),
-        Convolution(channels, channels, kernel, depthwise),
-        Convolution(channels, channels, 1),
+        convolution(channels, channels, kernel, depthwise, searching=searching),
+        convolution(channels, channels, 1, searching=searching),
         batch_norm(channels, searching),
     )
 
@@ -72,28 +96,20 @@ class FactorizedReduce(nn.Module):
     def __init__(self, inputs: int, outputs: int, searching: bool) -> None:
         super().__init__()
         require(outputs % 2 == 0, "FactorizedReduce", "outputs must be even", outputs, "Choose an even channel count.")
-        self.first = Convolution(inputs, outputs // 2, 1, Geometry(stride=2))
-        self.second = Convolution(inputs, outputs // 2, 1, Geometry(stride=2))
+        self.first = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
+        self.second = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.norm = batch_norm(outputs, searching)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()
-        height, width = x.shape[2:]
-        shifted = F.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]  # padded, so that odd maps round up alike
+        height, width = x.shape[2], x.shape[3]
+        shifted = F.pad(x, [0, width % 2, 0, height % 2])[:, :, 1:, 1:]  # padded, so that odd maps round up alike
         return self.norm(torch.cat([self.first(x), self.second(shifted)], dim=1))
 
 
-class Pool(nn.Module):
+def pool(kind: str, stride: int) -> nn.Module:
     """Max or average pooling over 3x3 pixels, not counting the padding."""
-
-    def __init__(self, kind: str, stride: int) -> None:
-        super().__init__()
-        self.kind, self.stride = kind, stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "max":
-            return F.max_pool2d(x, 3, self.stride, 1)
-        return F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False)
+    return nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
 
 
 class Zero(nn.Module):
@@ -109,8 +125,8 @@ class Zero(nn.Module):
 
 def _normed_pool(kind: str) -> BuildOperation:
     def build(channels: int, stride: int, searching: bool) -> nn.Module:
-        pool = Pool(kind, stride)
-        return nn.Sequential(pool, batch_norm(channels, searching)) if searching else pool
+        body = pool(kind, stride)
+        return nn.Sequential(body, batch_norm(channels, searching)) if searching else body
 
     return build
 
@@ -155,6 +171,6 @@ NASBENCH201_OPERATIONS: Mapping[str, BuildOperation] = {
     "skip_connect": _skip,
     "nor_conv_1x1": _plain(1),
     "nor_conv_3x3": _plain(3),
-    "avg_pool_3x3": lambda channels, stride, searching: Pool("avg", stride),
+    "avg_pool_3x3": lambda channels, stride, searching: pool("avg", stride),
 }
 """Dong and Yang, 2020, arXiv:2001.00326."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from fastnas.supernet.operations import DARTS_OPERATIONS, BuildOperation, Convolution, batch_norm
+from fastnas.supernet.operations import DARTS_OPERATIONS, BuildOperation, batch_norm, convolution
 from fastnas_kernels.convolution import Geometry
 
 FLOOD = 4  # times as many channels in the middle
@@ -29,12 +29,12 @@ def sharp_sep_conv(
     second = Geometry(1, kernel // 2, 1, groups=middle)
     return nn.Sequential(
         nn.ReLU(),
-        Convolution(channels, channels, kernel, first),
-        Convolution(channels, middle, 1),
+        convolution(channels, channels, kernel, first, searching=searching),
+        convolution(channels, middle, 1, searching=searching),
         batch_norm(middle, searching),
         nn.ReLU(),
-        Convolution(middle, middle, kernel, second),
-        Convolution(middle, channels, 1),
+        convolution(middle, middle, kernel, second, searching=searching),
+        convolution(middle, channels, 1, searching=searching),
         batch_norm(channels, searching),
     )
 

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,6 +30,7 @@ from fastnas.errors import require_type
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.mechanisms.schedules import LEARNING_RATES, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
+from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import as_genotype, genotype_to_json
@@ -117,7 +118,7 @@ def retrain(
     broken = BrokenImages(setup.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
     training = _Training(genotype, data, config, setup, own, ranks, broken)
     shape = (data.channels, data.resolution, data.resolution)
-    cost = num_parameters(training.network), multiply_adds(Classifier(training.network), shape)
+    cost = num_parameters(training.network), multiply_adds(training.network, shape)
     history = training.restore(folder)
     with deterministic():
         for record in training.epochs(folder, on_step):
@@ -125,22 +126,8 @@ def retrain(
             if on_epoch is not None:
                 on_epoch(record)
     seconds = sum(record["seconds"] for record in history)
-    return RetrainResult(genotype, *cost, history[-1]["test_accuracy"], seconds, training.network.eval())
-
-
-class Classifier(nn.Module):
-    """A derived network without its auxiliary output: images to logits.
-
-    Args:
-        network: A derived network.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network(images)[0]
+    network = training.network.eval().to(memory_format=torch.contiguous_format)
+    return RetrainResult(genotype, *cost, history[-1]["test_accuracy"], seconds, network)
 
 
 class _Training:
@@ -172,9 +159,10 @@ class _Training:
                 config.auxiliary > 0,
                 own,
             )
-        self.network = network.to(device)
+        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # The same parameters, in a wrapper that averages their gradients
-        self.averaging = DistributedDataParallel(self.network) if ranks.size > 1 else self.network
+        training_pass = TrainingPass(self.network)
+        self.averaging = DistributedDataParallel(training_pass) if ranks.size > 1 else training_pass
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             config.lr,
@@ -275,7 +263,7 @@ class _Training:
                 broken=self.broken,
                 ranks=self.ranks,
             )
-            test = evaluate(Classifier(self.network).eval(), batches, self.device, self.setup.precision, self.ranks)
+            test = evaluate(self.network.eval(), batches, self.device, self.setup.precision, self.ranks)
         return {
             "epoch": epoch,
             "epochs": config.epochs,

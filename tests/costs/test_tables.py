@@ -3,7 +3,6 @@ import torch
 
 from fastnas.costs.counts import activation_bytes, multiply_adds, num_parameters
 from fastnas.costs.tables import (
-    Logits,
     NetworkSize,
     activation_table,
     derived_cost,
@@ -27,7 +26,7 @@ def test_the_entries_of_a_genotype_add_up_to_the_cost_of_its_network(space, size
     activations = activation_table(space, size)
     for seed in range(1, 4):
         genotype = random_genotype(space, seed)
-        network = Logits(size.build(genotype, space)).train()
+        network = size.build(genotype, space).train()
         assert derived_cost(genotype, parameters) == num_parameters(network)
         assert derived_cost(genotype, operations) == multiply_adds(network, size.image_shape)
         measured = activation_bytes(network, torch.randn(2, *size.image_shape))

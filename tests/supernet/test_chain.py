@@ -5,14 +5,14 @@ import torch
 from torch.func import functional_call
 
 from fastnas.costs.counts import multiply_adds, num_parameters
-from fastnas.costs.tables import Logits
 from fastnas.mechanisms.draw import Categorical, TwoPaths
+from fastnas.networks.chain import ChainNetwork
 from fastnas.networks.derived import build_network
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.chain import ChainNetwork, ChainSupernet
+from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.chain_layout import ChainShape, chain_layout, proxyless_shape, rounded
 from fastnas.supernet.mix import Mix, NodeMix, uniform_mix
 from fastnas.supernet.noise import EdgeNoise
@@ -60,7 +60,7 @@ def test_the_published_networks_have_their_published_parameters(name, expected):
         network = ChainNetwork(read_genotype(name), 1000, large=True, shape=shape)
         assert num_parameters(network) == parameters
         if name == "PROXYLESS_GPU":  # 465 M in the authors' table
-            assert multiply_adds(Logits(network), (3, 224, 224)) == 465_260_160
+            assert multiply_adds(network, (3, 224, 224)) == 465_260_160
 
 
 def test_widths_are_multiples_of_eight_never_more_than_a_tenth_below():
@@ -98,7 +98,7 @@ def test_one_path_of_the_supernet_is_the_derived_network_in_training(seed):
             source = f"{part}.candidates.{primitives[int(part.split('.')[1])]}.{rest}" if rest else name
             p.copy_(ours[source])
     x = images()
-    torch.testing.assert_close(net(x, one_path(genotype)), derived(x)[0], rtol=1e-12, atol=1e-12)  # float64
+    torch.testing.assert_close(net(x, one_path(genotype)), derived(x), rtol=1e-12, atol=1e-12)  # float64
 
 
 def test_a_mixture_is_the_sum_of_the_candidates_beside_the_shortcut_written_out():

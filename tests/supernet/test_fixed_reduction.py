@@ -10,6 +10,7 @@ from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.methods.library import gdas, pc_darts
 from fastnas.networks.derived import build_network
+from fastnas.networks.training_pass import TrainingPass
 from fastnas.spaces.cell_space import GDAS_FRC
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.supernet.fixed_reduction import FixedReduction
@@ -68,7 +69,7 @@ def test_a_search_beside_a_fixed_reduction_learns_the_normal_cell_alone(method):
     kinds = [type(cell).__name__ for cell in result.supernet.cells]
     assert kinds == ["SearchCell", "FixedReduction", "FixedReduction"]
     network = build_network(genotype, 10, 4, 3, 1, 8, False, False)
-    logits, _ = network(torch.rand(4, 1, 8, 8), 0.2, 0)
+    logits, _ = TrainingPass(network)(torch.rand(4, 1, 8, 8), 0.2, 0)
     logits.sum().backward()
     assert all(p.grad is not None for p in network.parameters())
 

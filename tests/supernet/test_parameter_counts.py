@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastnas.costs.counts import num_parameters
-from fastnas.networks.derived import DartsNetwork, NasBench201Network
+from fastnas.networks.cells import DartsNetwork, NasBench201Network
 from fastnas.spaces.formats import read_genotype
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet
 

@@ -1,0 +1,33 @@
+"""What all derived networks have in common: images in, logits out, in layers of ``torch.nn``."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class DerivedNetwork(nn.Module):
+    """A network built of a genotype; ``network(images)`` are logits, one tensor.
+
+    What only training needs is no part of ``forward``: see :class:`fastnas.networks.training_pass.TrainingPass`.
+    Filters are in PyTorch's own memory layout, which pruning needs;
+    ``network.to(memory_format=torch.channels_last)`` before a training makes it faster.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary: nn.Module | None = None  # a second classifier, of training alone
+        self.auxiliary_after = 0  # the cell whose output it reads
+
+    def operations(self) -> Iterator[nn.Module]:
+        """The modules that stand for genes: what the search chose."""
+        return iter(())
+
+    def droppable(self) -> Iterator[nn.Module]:
+        """The modules whose outputs drop-path may leave out, in the order in which they run."""
+        return iter(())
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """``images`` in the layout in which convolutions are fastest."""
+    return images.contiguous(memory_format=torch.channels_last)
