@@ -9,16 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
-from pydantic import ConfigDict
 
 from fastnas_kernels.check import complaint
 
+if TYPE_CHECKING:  # a machine where kernels are measured need not have it
+    from pydantic import ConfigDict
+
 TEMPORARY = ".part"  # how the names of files end that are not complete
 ABANDONED = 3600.0  # seconds after which nobody writes to such a file any more
-STRICT = ConfigDict(extra="forbid")  # a misspelt field in a configuration file is an error
+STRICT: "ConfigDict" = {"extra": "forbid"}  # a misspelt field in a configuration file is an error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:

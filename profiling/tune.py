@@ -11,6 +11,7 @@ candidate is taken only if its results are as close to those of the shipped tile
 """
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -20,17 +21,21 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-import tyro
 from torch import Tensor
 
-from fastnas.files import write_atomically
-from fastnas_kernels.check import complaint, require
-from fastnas_kernels.mixed_op import launch
-from fastnas_kernels.mixed_op.tiles import Tiles, shipped_table, tiles_from_json
-from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, tiny_plan, whole
-from measuring.correctness import FACTOR, LEAST, first_line, relative_errors
-from measuring.device import FAULTS, Device, device_named, exact_float32, interpreter, medians
-from measuring.writing import provenance, slug
+from measuring.absent import stand_in
+
+stand_in()  # before the library is imported, which names packages that nothing here calls
+
+from fastnas.files import write_atomically  # noqa: E402
+from fastnas_kernels.check import complaint, require  # noqa: E402
+from fastnas_kernels.mixed_op import launch  # noqa: E402
+from fastnas_kernels.mixed_op.tiles import Tiles, shipped_table, tiles_from_json  # noqa: E402
+from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, tiny_plan, whole  # noqa: E402
+from measuring.correctness import FACTOR, LEAST, first_line, relative_errors  # noqa: E402
+from measuring.device import FAULTS, Device, device_named, exact_float32, interpreter, medians  # noqa: E402
+from measuring.options import parsed  # noqa: E402
+from measuring.writing import provenance, slug  # noqa: E402
 
 FAMILIES = ("stage", "pointwise", "filters", "elementwise")
 SIZES = {16: (64, 32), 32: (64, 32), 64: (64, 8), 128: (64, 8), 256: (64, 4)}
@@ -202,4 +207,4 @@ def main(settings: Tune) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Tune))
+    main(parsed(Tune, sys.argv[1:], __doc__))

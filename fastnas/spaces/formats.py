@@ -6,10 +6,9 @@ Nothing that is read here is ever executed: JSON is JSON, and the other two form
 import ast
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
 
 from fastnas.errors import complaint, invalid, require, require_type, suggest
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
@@ -22,7 +21,6 @@ from fastnas.spaces.space import Space
 
 WHERE = "genotype"
 _KINDS: dict[str, type[Space]] = {kind.__name__: kind for kind in (CellSpace, ChainSpace, GraphSpace)}
-_SPACE_FIELDS = {kind: TypeAdapter(kind) for kind in _KINDS.values()}
 _CODE = {"operations"}
 _WORDS = {"normal": "normal", "reduction": "reduce"}  # what the field's text calls the cell types
 LONG = 300  # characters of a path that an error still repeats
@@ -104,9 +102,16 @@ def genotype_to_json(genotype: Genotype) -> dict[str, Any]:
     return {"space": genotype.space, **cells}
 
 
+@cache
+def _fields(kind: type[Space]) -> Any:
+    from pydantic import TypeAdapter  # noqa: PLC0415  (a machine where kernels are measured need not have it)
+
+    return TypeAdapter(kind)
+
+
 def space_to_json(space: Space) -> dict[str, Any]:
     """The graph and the primitives of ``space``, without its operations: enough to read and draw its genotypes."""
-    return {"kind": type(space).__name__, **_SPACE_FIELDS[type(space)].dump_python(space, mode="json", exclude=_CODE)}
+    return {"kind": type(space).__name__, **_fields(type(space)).dump_python(space, mode="json", exclude=_CODE)}
 
 
 def space_from_json(data: object) -> Space:
@@ -116,8 +121,8 @@ def space_from_json(data: object) -> Space:
         kind = fields.pop("kind", None) or _kind_before_kinds(fields)
         expected = {name for name, field in _KINDS[kind].__dataclass_fields__.items() if field.init} - _CODE
         text = json.dumps({k: v for k, v in fields.items() if k in expected})
-        return _SPACE_FIELDS[_KINDS[kind]].validate_json(text, strict=True)
-    except (TypeError, KeyError, ValidationError):
+        return _fields(_KINDS[kind]).validate_json(text, strict=True)
+    except (TypeError, KeyError, ValueError):  # pydantic's ValidationError is one
         raise invalid("space", "JSON must have the fields of a Space", _excerpt(data)) from None
 
 

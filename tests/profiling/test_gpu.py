@@ -1,8 +1,12 @@
 """The plumbing of the command for a GPU, on a machine that has none."""
 
 import json
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import gpu
@@ -247,7 +251,7 @@ def test_refuses_a_device_on_which_the_numbers_would_mean_nothing(monkeypatch, n
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sections": "cells,speed"}, "sections must be among warmup, .*, got speed"),
+        ({"sections": "cells,speed"}, "sections must be among first, warmup, .*, got speed"),
         ({"runs": 0}, "runs must be"),
         ({"workers": 0}, "workers must be"),
     ],
@@ -305,3 +309,54 @@ def test_warming_up_knows_all_that_is_checked_and_timed(small):
     assert warming.warm(HostDevice(), "tiny", 8, 60).notes == (
         "Nothing to compile: Triton's interpreter runs the kernels.",
     )
+
+
+BARE = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"tyro", "pydantic", "simplejpeg", "torchvision", "psutil", "pynvml"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocker())
+sys.path[0] = "profiling"
+import runpy
+try:
+    runpy.run_path("profiling/gpu.py", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+from measuring import correctness, first, memory, timing, warming
+import tune
+"""
+
+
+def test_the_scripts_start_on_a_machine_that_has_little_more_than_torch(tmp_path):
+    """No package of the library's own dependencies, no git, not installed: as on a GPU machine that one is lent."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PATH")}
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", BARE, "--device", "cpu", "--size", "tiny", "--sections", "ceilings", "--runs", "1"]
+    done = subprocess.run(
+        [*command, "--out", str(out)],
+        cwd=Path(gpu.__file__).parents[1],
+        env=environment | {"TRITON_INTERPRET": "1", "PATH": "/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.suffix for path in out.iterdir()) == [".json", ".md"]
+    (page,) = out.glob("*.md")
+    assert "- not installed: pydantic, tyro" in page.read_text()
+    assert "- commit: unknown" in page.read_text()
+    assert "| copy, read and written |" in page.read_text()
+
+
+def test_a_part_that_fails_says_so_and_the_next_one_is_measured(tmp_path, monkeypatch):
+    def broken(device, settings, budget):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(gpu, "PARTS", {"memory": gpu.Part(broken, 0, 9), "ceilings": gpu.PARTS["ceilings"]})
+    monkeypatch.setattr(gpu, "device_named", lambda name, where: HostDevice())
+    code, page, raw = run(tmp_path, "memory,ceilings")
+    assert code == 0
+    assert "## Not measured: memory\n\nRuntimeError: no such thing" in page
+    assert raw["ceilings"]
