@@ -33,6 +33,7 @@ WARMUP_SHARE = 1 / 8  # of a stage, for methods that say nothing of a warm-up
 RECORDED = 2048  # images that an epoch's record is measured on
 TIMED = 5  # steps
 FILE = "budget.json"
+Clock = Callable[[], float]
 
 
 def alpha_rate(steps: int) -> float:
@@ -79,7 +80,9 @@ class StepTimes:
     evaluation: float
 
 
-def time_steps(space: CellSpace, method: Method, data: ImageData, config: SearchConfig) -> StepTimes:
+def time_steps(
+    space: CellSpace, method: Method, data: ImageData, config: SearchConfig, clock: Clock = perf_counter
+) -> StepTimes:
     """The mean over the stages of what a batch takes here, measured on states of their own.
 
     Args:
@@ -87,9 +90,10 @@ def time_steps(space: CellSpace, method: Method, data: ImageData, config: Search
         method: Whose steps.
         data: The images, whose decoding counts.
         config: Size of the supernet and of a batch.
+        clock: Seconds since some moment; ``time.process_time`` where the machine does something else, too.
     """
     every_step = replace(method, update_schedule=replace(method.update_schedule, alpha_every=1))
-    stages = [_time_stage(space, every_step, data, config, stage) for stage in range(len(method.stages))]
+    stages = [_time_stage(space, every_step, data, config, stage, clock) for stage in range(len(method.stages))]
     every = method.update_schedule.alpha_every
     return StepTimes(
         mean(one.weight for one in stages),
@@ -98,7 +102,9 @@ def time_steps(space: CellSpace, method: Method, data: ImageData, config: Search
     )
 
 
-def _time_stage(space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int) -> StepTimes:
+def _time_stage(
+    space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int, clock: Clock
+) -> StepTimes:
     device, halves = local_device(config.device), search_halves(data, config)
     config = replace(config, minutes=None, epochs=len(method.stages), warmup_epochs=0)
     config = with_rates(config, method, 1)
@@ -123,26 +129,26 @@ def _time_stage(space: CellSpace, method: Method, data: ImageData, config: Searc
         workers=0,
         device=device,
     )
-    with_alpha = _time_each(device, batches, lambda pair: search_step(run, *pair))
+    with_alpha = _time_each(clock, device, batches, lambda pair: search_step(run, *pair))
     state.step = stage * steps
-    alone = _time_each(device, batches, lambda pair: search_step(run, pair[0], None))
+    alone = _time_each(clock, device, batches, lambda pair: search_step(run, pair[0], None))
     state.step = stage * steps
     mix, images = evaluated_mix(run, stage), next(batches)[0].images
     with torch.no_grad():
-        evaluation = _time_each(device, iter([images] * (TIMED + 1)), lambda x: run.state.supernet(x, mix))
+        evaluation = _time_each(clock, device, iter([images] * (TIMED + 1)), lambda x: run.state.supernet(x, mix))
     return StepTimes(alone, max(with_alpha - alone, 0.0), evaluation)
 
 
-def _time_each(device: torch.device, batches: Any, step: Callable[[Any], object]) -> float:
+def _time_each(clock: Clock, device: torch.device, batches: Any, step: Callable[[Any], object]) -> float:
     """Mean seconds of all but the first of ``TIMED + 1`` steps, with what it takes to get their batches."""
     started = 0.0
     for number in range(TIMED + 1):
         if number == 1:
             _wait(device)
-            started = perf_counter()
+            started = clock()
         step(next(batches))
     _wait(device)
-    return (perf_counter() - started) / TIMED
+    return (clock() - started) / TIMED
 
 
 def _wait(device: torch.device) -> None:

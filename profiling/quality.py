@@ -1,0 +1,302 @@
+"""How good is what a search finds in a given CPU time, next to random search with successive halving?
+
+Real images in the NAS-Bench-201 space, whose table knows the accuracy of every architecture. One line of results for
+each protocol, seed and budget, appended as it arrives: run it again to go on. A budget is CPU minutes on one thread,
+turned into steps by what steps take here (--speeds keeps that, so that a part that runs beside something else does
+the same work). Protocols:
+
+    ladder        the default: smooth_darts_rs, then the ladder of evaluation
+    METHOD        a method of the library, all of its time in the search, derived by argmax as published
+    no_halving    the ladder's proposals, the best by the supernet alone
+    halving       random architectures, successive halving, no search: the opponent
+    random        an architecture drawn uniformly
+
+Settings are chosen on the validation column and seeds from 100 on. What is reported has seeds from 0 on, and the test
+column is read by --report alone.
+"""
+
+import csv
+import gzip
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from scipy.stats import kendalltau
+
+from fastnas.data import DataConfig, ImageData, load_data
+from fastnas.data.images import ImageSet, Items
+from fastnas.data.transforms import small_transforms
+from fastnas.engine import SearchResult, search
+from fastnas.engine.budget import StepTimes, fit_minutes, time_steps
+from fastnas.engine.run import search_halves
+from fastnas.errors import invalid
+from fastnas.files import append_json_line, read_json, read_json_lines, write_json
+from fastnas.methods import METHODS
+from fastnas.selection import LadderConfig, climb, select
+from fastnas.selection.proposals import Proposal
+from fastnas.selection.scoring import HeldOut, path_of
+from fastnas.selection.short_training import ShortTraining
+from fastnas.spaces import NASBENCH201, Genotype, genotype_to_text, random_genotype
+from fastnas.training.config import RetrainConfig, SearchConfig
+
+VALIDATION, TEST = "cifar10_valid_accuracy", "cifar10_test_accuracy"
+CPU = torch.device("cpu")
+OF_LADDER = 0.4  # of the default protocol's time
+METHOD = "smooth_darts_rs"
+TRAINING = RetrainConfig(channels=8, cells=1, batch_size=64, lr=0.1, nesterov=True, weight_decay=5e-4)
+SEARCH = SearchConfig(
+    channels=8, cells=1, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4, device="cpu"
+)
+RANKED = 48  # architectures behind a tau
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """What to measure.
+
+    Args:
+        protocols: Which.
+        minutes: CPU minutes of each run.
+        seeds: Of each protocol.
+        data: An image folder, ``folder:ROOT``, or another source of 32-pixel images.
+        resolution: To which images are averaged down.
+        table: CSV of accuracies.
+        results: File of JSON lines.
+        speeds: Seconds of steps, measured if the file is not there.
+        report: Print the table of the results, by the test column, and measure nothing.
+        plot: File of the plot of regret against minutes, beside --report.
+    """
+
+    protocols: tuple[str, ...] = ("ladder", "halving")
+    minutes: tuple[float, ...] = (5.0,)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    data: str = "folder:data/cifar10"
+    resolution: int = 16
+    table: Path = Path("nasbench201.csv.gz")
+    results: Path = Path("profiling/results/quality.jsonl")
+    speeds: Path = Path("profiling/results/quality-speeds.json")
+    report: bool = False
+    plot: Path | None = None
+
+
+def main(options: Quality) -> None:
+    """Measure what is not yet there, or report what is."""
+    torch.set_num_threads(1)
+    if options.report:
+        print_report(read_json_lines(options.results), read_table(options.table, TEST), options.plot)
+        return
+    unknown = [name for name in options.protocols if name not in PROTOCOLS and name not in METHODS]
+    if unknown:
+        raise invalid("quality", f"protocols must be {', '.join(PROTOCOLS)} or a method", unknown[0])
+    data, known = in_memory(options.data, options.resolution), read_table(options.table, VALIDATION)
+    done = {(one["protocol"], one["minutes"], one["seed"]) for one in read_json_lines(options.results)}
+    for seed in options.seeds:
+        for minutes in options.minutes:
+            for protocol in options.protocols:
+                if (protocol, minutes, seed) in done:
+                    continue
+                started = process_time()
+                found = run_protocol(protocol, minutes, seed, data, options.speeds, known)
+                record = {"protocol": protocol, "minutes": minutes, "seed": seed, **found}
+                record["cpu_seconds"] = process_time() - started
+                record["validation"] = known[record["genotype"]]
+                append_json_line(options.results, record)
+                print(f"{protocol} {minutes:g} min, seed {seed}: {record['validation']:.2f} %", file=sys.stderr)
+
+
+def in_memory(source: str, resolution: int) -> ImageData:
+    """The images of ``source``, decoded and averaged down once, since a CPU that decodes in every step does little
+    else."""
+    data = load_data(source, DataConfig())
+    if data.resolution % resolution:
+        raise invalid("quality", f"resolution must divide {data.resolution}", resolution)
+    factor = data.resolution // resolution
+
+    def decode(images: ImageSet) -> ImageSet:
+        pixels = torch.stack([data.eval_transform(images.image(i)) for i in range(len(images.labels))]).float()
+        small = torch.nn.functional.avg_pool2d(pixels, factor).round().to(torch.uint8)
+        return ImageSet(images.labels, Items(small.numpy()))
+
+    train_transform, eval_transform = small_transforms(resolution, flip=True, resize=False)
+    return replace(
+        data,
+        train=decode(data.train),
+        test=decode(data.test),
+        resolution=resolution,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        large=False,
+    )
+
+
+def read_table(path: Path, column: str) -> dict[str, float]:
+    """One column of the table, by architecture."""
+    with gzip.open(path, "rt") as file:
+        return {row["architecture"]: float(row[column]) for row in csv.DictReader(file)}
+
+
+# ---- what steps take --------------------------------------------------------------------------------------------
+def speed(path: Path, name: str, measure: Any) -> Any:
+    """What ``path`` knows of ``name``, or what ``measure`` returns, which is written there."""
+    known: Any = read_json(path) if path.exists() else {}
+    if name not in known:
+        known[name] = measure()
+        write_json(path, known)
+    return known[name]
+
+
+def times_of(method: str, data: ImageData, path: Path) -> StepTimes:
+    """Seconds of the steps of a method."""
+
+    def measure() -> Record:
+        times = time_steps(NASBENCH201, METHODS[method](), data, SEARCH, process_time)
+        return {"weight": times.weight, "alpha": times.alpha, "evaluation": times.evaluation}
+
+    return StepTimes(**speed(path, method, measure))
+
+
+def training_step(data: ImageData, path: Path) -> float:
+    """Mean seconds of a training step of random architectures."""
+
+    def measure() -> float:
+        indices, seconds = np.arange(len(data.train.labels)), []
+        for seed in range(1000, 1006):
+            genotype = random_genotype(NASBENCH201, seed)
+            training = ShortTraining(genotype, data, indices, TRAINING, SEARCH, CPU, NASBENCH201)
+            training.train_to(1)
+            started = process_time()
+            training.train_to(9)
+            seconds.append((process_time() - started) / 8)
+        return mean(seconds)
+
+    return speed(path, "training step", measure)
+
+
+def most_entrants(seconds: float, ladder: LadderConfig, of_step: float) -> LadderConfig:
+    """``ladder`` with as many entrants as fit."""
+    entrants = 1
+    while replace(ladder, entrants=entrants + 1).total_steps * of_step <= seconds:
+        entrants += 1
+    return replace(ladder, entrants=entrants)
+
+
+# ---- protocols --------------------------------------------------------------------------------------------------
+def run_protocol(
+    protocol: str, minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]
+) -> Record:
+    """What a protocol finds in its minutes."""
+    run = PROTOCOLS.get(protocol)
+    if run is not None:
+        return run(minutes, seed, data, speeds, known)
+    return {"method": protocol, **_argmax(protocol, minutes, seed, data, speeds, known)}
+
+
+def _search(method: str, minutes: float, seed: int, data: ImageData, speeds: Path) -> tuple[SearchResult, SearchConfig]:
+    config = replace(SEARCH, minutes=minutes, seed=seed)
+    config = fit_minutes(times_of(method, data, speeds), METHODS[method](), data, config)
+    return search(NASBENCH201, METHODS[method](), data, config), config
+
+
+def _argmax(
+    method: str, minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]
+) -> Record:
+    found, config = _search(method, minutes, seed, data, speeds)
+    return {"genotype": genotype_to_text(found.genotype), **_of_search(found, config, data, known)}
+
+
+def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known: Mapping[str, float]) -> Record:
+    """Steps, the genotypes on the way, and Kendall's tau of paths through the supernet with the validation column."""
+    held_out = HeldOut(data, search_halves(data, config).alpha, 1024, config, CPU)
+    genotypes = [random_genotype(NASBENCH201, 10_000 + i) for i in range(RANKED)]
+    paths = [path_of(NASBENCH201, one, found.history[-1]["edge_mix"], CPU) for one in genotypes]
+    losses = [held_out.measure(found.supernet, path).loss for path in paths]
+    tau = kendalltau([-loss for loss in losses], [known[genotype_to_text(one)] for one in genotypes])[0]
+    return {
+        "steps": found.history[-1]["step"],
+        "argmax": genotype_to_text(found.genotype),
+        "epochs": [record["genotype"] for record in found.history],
+        "entropy": [mean(record["entropy"]["normal"]) for record in found.history],
+        "tau": float(tau),  # type: ignore[arg-type]
+    }
+
+
+def _ladder(
+    minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float], **changes: Any
+) -> Record:
+    found, config = _search(METHOD, (1 - OF_LADDER) * minutes, seed, data, speeds)
+    of_step, seconds = training_step(data, speeds), 60 * OF_LADDER * minutes
+    ladder = LadderConfig(proposals=64, images=1024)
+    scoring = ladder.proposals * ladder.images / config.batch_size * of_step / 3
+    ladder = replace(most_entrants(seconds - scoring, ladder, of_step), **changes)
+    chosen = select(found, NASBENCH201, METHODS[METHOD](), data, config, TRAINING, ladder)
+    rungs = [[one.rung, one.genotype, one.origin, one.steps, one.loss] for one in chosen.rungs]
+    text = genotype_to_text(chosen.genotype)
+    return {"genotype": text, "origin": chosen.origin, "rungs": rungs, **_of_search(found, config, data, known)}
+
+
+def _no_halving(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
+    record = _ladder(minutes, seed, data, speeds, known, entrants=1)
+    scored = [rung for rung in record["rungs"] if rung[0] == 0]
+    return {**record, "genotype": min(scored, key=lambda rung: rung[-1])[1]}
+
+
+def _halving(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
+    ladder = most_entrants(60 * minutes, LadderConfig(images=1024), training_step(data, speeds))
+    entrants, seen = [], set[Genotype]()
+    for draw in range(100 * ladder.entrants):
+        genotype = random_genotype(NASBENCH201, seed * 1_000_003 + draw)
+        if genotype not in seen and len(entrants) < ladder.entrants:
+            seen.add(genotype)
+            entrants.append(Proposal(genotype, "uniform"))
+    chosen = climb(entrants, NASBENCH201, data, replace(SEARCH, seed=seed), TRAINING, ladder)
+    rungs = [[one.rung, one.genotype, one.origin, one.steps, one.loss] for one in chosen.rungs]
+    return {"genotype": genotype_to_text(chosen.genotype), "rungs": rungs, "steps": ladder.total_steps}
+
+
+def _random(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
+    return {"genotype": genotype_to_text(random_genotype(NASBENCH201, seed))}
+
+
+PROTOCOLS = {"ladder": _ladder, "no_halving": _no_halving, "halving": _halving, "random": _random}
+
+
+# ---- report -----------------------------------------------------------------------------------------------------
+def print_report(records: list[Record], test: Mapping[str, float], plot: Path | None) -> None:
+    """A Markdown table by protocol and minutes, of the seeds below 100."""
+    best, kept = max(test.values()), [one for one in records if one["seed"] < 100]
+    ranked = sorted(test.values(), reverse=True)
+    print("| protocol | minutes | seeds | test accuracy %, median | of each | regret, median | worst | tau | CPU s |")
+    print("| --- " + "| ---: " * 8 + "|")
+    points: dict[str, list[tuple[float, float]]] = {}
+    for protocol, minutes in sorted({(one["protocol"], one["minutes"]) for one in kept}):
+        here = [one for one in kept if (one["protocol"], one["minutes"]) == (protocol, minutes)]
+        found = [test[one["genotype"]] for one in here]
+        taus = [one["tau"] for one in here if "tau" in one]
+        each = " / ".join(f"{x:.2f} ({1 + sum(y > x for y in ranked):,})" for x in found)
+        row = [protocol, f"{minutes:g}", str(len(here)), f"{median(found):.2f}", each]
+        row += [f"{best - median(found):.2f}", f"{best - min(found):.2f}", f"{mean(taus):.2f}" if taus else ""]
+        row.append(f"{mean(one['cpu_seconds'] for one in here):.0f}")
+        print(f"| {' | '.join(row)} |")
+        points.setdefault(protocol, []).append((minutes, best - median(found)))
+    if plot is not None and points:
+        from matplotlib.figure import Figure  # noqa: PLC0415  (half a second)
+
+        figure = Figure(figsize=(6, 4))
+        axes = figure.subplots()
+        for protocol, line in points.items():
+            axes.plot(*zip(*line, strict=True), marker="o", label=protocol)
+        axes.set(xlabel="CPU minutes of a search", ylabel="median regret, points of test accuracy")
+        axes.legend()
+        figure.savefig(plot)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Quality, description=__doc__))

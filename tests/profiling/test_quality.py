@@ -1,0 +1,106 @@
+"""The measurement of what searches find: budgets, protocols, and what is kept."""
+
+import gzip
+from dataclasses import replace
+
+import pytest
+import quality
+
+from fastnas.data import load_data
+from fastnas.engine.budget import StepTimes
+from fastnas.files import read_json_lines, write_json
+from fastnas.selection import LadderConfig
+
+
+class AnyArchitecture(dict):
+    """A table that knows a number for whatever is found."""
+
+    def __missing__(self, text):
+        return 50 + text.count("nor_conv_3x3")
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    speeds = tmp_path / "speeds.json"
+    step = {"weight": 0.1, "alpha": 0.1, "evaluation": 0.01}
+    write_json(speeds, {"training step": 0.2, quality.METHOD: step, "darts": step})
+    monkeypatch.setattr(quality, "SEARCH", replace(quality.SEARCH, channels=2, batch_size=8, evaluation_images=16))
+    monkeypatch.setattr(quality, "TRAINING", replace(quality.TRAINING, channels=2, batch_size=8))
+    monkeypatch.setattr(quality, "RANKED", 4)
+    monkeypatch.setattr(quality, "read_table", lambda *_: AnyArchitecture(best=90.0))
+    monkeypatch.setattr(quality, "LadderConfig", lambda **_: LadderConfig(proposals=4, images=16, steps=4))
+    return quality.Quality(
+        minutes=(0.1,),
+        seeds=(0,),
+        data="digits",
+        resolution=8,
+        results=tmp_path / "results.jsonl",
+        speeds=speeds,
+    )
+
+
+@pytest.mark.slow
+def test_every_protocol_leaves_a_record_and_none_is_repeated(options, capsys, monkeypatch):
+    protocols = ("ladder", "no_halving", "halving", "random", "darts")
+    options = replace(options, protocols=protocols)
+    quality.main(options)
+    records = read_json_lines(options.results)
+    assert [one["protocol"] for one in records] == list(protocols)
+    assert all(one["validation"] == AnyArchitecture()[one["genotype"]] for one in records)
+    assert all(-1 <= one["tau"] <= 1 for one in records if "tau" in one)
+    monkeypatch.setattr(quality, "run_protocol", lambda *_: pytest.fail("it is there"))
+    quality.main(options)
+    capsys.readouterr()
+    quality.main(replace(options, report=True, plot=options.results.with_suffix(".svg")))
+    printed = capsys.readouterr().out
+    for protocol in protocols:
+        assert f"| {protocol} | 0.1 | 1 |" in printed
+    assert options.results.with_suffix(".svg").exists()
+
+
+def test_a_record_is_kept_and_not_repeated(options, monkeypatch):
+    options = replace(options, protocols=("random",))
+    quality.main(options)
+    (record,) = read_json_lines(options.results)
+    assert record["validation"] == AnyArchitecture()[record["genotype"]]
+    monkeypatch.setattr(quality, "run_protocol", lambda *_: pytest.fail("it is there"))
+    quality.main(options)
+
+
+def test_a_table_is_read_by_its_columns(tmp_path):
+    path = tmp_path / "table.csv.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(f"architecture,{quality.VALIDATION},{quality.TEST}\na,1.5,2.5\n")
+    assert quality.read_table(path, quality.VALIDATION) == {"a": 1.5}
+    assert quality.read_table(path, quality.TEST) == {"a": 2.5}
+
+
+def test_seeds_for_choosing_settings_are_not_reported(options, capsys):
+    quality.main(replace(options, protocols=("random",), seeds=(100,)))
+    capsys.readouterr()
+    quality.main(replace(options, report=True))
+    assert "random" not in capsys.readouterr().out
+
+
+def test_an_unknown_protocol_is_refused(options):
+    with pytest.raises(ValueError, match="protocols must be ladder, no_halving, halving, random or a method"):
+        quality.main(replace(options, protocols=("chance",)))
+
+
+def test_the_opponent_fills_its_time():
+    ladder = quality.most_entrants(300, LadderConfig(), 0.03)
+    assert ladder.total_steps * 0.03 <= 300 < replace(ladder, entrants=ladder.entrants + 1).total_steps * 0.03
+
+
+def test_images_are_averaged_down():
+    data, whole = quality.in_memory("digits", 4), load_data("digits")
+    assert data.train.image(0).shape == (1, 4, 4)
+    assert float(data.train.image(0).float().mean()) == pytest.approx(float(whole.train.image(0).float().mean()), abs=1)
+
+
+@pytest.mark.slow
+def test_speeds_are_measured_once(tmp_path):
+    data = quality.in_memory("digits", 8)
+    first = quality.times_of("darts", data, tmp_path / "speeds.json")
+    assert isinstance(first, StepTimes)
+    assert quality.times_of("darts", data, tmp_path / "speeds.json") == first
