@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fastnas.memory.planner import Plan as Plan
     from fastnas.memory.planner import plan as plan
     from fastnas.methods.method import Method as Method
+    from fastnas.networks.model import load as load
     from fastnas.spaces.genotype import Genotype as Genotype
     from fastnas.training.config import RetrainConfig as RetrainConfig
     from fastnas.training.config import SearchConfig as SearchConfig
@@ -44,6 +45,7 @@ _HOMES = {
     "SearchResult": "engine.loop",
     "accelerate": "acceleration.accelerate",
     "check": "checks.check",
+    "load": "networks.model",
     "plan": "memory.planner",
     "restore": "acceleration.accelerate",
     "retrain": "training.retrain",
@@ -66,6 +68,7 @@ __all__ = [
     "check",
     "costs",
     "data",
+    "load",
     "mechanisms",
     "methods",
     "plan",

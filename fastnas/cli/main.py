@@ -18,6 +18,7 @@ from tyro.conf import Positional, subcommand
 from fastnas.checks.check import check
 from fastnas.cli.data import Index, Shards, run_index, run_shards
 from fastnas.cli.latency import Latency, run_latency, size_of_network
+from fastnas.cli.models import Export, Predict, run_export, run_predict
 from fastnas.cli.planning import PlanCommand, make_plan, scale_over_gpus
 from fastnas.cli.training_verbs import Retrain, Search, run_retrain, run_search
 from fastnas.costs.tables import NetworkSize
@@ -130,6 +131,8 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Retrain, subcommand("retrain", default=replace(retrain_default, genotype=tyro.MISSING))]
         | Annotated[PlanCommand, subcommand("plan", default=plan_default)]
         | Annotated[Report, subcommand("report")]
+        | Annotated[Predict, subcommand("predict")]
+        | Annotated[Export, subcommand("export")]
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
@@ -200,6 +203,8 @@ _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     PlanCommand: _plan,
     Retrain: run_retrain,
     Report: _report,
+    Predict: run_predict,
+    Export: run_export,
     Methods: _methods,
     Check: _check,
     Show: _show,

@@ -30,6 +30,7 @@ from fastnas.errors import require_type
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.mechanisms.schedules import LEARNING_RATES, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
+from fastnas.networks.model import Model, ModelInfo, describe_space, find_preprocessing
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.seeds import stream, torch_seed
@@ -52,6 +53,7 @@ class RetrainResult:
         test_accuracy: Fraction of the test images classified rightly after the last epoch.
         seconds: Training and evaluation, without what came before a resume's checkpoint being repeated.
         network: The network, in evaluation mode.
+        info: What describes it beside its weights: sizes, classes, preprocessing, metrics.
     """
 
     genotype: Genotype
@@ -60,6 +62,11 @@ class RetrainResult:
     test_accuracy: float
     seconds: float
     network: nn.Module
+    info: ModelInfo
+
+    def save(self, folder: Path | str) -> None:
+        """Write the trained network to ``folder``, from where :func:`fastnas.load` reads it."""
+        Model(self.network, self.info).save(folder)  # type: ignore[arg-type]
 
 
 def learning_rate(config: RetrainConfig, epoch: int) -> float:
@@ -127,7 +134,16 @@ def retrain(
                 on_epoch(record)
     seconds = sum(record["seconds"] for record in history)
     network = training.network.eval().to(memory_format=torch.contiguous_format)
-    return RetrainResult(genotype, *cost, history[-1]["test_accuracy"], seconds, network)
+    accuracy = history[-1]["test_accuracy"]
+    measured = {"test_accuracy": accuracy, "num_params": cost[0], "multiply_adds": cost[1]}
+    image = find_preprocessing(data.normalise, data.channels, data.resolution)
+    written, space = describe_space(genotype, own)
+    sizes = (config.channels, config.cells, data.large)
+    info = ModelInfo(written, space, tuple(map(str, data.classes)), *sizes, image, metrics=measured)
+    result = RetrainResult(genotype, *cost, accuracy, seconds, network, info)
+    if folder is not None and ranks.is_first:
+        result.save(folder / "model")
+    return result
 
 
 class _Training:

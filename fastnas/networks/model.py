@@ -1,0 +1,218 @@
+"""Trained networks as folders: ``weights.safetensors`` beside ``model.json``, which describes the network whole."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastnas.errors import invalid
+from fastnas.files import read_json, write_atomically, write_json
+from fastnas.networks.derived import build_network
+from fastnas.networks.network import DerivedNetwork
+from fastnas.spaces.formats import genotype_from_json, genotype_to_json, space_from_json, space_to_json
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import SPACES
+from fastnas.spaces.space import Space
+
+WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+_PLACES = (".", "model", "retrain/searched/model")  # in a run folder
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image to what a network reads.
+
+    Args:
+        channels: 3 for colour, 1 for grey images.
+        resolution: Side in pixels.
+        mean: Of each channel, of values in [0, 1].
+        std: Likewise, the standard deviation.
+    """
+
+    channels: int
+    resolution: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, image: Image.Image | Path | str) -> Tensor:
+        """One image, or its file, as float32 ``[channels, resolution, resolution]``.
+
+        The shorter side is brought to ``resolution``, and the middle is cut out.
+        """
+        if not isinstance(image, Image.Image):
+            try:
+                with Image.open(image) as file:
+                    return self(file.copy())
+            except OSError as error:
+                raise invalid("image", f"{image} must be an image file", type(error).__name__) from None
+        if image.mode.startswith(("I", "F")):
+            raise invalid("image", "pixels must have 8 bits a channel", f"mode {image.mode}", "Convert it to 8 bits.")
+        side = self.resolution
+        scale = side / min(image.size)
+        image = image.convert("RGB" if self.channels == 3 else "L")
+        width, height = (max(side, round(scale * length)) for length in image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = (width - side) // 2, (height - side) // 2
+        pixels = np.asarray(image.crop((left, top, left + side, top + side)), dtype=np.float32)
+        return self.normalize(torch.from_numpy(pixels).reshape(side, side, self.channels).permute(2, 0, 1))
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """From values in [0, 255], ``[..., C, H, W]``, to what the network reads."""
+        mean, std = (torch.tensor(x, device=pixels.device)[:, None, None] for x in (self.mean, self.std))
+        return (pixels / 255 - mean) / std
+
+
+def find_preprocessing(normalise: Callable[[Tensor], Tensor], channels: int, resolution: int) -> Preprocessing:
+    """The numbers of ``normalise``, a function from uint8 images to float32 that is affine in each channel.
+
+    Raises:
+        ValueError: If it is not affine.
+    """
+    dark, middle, light = (
+        normalise(torch.full((1, channels, 1, 1), value, dtype=torch.uint8)).double().flatten()
+        for value in (0, 51, 255)
+    )
+    if not torch.allclose(middle, dark + (light - dark) / 5, atol=1e-5):
+        raise invalid("model", "the normalisation of the images must be affine", "another function")
+    std = 1 / (light - dark)
+    return Preprocessing(channels, resolution, tuple((-dark * std).tolist()), tuple(std.tolist()))
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """All that makes a trained network of its weights, and what is known of it.
+
+    Args:
+        genotype: The architecture, as JSON.
+        space: Its space as JSON, where it is none of the library's.
+        classes: Names of the classes, in the order of the logits.
+        channels: Channels of the first cells or block.
+        cells: Depth, in the unit of ``--cells``.
+        large: Whether the stem halves the resolution, for images of hundreds of pixels.
+        preprocessing: From an image to what the network reads.
+        task: What the logits mean.
+        metrics: What was measured: ``test_accuracy`` (a fraction), ``num_params``, ``multiply_adds``.
+    """
+
+    genotype: dict[str, Any]
+    space: dict[str, Any] | None
+    classes: tuple[str, ...]
+    channels: int
+    cells: int
+    large: bool
+    preprocessing: Preprocessing
+    task: str = "classification"
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def build(self) -> DerivedNetwork:
+        """The network, with fresh weights.
+
+        Raises:
+            ValueError: If its space has operations of its own, which no file holds.
+        """
+        space = None if self.space is None else space_from_json(self.space)
+        genotype = genotype_from_json(self.genotype, space)
+        image = self.preprocessing
+        sizes = (len(self.classes), self.channels, self.cells, image.channels, image.resolution, self.large)
+        return build_network(genotype, *sizes, False, space)
+
+
+class Model(torch.nn.Module):
+    """A trained network and what is known of it: ``model(images)`` are its logits.
+
+    Args:
+        network: In evaluation mode.
+        info: Its description.
+    """
+
+    def __init__(self, network: DerivedNetwork, info: ModelInfo) -> None:
+        super().__init__()
+        self.network, self.info = network, info
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self.info.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From an image to what the network reads."""
+        return self.info.preprocessing
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was measured after the training."""
+        return self.info.metrics
+
+    @property
+    def genotype(self) -> Genotype:
+        """The architecture."""
+        space = None if self.info.space is None else space_from_json(self.info.space)
+        return genotype_from_json(self.info.genotype, space)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """From preprocessed images ``[N, C, H, W]`` to logits ``[N, classes]``."""
+        return self.network(images)
+
+    @torch.no_grad()
+    def predict(self, images: list[Image.Image | Path | str]) -> Tensor:
+        """The probability of every class, ``[N, classes]``, for images or their files."""
+        device = next(self.parameters()).device
+        return F.softmax(self(torch.stack([self.preprocessing(image) for image in images]).to(device)), dim=1)
+
+    def save(self, folder: Path | str) -> None:
+        """Write the two files of the model into ``folder``."""
+        folder = Path(folder)
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in self.network.state_dict().items()
+            if not name.startswith("auxiliary.")
+        }
+        write_atomically(folder / WEIGHTS, lambda file: file.write(save(tensors)))
+        write_json(folder / DESCRIPTION, asdict(self.info))
+
+
+def describe_space(genotype: Genotype, space: Space | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The genotype as JSON, and its space where it is none of the library's."""
+    own = None if space is None or space.name in SPACES else space_to_json(space)
+    return genotype_to_json(genotype), own
+
+
+def load(path: Path | str, device: str = "cpu") -> Model:
+    """A trained network with its classes, preprocessing, genotype, sizes and metrics.
+
+    Args:
+        path: A run folder, that of a retraining, or a folder that holds ``model.json``.
+        device: Where to put it.
+
+    Raises:
+        ValueError: If there is none, or one of its files is broken.
+    """
+    places = [Path(path) / place for place in _PLACES]
+    folder = next((place for place in places if (place / DESCRIPTION).is_file()), None)
+    if folder is None:
+        remedy = "Give the folder of a finished fastnas search or fastnas retrain."
+        raise invalid("model", f"the folder must hold a {DESCRIPTION}", str(path), remedy)
+    try:
+        info = TypeAdapter(ModelInfo).validate_python(read_json(folder / DESCRIPTION))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise invalid("model", f"{folder / DESCRIPTION} must describe a model", f"{place}: {first['msg']}") from None
+    network = info.build()
+    try:
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        got = " ".join(str(error).split())[:200]
+        raise invalid("model", f"{folder / WEIGHTS} must hold the weights of the network", got) from None
+    return Model(network.eval(), info).to(device).eval()
