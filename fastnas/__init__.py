@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fastnas.acceleration.accelerate import accelerate as accelerate
     from fastnas.acceleration.accelerate import restore as restore
     from fastnas.acceleration.mixed_op import MixedOp as MixedOp
+    from fastnas.acceleration.profile import profile as profile
     from fastnas.checks.check import check as check
     from fastnas.engine.loop import SearchResult as SearchResult
     from fastnas.engine.loop import search as search
@@ -47,6 +48,7 @@ _HOMES = {
     "check": "checks.check",
     "load": "networks.model",
     "plan": "memory.planner",
+    "profile": "acceleration.profile",
     "restore": "acceleration.accelerate",
     "retrain": "training.retrain",
     "search": "engine.loop",
@@ -72,6 +74,7 @@ __all__ = [
     "mechanisms",
     "methods",
     "plan",
+    "profile",
     "restore",
     "retrain",
     "search",

@@ -20,6 +20,7 @@ from fastnas.cli.data import Index, Shards, run_index, run_shards
 from fastnas.cli.latency import Latency, run_latency, size_of_network
 from fastnas.cli.models import Export, Predict, run_export, run_predict
 from fastnas.cli.planning import PlanCommand, make_plan, scale_over_gpus
+from fastnas.cli.profile import Profile, run_profile
 from fastnas.cli.training_verbs import Retrain, Search, run_retrain, run_search
 from fastnas.costs.tables import NetworkSize
 from fastnas.experiment.experiment import Experiment, load_experiment, method_named
@@ -137,6 +138,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
         | Annotated[Latency, subcommand("latency", default=Latency(size=size))]
+        | Annotated[Profile, subcommand("profile")]
         | Annotated[Index, subcommand("index")]
         | Annotated[Shards, subcommand("shards")]
     )
@@ -209,6 +211,7 @@ _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Check: _check,
     Show: _show,
     Latency: run_latency,
+    Profile: run_profile,
     Index: run_index,
     Shards: run_shards,
 }
