@@ -1,7 +1,8 @@
 """How well is the memory of a search step predicted, does every plan keep its budget, and what does recomputing cost?
 
 Predictions run the step on tensors without memory; measurements run it on real ones and follow every storage, or on a
-GPU ask its allocator. `accuracy` compares both over many configurations, `draws` lets methods draw for themselves,
+GPU ask its allocator. `accuracy` compares both over many configurations, `random` over drawn
+ones, `draws` lets methods draw for themselves,
 `budgets` plans and measures what was planned, `bytes` counts whole supernets, `rss` asks the operating system, `times`
 takes the seconds of one search under several plans, with the cells that FASTNAS_BACKEND names.
 """
@@ -12,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from statistics import median
 from time import perf_counter, process_time
 from typing import Literal, NamedTuple
@@ -34,7 +36,7 @@ from measuring.device import CudaDevice
 from measuring.memory import step_peak
 from measuring.writing import Section, provenance
 
-Part = Literal["accuracy", "draws", "budgets", "bytes", "rss", "times"]
+Part = Literal["accuracy", "random", "draws", "budgets", "bytes", "rss", "times"]
 ORIGINAL = 119.9 * 2**20
 """Bytes an image that the published DARTS supernet keeps for C=16, 8 cells, 32x32: 2.01 GB for 16 images."""
 GPU_BLOCK = 512
@@ -130,6 +132,27 @@ def configurations() -> Iterator[Case]:
     yield case("darts", "darts", side=32, precision="bfloat16", recompute=("edges",))
 
 
+def random_case(seed: int) -> Case:
+    """A small configuration of which every setting is drawn."""
+    rng = Random(seed)
+    space = rng.choice(["darts", "nasbench201", "s1", "s2", "s3", "s4", "sharpdarts", "proxyless"])
+    methods = [name for name in METHODS if space != "proxyless" or METHODS[name]().partial_channels == 1]
+    plain = [name for name in methods if name not in ("p_darts", "darts_plus", "dso_nas", "dso_nas_full")]
+    cells = {"nasbench201": rng.choice([1, 2]), "proxyless": 1}.get(space, rng.choice([3, 4, 5]))
+    words = [("none",), ("edges",), ("cell",), ("none", "edges", "cell", "none"), ("cell", "joined", "edges")]
+    return case(
+        rng.choice(plain),
+        space,
+        "digits",
+        rng.choice([16, 24]),
+        cells=cells,
+        channels=rng.choice([4, 8, 12]),
+        batch_size=rng.choice([4, 8]),
+        precision=rng.choice(["float32", "float32", "bfloat16"]),
+        recompute=rng.choice(words),
+    )
+
+
 class Compared(NamedTuple):
     """Peak bytes of the largest phase of a step."""
 
@@ -162,6 +185,29 @@ def accuracy(options: Options) -> Section:
         )
     columns = ("configuration", "predicted", "measured", "error")
     return Section("Is the peak what was predicted?", columns, rows, notes, ok=middle <= 0.03 and worst <= 0.1)
+
+
+def random(options: Options) -> Section:
+    """Predicted and measured peaks of configurations drawn at random, and what the operating system says of them."""
+    rows, errors, ratios = [], [], []
+    for seed in range(options.first or 50):
+        title, setup = random_case(seed)
+        predicted, measured = compared(setup, CPU)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            tracked, resident = pool.apply(_resident, (random_case, seed))
+        errors.append(predicted / measured - 1)
+        ratios.append(resident / tracked)
+        numbers = [f"{predicted / 1e6:.2f}", f"{measured / 1e6:.2f}", f"{errors[-1]:+.4%}", f"{ratios[-1]:.2f}"]
+        rows.append([title, *numbers])
+        print(rows[-1], flush=True)
+    worst, middle = max(map(abs, errors)), median(map(abs, errors))
+    notes = [
+        f"{len(rows)} configurations, seeds from 0: median error {middle:.4%}, largest {worst:.4%}. MB of the largest "
+        f"phase. Resident memory of a fresh process, beyond what it had before the step, is {median(ratios):.2f} times "
+        f"the prediction in the median ({min(ratios):.2f} to {max(ratios):.2f})."
+    ]
+    columns = ("configuration", "predicted", "measured", "error", "resident / predicted")
+    return Section("Is the peak of any configuration what was predicted?", columns, rows, notes, ok=worst <= 0.01)
 
 
 def draws(options: Options) -> Section:
@@ -247,12 +293,16 @@ def _resident_cases() -> list[Case]:
     ]
 
 
+def _resident_case(number: int) -> Case:
+    return _resident_cases()[number]
+
+
 def rss(options: Options) -> Section:
     """The peak of resident memory in a fresh process, beyond what it had before the step."""
     rows = []
     for number, (title, _) in enumerate(_resident_cases()):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            tracked, resident = pool.apply(_resident, (number,))
+            tracked, resident = pool.apply(_resident, (_resident_case, number))
         rows.append([title, f"{tracked / 1e6:.0f}", f"{resident / 1e6:.0f}", f"{resident / tracked:.2f}"])
         print(rows[-1], flush=True)
     note = (
@@ -263,12 +313,12 @@ def rss(options: Options) -> Section:
     return Section("What does the operating system say?", columns, rows, [note])
 
 
-def _resident(number: int) -> tuple[int, int]:
+def _resident(make: Callable[[int], Case], number: int) -> tuple[int, int]:
     torch.set_num_threads(1)
     small = case("darts", "nasbench201", cells=1, batch_size=2).setup
     for phase in real_scene(small, moments(small)[0]).phases().values():
         phase()  # loads libraries and makes tables, which are no part of a step
-    setup = _resident_cases()[number].setup
+    setup = make(number).setup
     scene = real_scene(setup, moments(setup)[0])
     given = sum(t.untyped_storage().nbytes() for tensors in scene.given.values() for t in tensors)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
@@ -320,6 +370,7 @@ def times(options: Options) -> Section:
 
 PARTS: dict[Part, Callable[[Options], Section]] = {
     "accuracy": accuracy,
+    "random": random,
     "draws": draws,
     "budgets": budgets,
     "bytes": count_bytes,

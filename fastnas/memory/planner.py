@@ -14,7 +14,7 @@ from fastnas.errors import complaint, require, require_type
 from fastnas.mechanisms.draw import TwoPaths, gumbel_selected
 from fastnas.memory.budget import Budget, Target, read_budget, show_bytes
 from fastnas.memory.choice import Recomputation, cheapest
-from fastnas.memory.prediction import Prediction, predict
+from fastnas.memory.prediction import Prediction, predict, predict_typical
 from fastnas.memory.scene import Setup
 from fastnas.memory.segments import Pass, Profile, Times, measure_times, profile
 from fastnas.methods.method import Method
@@ -59,6 +59,8 @@ class Plan:
         smaller: The next plan of fewer bytes, if one was looked for and found.
         faster: The next faster plan, which would need more bytes.
         remedies: Changes, each of which alone would make it fit, and suggestions that change the method.
+        typical: Peak of the chosen plan at draws of a fresh alpha, where a method draws candidates: its prediction is
+            that of the draws that need most.
         device: Where seconds were measured; nothing where the plan's device is not here, or none were asked for.
     """
 
@@ -70,6 +72,7 @@ class Plan:
     faster: Option | None = None
     remedies: tuple[str, ...] = ()
     device: str = ""
+    typical: int | None = None
 
     @property
     def config(self) -> SearchConfig:
@@ -121,7 +124,7 @@ def plan(
         allow: What else may change: ``precision``, ``batch``.
         timed: Run a few steps of a small batch to know what recomputing costs, if the device that the plan is for is
             here. Otherwise time is taken to be in proportion to what is kept.
-        neighbours: Look for the next smaller and the next faster plan as well.
+        neighbours: Look for the next smaller and the next faster plan as well, and for what typical draws need.
         on_state: Told what is being done.
 
     Raises:
@@ -145,7 +148,12 @@ def plan(
         if chosen is not None:
             smaller, faster = planner.neighbours(chosen) if neighbours else (None, None)
             everything = planner.option(("none",), whole.prediction)
-            return Plan(requested, budget, chosen, everything, smaller, faster, device=str(device) if times else "")
+            typical = None
+            if neighbours:
+                on_state("predicting typical draws")
+                typical = predict_typical(replace(requested, config=chosen.config), budget.granularity)
+            where = str(device) if times else ""
+            return Plan(requested, budget, chosen, everything, smaller, faster, device=where, typical=typical)
     on_state("looking for a change that would make it fit")
     everything = _Planner(requested, budget, whole, times, on_state).option(("none",), whole.prediction)
     return Plan(requested, budget, None, everything, remedies=tuple(remedies(requested, budget)))

@@ -3,9 +3,10 @@
 import gc
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import median
 
-from fastnas.memory.scene import Moment, Scene, Setup, fake_scene, moments, real_scene
+from fastnas.memory.scene import Moment, Scene, Setup, draws_candidates, fake_scene, moments, real_scene
 from fastnas.memory.tracker import Peak, Tracker
 
 Watch = Callable[[Tracker], AbstractContextManager[object]]
@@ -38,6 +39,14 @@ def predict(setup: Setup, granularity: int = 1) -> Prediction:
         granularity: Of the allocator, in bytes; more than 1 is a GPU's.
     """
     return collect(setup, lambda moment: measure_peaks(fake_scene(setup, moment, granularity > 1), granularity))
+
+
+def predict_typical(setup: Setup, granularity: int = 1, draws: int = 5) -> int | None:
+    """The median peak over some draws of a fresh alpha, in bytes; ``None`` where nothing that is drawn decides it."""
+    if not draws_candidates(setup.method):
+        return None
+    seeds = (replace(setup, typical=True).changed(seed=setup.config.seed + i) for i in range(draws))
+    return int(median(predict(drawn, granularity).peak.num_bytes for drawn in seeds))
 
 
 def measure(setup: Setup, granularity: int = 1) -> Prediction:

@@ -38,12 +38,14 @@ class Setup:
         method: How.
         data: On what; only sizes are asked for, no image.
         config: With what numbers. It is planned for one process, whatever its device says.
+        typical: Let a method that draws candidates draw, instead of giving it the ones that need most.
     """
 
     space: Space
     method: Method
     data: ImageData
     config: SearchConfig
+    typical: bool = False
 
     def changed(self, **changes: object) -> "Setup":
         """With other settings in its configuration."""
@@ -92,13 +94,18 @@ def _run_at(setup: Setup, moment: Moment, supernet: nn.Module, device: torch.dev
     keeps = setup.method.stages[moment.stage].candidates if moment.stage else None
     if keeps is not None:
         state.alive = {name: _largest(rows, order, keeps) for name, rows in state.alive.items()}
-    if any(draw is not None and draw.turns_off for draw in (setup.method.draw, setup.method.weight_draw)):
+    if draws_candidates(setup.method) and not setup.typical:
         # Nowhere else: coefficients of e^-100 make gradients too small for the fast paths of a processor
         with torch.no_grad():
             for name, logits in state.alpha.items():
                 if name.startswith("alpha."):
                     logits.copy_(_APART * torch.tensor(order).to(logits).expand_as(logits))
     return Run(setup.method, setup.data, config, device, nothing, _STEPS, state)
+
+
+def draws_candidates(method: Method) -> bool:
+    """Whether a step runs candidates that are drawn, so that its memory depends on which."""
+    return any(draw is not None and draw.turns_off for draw in (method.draw, method.weight_draw))
 
 
 def _memory_ranks(space: Space, channels: int) -> list[int]:

@@ -29,6 +29,9 @@ def describe(plan: Plan) -> Iterator[str]:
     for title, option in rows:
         if option is not None:
             yield f"{title:16} {_line(plan, option)}"
+    if plan.typical is not None:
+        yield f"{plan.requested.method.name} draws candidates: the peak is that of the draws that need most;"
+        yield f"  at a fresh alpha the median draw needs {show_bytes(plan.typical)}"
     if plan.device:
         yield f"seconds: of one step, from some steps of a small batch on {plan.device}"
     elif budget.target == "cuda":

@@ -8,7 +8,7 @@ import torch
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.bilevel.products import reverse_over_reverse
 from fastnas.data import placeholder_data
-from fastnas.memory.prediction import measure, measure_peaks, predict
+from fastnas.memory.prediction import measure, measure_peaks, predict, predict_typical
 from fastnas.memory.scene import Setup, moments, real_scene
 from fastnas.memory.tracker import KEPT, SECOND
 from fastnas.methods.library import (
@@ -145,3 +145,12 @@ def test_logits_are_far_apart_only_where_a_draw_must_be_sure(name, is_apart):
     setup = CASES[name]
     logits = real_scene(setup, moments(setup)[0]).run.state.alpha["alpha.normal"]
     assert (logits.abs().max() > 10) == is_apart
+
+
+def test_what_typical_draws_need_lies_below_the_bound():
+    setup = setup_for(gdas())
+    typical = predict_typical(setup, draws=3)
+    assert 0 < typical < predict(setup).peak.num_bytes
+    drawn = [replace(setup, typical=True).changed(seed=seed) for seed in range(3)]
+    assert typical == pytest.approx(sorted(measure(one).peak.num_bytes for one in drawn)[1], rel=ROUNDING)
+    assert predict_typical(setup_for(darts())) is None

@@ -75,3 +75,21 @@ def test_exceeded_budgets_are_counted(monkeypatch):
     section = script.budgets(script.Options())
     assert section.notes == ["MB; 1 budgets exceeded."]
     assert not section.ok
+
+
+QUICK = (4, 10)
+"""Configurations in the default suite; all fifty take minutes."""
+
+
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s in range(50)])
+def test_the_peak_of_a_random_configuration_is_what_was_predicted(seed):
+    title, setup = script.random_case(seed)
+    predicted, measured = script.compared(setup, torch.device("cpu"))
+    assert predicted == pytest.approx(measured, rel=0.01), title
+
+
+@pytest.mark.slow
+def test_the_operating_system_agrees_with_the_prediction_of_a_random_configuration(capsys):
+    section = script.random(script.Options(first=2))
+    assert section.ok
+    assert all(0.5 < float(row[-1]) < 3 for row in section.rows)
