@@ -15,6 +15,9 @@ from fastnas.acceleration.observation import Observation, observe, operations
 from fastnas.acceleration.primitives import Unrecognised
 from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, channels_before, stride_of_input
 
+ROUNDING = 1e-14
+"""Relative to the largest value of all tensors: what a gradient that is zero in exact arithmetic may differ by, as that
+of a bias before a normalisation."""
 TOLERANCE = 1e-10
 """Relative to the largest value of each tensor, in float64: rounding differs by 1e-13, another computation by far
 more."""
@@ -335,7 +338,7 @@ def _difference(
         error, scale = (value - mine).abs().max().item(), value.abs().max().item()
         if noisy and name.startswith(noisy):
             scale = max(scale, 1e-3 * largest)
-        if not error <= TOLERANCE * scale:
+        if not error <= max(TOLERANCE * scale, ROUNDING * largest):
             return f"{name} differs by {error:.1e} from the engine's, where the largest value is {scale:.1e}"
     return None
 

@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explain(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.strerror and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "What was saved before is whole: free some space and go on with --resume."
         return complaint("disk", "there must be room for the run's files", error.strerror, remedy)
     return str(error)

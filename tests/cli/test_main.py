@@ -189,7 +189,8 @@ def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
     started = start("search", *TINY, "--run", "run", cwd=tmp_path, largest_file=30_000)  # which stands for the disk
     status, _, errors = started.ended()
     assert status == 1
-    assert errors.startswith("fastnas: disk: there must be room for the run's files, got File too large.")
+    assert errors.startswith("fastnas: disk: run/")
+    assert "must be written, got File too large. What was saved before is whole" in errors
     assert errors.count("\n") == 1
     assert not list((tmp_path / "run").glob(".*"))
     assert (tmp_path / "run" / "config.json").exists()
@@ -235,10 +236,12 @@ def test_order_and_stop_are_options_of_any_method_and_refused_where_they_have_no
     assert method.hypergradient == Unrolled()
     assert method.control == EigenvalueStop()
     assert main(["search", "--method", "gdas", "--order", "2", "--run", str(tmp_path / "run")]) == 1
-    assert "method gdas: --order 2 must not stand beside its draw=" in " ".join(capsys.readouterr().err.split())
+    assert "--order 2: method gdas: hypergradient=Unrolled() does not work with draw=" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert main(["search", "--method", "p_darts", "--stop", "eigenvalue", "--run", str(tmp_path / "run")]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert "--stop eigenvalue must not stand beside its 3 stages, got both." in error
+    assert "--stop eigenvalue: method p_darts: control=EigenvalueStop() does not work with 3 stages" in error
 
 
 def test_methods_and_genotypes_are_shown(capsys, tmp_path):

@@ -148,7 +148,7 @@ def test_a_budget_of_seconds_becomes_as_many_epochs_as_fit(searches, monkeypatch
     clock, tried = [100.0], []
 
     def search(space, method, data, config, on_epoch):
-        tried.append((config.epochs, config.warmup_epochs, method.control.__name__))
+        tried.append((config.epochs, config.warmup_epochs, method.control))
         for epoch in range(config.epochs):
             clock[0] += 3.0 if epoch % 2 else 1.0  # alpha waits in the first epoch of a stage
             on_epoch({})
@@ -164,7 +164,7 @@ def test_a_budget_of_seconds_becomes_as_many_epochs_as_fit(searches, monkeypatch
     assert epochs(METHODS["darts_plus"](), 31) == 10
     assert epochs(METHODS["p_darts"](), 22) == 10  # 0.4 * 1 + 0.6 * 3 s each
     assert epochs(METHODS["p_darts"](), 1) == 6  # two of each of three stages
-    assert tried == [(2, 1, "never"), (2, 1, "never"), (6, 1, "never"), (6, 1, "never")]
+    assert tried == [(2, 1, None), (2, 1, None), (6, 1, None), (6, 1, None)]
 
 
 def test_seconds_decide_the_epochs_and_a_part_of_a_run_goes_on_later(searches, options, tmp_path, capsys):

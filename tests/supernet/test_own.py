@@ -47,7 +47,7 @@ def test_the_example_of_the_documentation_is_a_space(named):
     size = NetworkSize(channels=4, cells=1, resolution=8)
     genotype = random_genotype(space, 1)
     network = size.build(genotype, space)
-    assert network(torch.randn(2, 3, 8, 8))[0].shape == (2, 10)
+    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 10)
     assert derived_cost(genotype, parameter_table(space, size)) == sum(p.numel() for p in network.parameters())
 
 
@@ -97,7 +97,7 @@ BAD = {
     "no space": (
         "x = 3",
         "my_space.py:x",
-        "x in my_space.py must be a Space, as CellSpace, or a function .*, got an int",
+        "x in my_space.py must be a Space, as Space, or a function .*, got an int",
     ),
     "chain": (
         "from fastnas.spaces import ChainSpace\nx = ChainSpace(name='mine', primitives=('conv',), stages=(1,) * 6)",
