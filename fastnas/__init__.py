@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fastnas.memory.planner import Plan as Plan
     from fastnas.memory.planner import plan as plan
     from fastnas.methods.method import Method as Method
+    from fastnas.networks.create import create_model as create_model
     from fastnas.networks.model import load as load
     from fastnas.spaces.genotype import Genotype as Genotype
     from fastnas.training.config import RetrainConfig as RetrainConfig
@@ -46,6 +47,7 @@ _HOMES = {
     "SearchResult": "engine.loop",
     "accelerate": "acceleration.accelerate",
     "check": "checks.check",
+    "create_model": "networks.create",
     "load": "networks.model",
     "plan": "memory.planner",
     "profile": "acceleration.profile",
@@ -69,6 +71,7 @@ __all__ = [
     "bilevel",
     "check",
     "costs",
+    "create_model",
     "data",
     "load",
     "mechanisms",

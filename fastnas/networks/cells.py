@@ -159,7 +159,8 @@ class DartsNetwork(DerivedNetwork):
             side = -(-resolution // (32 if large else 4))
             last_norm = not large if auxiliary_norm is None else auxiliary_norm
             self.auxiliary = AuxiliaryHead(width, num_classes, side, large, last_norm)
-        self.classifier = nn.Linear(len(space.concat) * places[-1].channels, num_classes)
+        self.num_features = len(space.concat) * places[-1].channels
+        self.classifier = nn.Linear(self.num_features, num_classes)
         number_noise(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -168,6 +169,9 @@ class DartsNetwork(DerivedNetwork):
         for cell in self.cells:
             older, newer = newer, cell([older, newer])
         return self.classifier(newer.mean((2, 3)))
+
+    def units(self) -> list[nn.Module]:
+        return [self.stem, *self.cells]
 
     def operations(self) -> Iterator[nn.Module]:
         return (one for cell in self.cells if isinstance(cell, DerivedCell) for one in cell.operations())
@@ -211,7 +215,8 @@ class NasBench201Network(DerivedNetwork):
         )
         self.reductions = nn.ModuleList(ResidualReduction(width, searching=False) for width, _ in pairwise(widths))
         self.norm = batch_norm(widths[-1], searching=False)
-        self.classifier = nn.Linear(widths[-1], num_classes)
+        self.num_features = widths[-1]
+        self.classifier = nn.Linear(self.num_features, num_classes)
         number_noise(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -224,6 +229,9 @@ class NasBench201Network(DerivedNetwork):
             for cell in stage:  # type: ignore[union-attr]
                 state = cell([state])
         return self.classifier(self.norm(state).relu().mean((2, 3)))
+
+    def units(self) -> list[nn.Module]:
+        return [self.stem, *(cell for stage in self.stages for cell in stage.children())]
 
     def operations(self) -> Iterator[nn.Module]:
         return (one for cell in self.stages.modules() if isinstance(cell, DerivedCell) for one in cell.operations())

@@ -71,7 +71,8 @@ class ChainNetwork(DerivedNetwork):
         primitives = [primitive for ((primitive, _),) in genotype.normal.nodes]
         self.blocks = nn.ModuleList(map(DerivedBlock, primitives, chain_layout(space, shape)))
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=False)
-        self.classifier = nn.Linear(shape.head, num_classes)
+        self.num_features = shape.head
+        self.classifier = nn.Linear(self.num_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
@@ -82,6 +83,9 @@ class ChainNetwork(DerivedNetwork):
 
     def operations(self) -> Iterator[nn.Module]:
         return (block.operation for block in self.blocks if block.operation is not None)  # type: ignore[misc]
+
+    def units(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks]
 
     def droppable(self) -> Iterator[nn.Module]:
         for block in self.blocks:

@@ -165,7 +165,8 @@ class GraphNetwork(DerivedNetwork):
                 self.blocks.append(GraphBlock(nodes, left, width, first))
                 first = False
         self.norm = batch_norm(width, searching=False)
-        self.classifier = nn.Linear(width, num_classes)
+        self.num_features = width
+        self.classifier = nn.Linear(self.num_features, num_classes)
         self.register_load_state_dict_pre_hook(_rename)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -174,6 +175,9 @@ class GraphNetwork(DerivedNetwork):
         for block in self.blocks:
             state = block(state)
         return self.classifier(self.norm(state).relu().mean((2, 3)))
+
+    def units(self) -> list[nn.Module]:
+        return [self.stem, *self.blocks]
 
     def droppable(self) -> Iterator[nn.Module]:
         for block in self.blocks:

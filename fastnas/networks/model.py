@@ -114,8 +114,11 @@ class ModelInfo:
     task: str = "classification"
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def build(self) -> DerivedNetwork:
+    def build(self, image_channels: int | None = None) -> DerivedNetwork:
         """The network, with fresh weights.
+
+        Args:
+            image_channels: Channels of its images, where they are not those that it was trained on.
 
         Raises:
             ValueError: If its space has operations of its own, which no file holds.
@@ -123,7 +126,14 @@ class ModelInfo:
         space = None if self.space is None else space_from_json(self.space)
         genotype = genotype_from_json(self.genotype, space)
         image = self.preprocessing
-        sizes = (len(self.classes), self.channels, self.cells, image.channels, image.resolution, self.large)
+        sizes = (
+            len(self.classes),
+            self.channels,
+            self.cells,
+            image_channels or image.channels,
+            image.resolution,
+            self.large,
+        )
         return build_network(genotype, *sizes, False, space)
 
 

@@ -18,6 +18,23 @@ class DerivedNetwork(nn.Module):
         super().__init__()
         self.auxiliary: nn.Module | None = None  # a second classifier, of training alone
         self.auxiliary_after = 0  # the cell whose output it reads
+        self.num_features = 0  # channels of the pooled features that the classifier reads
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by a fresh one.
+
+        Args:
+            num_classes: Size of the logits, 0 for none: the network then returns pooled features.
+        """
+        old = next(self.parameters())
+        features = self.num_features
+        fresh = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+        self.classifier = fresh.to(old.device, old.dtype)
+        self.num_features = features
+
+    def units(self) -> list[nn.Module]:
+        """The stem and the cells or blocks, in the order in which they run."""
+        raise NotImplementedError
 
     def operations(self) -> Iterator[nn.Module]:
         """The modules that stand for genes: what the search chose."""
