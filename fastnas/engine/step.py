@@ -111,7 +111,8 @@ def _alpha_step(run: Run, weight_batch: Batch, search_batch: Batch) -> None:
 def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Tensors], Drawn]) -> None:
     state = run.state
     before = {name: a.detach().clone() for name, a in state.alpha.items()}
-    apply_gradients(state.alpha_optimizer, state.alpha, gradients, run.config.alpha_grad_clip)
+    limits = run.config.alpha_grad_clip, run.method.clip_elements
+    apply_gradients(state.alpha_optimizer, state.alpha, gradients, *limits)
     with torch.no_grad():
         reached = sampler(before).reached if run.method.draw is not None else {}
         living, project = masks(state.alive, run.device), run.method.projection
@@ -128,15 +129,17 @@ def _weight_step(run: Run, batch: Batch) -> None:
     loss_on = _loss_on(run, batch)
     sampler = run.sampler("weights")
 
+    beside = list(state.alpha.values()) if run.method.clip_with_alpha else []
+
     def loss_of(draw: int) -> tuple[Tensor, Tensor]:
-        mix = sampler(detached(state.alpha), draw).mix
+        mix = sampler(state.alpha if beside else detached(state.alpha), draw).mix
         mix = _perturbed(run, mix, loss_on)
         return loss_on(state.w, mix)
 
     if average is None:
         loss, hits = loss_of(0)
         total = loss + _weighted(run, run.method.weight_penalties, state.w)
-        gradients = torch.autograd.grad(total, list(state.w.values()), allow_unused=True)
+        gradients = torch.autograd.grad(total, [*state.w.values(), *beside], allow_unused=True)
     else:
         with torch.no_grad():
             losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_of, range(average.draws)), strict=True))
@@ -144,7 +147,14 @@ def _weight_step(run: Run, batch: Batch) -> None:
         loss, hits = (weights_K * losses_K).sum(), hits_K.float().mean().round().long()
         gradients = _accumulated(run, loss_of, weights_K)
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
-    apply_gradients(state.weight_optimizer, state.w, dict(zip(state.w, gradients, strict=True)), run.config.grad_clip)
+    own, others = gradients[: len(state.w)], gradients[len(state.w) :]
+    _move_weights(run, dict(zip(state.w, own, strict=True)), [g for g in others if g is not None])
+
+
+def _move_weights(run: Run, gradients: Mapping[str, Tensor | None], others: Sequence[Tensor] = ()) -> None:
+    """A step of the weights; ``others`` are gradients that count for the norm and move nothing."""
+    optimizer, limit = run.state.weight_optimizer, run.method.clip_elements
+    apply_gradients(optimizer, run.state.w, gradients, run.config.grad_clip, limit, others)
 
 
 def _accumulated(run: Run, loss_of: Callable[[int], tuple[Tensor, Tensor]], weights_K: Tensor) -> list[Tensor | None]:
@@ -177,7 +187,7 @@ def _joint_step(run: Run, batch: Batch) -> None:
     grads = torch.autograd.grad(total, list(variables.values()), allow_unused=True)
     gradients = dict(zip(variables, grads, strict=True))
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
-    apply_gradients(state.weight_optimizer, state.w, {name: gradients[name] for name in state.w}, run.config.grad_clip)
+    _move_weights(run, {name: gradients[name] for name in state.w})
     _move_alpha(run, {name: gradients[name] for name in state.alpha}, sampler)
 
 
@@ -256,11 +266,28 @@ def apply_gradients(
     variables: Mapping[str, nn.Parameter],
     gradients: Mapping[str, Tensor | None],
     clip: float,
+    clip_elements: float = 0.0,
+    others: Sequence[Tensor] = (),
 ) -> None:
-    """One optimiser step; variables without a gradient stay put, without decay or momentum, and none is left."""
+    """One optimiser step; variables without a gradient stay put, without decay or momentum, and none is left.
+
+    Args:
+        optimizer: Owns the variables.
+        variables: What moves.
+        gradients: By the names of the variables.
+        clip: Largest 2-norm of all gradients together; 0 for no limit.
+        clip_elements: Largest magnitude of an element; 0 for no limit.
+        others: Gradients that count for the norm as well.
+    """
     for name, variable in variables.items():
         variable.grad = gradients[name]
-    if clip > 0:
+    if clip_elements > 0:
+        nn.utils.clip_grad_value_(variables.values(), clip_elements)
+    if clip > 0 and others:
+        grads = [g for g in gradients.values() if g is not None]
+        norm = nn.utils.get_total_norm([*grads, *others])
+        nn.utils.clip_grads_with_norm_(variables.values(), clip, norm)
+    elif clip > 0:
         nn.utils.clip_grad_norm_(variables.values(), clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fastnas.costs.config import CostConfig
 from fastnas.experiment.experiment import Experiment
 from fastnas.training.config import RetrainConfig, SearchConfig
 
@@ -106,7 +107,8 @@ RECIPES: Mapping[str, Experiment] = {
         ),
         retrain=replace(_CIFAR_RETRAINING, batch_size=128, drop_path=0.3),
     ),
-    # Xie et al., 2019, arXiv:1812.09926
+    # Xie et al., 2019, arXiv:1812.09926, with the drop-path of the published search. Its resource term mixes three
+    # costs under logarithms; this one is linear in the parameters
     "snas_cifar10": Experiment(
         method="snas",
         data="cifar10:data",
@@ -121,6 +123,36 @@ RECIPES: Mapping[str, Experiment] = {
             alpha_grad_clip=10.0,
         ),
         retrain=_CIFAR_RETRAINING,
+        cost=CostConfig(of="parameters", penalty="linear", strength=0.01),
+    ),
+    # Zhang et al., 2018, arXiv:1811.01567: scalings and weights at one constant rate
+    "dso_nas_cifar10": Experiment(
+        method="dso_nas",
+        space="dso",
+        data="cifar10:data",
+        config=SearchConfig(
+            channels=16,
+            cells=8,
+            epochs=120,
+            batch_size=128,
+            weight_lr=0.1,
+            weight_schedule="constant",
+            nesterov=True,
+            weight_decay=1e-4,
+            grad_clip=0.0,
+            alpha_lr=0.1,
+        ),
+        retrain=RetrainConfig(
+            channels=36,
+            cells=8,
+            epochs=630,
+            batch_size=128,
+            lr=0.05,
+            lr_final=1e-4,
+            schedule="restarts",
+            cutout=16,
+            evaluate_every=10,
+        ),
     ),
     # Hundt et al., 2019, arXiv:1903.09900
     "sharp_darts_cifar10": Experiment(
@@ -134,7 +166,7 @@ RECIPES: Mapping[str, Experiment] = {
     ),
     # Dong and Yang, 2019, arXiv:1910.04465, in the space of arXiv:2001.00326
     "gdas_nasbench201": Experiment(
-        method="gdas",
+        method="gdas_nasbench201",
         space="nasbench201",
         data="cifar10:data",
         config=replace(_NASBENCH201_SEARCH, epochs=250),
@@ -179,7 +211,7 @@ RECIPES: Mapping[str, Experiment] = {
     ),
     # Dong and Yang, 2020, arXiv:2001.00326
     "darts_nasbench201": Experiment(
-        method="darts",
+        method="darts_nasbench201",
         space="nasbench201",
         data="cifar10:data",
         config=_NASBENCH201_SEARCH,

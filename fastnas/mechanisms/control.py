@@ -125,6 +125,7 @@ class EigenvalueRule:
         lookback: Epochs between the epoch that fires and the one to return.
         first: The rule holds its peace before the epoch to return is at least this.
         at_least: Measurements below which there is no mean; between it and ``window`` the mean is of all there are.
+        asks_last: Whether it may fire in the last epoch of the search.
         shift: Added to every measurement: the weight decay of alpha, where the loss is measured with it.
     """
 
@@ -134,6 +135,7 @@ class EigenvalueRule:
     lookback: int
     first: int = 0
     at_least: int = 1
+    asks_last: bool = True
     shift: float = 0.0
 
     def __post_init__(self) -> None:
@@ -153,21 +155,29 @@ class EigenvalueRule:
             return None
         return target if now > self.growth * before else None
 
+    def decide(self, records: Records) -> int | None:
+        """The epoch to return to after the last of ``records``, or ``None``."""
+        if not records or records[-1].get("eigenvalue") is None:
+            return None
+        last = len(records) == records[-1].get("epochs")
+        return None if last and not self.asks_last else self(measurements(records))
+
     def _mean(self, measured: Sequence[tuple[int, float]]) -> float | None:
         values = [value for _, value in measured[-self.window :]]
         return sum(values) / len(values) if len(values) >= self.at_least else None
 
 
 def eigenvalue_rule_of_the_paper(k: int = 5) -> EigenvalueRule:
-    """Stop if the mean over ``k`` epochs was below 0.75 of its present value ``k`` epochs ago, and return to then;
-    measured in every epoch."""
-    return EigenvalueRule(growth=1 / 0.75, window=k, lag=k, lookback=k, at_least=k)
+    """Stop if the mean over the ``k`` epochs around epoch i - k was below 0.75 of that around epoch i, and return the
+    architecture of epoch i - k; measured in every epoch. The mean around i is known ``k // 2`` epochs after it."""
+    return EigenvalueRule(growth=1 / 0.75, window=k, lag=k, lookback=k + k // 2, at_least=k)
 
 
 def eigenvalue_rule_of_the_code() -> EigenvalueRule:
     """The published code: measured in every second epoch, growth by 1.3 within four measurements, return twelve
-    epochs back and not before epoch 10; of the loss with alpha's weight decay, which adds 1e-3 to the eigenvalue."""
-    return EigenvalueRule(growth=1.3, window=5, lag=4, lookback=12, first=10, at_least=3, shift=1e-3)
+    epochs back and not before epoch 10; never in the last epoch; of the loss with alpha's weight decay, which adds 1e-3
+    to the eigenvalue."""
+    return EigenvalueRule(growth=1.3, window=5, lag=4, lookback=12, first=10, at_least=3, asks_last=False, shift=1e-3)
 
 
 def measurements(records: Records) -> list[tuple[int, float]]:
@@ -187,7 +197,7 @@ class EigenvalueStop:
     reads: ClassVar[frozenset[str]] = frozenset({EIGENVALUE})
 
     def __call__(self, space: Space, records: Records) -> Stop | None:
-        epoch = self.rule(measurements(records)) if _measured_now(records) else None
+        epoch = self.rule.decide(records)
         return None if epoch is None else Stop(epoch, "the dominant eigenvalue grew")
 
 
@@ -195,6 +205,9 @@ class EigenvalueStop:
 class EigenvalueRollBack:
     """Go back and regularise the weights more when an :class:`EigenvalueRule` fires: RobustDARTS-ADA (Zela et al.,
     2020, arXiv:1909.09656, section 5.3). Once the weight decay has reached its limit the search runs to its end.
+
+    After going back it decides on the measurements up to the epoch that it returned to. The published code keeps those
+    of the abandoned epochs by accident, and decides on them too.
 
     Args:
         rule: When it fires, and how far to go back.
@@ -217,15 +230,11 @@ class EigenvalueRollBack:
         return self.rule.lookback
 
     def __call__(self, space: Space, records: Records) -> RollBack | None:
-        epoch = self.rule(measurements(records)) if _measured_now(records) else None
+        epoch = self.rule.decide(records)
         if epoch is None or records[-1]["weight_decay"] >= self.limit:
             return None
         decay = min(self.factor * records[-1]["weight_decay"], self.limit)
         return RollBack(epoch, decay, "the dominant eigenvalue grew")
-
-
-def _measured_now(records: Records) -> bool:
-    return bool(records) and records[-1].get("eigenvalue") is not None
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ Perturbation = Callable[[Coefficients, Coefficients, Callable[[Coefficients], Te
 """From ``(mix, alive, loss, radius, seed)`` to coefficients; ``alive`` is empty where all candidates are."""
 
 
-def onto_simplex(mix_EK: Tensor, previous_EK: Tensor) -> Tensor:
-    """Clamp each row to [0, 1] and divide it by its sum; a row of zeros becomes the one-hot of the largest entry of
-    ``previous_EK`` first (the published code of SmoothDARTS)."""
+def onto_simplex(mix_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
+    """Clamp each row to [0, 1] and divide it by its sum; a row without a positive entry becomes the one-hot of its
+    largest living one first (the published code of SmoothDARTS)."""
     clamped_EK = mix_EK.clamp(0, 1)
-    leader_EK = torch.zeros_like(mix_EK).scatter_(-1, previous_EK.argmax(-1, keepdim=True), 1.0)
+    living_EK = mix_EK if alive_EK is None else mix_EK.masked_fill(~alive_EK, -torch.inf)
+    leader_EK = torch.zeros_like(mix_EK).scatter_(-1, living_EK.argmax(-1, keepdim=True), 1.0)
     clamped_EK = torch.where(clamped_EK.sum(-1, keepdim=True) > 0, clamped_EK, leader_EK)
     return clamped_EK / clamped_EK.sum(-1, keepdim=True)
 
@@ -35,7 +36,7 @@ def _jump(mix: Coefficients, alive: Coefficients, radius: float, seed: int) -> d
     for name, mix_EK in mix.items():
         noise_EK = torch.empty(mix_EK.shape).uniform_(-radius, radius, generator=generator).to(mix_EK)
         noise_EK = noise_EK * alive[name] if name in alive else noise_EK
-        moved[name] = onto_simplex(mix_EK + noise_EK, mix_EK)
+        moved[name] = onto_simplex(mix_EK + noise_EK, alive.get(name))
     return moved
 
 
@@ -96,4 +97,4 @@ class Adversarial:
         step_EK = step_EK if alive_EK is None else step_EK * alive_EK
         near_EK = torch.clamp(x_EK.detach() + step_EK, centre_EK - radius, centre_EK + radius)
         near_EK = near_EK if alive_EK is None else near_EK * alive_EK
-        return onto_simplex(near_EK, centre_EK)
+        return onto_simplex(near_EK, alive_EK)

@@ -50,6 +50,12 @@ def cosine(rate: Rate) -> float:
     return _half_cosine(rate.initial, rate.final, rate.at.epoch, rate.at.epochs)
 
 
+def constant(rate: Rate) -> float:
+    """The initial rate in every epoch, as DSO-NAS searches: its first step down is at epoch 120 of 120 (Zhang et al.,
+    2018, arXiv:1811.01567)."""
+    return rate.initial
+
+
 def linear(rate: Rate) -> float:
     """Linear decay that spends its last five epochs on the last fifth of a step, as P-DARTS and PC-DARTS retrain
     on ImageNet (Chen et al., 2019, arXiv:1904.12760). Needs more than five epochs."""
@@ -163,6 +169,7 @@ def _half_cosine(initial: float, final: float, epoch: int, epochs: int) -> float
 LEARNING_RATES: Mapping[str, LearningRate] = {
     "cosine": cosine,
     "cosine_power": CosinePower(),
+    "constant": constant,
     "linear": linear,
     "exponential": exponential,
     "restarts": Restarts(),

@@ -30,12 +30,13 @@ from fastnas.mechanisms.draw import (
     ProximalEdges,
     TwoPaths,
     gumbel_selected,
+    gumbel_selected_with_scalars,
     proximal_value,
 )
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero
 from fastnas.mechanisms.relaxation import MaxW, raw
-from fastnas.mechanisms.schedules import Annealing, CosinePower, Ramp, SkipDropout, TwoCosines
+from fastnas.mechanisms.schedules import Annealing, Constant, CosinePower, Ramp, SkipDropout, TwoCosines
 from fastnas.mechanisms.update_schedule import UpdateSchedule
 from fastnas.methods.method import Method, Term
 from fastnas.methods.registry import METHODS, register_method
@@ -83,13 +84,14 @@ def darts_plus(*, by_rank: bool = False) -> Method:
 
 
 @register_method
-def robust_darts(*, as_published_code: bool = False) -> Method:
+def robust_darts(*, as_published_code: bool = False, by_differences: bool | None = None) -> Method:
     """Second-order DARTS that stops when the loss becomes sharp in alpha, and returns the architecture of before
-    (Zela et al., 2020, arXiv:1909.09656). The paper's rule; ``as_published_code`` measures in every second epoch and
-    compares the means of other windows."""
+    (Zela et al., 2020, arXiv:1909.09656). The paper's rule; ``as_published_code`` measures in every second epoch,
+    compares the means of other windows, never asks in the last epoch, and takes the second-order term
+    ``by_differences``."""
     rule = eigenvalue_rule_of_the_code() if as_published_code else eigenvalue_rule_of_the_paper()
     return replace(
-        darts(order=2),
+        darts(order=2, by_differences=as_published_code if by_differences is None else by_differences),
         name="robust_darts",
         source="Zela et al., 2020, arXiv:1909.09656",
         control=EigenvalueStop(rule),
@@ -98,18 +100,21 @@ def robust_darts(*, as_published_code: bool = False) -> Method:
 
 
 @register_method
-def robust_darts_ada() -> Method:
+def robust_darts_ada(*, by_differences: bool = False) -> Method:
     """RobustDARTS that goes back and regularises ten times as much instead of stopping
-    (Zela et al., 2020, arXiv:1909.09656, section 5.3)."""
-    return replace(robust_darts(as_published_code=True), name="robust_darts_ada", control=EigenvalueRollBack())
+    (Zela et al., 2020, arXiv:1909.09656, section 5.3). After going back it decides on what was measured up to there;
+    the published code decides on the abandoned epochs, too. It takes the second-order term ``by_differences``."""
+    before = robust_darts(as_published_code=True, by_differences=by_differences)
+    return replace(before, name="robust_darts_ada", control=EigenvalueRollBack())
 
 
 @register_method
-def robust_darts_l2(*, factor: float = 27.0) -> Method:
+def robust_darts_l2(*, factor: float = 27.0, by_differences: bool = False) -> Method:
     """Second-order DARTS with a stronger weight decay
-    (Zela et al., 2020, arXiv:1909.09656, section 5.2). ``factor`` times the configured one: 1, 3, 9, 27 or 81 there."""
+    (Zela et al., 2020, arXiv:1909.09656, section 5.2). ``factor`` times the configured one: 1, 3, 9, 27 or 81 there,
+    and the second-order term ``by_differences`` in the published code."""
     return replace(
-        darts(order=2),
+        darts(order=2, by_differences=by_differences),
         name="robust_darts_l2",
         source="Zela et al., 2020, arXiv:1909.09656",
         weight_decay_factor=factor,
@@ -117,12 +122,13 @@ def robust_darts_l2(*, factor: float = 27.0) -> Method:
 
 
 @register_method
-def robust_darts_dp(*, largest: float = 0.2) -> Method:
+def robust_darts_dp(*, largest: float = 0.2, by_differences: bool = False) -> Method:
     """Second-order DARTS that drops edges and blanks squares of images at random, more and more of them
     (Zela et al., 2020, arXiv:1909.09656, section 5.1). ``largest`` is the last probability of an edge: 0, 0.2, 0.4 or
-    0.6 there. That of a cutout grows to 1 beside it, and is 0 where ``largest`` is, as in the published code."""
+    0.6 there. That of a cutout grows to 1 beside it, and is 0 where ``largest`` is, as in the published code, which
+    takes the second-order term ``by_differences``."""
     return replace(
-        darts(order=2),
+        darts(order=2, by_differences=by_differences),
         name="robust_darts_dp",
         source="Zela et al., 2020, arXiv:1909.09656",
         drop_path=Ramp(0.0, largest),
@@ -180,11 +186,12 @@ def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)
 
 
 @register_method
-def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
+def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True, drop_path: float = 0.3) -> Method:
     """Train weights and alpha together on one loss under soft samples that harden
     (Xie et al., 2019, arXiv:1812.09926). ``cost`` holds resource terms of the sampled coefficients. Every edge is
-    kept that is not best left out, as in the paper; without ``all_edges`` as many as DARTS keeps. Alpha has no half of
-    its own: the outer loss of the records is of images that were trained on."""
+    kept that is not best left out, as in the paper; without ``all_edges`` as many as DARTS keeps. Edges are dropped for
+    an image with probability ``drop_path``, the constant of the published search. Alpha has no half of its own: the
+    outer loss of the records is of images that were trained on."""
     return replace(
         darts(),
         name="snas",
@@ -195,6 +202,7 @@ def snas(*, cost: tuple[Term, ...] = (), all_edges: bool = True) -> Method:
         alpha_init_mean=1.0,
         alpha_init_std=0.01,
         penalties=cost,
+        drop_path=Constant(drop_path),
         derivation=every_edge if all_edges else derive,
     )
 
@@ -267,14 +275,17 @@ def nasp(*, published_for: Space | None = None) -> Method:
         draw=Proximal(project),
         projection=clip_to_box,
         alpha_init_mean=0.5,
+        alpha_init_std=0.0,
     )
 
 
 @register_method
 def dso_nas(*, gamma: float = 1e-3) -> Method:
     """Scale every candidate freely and let a sparse optimiser drive scalings to exact zeros
-    (Zhang et al., 2018, arXiv:1811.01567). ``gamma`` is the strength of the L1 penalty. The paper's spaces are ``dso``
-    and ``dso_full``; one that keeps a number of edges at a node keeps it under this method, too."""
+    (Zhang et al., 2018, arXiv:1811.01567). ``gamma`` is the strength of the L1 penalty. Elements of gradients are
+    clipped at 2. Scalings need the rate of the weights to reach zero: ``--alpha-lr 0.1 --weight-lr 0.1`` beside
+    ``--weight-schedule constant`` in the published search. The paper's spaces are ``dso`` and
+    ``dso_full``; one that keeps a number of edges at a node keeps it under this method, too."""
     return replace(
         darts(),
         name="dso_nas",
@@ -282,6 +293,7 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
         relaxation=raw,
         update_schedule=UpdateSchedule(weights_first=True),
         alpha_optimizer=apg_nag(gamma),
+        clip_elements=2.0,
         alpha_init_mean=1.0,
         alpha_init_std=0.0,
         derivation=nonzero,
@@ -313,7 +325,8 @@ def proxyless_nas(*, two_paths: bool = True, alpha_every: int = 5, cost: tuple[T
 @register_method
 def proxyless_nas_r(*, draws: int = 10, baseline: bool = True) -> Method:
     """Train one sampled path at a time and move the logits by the rewards of sampled networks, which need no slope
-    (Cai et al., 2019, arXiv:1812.00332, section 3.3.2). The reward is the accuracy on the batch for alpha;
+    (Cai et al., 2019, arXiv:1812.00332, section 3.3.2). The published script makes 300 updates after each epoch, on
+    1,000 images; here they are spread over the epoch, each on a batch. The reward is the accuracy on it;
     ``replace(method, reward=CostReward(table, target))`` gives that of the paper, with the latency."""
     return replace(
         proxyless_nas(),
@@ -344,6 +357,33 @@ def pc_darts_imagenet() -> Method:
     """PC-DARTS as it searches ImageNet directly: half of the channels, alpha waits for 35 of 50 epochs
     (Xu et al., 2020, arXiv:1907.05737, section 4.3)."""
     return replace(pc_darts(k=2), name="pc_darts_imagenet", warmup_share=35 / 50)
+
+
+@register_method
+def darts_nasbench201() -> Method:
+    """First-order DARTS as the code of NAS-Bench-201 runs it: the weights move first, and alpha's gradient counts for
+    the norm that clips theirs (Dong and Yang, 2020, arXiv:2001.00326). Alpha's gradient is that of the weights'
+    loss; in the published code what the last step of alpha left behind is added to it."""
+    return replace(
+        darts(),
+        name="darts_nasbench201",
+        source="Dong and Yang, 2020, arXiv:2001.00326",
+        update_schedule=UpdateSchedule(weights_first=True),
+        clip_with_alpha=True,
+    )
+
+
+@register_method
+def gdas_nasbench201() -> Method:
+    """GDAS as the code of NAS-Bench-201 runs it: temperatures down to 0.1, a gradient for every scalar, and alpha's
+    counting for the norm that clips the weights' (Dong and Yang, 2020, arXiv:2001.00326). See
+    :func:`darts_nasbench201` for that norm."""
+    return replace(
+        gdas(form=gumbel_selected_with_scalars, last_tau=0.1),
+        name="gdas_nasbench201",
+        source="Dong and Yang, 2020, arXiv:2001.00326",
+        clip_with_alpha=True,
+    )
 
 
 REGULARISED: Mapping[str, Callable[[float], Method]] = {

@@ -74,6 +74,9 @@ class Method:
         skip_dropout: Probability of dropping an element of a skip connection.
         cutout: Probability of blanking a square of half its side in an image of a step.
         weight_decay_factor: Multiplies the configured weight decay.
+        clip_with_alpha: Whether the norm that the weights' gradient is clipped by includes that of alpha on the same
+            loss.
+        clip_elements: Largest magnitude of an element of a gradient, of the weights or of alpha; 0 for no limit.
 
         partial_channels: *Supernet.* Candidates see ``1 / partial_channels`` of the channels, the others pass by and a
             shuffle interleaves them (Xu et al., 2020, arXiv:1907.05737, section 3.2). 1 mixes all channels.
@@ -134,6 +137,8 @@ class Method:
     skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
     weight_decay_factor: float = 1.0
+    clip_with_alpha: bool = False
+    clip_elements: float = 0.0
 
     partial_channels: int = 1
     edge_normalisation: bool = False
@@ -154,7 +159,7 @@ class Method:
         for name in ("prune_every", "partial_channels"):
             if getattr(self, name) < 1:
                 raise invalid("Method", f"{name} must be at least 1", getattr(self, name))
-        for name in ("eigenvalue_every", "weight_decay_factor"):
+        for name in ("eigenvalue_every", "weight_decay_factor", "clip_elements"):
             if getattr(self, name) < 0:
                 raise invalid("Method", f"{name} must not be negative", getattr(self, name))
         for broken, one, other, why in self._conflicts():
@@ -270,6 +275,12 @@ class Method:
                 "update_schedule.joint",
                 "weight_average" if self.weight_average is not None else gradient,
                 "One backward pass gives both gradients: there is no inner step to look through.",
+            ),
+            (
+                self.clip_with_alpha and (joint or self.weight_average is not None or self.perturbation is not None),
+                "clip_with_alpha",
+                "update_schedule.joint, weight_average or perturbation",
+                "The weight step must have a gradient of alpha beside that of the weights, of one draw.",
             ),
             (
                 joint and self.perturbation is not None,

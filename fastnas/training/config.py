@@ -150,7 +150,9 @@ class SearchConfig(TrainingSetup):
     weight_lr: float = 0.1
     weight_lr_final: float = 0.0
     weight_lr_warmup_epochs: int = 0
-    weight_schedule: Literal["cosine", "cosine_power", "linear", "exponential", "restarts", "bold_driver"] | None = None
+    weight_schedule: (
+        Literal["cosine", "cosine_power", "constant", "linear", "exponential", "restarts", "bold_driver"] | None
+    ) = None
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 3e-4

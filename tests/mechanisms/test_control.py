@@ -1,6 +1,8 @@
 """When searches stop and go back, on histories written by hand."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -125,9 +127,39 @@ def test_the_shift_of_a_rule_is_added_to_what_it_compares():
 
 def test_the_rule_of_the_paper_compares_means_five_epochs_apart():
     rule = eigenvalue_rule_of_the_paper()
-    assert fires(rule, lambda e: 1.07**e, 1) == (9, 4)  # 1.07^5 = 1.403 > 1 / 0.75
+    assert fires(rule, lambda e: 1.07**e, 1) == (9, 2)  # 1.07^5 = 1.403 > 1 / 0.75; the mean of 5 to 9 is around 7
     assert fires(rule, lambda e: 1.05**e, 1) is None  # 1.05^5 = 1.276
     assert fires(rule, lambda e: -1.0, 1) is None
+
+
+TRACES = json.loads((Path(__file__).parent / "eigenvalue_traces.json").read_text())
+"""``[epoch, eigenvalue]`` of the 67 searches of 50 epochs that Zela et al. published (Apache-2.0), computed from their
+Hessians and rounded to four digits."""
+
+
+def stops(trace, epochs=50):
+    """The epoch in which the published rule stops the search of ``trace``, and the one that it returns."""
+    control = EigenvalueStop(replace(eigenvalue_rule_of_the_code(), shift=0.0))  # the traces hold the weight decay
+    measured, records = dict(trace), []
+    for epoch in range(epochs):
+        records.append({"epochs": epochs} | ({"eigenvalue": measured[epoch]} if epoch in measured else {}))
+        verdict = control(DARTS, records)
+        if verdict is not None:
+            return epoch, verdict.epoch
+    return None
+
+
+def test_of_the_published_traces_as_many_stop_as_with_the_published_tracker():
+    found = [stops(trace) for trace in TRACES.values()]
+    stopped = [pair for pair in found if pair is not None]
+    assert (len(found), len(stopped)) == (67, 40)
+    assert stopped[:3] == [(22, 10), (22, 10), (30, 18)]
+
+
+def test_the_published_rule_does_not_ask_in_the_last_epoch():
+    trace = TRACES["s1/cifar10/0.0_0.0243-2516847/2"]
+    assert stops(trace) is None
+    assert stops(trace, epochs=51) == (49, 37)  # as the rule itself would
 
 
 def measured_records(values, decay=3e-4, every=2):

@@ -15,13 +15,19 @@ def loss(mix):
 
 def test_rows_are_brought_onto_the_simplex_as_published():
     torch.testing.assert_close(
-        onto_simplex(torch.tensor([[0.55, -0.05, 0.35, 0.15]]), torch.ones(1, 4)),
+        onto_simplex(torch.tensor([[0.55, -0.05, 0.35, 0.15]])),
         torch.tensor([[0.523810, 0, 0.333333, 0.142857]]),
         rtol=0,
         atol=1e-6,
     )
-    row = onto_simplex(torch.tensor([[-0.1, 0.0, -0.1]]), torch.tensor([[0.2, 0.5, 0.3]]))
-    assert row.tolist() == [[0.0, 1.0, 0.0]]
+    assert onto_simplex(torch.tensor([[-0.1, 0.0, -0.1]])).tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_a_row_without_a_positive_entry_goes_to_its_leader_after_the_noise():
+    noisy = torch.tensor([[-0.3, -0.1, -0.2, 0.0]])
+    assert onto_simplex(noisy[:, :3]).tolist() == [[0.0, 1.0, 0.0]]
+    alive = torch.tensor([[True, True, True, False]])  # what is dead has zero and leads nothing
+    assert onto_simplex(noisy, alive).tolist() == [[0.0, 1.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize("perturb", [random_smoothing, Adversarial()])
