@@ -223,7 +223,7 @@ def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known
         "steps": found.history[-1]["step"],
         "argmax": genotype_to_text(found.genotype),
         "epochs": [record["genotype"] for record in found.history],
-        "entropy": [mean(record["entropy"]["normal"]) for record in found.history],
+        "entropy": [record["entropy"]["normal"] for record in found.history],
         "tau": float(tau),  # type: ignore[arg-type]
     }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from fastnas.costs.config import CostConfig
 from fastnas.experiment.experiment import Experiment
+from fastnas.selection import LadderConfig
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 _CIFAR_RETRAINING = RetrainConfig(
@@ -43,8 +44,8 @@ _NASBENCH201_RETRAINING = RetrainConfig(
 )
 
 RECIPES: Mapping[str, Experiment] = {
-    # fits in five minutes on two CPU cores
-    "digits": Experiment(select="ladder"),
+    # a ladder as short as this keeps the first run within minutes; --minutes sizes it to the time there is
+    "digits": Experiment(select="ladder", ladder=LadderConfig(proposals=32, entrants=4, steps=200)),
     # Liu et al., 2019, arXiv:1806.09055, with the numbers of the published code
     "darts_cifar10": Experiment(
         method="darts",
