@@ -28,7 +28,7 @@ LONGEST = (
     "acceleration/test_accelerate.py",
     "engine/test_together.py",
     "engine/test_recompute.py",
-    "memory/test_predict.py",
+    "memory/test_prediction.py",
     "experiment/test_several_processes.py",
     "engine/test_loop.py",
     "experiment/test_search_in_a_chain.py",
