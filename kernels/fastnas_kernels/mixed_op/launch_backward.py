@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 from torch import Tensor
 
 from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_kernels
-from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
+from fastnas_kernels.mixed_op.launch import Launcher, State, ceil_div, launcher, power_of_2
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, begun_gradients, mix_gradient
@@ -247,7 +246,7 @@ class Backward:
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             ROWS=rows,
-            COLUMNS=triton.next_power_of_2(rows),
+            COLUMNS=power_of_2(rows),
             STRIDE=1 if state is None else state.stride,
             NORMALISED=state is None,
             **run.block(tile),
@@ -299,10 +298,10 @@ class Backward:
             tile, handled, limit = run.tiles.elementwise, others, None
             if parted:  # it stores each of GROUPS groups by itself: enough numbers for 128 bits a thread
                 tile, handled, limit = run.parting(tile), plan.channels, 168
-            num_tiles = triton.cdiv(pixels, tile.pixels)
+            num_tiles = ceil_div(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
             where |= run.block(tile)
-            state_gradient_kernels.bypass_backward_kernel[num_tiles, triton.cdiv(handled, tile.channels)](
+            state_gradient_kernels.bypass_backward_kernel[num_tiles, ceil_div(handled, tile.channels)](
                 edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where, **run.registers(limit)
             )
             torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])
@@ -338,7 +337,7 @@ class Backward:
                 STRIDE=state.stride,
                 **run.block(tile),
             )
-        num_tiles = triton.cdiv(where["M_STATE"], tile.pixels)
+        num_tiles = ceil_div(where["M_STATE"], tile.pixels)
         state_gradient_kernels.gather_kernel[num_tiles, run.channel_blocks(tile)](
             dt_ptr=dt,
             dmax_ptr=dmax,

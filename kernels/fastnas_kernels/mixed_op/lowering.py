@@ -107,12 +107,16 @@ class Lowered:
 
     def pool_rows(self, source: int) -> dict[str, int]:
         """The row that all edges which leave ``source`` share, for each kind of pool that one of them has."""
-        rows: dict[str, int] = {}
-        for edge in self.plan.leaving(source):
+        return self._pool_rows[source]
+
+    @cached_property
+    def _pool_rows(self) -> list[dict[str, int]]:
+        found: list[dict[str, int]] = [{} for _ in range(self.plan.num_states)]
+        for number, edge in enumerate(self.plan.edges):
             for kind in ("max_pool", "avg_pool"):
-                if self._coefficient(edge, kind) >= 0:
-                    rows.setdefault(kind, self.pool_row(edge, kind))
-        return rows
+                if self._coefficient(number, kind) >= 0:
+                    found[edge.source].setdefault(kind, self.pool_row(number, kind))
+        return found
 
     def _coefficient(self, edge: int, kind: str) -> int:
         kinds = [candidate.kind for candidate in self.plan.edges[edge].candidates]

@@ -89,6 +89,13 @@ class CellPlan:
         # Fills their caches: torch.compile cannot enter the lock that they have in Python 3.11
         _ = self.text, self.first_coefficient, self.weight_shapes, self.filter_shapes
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:  # asked for at every call of a cell; of the edges, it takes as long as a launch
+        return hash(self.text)
+
     @cached_property
     def text(self) -> str:
         """The plan in letters, for operators whose arguments are tensors, numbers and text."""

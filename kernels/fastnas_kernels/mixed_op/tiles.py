@@ -8,7 +8,7 @@ GPU and writes a new table; nothing is ever tuned while a search runs.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from importlib.resources import files
 
 import torch
@@ -55,7 +55,7 @@ class Tiles:
         """All tiles by their names."""
         return {name: getattr(self, name) for name in KERNELS}
 
-    @property
+    @cached_property
     def states(self) -> Tile:
         """Of the pools and of the gradients of states: the pixels of ``stage``, beside whose sums theirs lie, and no
         more than eight numbers for each of a warp's 32 threads (four for AMD's 64): windows take registers as well."""
