@@ -19,6 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
+from fastnas_audit.instructions import innermost_loops, instructions
 from fastnas_kernels.check import complaint, require
 
 Type = str | tuple[str, ...]
@@ -65,6 +66,7 @@ class Assembly:
         atomics: Atomics on global memory.
         instructions: All instructions.
         num_bytes: Size of the binary, headers included.
+        loops: Instructions of each kind in every innermost loop; empty on AMD.
     """
 
     kernel: str
@@ -82,6 +84,7 @@ class Assembly:
     atomics: int
     instructions: int
     num_bytes: int
+    loops: Sequence[Mapping[str, int]] = ()
 
     @property
     def vector_share(self) -> float:
@@ -206,6 +209,7 @@ def _audit_nvidia(compiled: CompiledKernel) -> Assembly:
         atomics=sum(names[name] for name in ("ATOM", "ATOMG", "RED", "REDG")),
         instructions=names.total(),
         num_bytes=len(binary),
+        loops=innermost_loops(instructions(code)),
     )
 
 
