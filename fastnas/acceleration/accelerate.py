@@ -104,7 +104,7 @@ def _replace(module: nn.Module, proved: _Proved) -> StandIn:
         raise Unrecognised("its forward was replaced by somebody else")
     is_cell = looks_like_cell(module)
     wirings = cell_wirings(module) if is_cell else edge_wirings(module)
-    if not wirings[0].plan.mixes:
+    if not wirings[0].plan.mixes and not wirings[0].by_themselves:
         raise Unrecognised("nothing is mixed in it, and PyTorch's own operations are faster")
     reason = obstacle(find_modules(module, wirings[0]))
     if reason is not None:

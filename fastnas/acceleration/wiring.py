@@ -244,12 +244,13 @@ def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: in
 def edge_wirings(module: nn.Module) -> list[Wiring]:
     """What a mixed operation may be: one wiring for each share of the channels that its candidates could see.
 
-    Candidates that the engine does not know run beside it, as far as two others are left to it.
+    Candidates that the engine does not know run beside it, as far as two others or a convolution are left to it.
     """
     edge = read_edge(module, keep_unknown=True)
     unknown = sum(primitive.by_itself is not None for primitive in edge.primitives)
-    if unknown and sum(primitive.candidate is not None for primitive in edge.primitives) < 2:
-        edge = read_edge(module)
+    known = [primitive for primitive in edge.primitives if primitive.candidate is not None]
+    if unknown and len(known) < 2 and not any(primitive.convolutions for primitive in known):
+        edge = read_edge(module)  # says which candidate it is
     named = getattr(module, "k", None)
     shares = [named] if isinstance(named, int) and named > 0 else [1, 2, 4, 8]
     plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in ([1] if unknown else shares)]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from math import isnan
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,6 +14,7 @@ class Verdict(Enum):
     PASSED = "passed"
     FAILED = "FAILED"
     SKIPPED = "skipped"
+    NOTED = "note"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,11 @@ def judged(name: str, error: float, bound: float, origin: str, meaning: str, rem
         meaning=meaning,
         remedy="" if passed else remedy,
     )
+
+
+def noted(name: str, error: float, meaning: str) -> Finding:
+    """What is good to know and no fault."""
+    return Finding(name=name, verdict=Verdict.NOTED, error=error, meaning=meaning)
 
 
 def skipped(name: str, why: str) -> Finding:
@@ -92,9 +99,9 @@ class Report:
         for heading in ("error", "bound"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("what was seen")
-        colours = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim"}
+        colours = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim", Verdict.NOTED: "yellow"}
         for f in self.findings:
-            numbers = ("", "") if f.verdict is Verdict.SKIPPED else (f"{f.error:.1e}", f"{f.bound:.1e}")
+            numbers = tuple("" if isnan(value) else f"{value:.1e}" for value in (f.error, f.bound))
             seen = escape(" ".join(part for part in (f.meaning, f.remedy) if part))
             table.add_row(f"[{colours[f.verdict]}]{f.verdict.value}[/]", f.name, *numbers, seen)
         return table

@@ -491,3 +491,23 @@ def test_an_accelerated_network_is_exported_and_traced_by_its_own_forward():
         assert (other(*given) - module(*given)).abs().max() < 1e-5
     names = {node.target for node in torch.export.export(fast, given, strict=False).graph.nodes}
     assert not any("fastnas" in str(name) for name in names)
+
+
+class Noise(nn.Module):
+    def forward(self, x):
+        return torch.randn_like(x)
+
+
+class Noisy(Mixture):
+    def __init__(self):
+        super().__init__()
+        self.paths = nn.ModuleList([Noise(), candidates()[0]])
+
+
+def test_a_convolution_beside_noise_runs_on_the_engine_and_the_noise_by_itself():
+    """The edges of space S4 (Zela et al., 2020, arXiv:1909.09656)."""
+    own = Noisy().double()
+    fast = copy.deepcopy(own)
+    assert "runs itself beside the engine: candidate paths.0 (Noise)" in fastnas.accelerate(fast).replaced[0].what
+    x, weights = torch.randn(2, C, 6, 6, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+    assert_equal(trained(own, x, weights), trained(fast, x, weights))
