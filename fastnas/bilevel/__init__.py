@@ -5,6 +5,7 @@ from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Bilevel, OverProcesses, SgdStep
 from fastnas.bilevel.products import (
     Difference,
+    by_differences,
     central_difference,
     forward_over_reverse,
     gauss_newton,
@@ -29,6 +30,7 @@ __all__ = [
     "SgdStep",
     "Unrolled",
     "UnrolledByDifferences",
+    "by_differences",
     "central_difference",
     "dominant_eigenvalue",
     "dominant_interval",

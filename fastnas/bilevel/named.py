@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Tensors
+from fastnas.bilevel.problem import Tensors, undisturbed
 from fastnas_kernels.check import complaint, require
 from fastnas_kernels.tensors import accumulator
 
@@ -55,6 +55,25 @@ def require_names(where: str, at: Tensors, v: Tensors, rows: Collection[str]) ->
         require(list(x.shape) == expected, where, f"v[{name!r}] must have shape {expected}", list(x.shape))
 
 
+def require_entering(where: str, losses: Sequence[LossOf], at: Tensors, state: Sequence[Tensor]) -> None:
+    """Raise if none of the tensors enters one of the losses: its Hessian would be zero in silence."""
+    for loss in losses:
+        with undisturbed(state), torch.enable_grad():
+            leaves = {name: x.detach().requires_grad_() for name, x in at.items()}
+            value = loss(leaves)
+        ids, seen, waiting = {id(x) for x in leaves.values()}, set(), [value.grad_fn]
+        found = any(value is x for x in leaves.values())
+        while waiting and not found:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                found = id(getattr(node, "variable", None)) in ids
+                waiting += [parent for parent, _ in node.next_functions]
+        if not found:
+            remedy = "Evaluate the network at them: torch.func.functional_call(network, tensors, inputs)."
+            raise ValueError(complaint(where, "a tensor of at must enter every loss", "none of them", remedy))
+
+
 @contextmanager
 def refused(where: str, remedy: str) -> Iterator[None]:
     """Say in one line what PyTorch says of an operation that has no second derivative."""
@@ -96,4 +115,10 @@ def require_twice(where: str, value: Tensor) -> None:
         function = getattr(node, "_forward_cls", None)
         if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
             got = f"{function.__name__}, which is marked once_differentiable"
-            require(False, where, "loss must be twice differentiable", got, "Use central_difference.")
+            require(
+                False,
+                where,
+                "loss must be twice differentiable",
+                got,
+                "Use central_difference, as product=by_differences.",
+            )

@@ -37,6 +37,7 @@ class HessianOperator:
             backward pass through it, in place of which ``product`` computes all anew.
         state: Tensors that evaluating the loss moves, such as ``tuple(network.buffers())``; they are put back.
         allow_unused: Rows of zeros instead of an error for a tensor that does not enter the loss.
+        sizes: Examples behind each of several losses, by which it counts; ``None`` if they are of one size.
         average: What makes the product of one process that of all; see :class:`fastnas.bilevel.problem.Bilevel`.
 
     Raises:
@@ -50,6 +51,7 @@ class HessianOperator:
     state: Sequence[Tensor] = ()
     allow_unused: bool = False
     average: Average = alone
+    sizes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         require(len(self.params) > 0, "HessianOperator", "params must not be empty", "none")
@@ -99,7 +101,13 @@ class HessianOperator:
             return self.average(self._kept(v))
         return self.average(
             mean_product(
-                self.losses, self.at, v, product=self.product, state=self.state, allow_unused=self.allow_unused
+                self.losses,
+                self.at,
+                v,
+                product=self.product,
+                sizes=self.sizes,
+                state=self.state,
+                allow_unused=self.allow_unused,
             )
         )
 

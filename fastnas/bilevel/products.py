@@ -70,7 +70,7 @@ def forward_over_reverse(
     """
     where, rows = "forward_over_reverse", rows_of(v, of)
     require_names(where, at, v, rows)
-    remedy = "Use reverse_over_reverse, or central_difference."
+    remedy = "Use reverse_over_reverse, or central_difference, as product=by_differences."
     with undisturbed(state), refused(where, remedy), torch.enable_grad(), forward_ad.dual_level():
         point = {name: x.detach().requires_grad_(name in rows) for name, x in at.items()}
         point |= {name: forward_ad.make_dual(point[name], x.detach().to(at[name])) for name, x in v.items()}
@@ -181,6 +181,7 @@ def mean_product(
     of: Collection[str] | None = None,
     *,
     product: Product = forward_over_reverse,
+    sizes: Sequence[int] | None = None,
     state: Sequence[Tensor] = (),
     allow_unused: bool = False,
 ) -> dict[str, Tensor]:
@@ -193,6 +194,7 @@ def mean_product(
         v: See :func:`forward_over_reverse`.
         of: See :func:`forward_over_reverse`.
         product: How each is computed.
+        sizes: Examples of each batch, by which its loss counts; ``None`` for batches of one size.
         state: See :func:`forward_over_reverse`.
         allow_unused: See :func:`forward_over_reverse`.
 
@@ -201,11 +203,12 @@ def mean_product(
     """
     total: dict[str, Tensor] = {}
     count = 0
-    for loss in losses:
+    for number, loss in enumerate(losses):
+        size = 1 if sizes is None else sizes[number]
         rows = product(loss, at, v, of, state=state, allow_unused=allow_unused)
-        wide = {name: x.to(accumulator(x.dtype)) for name, x in rows.items()}
+        wide = {name: size * x.to(accumulator(x.dtype)) for name, x in rows.items()}
         total = {name: total[name] + x for name, x in wide.items()} if total else wide
-        count += 1
+        count += size
     require(count > 0, "mean_product", "losses must not be empty", "none")
     return {name: (x / count).to(at[name].dtype) for name, x in total.items()}
 
@@ -220,7 +223,7 @@ def _graph(
     allow_unused: bool,
 ) -> Callable[..., dict[str, Tensor]]:
     """The product from the graph of the gradient for ``along``."""
-    remedy = "Use central_difference."
+    remedy = "Use central_difference, as product=by_differences."
     with undisturbed(state), copied_when_saved(state), refused(where, remedy), torch.enable_grad():
         point = {name: x.detach().requires_grad_(name in along or name in rows) for name, x in at.items()}
         value = loss(point)
@@ -310,3 +313,19 @@ def central_difference(
     (near, size), (far, _) = difference(h), difference(2 * h)
     bent = norm({name: f - n for name, f, n in zip(rows, far, near, strict=True)}) / 3
     return Difference(dict(zip(rows, near, strict=True)), bent + eps * size / h, taken)
+
+
+def by_differences(
+    loss: LossOf,
+    at: Tensors,
+    v: Tensors,
+    of: Collection[str] | None = None,
+    *,
+    state: Sequence[Tensor] = (),
+    allow_unused: bool = False,
+) -> dict[str, Tensor]:
+    """The product of :func:`central_difference`, for ``product=`` where a loss can be differentiated once only.
+
+    Arguments, result and errors are those of :func:`forward_over_reverse`.
+    """
+    return central_difference(loss, at, v, of, state=state, allow_unused=allow_unused).product

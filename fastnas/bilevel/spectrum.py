@@ -7,10 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.named import LossOf
+from fastnas.bilevel.named import LossOf, require_entering
 from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Average, Tensors, alone
-from fastnas.bilevel.products import forward_over_reverse, mean_product
+from fastnas.bilevel.products import Product, forward_over_reverse, mean_product
 from fastnas_kernels.check import complaint, require
 
 
@@ -84,6 +84,8 @@ def dominant_eigenvalue(
     seed: int = 0,
     *,
     tolerance: float = 1e-3,
+    product: Product | None = None,
+    sizes: Sequence[int] | None = None,
     state: Sequence[Tensor] = (),
     average: Average = alone,
 ) -> float:
@@ -100,16 +102,23 @@ def dominant_eigenvalue(
         seed: Decides the vector to start from.
         tolerance: Residual, as a share of the eigenvalue, that ends the iteration. The error of the eigenvalue is at
             most the residual and mostly its square over the distance to the next one; 0 takes all steps.
+        product: How products are computed; unset to keep the graph of the gradient of one loss.
+        sizes: Examples of each batch, by which its loss counts; ``None`` for batches of one size.
         state: Tensors that evaluating the loss moves; they are put back.
         average: The mean over processes.
 
     Returns:
         The eigenvalue, in units of the loss (nats) per squared unit of the variables.
+
+    Raises:
+        ValueError: If none of the tensors enters a loss, or it cannot be differentiated twice.
     """
     require(steps >= 1, "dominant_eigenvalue", "steps must be at least 1", steps)
     require(tolerance >= 0, "dominant_eigenvalue", "tolerance must not be negative", tolerance)
     one = callable(loss) or len(loss) == 1
-    matrix = HessianOperator(loss, at, keep_graph=one, state=state, allow_unused=True, average=average)
+    require_entering("dominant_eigenvalue", [loss] if callable(loss) else loss, at, state)
+    keep, how = one and product is None, product or forward_over_reverse
+    matrix = HessianOperator(loss, at, how, keep, state, allow_unused=True, average=average, sizes=sizes)
     ritz = lanczos(matrix.__matmul__, _normal(matrix, seed), steps, lambda r: _close(r, -1, tolerance))
     return float(ritz.values[-1])
 
@@ -231,7 +240,14 @@ class Interval(NamedTuple):
 
 
 def dominant_interval(
-    losses: Sequence[LossOf], at: Tensors, *, confidence: float = 0.95, steps: int = 20, seed: int = 0
+    losses: Sequence[LossOf],
+    at: Tensors,
+    *,
+    confidence: float = 0.95,
+    steps: int = 20,
+    seed: int = 0,
+    product: Product = forward_over_reverse,
+    sizes: Sequence[int] | None = None,
 ) -> Interval:
     """The largest eigenvalue of the Hessian of the mean over batches, and how sure it is given so many batches.
 
@@ -240,30 +256,36 @@ def dominant_interval(
     fitted to the same batches, by which the eigenvalue of a small sample is on average too large.
 
     Args:
-        losses: A loss for each batch, at least two, of equal size.
+        losses: A loss for each batch, at least two.
         at: The point.
         confidence: Probability with which the interval holds the value of endlessly many batches.
         steps: Products at most, each with all batches.
         seed: Decides the vector to start from.
+        product: How products are computed.
+        sizes: Examples of each batch, by which its loss counts; ``None`` for batches of one size.
 
     Raises:
-        ValueError: If there are fewer than two batches or the confidence is no probability.
+        ValueError: If none of the tensors enters a loss, there are fewer than two batches or the confidence is no
+            probability.
     """
     where = "dominant_interval"
     require(len(losses) >= 2, where, "losses must be at least 2", len(losses), "One batch has no spread.")
     require(0 < confidence < 1, where, "confidence must lie between 0 and 1", confidence)
     from scipy.stats import t  # noqa: PLC0415  (scikit-learn brings it, nothing else here needs it)
 
-    matrix = HessianOperator(losses, at, allow_unused=True)
+    require_entering(where, losses, at, ())
+    matrix = HessianOperator(losses, at, product, allow_unused=True, sizes=sizes)
     ritz = lanczos(matrix.__matmul__, _normal(matrix, seed), steps, lambda r: _close(r, -1, 1e-3))
     u = ritz.vector(-1)
     named = matrix.unflat(u)
     each = [
-        float(u @ matrix.flat(mean_product([loss], at, named, product=forward_over_reverse, allow_unused=True)))
-        for loss in losses
+        float(u @ matrix.flat(mean_product([loss], at, named, product=product, allow_unused=True))) for loss in losses
     ]
     found = torch.tensor(each, dtype=torch.float64)
-    half = float(t.ppf((1 + confidence) / 2, len(losses) - 1)) * float(found.std()) / len(losses) ** 0.5
+    share = torch.tensor(sizes if sizes is not None else [1] * len(losses), dtype=torch.float64)
+    share = share / share.sum()
+    spread = float((share * (found - share @ found) ** 2).sum() * len(losses) / (len(losses) - 1)) ** 0.5
+    half = float(t.ppf((1 + confidence) / 2, len(losses) - 1)) * spread * float(share.norm())
     value = float(ritz.values[-1])
     return Interval(value, value - half, value + half)
 

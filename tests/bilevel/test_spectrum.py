@@ -6,6 +6,7 @@ from torch.autograd.functional import hessian
 from torch.func import functional_call
 
 from fastnas.bilevel.operator import HessianOperator
+from fastnas.bilevel.products import by_differences
 from fastnas.bilevel.spectrum import dominant_eigenvalue, dominant_interval, eigenpairs, spectral_density, trace
 from fastnas.engine import relax
 from fastnas.methods.library import darts
@@ -169,3 +170,24 @@ def test_the_iteration_ends_when_the_residual_is_small(known):
     found = dominant_eigenvalue([loss, loss], problem.at, 40)
     assert len(calls) < 60  # two losses a product
     assert found == pytest.approx(values[-1].item(), rel=1e-3)
+
+
+def test_a_loss_that_closes_over_its_model_is_refused():
+    net = torch.nn.Linear(3, 1).double()
+    at, x = dict(net.named_parameters()), torch.randn(4, 3).double()
+    for find in (
+        lambda: dominant_eigenvalue(lambda w: net(x).square().mean(), at),
+        lambda: dominant_interval([lambda w: net(x).square().mean()] * 2, at),
+    ):
+        with pytest.raises(ValueError, match=r"must enter every loss.*torch\.func\.functional_call"):
+            find()
+
+
+def test_batches_count_by_their_sizes_and_differences_will_do():
+    curvature = torch.tensor([1.0, 4.0]).double()
+    losses = [lambda at, c=c: c * at["x"].square().sum() / 2 for c in curvature]
+    at = {"x": torch.ones(2).double()}
+    assert dominant_eigenvalue(losses, at, sizes=[3, 1]) == pytest.approx(1.75)
+    assert dominant_eigenvalue(losses, at) == pytest.approx(2.5)
+    assert dominant_interval(losses, at, sizes=[3, 1]).value == pytest.approx(1.75)
+    assert dominant_eigenvalue(losses[1], at, product=by_differences) == pytest.approx(4.0, rel=1e-4)
