@@ -21,6 +21,7 @@ from fastnas.cli.latency import Latency, run_latency, size_of_network
 from fastnas.cli.models import Export, Predict, run_export, run_predict
 from fastnas.cli.planning import PlanCommand, make_plan, scale_over_gpus
 from fastnas.cli.profile import Profile, run_profile
+from fastnas.cli.runs import Compare, Pack, run_compare, run_pack
 from fastnas.cli.training_verbs import Retrain, Search, run_retrain, run_search
 from fastnas.costs.tables import NetworkSize
 from fastnas.experiment.experiment import Experiment, load_experiment, method_named
@@ -134,6 +135,8 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[Report, subcommand("report")]
         | Annotated[Predict, subcommand("predict")]
         | Annotated[Export, subcommand("export")]
+        | Annotated[Compare, subcommand("compare")]
+        | Annotated[Pack, subcommand("pack")]
         | Annotated[Methods, subcommand("methods")]
         | Annotated[Check, subcommand("check")]
         | Annotated[Show, subcommand("show")]
@@ -207,6 +210,8 @@ _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Report: _report,
     Predict: run_predict,
     Export: run_export,
+    Compare: run_compare,
+    Pack: run_pack,
     Methods: _methods,
     Check: _check,
     Show: _show,

@@ -1,0 +1,84 @@
+"""Runs next to each other: a row a run, as a table, a CSV file and a page."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+
+from fastnas.errors import invalid
+from fastnas.files import read_json, write_atomically
+from fastnas.report.page import flatten
+
+Row = dict[str, str]
+_PAGE = """<!doctype html><meta charset="utf-8"><title>fastnas: runs compared</title>
+<style>body{font:15px system-ui;margin:2em}table{border-collapse:collapse}td,th{padding:.3em .8em;text-align:left;
+border-bottom:1px solid #ddd}</style><h1>Runs compared</h1><table><tr>{% for name in rows[0] %}<th>{{ name }}</th>
+{% endfor %}</tr>{% for row in rows %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>
+{% endfor %}</table>
+"""
+
+
+def find_runs(folders: Sequence[Path]) -> list[Path]:
+    """The run folders among ``folders`` and right inside of them.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        inside = sorted(path.parent for path in folder.glob("*/config.json"))
+        found += [folder] if (folder / "config.json").is_file() else inside
+    if not found:
+        raise invalid("compare", "folders must hold runs of fastnas search", ", ".join(map(str, folders)) or "none")
+    return found
+
+
+def compare_runs(runs: Sequence[Path]) -> list[Row]:
+    """A row a run: what was searched, the settings in which the runs differ, and the accuracies in percent.
+
+    Args:
+        runs: Run folders, finished or not; what one does not hold is ``–``.
+    """
+    settings = [_settings(run) for run in runs]
+    names = dict.fromkeys(name for one in settings for name in one)
+    first = ("method", "space", "data")
+    differ = [n for n in names if n not in first and len({one.get(n) for one in settings}) > 1]
+    return [
+        {"run": run.resolve().name} | {name: one.get(name, "–") for name in (*first, *differ)} | _results(run)
+        for run, one in zip(runs, settings, strict=True)
+    ]
+
+
+def write_comparison(rows: Sequence[Row], csv_file: Path, page: Path) -> None:
+    """Write ``rows`` as a CSV file and as a page."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(csv_file, lambda file: file.write(text.getvalue().encode()))
+    html = Environment(autoescape=True).from_string(_PAGE).render(rows=rows)
+    write_atomically(page, lambda file: file.write(html.encode()))
+
+
+def _settings(run: Path) -> Mapping[str, str]:
+    content: Any = read_json(run / "config.json")
+    if not isinstance(content, Mapping):
+        raise invalid("compare", f"{run / 'config.json'} must hold settings", type(content).__name__)
+    return dict(flatten({key: value for key, value in content.items() if key != "versions"}))
+
+
+def _results(run: Path) -> Row:
+    path = run / "comparison.json"
+    content: Any = read_json(path) if path.exists() else {}
+    networks = {network["name"]: network for network in content.get("networks", [])}
+    searched = networks.pop("searched", None)
+    random = [network["test_accuracy"] for network in networks.values()]
+    return {
+        "test accuracy (%)": f"{100 * searched['test_accuracy']:.2f}" if searched else "–",
+        "random, mean (%)": f"{100 * sum(random) / len(random):.2f}" if random else "–",
+        "parameters": str(searched["num_params"]) if searched else "–",
+        "multiply-adds": str(searched["multiply_adds"]) if searched else "–",
+    }
