@@ -18,7 +18,7 @@ from tyro.conf import Positional, subcommand
 from fastnas.checks.check import check
 from fastnas.cli.data import Index, Shards, run_index, run_shards
 from fastnas.cli.latency import Latency, run_latency, size_of_network
-from fastnas.cli.models import Export, Predict, run_export, run_predict
+from fastnas.cli.models import Evaluate, Export, Predict, run_evaluate, run_export, run_predict
 from fastnas.cli.planning import PlanCommand, make_plan, scale_over_gpus
 from fastnas.cli.profile import Profile, run_profile
 from fastnas.cli.runs import Compare, Pack, run_compare, run_pack
@@ -134,6 +134,7 @@ def parse(arguments: list[str]) -> Any:
         | Annotated[PlanCommand, subcommand("plan", default=plan_default)]
         | Annotated[Report, subcommand("report")]
         | Annotated[Predict, subcommand("predict")]
+        | Annotated[Evaluate, subcommand("evaluate")]
         | Annotated[Export, subcommand("export")]
         | Annotated[Compare, subcommand("compare")]
         | Annotated[Pack, subcommand("pack")]
@@ -209,6 +210,7 @@ _RUN: dict[type, Callable[[Any, Console], bool | None]] = {
     Retrain: run_retrain,
     Report: _report,
     Predict: run_predict,
+    Evaluate: run_evaluate,
     Export: run_export,
     Compare: run_compare,
     Pack: run_pack,

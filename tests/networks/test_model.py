@@ -108,6 +108,20 @@ def test_the_command_line_predicts_and_exports(run, files, capsys):
     assert (run / "model.pt").is_file()
 
 
+def test_an_evaluation_repeats_the_accuracy_of_the_retraining(run, tmp_path, capsys):
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data", "digits", "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert f"accuracy {100 * load(run).metrics['test_accuracy']:.2f} %" in said
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(4):
+                Image.fromarray(np.full((8, 8, 3), 20 * i, dtype=np.uint8)).save(tmp_path / part / name / f"{i}.png")
+    assert main(["evaluate", str(run), "--data", f"folder:{tmp_path}", "--device", "cpu"]) == 1
+    assert "must have the classes of the network, 0, 1, 2, 3, 4 and 5 more, got cat, dog" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_model_is_one_clear_line(tmp_path, capsys):
     assert main(["predict", str(tmp_path), "x.png"]) == 1
     assert "the folder must hold a model.json" in capsys.readouterr().err
