@@ -68,8 +68,8 @@ class ChainNetwork(DerivedNetwork):
         space.check(genotype)
         shape = proxyless_shape(channels) if shape is None else shape
         self.stem = chain_stem(shape, image_channels, large, searching=False)
-        primitives = [primitive for ((primitive, _),) in genotype.normal.nodes]
-        self.blocks = nn.ModuleList(map(DerivedBlock, primitives, chain_layout(space, shape)))
+        self.primitives = [primitive for ((primitive, _),) in genotype.normal.nodes]
+        self.blocks = nn.ModuleList(map(DerivedBlock, self.primitives, chain_layout(space, shape)))
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=False)
         self.num_features = shape.head
         self.classifier = nn.Linear(self.num_features, num_classes)

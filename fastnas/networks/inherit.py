@@ -1,0 +1,65 @@
+"""A derived network with the weights that its operations have in a supernet."""
+
+import re
+
+import torch
+from torch import nn
+
+from fastnas.errors import invalid
+from fastnas.networks.cells import DerivedCell
+from fastnas.networks.chain import ChainNetwork
+from fastnas.networks.network import DerivedNetwork
+from fastnas.spaces.space import Edge, Space
+
+
+def inherited_name(network: DerivedNetwork, space: Space, name: str) -> str:
+    """What the parameter ``name`` of a derived network of ``space`` is called in a supernet.
+
+    Args:
+        network: The derived network.
+        space: That of its genotype.
+        name: Of one of its parameters.
+    """
+    if found := re.fullmatch(r"(.+)\.nodes\.(\d+)\.(\d+)\.(.+)", name):
+        cell, node, gene = network.get_submodule(found[1]), int(found[2]), int(found[3])
+        assert isinstance(cell, DerivedCell), "only cells have nodes"
+        primitive, source = cell.cell.nodes[node][gene]
+        row = space.row(Edge(source, space.num_inputs + node))
+        return f"{found[1]}.edges.{row}.{primitive}.{found[4]}"
+    if (found := re.fullmatch(r"blocks\.(\d+)\.operation\.(.+)", name)) and isinstance(network, ChainNetwork):
+        return f"blocks.{found[1]}.candidates.{network.primitives[int(found[1])]}.{found[2]}"
+    return name
+
+
+@torch.no_grad()
+def inherit_weights(network: DerivedNetwork, supernet: nn.Module) -> int:
+    """Copy the weights of ``supernet`` into ``network``, for its accuracy before any training, or a shorter one.
+
+    Scales and shifts of normalisations that the supernet does not have stay 1 and 0; running statistics are not
+    inherited, since a supernet keeps none: train a little, or run ``torch.optim.swa_utils.update_bn``.
+
+    Args:
+        network: A derived network of cells or of a chain, of the supernet's space, channels and depth.
+        supernet: Whose weights; of a search without partial channels.
+
+    Returns:
+        How many scalars were copied.
+
+    Raises:
+        ValueError: If a weight has no counterpart of its shape.
+    """
+    space, weights, copied = supernet.space, dict(supernet.named_parameters()), 0
+    assert isinstance(space, Space), "a supernet has a space"
+    for name, parameter in network.named_parameters():
+        if name.startswith("auxiliary."):
+            continue
+        source = weights.get(inherited_name(network, space, name))
+        if source is None and parameter.dim() == 1:
+            continue  # a scale or a shift
+        if source is None or source.shape != parameter.shape:
+            got = "no weight of that name" if source is None else f"the shape {tuple(source.shape)}"
+            remedy = "Build the network with the supernet's channels and cells; partial channels have other shapes."
+            raise invalid("inherit_weights", f"the supernet must have {name} {tuple(parameter.shape)}", got, remedy)
+        parameter.copy_(source)
+        copied += parameter.numel()
+    return copied
