@@ -133,7 +133,7 @@ def original(settings: BeforeAfter, data: ImageData) -> float:
     net = code.Network(settings.channels, len(data.classes), settings.cells, nn.CrossEntropyLoss())
     sgd = torch.optim.SGD(net.parameters(), 0.025, 0.9, weight_decay=3e-4)
     adam = torch.optim.Adam(net._arch_parameters, 3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    shape = settings.batch_size, 3, data.resolution, data.resolution
+    shape = settings.batch_size, 3, *data.resolution
     batches = [(torch.randn(shape), torch.randint(len(data.classes), shape[:1])) for _ in range(2)]
 
     def step() -> None:

@@ -153,7 +153,7 @@ def _nothing() -> ImageData:
         test=empty,
         classes=("a", "b", "c"),
         channels=1,
-        resolution=8,
+        resolution=(8, 8),
         train_transform=torch.as_tensor,
         eval_transform=torch.as_tensor,
         large=False,

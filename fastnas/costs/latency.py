@@ -31,13 +31,13 @@ class Entry:
     primitive: str
     channels: int
     stride: int
-    side: int
+    size: tuple[int, int]
     seconds: Seconds
     outputs: int | None = None
 
     @property
     def candidate(self) -> Candidate:
-        return Candidate(self.primitive, self.channels, self.stride, self.side, self.outputs)
+        return Candidate(self.primitive, self.channels, self.stride, self.size, self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def measure_table(
     """
     candidates = distinct_candidates(space, size)
     genotypes = [random_genotype(space, stream(seed, "latency fit", i)) for i in range(fit)]
-    calls = [_make_call(c.build(space), (size.batch_size, c.channels, c.side, c.side), device) for c in candidates]
+    calls = [_make_call(c.build(space), (size.batch_size, c.channels, *c.size), device) for c in candidates]
     calls += _network_calls(space, size, genotypes, device)
     started = monotonic()
     for samples in time_rounds(calls, device):

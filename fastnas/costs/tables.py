@@ -23,7 +23,7 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.chain_layout import chain_layout, proxyless_shape
-from fastnas.supernet.layout import darts_layout
+from fastnas.supernet.layout import Resolution, darts_layout, height_and_width, shrink
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS
 from fastnas.supernet.mix import built_on
 from fastnas_kernels.check import require
@@ -36,7 +36,7 @@ class NetworkSize:
     Args:
         channels: Channels of the first cells, or of the first block of a chain.
         cells: Depth, or cells in a stage where reductions are fixed (nasbench201), or blocks in a stage of a chain.
-        resolution: Side of the images in pixels.
+        resolution: Height and width of the images in pixels, or the side of square ones.
         image_channels: 3 for colour, 1 for grey images.
         num_classes: Size of the logits.
         large: Begin with three strided convolutions, for images of hundreds of pixels.
@@ -45,20 +45,25 @@ class NetworkSize:
 
     channels: int = 16
     cells: int = 8
-    resolution: int = 32
+    resolution: Resolution = 32
     image_channels: int = 3
     num_classes: int = 10
     large: bool = False
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("channels", "cells", "resolution", "image_channels", "num_classes", "batch_size"):
+        height, width = height_and_width(self.resolution)
+        if min(height, width) < 1:
+            raise invalid("NetworkSize", "resolution must be positive", self.resolution)
+        if height == width:  # one spelling of a square, so that equal sizes are equal
+            object.__setattr__(self, "resolution", height)
+        for name in ("channels", "cells", "image_channels", "num_classes", "batch_size"):
             require(getattr(self, name) >= 1, "NetworkSize", f"{name} must be positive", getattr(self, name))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """``(C, H, W)`` of one image."""
-        return self.image_channels, self.resolution, self.resolution
+        return (self.image_channels, *height_and_width(self.resolution))
 
     def build(self, genotype: Genotype, own: Space | None = None) -> DerivedNetwork:
         """The derived network of ``genotype``, without auxiliary head; ``own`` is its space, if it is no known one."""
@@ -76,13 +81,13 @@ class NetworkSize:
 
 
 class Candidate(NamedTuple):
-    """A primitive at a place; two of the same values cost the same. ``side`` is that of its input in pixels, and
-    ``outputs`` its output channels where they are not bound to be those that it reads."""
+    """A primitive at a place; two of the same values cost the same. ``size`` is the height and width of its input,
+    and ``outputs`` its output channels where they are not bound to be those that it reads."""
 
     primitive: str
     channels: int
     stride: int
-    side: int
+    size: tuple[int, int]
     outputs: int | None = None
 
     def build(self, space: Space) -> nn.Module:
@@ -142,7 +147,7 @@ def activation_table(space: Space, size: NetworkSize) -> CostTable:
 
     def cost_of(candidate: Candidate) -> float:
         with torch.device("meta"):
-            x = torch.empty(size.batch_size, candidate.channels, candidate.side, candidate.side)
+            x = torch.empty(size.batch_size, candidate.channels, *candidate.size)
             return activation_bytes(candidate.build(space), x.to(memory_format=torch.channels_last))
 
     with torch.device("meta"):
@@ -208,24 +213,24 @@ def _(space: ChainSpace, size: NetworkSize) -> list[_Cell]:
 
 @_cells.register
 def _(space: CellSpace, size: NetworkSize) -> list[_Cell]:
-    side = size.resolution
+    area = height_and_width(size.resolution)
     if space.num_inputs == 1:
         return [
-            _Cell("normal", list(_of_cell(space, "normal", size.channels << stage, 1, -(-side // (1 << stage)))))
+            _Cell("normal", list(_of_cell(space, "normal", size.channels << stage, 1, shrink(area, 1 << stage))))
             for stage in range(3)
             for _ in range(size.cells)
         ]
-    side, cells = -(-side // 8) if size.large else side, []
+    area, cells = shrink(area, 8) if size.large else area, []
     for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
         if place.cell_type in space.cell_types:  # what is fixed is part of the constant
-            candidates = _of_cell(space, place.cell_type, place.channels, place.stride, side)
+            candidates = _of_cell(space, place.cell_type, place.channels, place.stride, area)
             cells.append(_Cell(place.cell_type, list(candidates)))
-        side = -(-side // place.stride)
+        area = shrink(area, place.stride)
     return cells
 
 
 def _of_cell(
-    space: Space, cell_type: str, channels: int, cell_stride: int, cell_side: int
+    space: Space, cell_type: str, channels: int, cell_stride: int, cell_size: tuple[int, int]
 ) -> Iterator[tuple[int, int, Candidate]]:
     """The row and column in alpha of every candidate that a genotype may hold, and where it stands.
 
@@ -234,24 +239,24 @@ def _of_cell(
         cell_type: Whose candidates.
         channels: Of every state inside the cell.
         cell_stride: 2 in a cell that halves the resolution, otherwise 1.
-        cell_side: Of the input states in pixels, once they are brought to the cell's channels.
+        cell_size: Height and width of the input states in pixels, once they are brought to the cell's channels.
     """
     for row, edge in enumerate(space.edges):
         strided = edge.source < space.num_inputs
-        stride, side = (cell_stride, cell_side) if strided else (1, -(-cell_side // cell_stride))
+        stride, area = (cell_stride, cell_size) if strided else (1, shrink(cell_size, cell_stride))
         for primitive in space.derivable_on(cell_type, row):
-            yield row, space.primitives.index(primitive), Candidate(primitive, channels, stride, side)
+            yield row, space.primitives.index(primitive), Candidate(primitive, channels, stride, area)
 
 
 def _of_chain(space: ChainSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
     """The same for the blocks of a chain."""
     space.require_depth(size.cells)
-    side = -(-size.resolution // 2) if size.large else size.resolution
+    area = shrink(height_and_width(size.resolution), 2 if size.large else 1)
     for row, place in enumerate(chain_layout(space, proxyless_shape(size.channels))):
         for primitive in built_on(space, "normal", row):
-            candidate = Candidate(primitive, place.inputs, place.stride, side, place.outputs)
+            candidate = Candidate(primitive, place.inputs, place.stride, area, place.outputs)
             yield row, space.primitives.index(primitive), candidate
-        side = -(-side // place.stride)
+        area = shrink(area, place.stride)
 
 
 def _by_difference(
@@ -261,7 +266,7 @@ def _by_difference(
 
     def cost_of(candidate: Candidate) -> float:
         with torch.device("meta"):
-            return count(candidate.build(space), (candidate.channels, candidate.side, candidate.side))
+            return count(candidate.build(space), (candidate.channels, *candidate.size))
 
     genotype = random_genotype(space, 0)
     with torch.device("meta"):

@@ -1,9 +1,8 @@
 """Images: where they come from, how they are divided, and in which order they arrive."""
 
 from fastnas.data.broken import BrokenImages
-from fastnas.data.config import DataConfig
+from fastnas.data.config import Augment, Colour, DataConfig, Decoder
 from fastnas.data.contents import digest_data
-from fastnas.data.decoders import Decoder
 from fastnas.data.division import (
     Halves,
     class_balanced_fraction,
@@ -16,14 +15,19 @@ from fastnas.data.division import (
 from fastnas.data.images import ImageData, ImageSet, hold_out, share_memory
 from fastnas.data.loading import Batch, evaluation_batches, paired_batches, training_batches
 from fastnas.data.pixels import cut_out
+from fastnas.data.prepare import DataWarning, Defaults, prepare, set_augment
 from fastnas.data.shards import write_shards
 from fastnas.data.sources import as_data, list_sources, load_data, placeholder_data, register_source
 
 __all__ = [
+    "Augment",
     "Batch",
     "BrokenImages",
+    "Colour",
     "DataConfig",
+    "DataWarning",
     "Decoder",
+    "Defaults",
     "Halves",
     "ImageData",
     "ImageSet",
@@ -38,8 +42,10 @@ __all__ = [
     "load_data",
     "paired_batches",
     "placeholder_data",
+    "prepare",
     "read_index",
     "register_source",
+    "set_augment",
     "share_memory",
     "split_halves",
     "steps_per_epoch",

@@ -19,12 +19,21 @@ class UnreadableImage(ValueError):
         got: What is wrong with it.
     """
 
+    rule, remedy = "be a readable image", "Replace or delete the file."
+
     def __init__(self, name: str, got: str) -> None:
-        super().__init__(complaint("data", f"{name} must be a readable image", got, "Replace or delete the file."))
+        super().__init__(complaint("data", f"{name} must {self.rule}", got, self.remedy))
         self.name, self.got = name, got
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.name, self.got)
+
+
+class UnsupportedImage(UnreadableImage):
+    """A file whose values have no defined range, so that nothing says what is black and what is white."""
+
+    rule = "hold values of a defined range: 8 bits, or 16 bits of grey"
+    remedy = "Convert it, or scale the values yourself: fastnas.data.from_arrays."
 
 
 class BrokenImages:

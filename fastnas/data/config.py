@@ -1,29 +1,59 @@
 """What to do with the images of a source."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-from fastnas.data.decoders import Decoder
-from fastnas.data.images import SMALLEST, WHERE
 from fastnas.errors import invalid
 from fastnas.files import STRICT
+from fastnas.supernet.layout import Resolution, height_and_width
+
+WHERE = "data"
+SMALLEST = 8  # pixels; a search space halves them twice
+Decoder = Literal["simplejpeg", "turbojpeg"]
+Fit = Literal["squeeze", "pad", "crop"]
+Augment = Literal["none", "crop", "flip-crop", "photo", "auto"]
+Balance = Literal["none", "loss", "sampling"]
+Colour = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """How images are fetched, decoded and brought to one size.
+    """How images are fetched, decoded, brought to one size and augmented.
 
     Args:
         download: Fetch CIFAR into ROOT if it is not there.
-        resolution: Side in pixels to bring images to; unset for that of the data.
+        resolution: Height and width in pixels to bring images to, or one number for squares; unset for that of the
+            data.
+        fit: How images of another shape get there: squeeze changes their proportions, pad adds black borders, crop cuts
+            off what hangs over; unset to crop photographs and to squeeze small images.
+        image_channels: 3 for colour, 1 for grey; unset to look at the training images.
+        augment: Changes to training images: none, crop (a shift by up to an eighth), flip-crop (and mirrored), photo (a
+            random part, mirrored, other colours), auto (AutoAugment behind a crop and a flip); unset for that of the
+            data, which is no flip for grey images.
+        colour: Largest changes of brightness, contrast, saturation and hue that photo makes; unset for DARTS's 0.4,
+            0.4, 0.4 and 0.2.
+        balance: What to do about classes of unequal size: loss weights them, sampling draws all classes equally often.
         decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
     """
 
     __pydantic_config__ = STRICT
 
     download: bool = False
-    resolution: int | None = None
+    resolution: Resolution | None = None
+    fit: Fit | None = None
+    image_channels: Literal[1, 3] | None = None
+    augment: Augment | None = None
+    colour: Colour | None = None
+    balance: Balance = "none"
     decoder: Decoder = "simplejpeg"
 
     def __post_init__(self) -> None:
-        if self.resolution is not None and self.resolution < SMALLEST:
+        if self.resolution is not None and min(height_and_width(self.resolution)) < SMALLEST:
             raise invalid(WHERE, f"resolution must be at least {SMALLEST} pixels", self.resolution)
+        check_colour(self.colour)
+
+
+def check_colour(colour: Colour | None) -> None:
+    """Raise unless the changes of the colours are not negative, and that of the hue at most half a circle."""
+    if colour is not None and not (min(colour) >= 0 and colour[3] <= 0.5):
+        raise invalid(WHERE, "colour must be four numbers that are not negative, the last at most 0.5", colour)

@@ -25,12 +25,17 @@ def digest_data(data: ImageData) -> str:
     """
     content = hashlib.sha256(repr((data.classes, data.channels)).encode("utf-8", "surrogateescape"))
     for images in (data.train, data.test):
-        content.update(images.labels.astype("<i8").tobytes())
+        content.update(targets_to_bytes(images.labels))
         content.update("\n".join(map(str, images.names)).encode("utf-8", "surrogateescape"))
         content.update(repr(_sizes(images)).encode())
         for index in _spread(len(images.labels), SAMPLED):
             content.update(_read(images, index))
     return content.hexdigest()[:16]
+
+
+def targets_to_bytes(targets: np.ndarray) -> bytes:
+    """Targets as bytes that are the same on every machine."""
+    return targets.astype("<f8" if targets.dtype.kind == "f" else "<i8").tobytes()
 
 
 def _spread(count: int, most: int) -> list[int]:

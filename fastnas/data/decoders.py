@@ -10,18 +10,17 @@ from ctypes.util import find_library
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastnas.data.config import WHERE, Decoder
 from fastnas.data.encoded import EncodedImage
-from fastnas.data.images import WHERE, ImageData
+from fastnas.data.images import ImageData
 from fastnas.data.jpeg import Frame, Part, cut, decode_jpeg
 from fastnas.errors import Unavailable, complaint, invalid
-
-Decoder = Literal["simplejpeg", "turbojpeg"]
 
 DECOMPRESS, SUBSAMPLING, RGB = 1, 4, 0  # TJINIT_DECOMPRESS, TJPARAM_SUBSAMP, TJPF_RGB
 BLOCKS = {0: 8, 1: 16, 2: 16, 3: 8, 4: 8, 5: 32, 6: 8}  # by subsampling (TJSAMP): columns that are coded together

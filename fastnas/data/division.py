@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from fastnas.data.images import WHERE, ImageData, ImageSet
+from fastnas.data.config import WHERE
+from fastnas.data.images import ImageData, ImageSet
 from fastnas.errors import complaint, require
 from fastnas.files import read_json, write_json
 from fastnas.seeds import stream

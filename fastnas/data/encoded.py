@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastnas.data.broken import UNREADABLE, UnreadableImage, describe_error
+from fastnas.data.broken import UNREADABLE, UnreadableImage, UnsupportedImage, describe_error
 from fastnas.data.jpeg import JpegDecoder, Part, cut, decode_jpeg, frame, rows_to_read, with_height
 
 END = b"\xff\xd9"  # of a JPEG file
@@ -17,7 +17,7 @@ DIVISORS = (8, 4, 2)  # of both sides, which a JPEG decoder can apply while it i
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """The content of an image file; grey ones, palettes, transparency and CMYK all become RGB.
+    """The content of an image file; grey ones, palettes, transparency and CMYK all become RGB of 8 bits.
 
     Args:
         name: The file, for complaints.
@@ -47,6 +47,13 @@ class EncodedImage:
         if min(height, width) == 0:
             raise UnreadableImage(self.name, f"{height} by {width} pixels")
         return height, width
+
+    def highest_of_16_bits(self) -> int | None:
+        """The largest value of a grey image of 16 bits; ``None`` for others."""
+        if self.content.startswith(b"\xff\xd8"):
+            return None
+        with Image.open(io.BytesIO(self.content)) as image:
+            return int(np.array(image).max()) if image.mode.startswith("I;16") else None
 
     def decode(self) -> Tensor:
         """All pixels, uint8 ``[3, H, W]``.
@@ -84,12 +91,20 @@ class EncodedImage:
             with Image.open(io.BytesIO(content)) as image:
                 if image.format != "JPEG":
                     divisor = 1
+                if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+                    raise UnsupportedImage(self.name, f"mode {image.mode}")
                 image.draft(None, (image.width // divisor, image.height // divisor))
                 return cut(_pixels(image), part, divisor)
+        except UnsupportedImage:
+            raise
         except UNREADABLE as error:
             raise UnreadableImage(self.name, describe_error(error)) from None
 
 
 def _pixels(image: Image.Image) -> Tensor:
+    """uint8 ``[H, W, 3]``; 16 bits of grey are scaled to 8."""
     image.load()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):  # 0 to 65535 in both
+        grey = ((np.array(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return torch.from_numpy(np.repeat(grey[:, :, None], 3, axis=2))
     return torch.from_numpy(np.array(image if image.mode == "RGB" else image.convert("RGB")))

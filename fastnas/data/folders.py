@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from fastnas.data.broken import UnreadableImage, describe_error, first_sentence
-from fastnas.data.config import DataConfig
+from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.encoded import EncodedImage
-from fastnas.data.images import SMALL, SMALLEST, WHERE, ImageData, ImageSet
-from fastnas.data.pixels import CIFAR, IMAGENET, Normalise
+from fastnas.data.images import SMALL, ImageData, ImageSet
+from fastnas.data.pixels import CIFAR, IMAGENET
+from fastnas.data.prepare import Defaults, prepare
 from fastnas.errors import complaint, invalid
+from fastnas.supernet.layout import height_and_width
 
 LARGEST = 2**28
 """Bytes of an image file: a photograph has thousands of times less."""
@@ -53,7 +55,7 @@ def load_imagenet(root: Path, config: DataConfig) -> ImageData:
     if config.download:
         raise invalid(WHERE, "download must be off for imagenet", True, remedy)
     # ROOT/test of the original holds unlabelled images
-    return _load("imagenet", root, replace(config, resolution=config.resolution or 224), ("val",))
+    return _load("imagenet", root, config, ("val",))
 
 
 def load_folder(root: Path, config: DataConfig) -> ImageData:
@@ -80,7 +82,7 @@ def _load(name: str, root: Path, config: DataConfig, held_out: Sequence[str]) ->
     classes = _read_all_classes(root / "classes.txt", folders[0])
     places = np.array([classes.index(name) for name in folders[0]], np.int64)
     sets = [_image_set(part, places) for part in parts]
-    return make_photographs(name, sets[0], sets[1], classes, config)
+    return prepare_files(name, sets[0], sets[1], classes, config)
 
 
 def _image_set(part: Any, places: np.ndarray) -> ImageSet:
@@ -90,35 +92,19 @@ def _image_set(part: Any, places: np.ndarray) -> ImageSet:
     return ImageSet(places[np.array(part.targets)], Files(folder, names), names)
 
 
-def make_photographs(
+def prepare_files(
     name: str, train: ImageSet, test: ImageSet, classes: tuple[str, ...], config: DataConfig
 ) -> ImageData:
-    """Encoded colour images as a data set; small ones are treated like CIFAR's, large ones like ImageNet's.
-
-    Args:
-        name: What runs and reports call it.
-        train: Images to train on.
-        test: Images that nothing is trained on.
-        classes: Their names.
-        config: What to do with them; without a resolution it is that of the first image, or 224 if that is large.
-    """
-    from fastnas.data.transforms import large_transforms, small_transforms  # noqa: PLC0415  (torchvision: two seconds)
-
-    size = config.resolution or _resolution_of(train)
-    large = size > SMALL
-    transforms = large_transforms(size) if large else small_transforms(size, flip=True, resize=True)
-    return ImageData(
-        name=name,
-        train=train,
-        test=test,
-        classes=classes,
+    """Images in files as a data set: ImageNet as everybody prepares it, others by what they look like."""
+    is_imagenet = name == "imagenet"
+    side = 224 if config.resolution is None else min(height_and_width(config.resolution))
+    defaults = Defaults(
+        resolution=(224, 224),
         channels=3,
-        resolution=size,
-        train_transform=transforms[0],
-        eval_transform=transforms[1],
-        large=large,
-        normalise=Normalise(IMAGENET if large else CIFAR),
+        statistics=IMAGENET if side > SMALL else CIFAR,
+        augment="photo" if side > SMALL else "flip-crop",
     )
+    return prepare(name, train, test, classes, config, defaults if is_imagenet else Defaults())
 
 
 def _read_all_classes(path: Path, present: tuple[str, ...]) -> tuple[str, ...]:
@@ -159,15 +145,3 @@ def _read_imagenet(path: Path) -> Any:
 def _join_synonyms(name: str | Sequence[str]) -> str:
     """Of a folder, or all the synonyms of a synset: single ones, like "crane", are not unique."""
     return name if isinstance(name, str) else ", ".join(name)
-
-
-def _resolution_of(images: ImageSet) -> int:
-    first = images.image(0)
-    assert isinstance(first, EncodedImage)
-    side = min(first.size())
-    if side < SMALLEST:
-        rule = (
-            f"the first image, {first.name}, must have sides of at least {SMALLEST} pixels where no resolution is given"
-        )
-        raise invalid(WHERE, rule, side, "Set --resolution.")
-    return side if side <= SMALL else 224

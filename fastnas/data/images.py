@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastnas.data.config import Fit
 from fastnas.data.encoded import EncodedImage
+from fastnas.tasks import CLASSIFICATION, Task
 
-WHERE = "data"
 SMALL = 96  # pixels; above, images are treated like ImageNet's
-SMALLEST = 8  # pixels; a search space halves them twice
 Transform = Callable[[Any], Tensor]
 
 
@@ -34,10 +34,10 @@ class Items:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with their classes.
+    """Images with their targets.
 
     Args:
-        labels: Class of every image, int64 ``[N]``.
+        labels: Class of every image, int64 ``[N]``; the targets ``[N, ...]`` of another task.
         image: From an index to an encoded image, a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its
             data set; raises ``UnreadableImage`` for one that cannot be read. It is pickled for worker processes.
         names: What the images are called in their data set, wherever it lies; empty if they have no names.
@@ -70,15 +70,19 @@ class ImageData:
         name: What runs and reports call it.
         train: Images to train weights and alpha on.
         test: Images that nothing is trained on.
-        classes: Names of the classes.
+        classes: Names of the classes, or of the numbers of a regression.
         channels: 3 for colour, 1 for grey images.
-        resolution: Side in pixels of what a network sees.
-        train_transform: Decodes and augments, to uint8 ``[C, resolution, resolution]``; draws from torch's generator of
-            the CPU.
+        resolution: Height and width in pixels of what a network sees.
+        train_transform: Decodes and augments, to uint8 ``[C, height, width]``; draws from torch's generator of the CPU.
         eval_transform: The same without augmentation.
         large: Images of hundreds of pixels, for which networks begin with strided convolutions.
-        normalise: From batches of those, uint8 ``[N, C, resolution, resolution]`` on any device, to float32. Apart from
-            the transforms, so that a byte a value is all that travels from a worker process to a GPU.
+        normalise: From batches of those, uint8 ``[N, C, height, width]`` on any device, to float32. Apart from the
+            transforms, so that a byte a value is all that travels from a worker process to a GPU.
+        task: What is to be learned.
+        fit: How images of another shape were brought to the resolution.
+        augment: The name of the augmentation, or ``own``.
+        balanced: Draw all classes equally often.
+        notes: What was found out and decided, a sentence each.
     """
 
     name: str
@@ -86,11 +90,48 @@ class ImageData:
     test: ImageSet
     classes: tuple[str, ...]
     channels: int
-    resolution: int
+    resolution: tuple[int, int]
     train_transform: Transform
     eval_transform: Transform
     large: bool
     normalise: Callable[[Tensor], Tensor] = as_they_are
+    task: Task = CLASSIFICATION
+    fit: Fit = "squeeze"
+    augment: str = "none"
+    balanced: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a network gives for an image."""
+        return self.task.num_outputs(self.classes)
+
+    @property
+    def identity(self) -> list[Any]:
+        """What must be equal for a checkpoint to go on with these images."""
+        found_out = ("train_images", "test_images", "notes", "classes")
+        return [self.name, {key: value for key, value in self.describe().items() if key not in found_out}]
+
+    def describe(self) -> dict[str, Any]:
+        """What decides how the images look to a network, as JSON."""
+        statistics = getattr(self.normalise, "statistics", None)
+        return {
+            "name": self.name,
+            "task": self.task.name,
+            "metric": self.task.metric,
+            "classes": list(self.classes),
+            "train_images": len(self.train.labels),
+            "test_images": len(self.test.labels),
+            "channels": self.channels,
+            "resolution": list(self.resolution),
+            "large": self.large,
+            "fit": self.fit,
+            "augment": self.augment,
+            "statistics": None if statistics is None else {"mean": statistics.mean, "std": statistics.std},
+            "class_weights": list(self.task.class_weights),
+            "balanced": self.balanced,
+            "notes": list(self.notes),
+        }
 
 
 def hold_out(data: ImageData, train: np.ndarray, test: np.ndarray) -> ImageData:

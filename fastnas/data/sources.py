@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 from fastnas.data.broken import first_sentence
-from fastnas.data.config import DataConfig
-from fastnas.data.decoders import use_decoder
+from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
-from fastnas.data.folders import load_folder, load_imagenet, make_photographs
-from fastnas.data.images import SMALL, WHERE, ImageData, ImageSet, Items
-from fastnas.data.pixels import CIFAR, GREY, Normalise
+from fastnas.data.folders import load_folder, load_imagenet, prepare_files
+from fastnas.data.images import SMALL, ImageData, ImageSet, Items
+from fastnas.data.pixels import CIFAR, GREY
+from fastnas.data.prepare import Defaults, prepare
 from fastnas.data.shards import read_shards
 from fastnas.errors import complaint, invalid, require_type
+from fastnas.supernet.layout import height_and_width
 
 Load = Callable[[Path, DataConfig], ImageData]
 
@@ -97,7 +98,7 @@ def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # n
         ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
     found, root = find_source(source)
-    return use_decoder(config.decoder, found.load(Path(root).expanduser(), config))
+    return found.load(Path(root).expanduser(), config)
 
 
 def find_source(source: str) -> tuple[Source, str]:
@@ -122,18 +123,18 @@ def placeholder_data(source: str, config: DataConfig = DataConfig()) -> ImageDat
     if sizes is None:
         return load_data(source, config)
     classes, channels, side = sizes
-    side = config.resolution or side
+    resolution = height_and_width(config.resolution or side)
     nothing = ImageSet(np.arange(0), _refuse)
     return ImageData(
         name=name,
         train=nothing,
         test=nothing,
         classes=tuple(map(str, range(classes))),
-        channels=channels,
-        resolution=side,
+        channels=config.image_channels or channels,
+        resolution=resolution,
         train_transform=_refuse,
         eval_transform=_refuse,
-        large=side > SMALL and name != "digits",
+        large=min(resolution) > SMALL and name != "digits",
     )
 
 
@@ -145,29 +146,15 @@ def _refuse(image: object) -> Any:
 def _load_digits(root: Path, config: DataConfig) -> ImageData:
     from sklearn.datasets import load_digits  # noqa: PLC0415  (half a second that other sources need not wait for)
 
-    from fastnas.data.transforms import small_transforms  # noqa: PLC0415  (torchvision takes two seconds)
-
     bundle: Any = load_digits()
     pixels = (bundle.images * (255 / 16)).round().astype(np.uint8)[:, None]
     labels = bundle.target.astype(np.int64)
     # The data has no test part of its own: this one is the same for every seed, so that runs can be compared
     train = class_balanced_fraction(labels, 0.8, seed=0)
     test = np.setdiff1d(np.arange(len(labels)), train)
-    size = config.resolution or 8
-    train_transform, eval_transform = small_transforms(size, flip=False, resize=size != 8)
-    sets = (ImageSet(labels[part], Items(pixels[part])) for part in (train, test))
-    return ImageData(
-        name="digits",
-        train=next(sets),
-        test=next(sets),
-        classes=tuple(map(str, range(10))),
-        channels=1,
-        resolution=size,
-        train_transform=train_transform,
-        eval_transform=eval_transform,
-        large=False,
-        normalise=Normalise(GREY),
-    )
+    sets = [ImageSet(labels[part], Items(pixels[part])) for part in (train, test)]
+    defaults = Defaults(resolution=(8, 8), channels=1, statistics=GREY, augment="crop", large=False)
+    return prepare("digits", sets[0], sets[1], tuple(map(str, range(10))), config, defaults)
 
 
 @register_source("cifar10", sizes=(10, 3, 32))
@@ -185,29 +172,15 @@ def _load_cifar100(root: Path, config: DataConfig) -> ImageData:
 
 
 def _load_cifar(name: str, dataset: Callable[..., Any], root: Path, config: DataConfig) -> ImageData:
-    from fastnas.data.transforms import small_transforms  # noqa: PLC0415
-
     try:
         parts = [dataset(str(root), train=train, download=config.download) for train in (True, False)]
     except (RuntimeError, OSError) as error:  # OSError: no network, no room, no permission
         got = f"{root} ({first_sentence(error)})"
         remedy = "Fetch it by hand." if config.download else "Name the folder that holds it, or add --download."
         raise ValueError(complaint(WHERE, f"{name} must be in its folder, whole", got, remedy)) from None
-    size = config.resolution or 32
-    train_transform, eval_transform = small_transforms(size, flip=True, resize=size != 32)
     sets = [ImageSet(np.array(part.targets, np.int64), Items(part.data.transpose(0, 3, 1, 2))) for part in parts]
-    return ImageData(
-        name=name,
-        train=sets[0],
-        test=sets[1],
-        classes=tuple(parts[0].classes),
-        channels=3,
-        resolution=size,
-        train_transform=train_transform,
-        eval_transform=eval_transform,
-        large=size > SMALL,
-        normalise=Normalise(CIFAR),
-    )
+    defaults = Defaults(resolution=(32, 32), channels=3, statistics=CIFAR, augment="flip-crop")
+    return prepare(name, sets[0], sets[1], tuple(parts[0].classes), config, defaults)
 
 
 register_source("imagenet", sizes=(1000, 3, 224))(load_imagenet)
@@ -216,4 +189,4 @@ register_source("folder")(load_folder)
 
 @register_source("shards")
 def _load_shards(root: Path, config: DataConfig) -> ImageData:
-    return make_photographs(*read_shards(root, config.download), config)
+    return prepare_files(*read_shards(root, config.download), config)

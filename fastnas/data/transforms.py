@@ -1,36 +1,106 @@
-"""Augmentation, with the numbers of the field."""
+"""Bringing images to one size, and augmentation with the numbers of the field."""
+
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import crop, pil_to_tensor, resize, to_pil_image
+from torchvision.transforms.v2.functional import (
+    center_crop,
+    crop,
+    pad,
+    pil_to_tensor,
+    resize,
+    rgb_to_grayscale,
+    to_pil_image,
+)
 
+from fastnas.data.config import Augment, Colour, Fit
 from fastnas.data.encoded import EncodedImage
 from fastnas.data.jpeg import Part
+from fastnas.errors import invalid
+
+DARTS_COLOUR: Colour = (0.4, 0.4, 0.4, 0.2)
+"""Brightness, contrast, saturation and hue of the published code of DARTS on ImageNet."""
 
 
 class Decode(nn.Module):
-    """Whatever an image comes as, to uint8 ``[C, H, W]``."""
+    """Whatever an image comes as, to uint8 ``[channels, H, W]``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
 
     def forward(self, image: EncodedImage | Image.Image | Tensor) -> Tensor:
         if isinstance(image, EncodedImage):
-            return image.decode()
-        return image if isinstance(image, Tensor) else pil_to_tensor(image)
+            image = image.decode()
+        return with_channels(image if isinstance(image, Tensor) else pil_to_tensor(image), self.channels)
+
+
+def with_channels(image: Tensor, channels: int) -> Tensor:
+    """A grey image in colour, or a coloured one in grey; grey ones of three equal channels keep their values."""
+    if len(image) == channels:
+        return image
+    if channels == 3 and len(image) == 1:
+        return image.expand(3, -1, -1)
+    if channels == 1 and len(image) == 3:
+        return image[:1] if is_grey(image) else rgb_to_grayscale(image)
+    raise invalid("data", f"every image must have {channels} channels", len(image), "Set --image-channels.")
+
+
+def is_grey(image: Tensor) -> bool:
+    """Whether all channels are the same."""
+    return len(image) == 1 or bool((image[0] == image[1]).all() and (image[0] == image[2]).all())
+
+
+class FitTo(nn.Module):
+    """Bring an image to a size.
+
+    Args:
+        size: Height and width in pixels.
+        how: ``squeeze``, ``pad`` or ``crop``; see :class:`fastnas.data.DataConfig`.
+        margin: Of ``crop``: the image covers a size larger by 256/224, of which the centre is cut out.
+    """
+
+    def __init__(self, size: tuple[int, int], how: Fit, margin: bool = False) -> None:
+        super().__init__()
+        self.size, self.how = size, how
+        self.covered = (size[0] * 256 // 224, size[1] * 256 // 224) if margin else size
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        if (height, width) == self.size and self.covered == self.size:
+            return image
+        if self.how == "squeeze":
+            return resize(image, list(self.size), antialias=True)
+        rows, columns = self.covered if self.how == "crop" else self.size
+        by_height = (height * columns <= width * rows) == (self.how == "crop")
+        new = (
+            (rows, max(1, int(rows * width / height)))
+            if by_height
+            else (max(1, int(columns * height / width)), columns)
+        )
+        image = resize(image, list(new), antialias=True)
+        if self.how == "crop":
+            return center_crop(image, list(self.size))
+        left, top = (self.size[1] - new[1]) // 2, (self.size[0] - new[0]) // 2
+        return pad(image, [left, top, self.size[1] - new[1] - left, self.size[0] - new[0] - top])
 
 
 class ColourJitter(nn.Module):
     """torchvision's ``ColorJitter`` as PIL does it, in half the time that it takes on tensors of bytes.
 
     Args:
-        most: Largest change of brightness, contrast and saturation, as shares.
-        hue: Largest change of the hue, as a share of the circle.
+        colour: Largest change of brightness, contrast and saturation, as shares, and of the hue, as a share of the
+            circle.
     """
 
-    def __init__(self, most: float, hue: float) -> None:
+    def __init__(self, colour: Colour) -> None:
         super().__init__()
-        self.jitter = v2.ColorJitter(brightness=most, contrast=most, saturation=most, hue=hue)
+        self.jitter = v2.ColorJitter(*colour)
 
     def forward(self, image: Tensor) -> Tensor:
         return pil_to_tensor(self.jitter(to_pil_image(image)))
@@ -40,52 +110,88 @@ class RandomResizedCrop(nn.Module):
     """A random part of an image at a fixed size (Szegedy et al., 2015, arXiv:1409.4842), decoded no larger than needed.
 
     The part is chosen before anything is decoded, by torchvision's draws: the same seed gives the same part. If both
-    its sides are at least 2, 4 or 8 times ``resolution``, a JPEG file is decoded to that fraction of its size (see
+    its sides are at least 2, 4 or 8 times as long as needed, a JPEG file is decoded to that fraction of its size (see
     :meth:`EncodedImage.decode_part`). Values then differ a little from those of an image that was decoded whole; all
     others are bit for bit those of ``v2.RandomResizedCrop`` on a tensor.
 
     Args:
-        resolution: Side of the result in pixels.
+        resolution: Height and width of the result in pixels, or the side of a square.
+        squeezed: Parts have the proportions of the image, instead of those of the result.
+        channels: Of the result.
         scale: Least and largest share of the area.
-        ratio: Least and largest width over height.
+        ratio: Least and largest width over height of a part, relative to those proportions.
     """
 
     def __init__(
-        self, resolution: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+        self,
+        resolution: int | tuple[int, int],
+        squeezed: bool = False,
+        channels: int = 3,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
     ) -> None:
         super().__init__()
-        self.resolution, self.scale, self.ratio = resolution, scale, ratio
+        self.size = (resolution, resolution) if isinstance(resolution, int) else resolution
+        self.squeezed, self.channels, self.scale, self.ratio = squeezed, channels, scale, ratio
 
     def forward(self, image: EncodedImage | Image.Image | Tensor) -> Tensor:
         if isinstance(image, EncodedImage):
-            pixels = image.decode_part(self.part_of(*image.size()), self.resolution)
+            pixels = image.decode_part(self.part_of(*image.size()), max(self.size))
         else:
-            whole = Decode()(image)
+            whole = image if isinstance(image, Tensor) else pil_to_tensor(image)
             pixels = crop(whole, *self.part_of(*whole.shape[-2:]))
-        return resize(pixels, [self.resolution, self.resolution], antialias=True)
+        return with_channels(resize(pixels, list(self.size), antialias=True), self.channels)
 
     def part_of(self, height: int, width: int) -> Part:
         """A random part of an image of this size."""
+        natural = width / height if self.squeezed else self.size[1] / self.size[0]
+        ratio = [bound * natural for bound in self.ratio]
         whole = torch.empty((1, height, width), device="meta")
-        return Part(*transforms.RandomResizedCrop.get_params(whole, list(self.scale), list(self.ratio)))
+        return Part(*transforms.RandomResizedCrop.get_params(whole, list(self.scale), ratio))
 
 
-def small_transforms(resolution: int, *, flip: bool, resize: bool) -> tuple[v2.Compose, v2.Compose]:
-    """Shift by an eighth of the image and flip, for training; neither, for evaluation.
+def evaluation_transform(size: tuple[int, int], channels: int, fit: Fit, large: bool) -> v2.Compose:
+    """Decode and fit; nothing is random. Large images lose a margin when they are cropped, as ImageNet's do."""
+    return v2.Compose([Decode(channels), FitTo(size, fit, margin=large and fit == "crop")])
+
+
+def training_transform(
+    size: tuple[int, int],
+    channels: int,
+    fit: Fit,
+    large: bool,
+    augment: Augment | Callable[[Any], Tensor],
+    colour: Colour | None = None,
+) -> v2.Compose:
+    """Decode, fit and augment.
 
     Args:
-        resolution: Side of the result in pixels.
-        flip: Whether a mirrored image is of the same class.
-        resize: Whether the images have other sizes than ``resolution``.
+        size: Height and width of the result in pixels.
+        channels: Of the result.
+        fit: How images of another shape get there.
+        large: Images of hundreds of pixels.
+        augment: A name of :class:`fastnas.data.DataConfig`, or a transform of uint8 images ``[C, H, W]``.
+        colour: What ``photo`` changes; ``None`` for :data:`DARTS_COLOUR`.
     """
-    fit = [v2.Resize((resolution, resolution), antialias=True)] if resize else []
-    shift = v2.RandomCrop(resolution, padding=max(1, resolution // 8))
-    augment = [*fit, shift, *([v2.RandomHorizontalFlip()] if flip else [])]
-    return v2.Compose([Decode(), *augment]), v2.Compose([Decode(), *fit])
+    fitted = [Decode(channels), FitTo(size, fit)]
+    if callable(augment):
+        return v2.Compose([*evaluation_transform(size, channels, fit, large).transforms, augment])
+    if augment == "none":
+        return evaluation_transform(size, channels, fit, large)
+    flip = v2.RandomHorizontalFlip()
+    shift = v2.RandomCrop(size, padding=_eighth(size))
+    part = RandomResizedCrop(size, fit == "squeeze", channels)
+    if augment == "crop":
+        return v2.Compose([*fitted, shift])
+    if augment == "flip-crop":
+        return v2.Compose([*fitted, shift, flip])
+    if augment == "auto":
+        policy = v2.AutoAugmentPolicy.IMAGENET if large else v2.AutoAugmentPolicy.CIFAR10
+        return v2.Compose([*([part] if large else [*fitted, shift]), flip, v2.AutoAugment(policy)])
+    colour = DARTS_COLOUR if colour is None else colour
+    return v2.Compose([part, flip, *([ColourJitter(colour)] if channels == 3 and any(colour) else [])])
 
 
-def large_transforms(resolution: int) -> tuple[v2.Compose, v2.Compose]:
-    """The ImageNet settings of DARTS (Liu et al., 2019, arXiv:1806.09055) for training and evaluation."""
-    augment = [RandomResizedCrop(resolution), v2.RandomHorizontalFlip(), ColourJitter(0.4, hue=0.2)]
-    centre = [v2.Resize(resolution * 256 // 224, antialias=True), v2.CenterCrop(resolution)]
-    return v2.Compose(augment), v2.Compose([Decode(), *centre])
+def _eighth(size: tuple[int, int]) -> int | list[int]:
+    height, width = (max(1, side // 8) for side in size)
+    return height if height == width else [width, height]

@@ -21,7 +21,7 @@ from fastnas.files import read_json, write_json
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks, local_device
-from fastnas.spaces.cell_space import CellSpace
+from fastnas.spaces.space import Space
 from fastnas.training.config import SearchConfig
 
 ALPHA_REACH = 12.0
@@ -81,7 +81,7 @@ class StepTimes:
 
 
 def time_steps(
-    space: CellSpace, method: Method, data: ImageData, config: SearchConfig, clock: Clock = perf_counter
+    space: Space, method: Method, data: ImageData, config: SearchConfig, clock: Clock = perf_counter
 ) -> StepTimes:
     """The mean over the stages of what a batch takes here, measured on states of their own.
 
@@ -103,7 +103,7 @@ def time_steps(
 
 
 def _time_stage(
-    space: CellSpace, method: Method, data: ImageData, config: SearchConfig, stage: int, clock: Clock
+    space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int, clock: Clock
 ) -> StepTimes:
     device, halves = local_device(config.device), search_halves(data, config)
     config = replace(config, minutes=None, epochs=len(method.stages), warmup_epochs=0)
@@ -204,7 +204,7 @@ def fit_minutes(times: StepTimes, method: Method, data: ImageData, config: Searc
 
 
 def plan_search(
-    space_or_supernet: CellSpace | nn.Module,
+    space_or_supernet: Space | nn.Module,
     method: Method,
     data: ImageData,
     config: SearchConfig,
@@ -224,7 +224,7 @@ def plan_search(
     """
     if config.minutes is None:
         return config
-    if not isinstance(space_or_supernet, CellSpace):
+    if not isinstance(space_or_supernet, Space):
         rule = "minutes must stand beside a space: a supernet of your own would be trained by being measured"
         raise invalid("search", rule, config.minutes, "Give epochs instead.")
     saved = read_budget(folder)

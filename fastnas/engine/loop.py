@@ -253,7 +253,7 @@ def _cut(run: Run, phase: str, batch: Batch) -> Batch:
         return batch
     own = (run.ranks.index,) if run.ranks.index else ()
     seed = stream(run.config.seed, f"cutout of {phase}", run.state.step, *own)
-    return batch._replace(images=cut_out(batch.images, run.data.resolution // 2, probability, seed))
+    return batch._replace(images=cut_out(batch.images, min(run.data.resolution) // 2, probability, seed))
 
 
 def _batches(run: Run) -> Batches:

@@ -231,7 +231,7 @@ class Run:
         del numbers["minutes"], numbers["evaluation_images"]  # what they decide stands beside them; records alone
         numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))
-        data = [self.data.name, self.data.resolution, self.data_digest]
+        data = [self.data.identity, self.data_digest]
         return json.dumps([self.method.name, self.space.name, variant, *data, numbers])
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from fastnas.costs.config import CostConfig
+from fastnas.data import DataConfig
 from fastnas.experiment.experiment import Experiment
 from fastnas.selection import LadderConfig
 from fastnas.training.config import RetrainConfig, SearchConfig
@@ -65,6 +66,7 @@ RECIPES: Mapping[str, Experiment] = {
     "pc_darts_imagenet": Experiment(
         method="pc_darts_imagenet",
         data="imagenet:data",
+        images=DataConfig(augment="photo", colour=(0.0, 0.0, 0.0, 0.0)),  # the search changes no colours
         random_genotypes=0,
         config=SearchConfig(
             channels=16,
@@ -88,6 +90,8 @@ RECIPES: Mapping[str, Experiment] = {
             schedule="linear",
             lr_warmup_epochs=5,
             weight_decay=3e-5,
+            augment="photo",
+            colour=(0.4, 0.4, 0.4, 0.2),
             label_smoothing=0.1,
             auxiliary=0.4,
             evaluate_every=5,
@@ -160,10 +164,13 @@ RECIPES: Mapping[str, Experiment] = {
         method="sharp_darts",
         space="sharpdarts",
         data="cifar10:data",
+        images=DataConfig(augment="auto"),
         config=SearchConfig(
             channels=16, cells=8, epochs=120, batch_size=48, weight_lr=0.025, weight_lr_final=1e-4, alpha_lr=3e-4
         ),
-        retrain=_CIFAR_RETRAINING,
+        retrain=replace(
+            _CIFAR_RETRAINING, epochs=2000, batch_size=64, schedule="cosine_power", lr_final=1e-8, augment="auto"
+        ),
     ),
     # Dong and Yang, 2019, arXiv:1910.04465, in the space of arXiv:2001.00326
     "gdas_nasbench201": Experiment(
@@ -180,6 +187,7 @@ RECIPES: Mapping[str, Experiment] = {
         method="proxyless_nas",
         space="proxyless",
         data="imagenet:data",
+        images=DataConfig(augment="photo", colour=(32 / 255, 0.0, 0.5, 0.0)),
         random_genotypes=0,
         config=SearchConfig(
             channels=16,
@@ -206,6 +214,8 @@ RECIPES: Mapping[str, Experiment] = {
             nesterov=True,
             weight_decay=4e-5,
             grad_clip=0.0,
+            augment="photo",
+            colour=(0.4, 0.4, 0.4, 0.1),
             label_smoothing=0.1,
             evaluate_every=5,
         ),

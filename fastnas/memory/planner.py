@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -176,7 +177,7 @@ def _require_weights(prediction: Prediction, budget: Budget) -> None:
 
 
 def _timed_batch(setup: Setup) -> int:
-    images = _TIMED_PIXELS // setup.data.resolution**2
+    images = _TIMED_PIXELS // prod(setup.data.resolution)
     return max(min(images, setup.config.batch_size, 16), min(2, setup.config.batch_size))
 
 

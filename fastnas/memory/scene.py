@@ -225,7 +225,7 @@ def _with_batches(run: Run, setup: Setup) -> Scene:
     apply_gradients(state.weight_optimizer, state.w, {name: torch.zeros_like(p) for name, p in state.w.items()}, 0.0)
 
     def batch() -> Batch:
-        shape = (config.batch_size, data.channels, data.resolution, data.resolution)
+        shape = (config.batch_size, data.channels, *data.resolution)
         labels = torch.arange(config.batch_size, device=run.device) % len(data.classes)
         return Batch(torch.randn(shape, device=run.device), labels)
 

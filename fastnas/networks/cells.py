@@ -11,7 +11,16 @@ from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.fixed_reduction import FixedReduction
-from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout
+from fastnas.supernet.layout import (
+    CellPlace,
+    LargeStem,
+    ResidualReduction,
+    Resolution,
+    SmallStem,
+    darts_layout,
+    height_and_width,
+    shrink,
+)
 from fastnas.supernet.noise_operation import number_noise
 from fastnas.supernet.operations import BuildOperation, batch_norm, convolution
 from fastnas_kernels.check import require
@@ -81,18 +90,20 @@ class AuxiliaryHead(nn.Module):
     Args:
         channels: Channels of the state that it reads.
         num_classes: Size of the logits.
-        resolution: Side of that state in pixels, at least 5.
+        resolution: Height and width of that state in pixels.
         large: Pool with stride 2 instead of 3, as for ImageNet.
         last_norm: Normalise before the last ReLU; the ImageNet networks of DARTS and PC-DARTS do not.
     """
 
-    def __init__(self, channels: int, num_classes: int, resolution: int, large: bool, last_norm: bool) -> None:
+    def __init__(
+        self, channels: int, num_classes: int, resolution: tuple[int, int], large: bool, last_norm: bool
+    ) -> None:
         super().__init__()
         stride = 2 if large else 3
         needed = 5 + stride  # two pooled pixels a side, for the 2x2 convolution
         remedy = "Retrain without --retrain.auxiliary on images this small."
         rule = f"the state under it must measure at least {needed} pixels"
-        require(resolution >= needed, "auxiliary head", rule, resolution, remedy)
+        require(min(resolution) >= needed, "auxiliary head", rule, min(resolution), remedy)
         self.features = nn.Sequential(
             nn.ReLU(),
             nn.AvgPool2d(5, stride, count_include_pad=False),
@@ -121,7 +132,8 @@ class DartsNetwork(DerivedNetwork):
         large: Begin with three strided convolutions, for images of hundreds of pixels.
         auxiliary: Add a second classifier after the second reduction.
         auxiliary_norm: Normalise before its last ReLU; ``None`` for the choice of DARTS: on small images.
-        resolution: Side of the images in pixels; only the auxiliary head depends on it.
+        resolution: Height and width of the images in pixels, or the side of square ones; only the auxiliary head
+            depends on it.
         space: DARTS, or another space with two inputs.
     """
 
@@ -135,7 +147,7 @@ class DartsNetwork(DerivedNetwork):
         large: bool = False,
         auxiliary: bool = False,
         auxiliary_norm: bool | None = None,
-        resolution: int = 32,
+        resolution: Resolution = 32,
         space: CellSpace = DARTS,
     ) -> None:
         super().__init__()
@@ -156,9 +168,9 @@ class DartsNetwork(DerivedNetwork):
         self.auxiliary = None
         if auxiliary:
             width = len(space.concat) * places[self.auxiliary_after].channels
-            side = -(-resolution // (32 if large else 4))
+            area = shrink(height_and_width(resolution), 32 if large else 4)
             last_norm = not large if auxiliary_norm is None else auxiliary_norm
-            self.auxiliary = AuxiliaryHead(width, num_classes, side, large, last_norm)
+            self.auxiliary = AuxiliaryHead(width, num_classes, area, large, last_norm)
         self.num_features = len(space.concat) * places[-1].channels
         self.classifier = nn.Linear(self.num_features, num_classes)
         number_noise(self)

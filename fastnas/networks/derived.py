@@ -13,6 +13,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
+from fastnas.supernet.layout import Resolution
 
 
 def build_network(
@@ -21,7 +22,7 @@ def build_network(
     channels: int,
     cells: int,
     image_channels: int,
-    resolution: int,
+    resolution: Resolution,
     large: bool,
     auxiliary: bool,
     own: Space | None = None,
@@ -50,7 +51,7 @@ def derived_network(
     channels: int,
     cells: int,
     image_channels: int,
-    resolution: int,
+    resolution: Resolution,
     large: bool,
     auxiliary: bool,
 ) -> DerivedNetwork:

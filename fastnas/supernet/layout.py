@@ -8,6 +8,19 @@ from fastnas.supernet.operations import FactorizedReduce, batch_norm, convolutio
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 
+Resolution = int | tuple[int, int]
+"""Height and width in pixels, or the side of a square."""
+
+
+def height_and_width(resolution: Resolution) -> tuple[int, int]:
+    """Both numbers of a resolution."""
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
+
+
+def shrink(size: tuple[int, int], factor: int) -> tuple[int, int]:
+    """Height and width behind strides of ``factor`` in all, rounded up as the operations do."""
+    return -(-size[0] // factor), -(-size[1] // factor)
+
 
 class CellPlace(NamedTuple):
     """One cell of a DARTS network: its type, its channels, and the two states that it reads."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastnas.data.config import Augment, Colour, check_colour
 from fastnas.errors import invalid
 from fastnas.files import STRICT
 from fastnas.supernet.recompute import Word, require_words
@@ -58,6 +59,8 @@ class RetrainConfig:
         grad_clip: Largest 2-norm of the gradient; 0 for no clipping.
         drop_path: Probability of a dropped path at the end; it grows linearly from zero.
         cutout: Side in pixels of the square that is blanked in every training image; 0 for none.
+        augment: Changes to training images, as for the search; unset for those of the search.
+        colour: What photo changes, as for the search; unset for that of the search.
         label_smoothing: Share of the target that is spread over all classes.
         auxiliary: Weight of the loss of a second classifier after the second reduction; 0 builds none.
         evaluate_every: Epochs between evaluations on the test set, for the curves; the last epoch always is.
@@ -79,6 +82,8 @@ class RetrainConfig:
     grad_clip: float = 5.0
     drop_path: float = 0.0
     cutout: int = 0
+    augment: Augment | None = None
+    colour: Colour | None = None
     label_smoothing: float = 0.0
     auxiliary: float = 0.0
     evaluate_every: int = 2
@@ -88,6 +93,7 @@ class RetrainConfig:
         _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "cutout", "auxiliary")
         _require_not_negative(self, "lr_final", "lr_warmup_epochs")
         _require_share(self, "drop_path", "label_smoothing")
+        check_colour(self.colour)
         if self.schedule == "linear" and self.epochs <= 5:
             rule = "epochs must be more than 5 with the linear schedule"
             raise invalid("RetrainConfig", rule, self.epochs, "Use the cosine schedule.")

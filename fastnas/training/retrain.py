@@ -22,6 +22,7 @@ from fastnas.data import (
     as_data,
     digest_data,
     evaluation_batches,
+    set_augment,
     steps_per_epoch,
     training_batches,
 )
@@ -121,10 +122,12 @@ def retrain(
     genotype, data = as_genotype(genotype, own, "retrain"), as_data(data, "retrain")
     require_type("retrain", "config", config, RetrainConfig)
     folder = None if folder is None else Path(folder)
+    if config.augment is not None or config.colour is not None:
+        data = set_augment(data, config.augment, config.colour)
     require_divisible(ranks, config.batch_size)
     broken = BrokenImages(setup.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
     training = _Training(genotype, data, config, setup, own, ranks, broken)
-    shape = (data.channels, data.resolution, data.resolution)
+    shape = (data.channels, *data.resolution)
     cost = num_parameters(training.network), multiply_adds(training.network, shape)
     history = training.restore(folder)
     with deterministic():
@@ -189,7 +192,7 @@ class _Training:
         self.step = 0
         self.losses = Losses()
         numbers = asdict(config) | {name: getattr(setup, name) for name in ("seed", "train_fraction", "precision")}
-        self.identity = json.dumps([genotype_to_json(genotype), data.name, data.resolution, digest_data(data), numbers])
+        self.identity = json.dumps([genotype_to_json(genotype), data.identity, digest_data(data), numbers])
         ranks.require_same("the configuration", self.identity)
 
     def restore(self, folder: Path | None) -> list[dict[str, Any]]:

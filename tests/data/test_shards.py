@@ -53,7 +53,7 @@ def test_shards_hold_the_bytes_of_the_files_in_their_order(data, shards):
     archives = [*(f"test-{i:05d}.tar" for i in range(2)), *(f"train-{i:05d}.tar" for i in range(4))]
     assert sorted(path.name for path in shards.iterdir()) == sorted(tables + archives)
     read = load(shards)
-    assert (read.name, read.classes, read.resolution) == ("imagenet", data.classes, 32)
+    assert (read.name, read.classes, read.resolution) == ("imagenet", data.classes, (32, 32))
     for ours, theirs in ((read.train, data.train), (read.test, data.test)):
         assert ours.labels.tolist() == theirs.labels.tolist()
         assert list(ours.names) == list(theirs.names)
@@ -190,7 +190,7 @@ def test_real_photographs_are_the_same_from_shards_and_in_part(tmp_path):
     files = load_data(f"imagenet:{tmp_path}")
     write_shards(files, tmp_path / "shards")
     shards = load_data(f"shards:{tmp_path / 'shards'}")
-    assert (len(shards.train.labels), shards.resolution, shards.large) == (12, 224, True)
+    assert (len(shards.train.labels), shards.resolution, shards.large) == (12, (224, 224), True)
     for index in range(12):
         image = shards.train.image(index)
         assert image.content == files.train.image(index).content

@@ -32,14 +32,14 @@ def test_digits_have_a_test_part_in_balance_and_are_never_mirrored():
     data = load_data("digits")
     assert (len(data.train.labels), len(data.test.labels)) == (1438, 359)
     assert set(np.bincount(data.test.labels)) <= {34, 35, 36, 37}
-    assert (data.channels, data.resolution, data.large) == (1, 8, False)
+    assert (data.channels, data.resolution, data.large) == (1, (8, 8), False)
     assert "Flip" not in str(data.train_transform)
 
 
 def test_a_folder_tells_its_classes_and_its_resolution(tmp_path):
     data = load_data(f"folder:{make_folder(tmp_path)}")
     assert data.classes == ("cat", "dog")
-    assert (data.resolution, data.large, data.train.labels.tolist()) == (16, False, [0] * 4 + [1] * 4)
+    assert (data.resolution, data.large, data.train.labels.tolist()) == ((16, 16), False, [0] * 4 + [1] * 4)
     (images, labels), *_ = evaluation_batches(data, data.test, batch_size=8)
     assert images.shape == (8, 3, 16, 16)
     assert images.dtype == torch.float32
@@ -49,7 +49,7 @@ def test_a_folder_tells_its_classes_and_its_resolution(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "imagenet"])
 def test_photographs_are_cropped_like_imagenets(tmp_path, kind):
     data = load_data(f"{kind}:{make_folder(tmp_path, ('train', 'val'), size=120)}")
-    assert (data.resolution, data.large) == (224, True)
+    assert (data.resolution, data.large) == ((224, 224), True)
     batches = (
         next(evaluation_batches(data, data.test, batch_size=2)),
         next(
@@ -103,9 +103,10 @@ def foreign_description(root):
     return root
 
 
-def first_image_broken(root):
+def images_broken(root):
     make_folder(root)
-    (root / "train" / "cat" / "0.jpg").write_bytes(b"no image")
+    for path in (root / "train").glob("*/*.jpg"):
+        path.write_bytes(b"no image")
     return root
 
 
@@ -120,7 +121,10 @@ def first_image_broken(root):
             lambda root: f"folder:{no_classes(root)}",
             "every class folder of .*train must hold images, got Couldn't find",
         ),
-        (lambda root: f"folder:{make_folder(root, size=4)}", r"sides of at least 8 pixels .* got 4\. Set --resolution"),
+        (
+            lambda root: f"folder:{make_folder(root, size=4)}",
+            r"sides of at least 8 pixels .* got 4x4, the .*Set --resolution",
+        ),
         (
             lambda root: f"imagenet:{foreign_description(root)}",
             r"meta\.bin must be torchvision's .* got UnpicklingError",
@@ -131,7 +135,7 @@ def first_image_broken(root):
         ),
         (lambda root: f"folder:{other_classes(root)}", "must have the same classes, got cow in only one"),
         (lambda root: f"folder:{class_without_images(root)}", "every class folder of .* must hold images"),
-        (lambda root: f"folder:{first_image_broken(root)}", r"cat/0\.jpg must be a readable image"),
+        (lambda root: f"folder:{images_broken(root)}", r"cat/0\.jpg must be a readable image"),
         (lambda root: "mnist", "source must be digits, cifar10:ROOT, .* got 'mnist'"),
         (lambda root: "cifar10", "cifar10 must name a folder, got 'cifar10'"),
         (lambda root: f"digits:{root}", "digits must not name a folder"),
@@ -187,7 +191,7 @@ def test_images_of_other_sizes_are_brought_to_the_resolution(tmp_path):
     Image.new("RGB", (40, 20)).save(root / "test" / "cat" / "0.jpg")
     data = load_data(f"folder:{root}", DataConfig(resolution=32))
     (images, _), *_ = evaluation_batches(data, data.test, batch_size=8)
-    assert (data.resolution, images.shape) == (32, (8, 3, 32, 32))
+    assert (data.resolution, images.shape) == ((32, 32), (8, 3, 32, 32))
 
 
 def test_imagenet_takes_its_class_names_from_meta_bin_and_leaves_its_unlabelled_test_folder(tmp_path):
@@ -209,7 +213,7 @@ def test_cifar_is_read_from_torchvisions_files(tmp_path, monkeypatch):
         "torchvision.datasets.cifar.check_integrity", lambda *_: True
     )  # the files are not the real ones
     data = load_data(f"cifar10:{tmp_path}")
-    assert (data.name, data.channels, data.resolution, data.large) == ("cifar10", 3, 32, False)
+    assert (data.name, data.channels, data.resolution, data.large) == ("cifar10", 3, (32, 32), False)
     assert data.classes == ("airplane", "automobile")
     assert (data.train.labels.tolist(), data.test.labels.tolist()) == ([0, 1] * 5, [0, 1])
     assert torch.equal(data.train.image(1), torch.from_numpy(rows[1].reshape(3, 32, 32)))
@@ -254,7 +258,7 @@ def test_real_cifar_images_arrive_alike_whoever_decodes_them(tmp_path):
             if not any(left.values()):
                 break
     data = load_data(f"folder:{tmp_path}")
-    assert (data.classes, data.resolution, data.large) == (("airplane", "automobile"), 32, False)
+    assert (data.classes, data.resolution, data.large) == (("airplane", "automobile"), (32, 32), False)
 
     def batches(workers):
         return list(

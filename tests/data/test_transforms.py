@@ -5,7 +5,7 @@ import torch
 from torchvision.transforms import v2
 
 from fastnas.data.pixels import CIFAR, GREY, IMAGENET, Normalise, cut_out
-from fastnas.data.transforms import large_transforms, small_transforms
+from fastnas.data.transforms import FitTo, evaluation_transform, training_transform
 
 
 def steps_of(transform):
@@ -27,21 +27,27 @@ def test_cifar_is_normalised_with_the_statistics_of_darts():
 
 @pytest.mark.parametrize(("resolution", "padding"), [(8, 1), (32, 4), (64, 8)])
 def test_small_images_are_shifted_by_an_eighth_and_flipped(resolution, padding):
-    train, evaluation = (steps_of(t) for t in small_transforms(resolution, flip=True, resize=False))
-    assert list(train) == ["Decode", "RandomCrop", "RandomHorizontalFlip"]
+    size = resolution, resolution
+    train = steps_of(training_transform(size, 3, "squeeze", False, "flip-crop"))
+    evaluation = steps_of(evaluation_transform(size, 3, "squeeze", False))
+    assert list(train) == ["Decode", "FitTo", "RandomCrop", "RandomHorizontalFlip"]
     assert set(train["RandomCrop"].padding) == {padding}
-    assert list(evaluation) == ["Decode"]
+    assert list(evaluation) == ["Decode", "FitTo"]
 
 
 @pytest.mark.parametrize(("resolution", "resized"), [(224, 256), (112, 128)])
 def test_large_images_are_augmented_like_darts_on_imagenet(resolution, resized):
-    train, evaluation = (steps_of(t) for t in large_transforms(resolution))
+    size = resolution, resolution
+    train = steps_of(training_transform(size, 3, "crop", True, "photo"))
     assert list(train) == ["RandomResizedCrop", "RandomHorizontalFlip", "ColourJitter"]
     jitter = train["ColourJitter"].jitter
     assert jitter.brightness == jitter.contrast == jitter.saturation == (0.6, 1.4)
     assert jitter.hue == (-0.2, 0.2)
-    assert list(evaluation["Resize"].size) == [resized]
-    assert list(evaluation["CenterCrop"].size) == [resolution, resolution]
+    evaluate = evaluation_transform(size, 3, "crop", True)
+    centre = v2.Compose([v2.Resize(resized, antialias=True), v2.CenterCrop(resolution)])
+    for shape in ((300, 401), (431, 290), (260, 260), (100, 133)):
+        image = torch.randint(256, (3, *shape), dtype=torch.uint8)
+        assert torch.equal(evaluate(image), centre(image))
 
 
 def test_cutout_of_sixteen_blanks_between_a_quarter_and_all_of_its_square():
@@ -83,3 +89,34 @@ def test_squares_are_blanked_in_some_images_as_wide_as_they_are_and_nothing_else
     assert not torch.equal(cut_out(images, 8, 0.3, seed=6), cut)
     assert (cut_out(images, 8, 1.0, seed=5) == 0).flatten(1).any(1).all()
     assert torch.equal(cut_out(images, 8, 0.0, seed=5), images)
+
+
+def test_an_image_of_another_shape_is_squeezed_padded_or_cropped():
+    image = torch.zeros(1, 10, 40, dtype=torch.uint8)
+    image[:, :, 20:] = 200
+    squeezed, padded, cropped = (FitTo((20, 20), how)(image)[0] for how in ("squeeze", "pad", "crop"))
+    assert all(x.shape == (20, 20) for x in (squeezed, padded, cropped))
+    assert squeezed[:, :9].max() == 0
+    assert squeezed[:, 11:].min() == 200
+    assert padded[:7].max() == padded[13:].max() == 0  # 5 rows of it are image
+    assert padded[10, 15] == 200
+    assert cropped[:, :8].max() == 0
+    assert cropped[:, 12:].min() == 200
+    assert torch.equal(FitTo((10, 40), "crop")(image), image)
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "flip-crop", "photo", "auto"])
+@pytest.mark.parametrize("large", [False, True])
+def test_every_augmentation_gives_the_two_sides_that_were_asked_for(augment, large):
+    transform = training_transform((24, 96), 3, "squeeze", large, augment)
+    image = torch.randint(256, (3, 30, 100), dtype=torch.uint8)
+    assert transform(image).shape == (3, 24, 96)
+    assert transform(image).dtype == torch.uint8
+    assert ("Flip" in str(transform)) == (augment not in ("none", "crop"))
+
+
+def test_a_transform_of_ones_own_comes_behind_the_size():
+    transform = training_transform((8, 12), 1, "squeeze", False, lambda image: 255 - image)
+    assert torch.equal(
+        transform(torch.zeros(1, 8, 12, dtype=torch.uint8)), torch.full((1, 8, 12), 255, dtype=torch.uint8)
+    )

@@ -135,5 +135,5 @@ def test_data_has_a_placeholder_without_being_there():
         mine, theirs = getattr(placeholder, name), getattr(there, name)
         assert (len(mine) == len(theirs)) if name == "classes" else mine == theirs
     imagenet = placeholder_data("imagenet:nowhere")
-    assert (len(imagenet.classes), imagenet.resolution, imagenet.large) == (1000, 224, True)
+    assert (len(imagenet.classes), imagenet.resolution, imagenet.large) == (1000, (224, 224), True)
     assert not placeholder_data("cifar10:nowhere").large
