@@ -32,7 +32,7 @@ from scipy.stats import kendalltau
 
 from fastnas.data import DataConfig, ImageData, load_data
 from fastnas.data.images import ImageSet, Items
-from fastnas.data.transforms import small_transforms
+from fastnas.data.transforms import evaluation_transform, training_transform
 from fastnas.engine import SearchResult, search
 from fastnas.engine.budget import StepTimes, fit_minutes, time_steps
 from fastnas.engine.run import search_halves
@@ -116,23 +116,24 @@ def in_memory(source: str, resolution: int) -> ImageData:
     """The images of ``source``, decoded and averaged down once, since a CPU that decodes in every step does little
     else."""
     data = load_data(source, DataConfig())
-    if data.resolution % resolution:
-        raise invalid("quality", f"resolution must divide {data.resolution}", resolution)
-    factor = data.resolution // resolution
+    side = min(data.resolution)
+    if side % resolution:
+        raise invalid("quality", f"resolution must divide {side}", resolution)
+    factor = side // resolution
 
     def decode(images: ImageSet) -> ImageSet:
         pixels = torch.stack([data.eval_transform(images.image(i)) for i in range(len(images.labels))]).float()
         small = torch.nn.functional.avg_pool2d(pixels, factor).round().to(torch.uint8)
         return ImageSet(images.labels, Items(small.numpy()))
 
-    train_transform, eval_transform = small_transforms(resolution, flip=True, resize=False)
+    size = resolution, resolution
     return replace(
         data,
         train=decode(data.train),
         test=decode(data.test),
-        resolution=resolution,
-        train_transform=train_transform,
-        eval_transform=eval_transform,
+        resolution=size,
+        train_transform=training_transform(size, data.channels, "squeeze", False, "flip-crop"),
+        eval_transform=evaluation_transform(size, data.channels, "squeeze", False),
         large=False,
     )
 
