@@ -56,7 +56,7 @@ def fit_ladder(
         of_score = perf_counter() - started
         of_step = (_time_step(found.genotype, scene) + _time_step(other, scene)) / 2
         proposals = int(np.clip(SCORING * seconds / of_score, 8, 512))
-        left = seconds - proposals * of_score
+        left = max(seconds - proposals * of_score, 0.0)  # one entrant, which trains nothing, always fits
         fitting = [
             entrants
             for entrants in range(1, proposals + 1)

@@ -5,13 +5,21 @@ from dataclasses import replace
 import pytest
 
 from fastnas.cli.main import parse
+from fastnas.data import load_data
+from fastnas.engine import search
 from fastnas.engine.budget import StepTimes
 from fastnas.experiment.experiment import run_experiment
-from fastnas.experiment.minutes import LADDER, RETRAINING, SEARCH, share_of
+from fastnas.experiment.minutes import LADDER, RETRAINING, SEARCH, fit_ladder, share_of
 from fastnas.experiment.progress import Display
+from fastnas.experiment.selecting import Scene
 from fastnas.files import read_json, read_json_lines
+from fastnas.methods.library import darts
+from fastnas.ranks import ALONE
 from fastnas.selection import LadderConfig
+from fastnas.spaces import NASBENCH201
 from tests.experiment.test_select import TINY
+
+DIGITS = load_data("digits")
 
 
 def test_shares_add_up_to_the_whole_whatever_a_run_leaves_out():
@@ -45,3 +53,10 @@ def test_the_plan_is_written_down_and_a_resume_keeps_it(tmp_path, monkeypatch):
     again = run_experiment(timed, tmp_path, Display)
     assert again.genotype == first.genotype
     assert again.searched.test_accuracy == first.searched.test_accuracy
+
+
+def test_a_ladder_without_time_keeps_the_argmax(tmp_path, monkeypatch):
+    found = search(NASBENCH201, darts(), DIGITS, TINY.config)
+    scene = Scene(NASBENCH201, darts(), DIGITS, TINY.config, TINY.retrain)
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.05)
+    assert fit_ladder(TINY.ladder, 0.0, found, scene, tmp_path, ALONE).entrants == 1
