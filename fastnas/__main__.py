@@ -2,6 +2,6 @@
 
 import sys
 
-from fastnas.cli import main
+from fastnas.cli.main import main
 
 sys.exit(main())

@@ -9,15 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import torch
 
 from fastnas_kernels.check import complaint
 
 if TYPE_CHECKING:  # a machine where kernels are measured need not have it
-    from pydantic import ConfigDict
+    from pydantic import ConfigDict, TypeAdapter
 
+T = TypeVar("T")
 TEMPORARY = ".part"  # how the names of files end that are not complete
 ABANDONED = 3600.0  # seconds after which nobody writes to such a file any more
 STRICT: "ConfigDict" = {"extra": "forbid"}  # a misspelt field in a configuration file is an error
@@ -119,6 +120,28 @@ def read_json(path: Path) -> object:
         raise FileNotFoundError(complaint("run", f"{path.name} must exist", f"no file {path}")) from None
     except (ValueError, RecursionError) as error:  # among others UnicodeDecodeError, and numbers of too many digits
         raise ValueError(complaint("run", f"{path} must hold JSON", str(error).split(":")[0])) from None
+
+
+def checked(adapter: "TypeAdapter[T]", data: object, where: str, rule: str) -> T:
+    """Return the value that decoded JSON describes.
+
+    Args:
+        adapter: Of its type.
+        data: What was read.
+        where: The beginning of errors.
+        rule: What the file must be, for errors.
+
+    Raises:
+        ValueError: In one line, with the first field that is wrong.
+    """
+    from pydantic import ValidationError  # noqa: PLC0415  (see above)
+
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its values"
+        raise ValueError(complaint(where, rule, f"{place}: {first['msg']}")) from None
 
 
 def append_json_line(path: Path, record: Mapping[str, object]) -> None:

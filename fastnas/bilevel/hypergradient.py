@@ -162,7 +162,7 @@ class Implicit:
         product: How the mixed second derivative is computed; those of the solver share one kept graph.
     """
 
-    solve: Solve = ConjugateGradients()  # noqa: RUF009  (frozen)
+    solve: Solve = ConjugateGradients()
     damping: float = 0.0
     product: Product = forward_over_reverse
     unrolls: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The command ``fastnas latency``."""
+"""Measure what every candidate takes on this device, and how well the sum predicts whole networks."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.status import Status
 from tyro.conf import arg
 
+from fastnas.cli.recipe import recipe_in, value_of
 from fastnas.costs.latency import describe
 from fastnas.costs.measurement import measure
 from fastnas.costs.tables import NetworkSize
 from fastnas.data import placeholder_data
-from fastnas.experiment.experiment import Experiment
+from fastnas.experiment.settings import SPACE_HELP, Experiment
 from fastnas.ranks import torch_device
 from fastnas.supernet.own import load_space
 from fastnas.training.retrain import network_size
@@ -25,9 +26,10 @@ class Latency:
     A table that predicts networks which it has not seen worse than their mean does is not saved.
 
     Args:
-        space: darts, gdas_frc, nasbench201, s1 to s4, sharpdarts, sharperdarts, proxyless, or FILE.py:NAME of your own.
+        space: Where.
         recipe: Take the sizes of the retrained network from a recipe or the config.json of a run. Options given
             beside it win.
+        trust: Let a config.json name code to run.
         data: Take image size, channels and classes from these data (see `fastnas search`), which need not be there.
         out: The table's file, JSON. An older one is replaced.
         check: A table of this space and size to test again, instead of measuring a new one.
@@ -42,8 +44,9 @@ class Latency:
         size: The network.
     """
 
-    space: str = "darts"
+    space: Annotated[str, arg(help=SPACE_HELP)] = "darts"
     recipe: str | None = None
+    trust: bool = False
     data: str | None = None
     out: Path = Path("latency.json")
     check: Path | None = None
@@ -55,7 +58,7 @@ class Latency:
     force: bool = False
     seed: int = 0
     device: str = "auto"
-    size: Annotated[NetworkSize, arg(name="")] = NetworkSize()  # noqa: RUF009  (frozen)
+    size: Annotated[NetworkSize, arg(name="")] = NetworkSize()
 
 
 def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
@@ -69,7 +72,15 @@ def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
     return replace(network_size(experiment.retrain, placeholder_data(source, experiment.images)), batch_size=1)
 
 
-def run_latency(command: Latency, console: Console) -> None:
+def default(arguments: list[str]) -> Latency:
+    """The command at the sizes that ``--recipe`` and ``--data`` give."""
+    data = value_of("--data", arguments)
+    if data is None and value_of("--recipe", arguments) is None:
+        return Latency()
+    return Latency(size=size_of_network(recipe_in(arguments), data))
+
+
+def run(command: Latency, console: Console) -> None:
     """Measure a table, or test one again, and say how good it is."""
     space, out = load_space(command.space).with_depth(command.size.cells), command.check or command.out
     with Status("measuring", console=console) as status:

@@ -29,23 +29,25 @@ def series_table(judged: Sequence[Judged], best: int) -> Table:
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """The architecture, what is known of it, and how it compares with random ones."""
     if outcome.stopped:
-        console.print(f"the search stopped early: {outcome.stopped}", highlight=False, soft_wrap=True)
+        console.print(f"the search stopped early: {outcome.stopped}", markup=False, highlight=False, soft_wrap=True)
     chosen = load_selection(outcome.report.parent, outcome.space)
     for line in [] if chosen is None else summary(chosen):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
     console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
     if outcome.cost is not None:
-        console.print(f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}", highlight=False, soft_wrap=True)
+        console.print(
+            f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}", markup=False, highlight=False, soft_wrap=True
+        )
     if outcome.table is not None:
-        console.print(f"known of this architecture: {outcome.table}", highlight=False, soft_wrap=True)
+        console.print(f"known of this architecture: {outcome.table}", markup=False, highlight=False, soft_wrap=True)
     if outcome.searched is not None:
         console.print(comparison_table(outcome.searched, outcome.random))
-        console.print(verdict(outcome.searched, outcome.random), highlight=False, soft_wrap=True)
+        console.print(verdict(outcome.searched, outcome.random), markup=False, highlight=False, soft_wrap=True)
     for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
         skipped = f"{len(read_json_lines(path))} images could not be read and were skipped: {path}"
-        console.print(skipped, highlight=False, soft_wrap=True)
-    console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
+        console.print(skipped, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
 
 
 def comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -> Table:

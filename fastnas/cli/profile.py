@@ -1,9 +1,10 @@
-"""``fastnas profile``: where a step of a supernet goes, and what is wrong with it."""
+"""Measure one step of a supernet of your own, and name what is wrong with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import tyro
 from rich.console import Console
 from torch import Tensor, nn
 from tyro.conf import Positional
@@ -33,7 +34,12 @@ class Profile:
     trace: Path | None = None
 
 
-def run_profile(command: Profile, console: Console) -> bool:
+def default(arguments: list[str]) -> Profile:
+    """The command without its argument."""
+    return Profile(network=tyro.MISSING)
+
+
+def run(command: Profile, console: Console) -> bool:
     """Print the table and the faults; returns whether there are none."""
     network, (images, labels) = _load(command.network)
     device = torch.device(command.device)

@@ -1,92 +1,41 @@
 """The whole path: search, derive, retrain, compare with random architectures, report."""
 
-import importlib
-import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
-from tyro.conf import arg
 
-import fastnas
-from fastnas.costs.config import CostConfig, cost_table, within_budget
+from fastnas.costs.config import cost_table, within_budget
 from fastnas.costs.tables import CostTable, derived_cost
-from fastnas.data import DataConfig, ImageData, class_balanced_fraction, list_sources, load_data, steps_per_epoch
+from fastnas.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
 from fastnas.engine.budget import plan_search
+from fastnas.errors import invalid, require
+from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import LADDER, SEARCH, fit_ladder, fit_retraining, seconds_so_far, share_of
 from fastnas.experiment.selecting import Scene, climb_from, draw_contestants
+from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.experiment.watching import ShowProgress, watched
-from fastnas.files import STRICT, read_json, save_tensors, write_json
-from fastnas.methods.library import METHODS, REGULARISED
+from fastnas.files import save_tensors, write_json
+from fastnas.methods.library import REGULARISED
 from fastnas.methods.method import Method
-from fastnas.methods.variants import Order, StopBy, with_order, with_stop
+from fastnas.methods.registry import as_method
+from fastnas.methods.variants import with_order, with_stop
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
-from fastnas.selection import LadderConfig
 from fastnas.selection.proposals import Accept
-from fastnas.spaces.benchmark import TableEntry, look_up
+from fastnas.spaces.benchmark import Table, TableEntry, look_up, read_table
 from fastnas.spaces.formats import genotype_to_json, space_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
-from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.config import SearchConfig
 from fastnas.training.retrain import RetrainResult, network_size, retrain
-from fastnas_kernels.check import complaint, require
-
-DATA_HELP = f"Where the images come from: {list_sources()}."
-PACKAGES = ("torch", "torchvision", "numpy")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experiment:
-    """Everything that decides a run.
-
-    Args:
-        method: One of those that `fastnas methods` lists, or module:function of your own that returns a Method.
-        order: 2 differentiates through the next step of the weights, 1 does not; unset for the method's own.
-        stop: Also stop when the loss becomes sharp in alpha: eigenvalue by RobustDARTS's paper, eigenvalue_code by its
-            code, eigenvalue_ada to go back and regularise more instead.
-        strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
-        space: darts, gdas_frc, nasbench201, s1, s2, s3, s4, sharpdarts, sharperdarts, proxyless, dso, dso_full, or
-            FILE.py:NAME of your own.
-        data: Where the images come from.
-        images: What to do with them.
-        select: By the argmax of the coefficients, as published, or by a ladder of evaluations.
-        random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
-        retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
-        config: The search.
-        retrain: The training of the derived network, and of the random ones.
-        cost: What the derived network may cost, and the random ones.
-        ladder: How far the ladder reaches.
-    """
-
-    __pydantic_config__ = STRICT
-
-    method: str = "pc_darts"
-    order: Order | None = None
-    stop: StopBy | None = None
-    strength: float | None = None
-    space: str = "darts"
-    data: Annotated[str, arg(help=DATA_HELP)] = "digits"
-    images: Annotated[DataConfig, arg(name="")] = DataConfig()  # noqa: RUF009  (frozen)
-    select: Literal["argmax", "ladder"] = "argmax"
-    random_genotypes: int = 4
-    retrain_searched: bool = True
-    config: Annotated[SearchConfig, arg(name="")] = SearchConfig()  # noqa: RUF009  (frozen)
-    retrain: RetrainConfig = RetrainConfig()  # noqa: RUF009  (frozen)
-    cost: CostConfig = CostConfig()  # noqa: RUF009  (frozen)
-    ladder: LadderConfig = LadderConfig()  # noqa: RUF009  (frozen)
-
-    def __post_init__(self) -> None:
-        rule = "random_genotypes must not be negative"
-        require(self.random_genotypes >= 0, "Experiment", rule, self.random_genotypes)
 
 
 @dataclass(frozen=True)
@@ -114,12 +63,30 @@ class Outcome:
     cost: tuple[float, str] | None = None
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What the names in an experiment stand for.
+
+    Args:
+        method: What to do, within the budget.
+        space: Where.
+        data: The images.
+        costs: The costs that the budget speaks of, if it speaks of any.
+    """
+
+    method: Method
+    space: Space
+    data: ImageData
+    costs: CostTable | None
+
+
 def run_experiment(
     experiment: Experiment,
     folder: Path,
     show_progress: ShowProgress,
     table: Path | None = None,
     ranks: Ranks = ALONE,
+    on_start: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run ``experiment`` in ``folder``, or go on with what is there of it.
 
@@ -129,11 +96,21 @@ def run_experiment(
         show_progress: Makes the displays.
         table: A table of accuracies in which to look the architecture up.
         ranks: The processes that run it together; the first one writes and speaks.
+        on_start: Called when all is checked and the search begins.
     """
+    known = None if table is None else read_table(table)
     with ranks.first_before_others():
         parts = prepare(experiment)
+    with open_run(folder, ranks):
+        on_start()
+        return _run(experiment, parts, folder, show_progress, known, ranks)
+
+
+def _run(
+    experiment: Experiment, parts: Parts, folder: Path, show_progress: ShowProgress, known: Table | None, ranks: Ranks
+) -> Outcome:
     result = find(experiment, parts, folder, show_progress, ranks=ranks)
-    entry = look_up(table, result.genotype) if table else None
+    entry = None if known is None else look_up(known, result.genotype)
     results = []
     if experiment.retrain_searched:
         seed, accept = experiment.config.seed, _accept(experiment, parts)
@@ -157,23 +134,6 @@ def run_experiment(
     cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
     report = folder / "report.html"
     return Outcome(result.genotype, searched, results[1:], entry, report, parts.space, result.stopped, cost)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the names in an experiment stand for.
-
-    Args:
-        method: What to do, within the budget.
-        space: Where.
-        data: The images.
-        costs: The costs that the budget speaks of, if it speaks of any.
-    """
-
-    method: Method
-    space: Space
-    data: ImageData
-    costs: CostTable | None
 
 
 def data_of(experiment: Experiment) -> ImageData:
@@ -268,59 +228,21 @@ def _scene(experiment: Experiment, parts: Parts, config: SearchConfig) -> Scene:
     return Scene(parts.space, parts.method, parts.data, config, experiment.retrain)
 
 
-def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
-    """The content of ``config.json``: the versions of what runs, and all settings."""
-    return {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")}
-
-
-def load_experiment(path: Path) -> Experiment:
-    """The experiment of a ``config.json``.
-
-    Raises:
-        ValueError: If the file does not describe one.
-    """
-    content = read_json(path)
-    rule = f"{path} must describe an experiment"
-    require(isinstance(content, dict), "run", rule, type(content).__name__)
-    assert isinstance(content, dict)
-    fields = {name: value for name, value in content.items() if name != "versions"}
-    earlier = {name: fields.pop(name) for name in ("download", "resolution", "decoder") if name in fields}
-    fields = {"images": earlier} | fields if earlier else fields  # a run from before images had settings of their own
-    try:
-        return _AS_JSON.validate_python(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "its values"
-        raise ValueError(complaint("run", rule, f"{place}: {first['msg']}")) from None
-
-
 def method_named(name: str, strength: float | None = None) -> Method:
-    """A method of the library, or ``module:function`` that returns one.
+    """The method that the settings name.
 
     Args:
-        name: Of the method.
+        name: See :func:`fastnas.methods.as_method`.
         strength: How much it regularises; ``None`` for its own.
     """
-    if strength is not None:
-        rule = f"strength must stand beside one of {', '.join(REGULARISED)}, which regularise"
-        require(name in REGULARISED, "method", rule, f"{strength} beside {name}")
-        return REGULARISED[name](strength)
-    if name in METHODS:
-        return METHODS[name]()
-    module, separator, function = name.partition(":")
-    rule = f"name must be one of {', '.join(METHODS)}, or module:function"
-    require(bool(separator and module and function), "method", rule, repr(name))
-    try:
-        method = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(
-            complaint("method", f"{name} must be a function without arguments to import", str(error))
-        ) from None
-    require(isinstance(method, Method), "method", f"{name} must return a Method", type(method).__name__)
-    return method
+    if strength is None:
+        return as_method(name)
+    if name not in REGULARISED:
+        rule = f"--strength needs a method that regularises: {', '.join(REGULARISED)}"
+        raise invalid("method", rule, f"{strength} beside {name}")
+    return REGULARISED[name](strength)
 
 
-_AS_JSON = TypeAdapter(Experiment)
 _NO_AUXILIARY = ("retrain.auxiliary must be 0 in spaces without a reduction cell, whose network has no auxiliary head",)
 
 
@@ -388,8 +310,3 @@ def _summary(number: int, result: RetrainResult) -> dict[str, Any]:
         "test_accuracy": result.test_accuracy,
         "seconds": result.seconds,
     }
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "fastnas": fastnas.__version__, **packages}

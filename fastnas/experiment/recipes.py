@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fastnas.costs.config import CostConfig
 from fastnas.data import DataConfig
-from fastnas.experiment.experiment import Experiment
+from fastnas.experiment.settings import Experiment
 from fastnas.selection import LadderConfig
 from fastnas.training.config import RetrainConfig, SearchConfig
 

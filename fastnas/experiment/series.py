@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from fastnas.data import ImageData, hold_out, share_memory
 from fastnas.engine.run import search_halves
-from fastnas.experiment.experiment import Experiment, Outcome, Parts, data_of, find, prepare, run_experiment
+from fastnas.experiment.experiment import Outcome, Parts, data_of, find, prepare, run_experiment
+from fastnas.experiment.folder import open_run
 from fastnas.experiment.progress import Display, plain_console
+from fastnas.experiment.settings import Experiment, refuse_code
 from fastnas.experiment.watching import ShowProgress
-from fastnas.files import STRICT, read_json, write_json
+from fastnas.files import STRICT, checked, read_json, write_json
 from fastnas.ranks import torch_device
+from fastnas.spaces.benchmark import read_table
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.training.config import RetrainConfig
 from fastnas.training.retrain import retrain
@@ -119,23 +122,29 @@ def save_series(series: Series, folder: Path) -> None:
     write_json(folder / "series.json", _AS_JSON.dump_python(series, mode="json"))
 
 
-def load_series(folder: Path) -> Series:
+def load_series(folder: Path, trust: bool = False) -> Series:
     """The series of a run folder.
 
+    Args:
+        folder: The run folder.
+        trust: Let its settings name code to run, as method or space.
+
     Raises:
-        ValueError: If its ``series.json`` does not describe one.
+        ValueError: If its ``series.json`` does not describe one, or names code and is not trusted.
     """
     path = folder / "series.json"
-    try:
-        return _AS_JSON.validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "its values"
-        raise ValueError(complaint(WHERE, f"{path} must describe a series", f"{place}: {first['msg']}")) from None
+    series = checked(_AS_JSON, read_json(path), WHERE, f"{path} must describe a series")
+    if not trust:
+        refuse_code(series.experiment, path)
+    return series
 
 
 def run_series(
-    series: Series, folder: Path, show_progress: ShowProgress, table: Path | None = None
+    series: Series,
+    folder: Path,
+    show_progress: ShowProgress,
+    table: Path | None = None,
+    on_start: Callable[[], None] = lambda: None,
 ) -> tuple[list[Judged], int, Outcome]:
     """Search side by side, judge, and finish the best; or go on with what is in ``folder``.
 
@@ -147,6 +156,7 @@ def run_series(
         folder: The run folder; the searches have theirs in ``runs/``, and ``runs.json`` the summary.
         show_progress: Makes the displays of the best one's retraining.
         table: A table of accuracies in which to look the best architecture up.
+        on_start: Called when all is checked and the searches begin.
 
     Returns:
         What came of each search, the number of the best, and its outcome.
@@ -159,18 +169,29 @@ def run_series(
     for member in members:
         prepare(member, data)
     hold_out(data, *search_halves(data, experiment.config))
+    if table is not None:
+        read_table(table)  # raises
+    with open_run(folder):
+        on_start()
+        judged, best = _search_all(series, folder, data)
+    return judged, best, run_experiment(members[best], folder / "runs" / str(best), show_progress, table)
+
+
+def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Judged], int]:
+    """What came of each search, and the number of the best."""
     save_series(series, folder)
-    folders = [folder / "runs" / str(number) for number in range(len(members))]
+    folders = [folder / "runs" / str(number) for number in range(len(series.members))]
     left = [number for number, of_member in enumerate(folders) if not (of_member / "judged.json").exists()]
     failures = _side_by_side(series, folders, left, data)
     if failures:
         number, message = min(failures.items())
         remedy = f"What the others found is kept. To try again: fastnas search --resume {folder}."
         raise ValueError(complaint(WHERE, f"run {number} must end", message.rstrip("."), remedy))
-    judged = [_JUDGED.validate_python(read_json(of_member / "judged.json")) for of_member in folders]
+    rule = "judged.json must say what came of a search"
+    judged = [checked(_JUDGED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
     best = max(range(len(judged)), key=lambda number: judged[number].accuracy)  # the first of equals
     write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in judged]})
-    return judged, best, run_experiment(members[best], folders[best], show_progress, table)
+    return judged, best
 
 
 def places(device: str, runs: int) -> list[str]:

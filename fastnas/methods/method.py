@@ -112,7 +112,7 @@ class Method:
     source: str
 
     relaxation: Relaxation = softmax
-    tau: Schedule = Constant(1.0)  # noqa: RUF009  (frozen)
+    tau: Schedule = Constant(1.0)
     draw: Draw | None = None
     weight_draw: Draw | None = None
 
@@ -123,7 +123,7 @@ class Method:
     penalties: tuple[Term, ...] = ()
     weight_penalties: tuple[Term, ...] = ()
 
-    update_schedule: UpdateSchedule = UpdateSchedule()  # noqa: RUF009  (frozen)
+    update_schedule: UpdateSchedule = UpdateSchedule()
     warmup_share: float = 0.0
     learning_rate: LearningRate = cosine
     alpha_optimizer: MakeOptimizer = adam
@@ -132,10 +132,10 @@ class Method:
     alpha_init_std: float = 1e-3
 
     perturbation: Perturbation | None = None
-    radius: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    drop_path: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    skip_dropout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
-    cutout: Schedule = Constant(0.0)  # noqa: RUF009  (frozen)
+    radius: Schedule = Constant(0.0)
+    drop_path: Schedule = Constant(0.0)
+    skip_dropout: Schedule = Constant(0.0)
+    cutout: Schedule = Constant(0.0)
     weight_decay_factor: float = 1.0
     clip_with_alpha: bool = False
     clip_elements: float = 0.0

@@ -2,13 +2,15 @@
 
 import csv
 import gzip
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastnas.errors import invalid
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
-from fastnas_kernels.check import complaint, invalid, require
 
+WHERE = "table"
 ARCHITECTURE = "architecture"
 
 
@@ -44,44 +46,64 @@ class TableEntry:
         )
 
 
-def look_up(table: Path, genotype: Genotype, column: str | None = None) -> TableEntry:
-    """Find ``genotype`` in a table.
+@dataclass(frozen=True)
+class Table:
+    """Accuracies by architecture.
 
     Args:
-        table: A CSV file, gzipped or not, with a column ``architecture`` and columns of accuracies in percent.
-        genotype: What to find.
+        name: Its file, for errors.
+        column: Which accuracy.
+        accuracies: In percent, by the text of the genotype.
+    """
+
+    name: str
+    column: str
+    accuracies: dict[str, float]
+
+
+def read_table(path: Path, column: str | None = None) -> Table:
+    """Read a table.
+
+    Args:
+        path: A CSV file, gzipped or not, with a column ``architecture`` and columns of accuracies in percent.
         column: Which accuracy; ``None`` for the last column.
 
     Raises:
-        ValueError: If the file is no such table or does not know the architecture.
+        ValueError: If the file is no such table, or an accuracy is no finite number.
     """
-    where = "table"
-    require(table.is_file(), where, "file must exist", str(table))
-    opener = gzip.open if table.suffix == ".gz" else open
+    if not path.is_file():
+        raise invalid(WHERE, "file must exist", str(path))
+    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(table, "rt") as file:
+        with opener(path, "rt", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        fields = list(rows[0]) if rows else []
-        accuracy_of = column or (fields[-1] if fields else "")
-        has_columns = ARCHITECTURE in fields and accuracy_of in fields
-        require(has_columns, where, f"{table} must have the columns {ARCHITECTURE} and {accuracy_of}", fields)
-        known = {
-            row[ARCHITECTURE]: _read_accuracy(table, number, row[accuracy_of]) for number, row in enumerate(rows, 2)
-        }
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, TypeError) as error:
-        raise ValueError(complaint(where, f"{table} must be a CSV file", type(error).__name__)) from None
-    text = genotype_to_text(genotype)
-    require(text in known, where, f"{table} must know the architecture", text)
+        raise invalid(WHERE, f"{path} must be a CSV file", type(error).__name__) from None
+    fields = [str(field) for field in rows[0]] if rows else []
+    name = column or (fields[-1] if fields else "")
+    if ARCHITECTURE not in fields or name not in fields or name == ARCHITECTURE:
+        raise invalid(WHERE, f"{path} must have the columns {ARCHITECTURE} and {column or 'one of accuracies'}", fields)
+    accuracies = {}
+    for line, row in enumerate(rows, 2):
+        try:
+            accuracies[row[ARCHITECTURE]] = float(row[name])
+        except (TypeError, ValueError):
+            accuracies[row[ARCHITECTURE]] = math.nan
+        if not math.isfinite(accuracies[row[ARCHITECTURE]]):
+            rule = f"{path}, line {line}, must have a finite number as {name}"
+            raise invalid(WHERE, rule, repr(str(row[name])[:40]))
+    return Table(str(path), name, accuracies)
+
+
+def look_up(table: Table, genotype: Genotype) -> TableEntry:
+    """Find ``genotype`` in a table.
+
+    Raises:
+        ValueError: If the table does not know the architecture.
+    """
+    text, known = genotype_to_text(genotype), table.accuracies
+    if text not in known:
+        raise invalid(WHERE, f"{table.name} must know the architecture", text)
     accuracy = known[text]
     rank = 1 + sum(other > accuracy for other in known.values())
-    return TableEntry(accuracy_of, accuracy, rank, len(known), max(known.values()), sum(known.values()) / len(known))
-
-
-def _read_accuracy(table: Path, line: int, text: str | None) -> float:
-    try:
-        accuracy = float(text or "")
-    except ValueError:
-        accuracy = float("nan")
-    if not 0 <= accuracy <= 100:
-        raise invalid("table", f"{table} must hold accuracies in percent", f"{text!r} in line {line}")
-    return accuracy
+    return TableEntry(table.column, accuracy, rank, len(known), max(known.values()), sum(known.values()) / len(known))

@@ -16,8 +16,9 @@ from fastnas.costs.measurement import check_table, measure_table
 from fastnas.costs.tables import NetworkSize, derived_cost, multiply_add_table, parameter_table
 from fastnas.data import load_data
 from fastnas.engine import search, stage_supernet
-from fastnas.experiment.experiment import Experiment, run_experiment
+from fastnas.experiment.experiment import run_experiment
 from fastnas.experiment.recipes import RECIPES
+from fastnas.experiment.settings import Experiment
 from fastnas.files import read_json
 from fastnas.mechanisms.control import FirstOf, RankStable, SkipCount
 from fastnas.mechanisms.schedules import Constant

@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 
 from fastnas.cli.main import main, parse
-from fastnas.experiment.experiment import Experiment, load_experiment, run_experiment
+from fastnas.experiment.experiment import run_experiment
 from fastnas.experiment.progress import Display
 from fastnas.experiment.recipes import RECIPES
+from fastnas.experiment.settings import Experiment, load_experiment
 from fastnas.files import read_json, read_json_lines
 from fastnas.selection import LadderConfig, load_selection
 from fastnas.spaces import NASBENCH201

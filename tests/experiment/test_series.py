@@ -16,8 +16,9 @@ import torch
 
 from fastnas.data import hold_out, load_data, share_memory
 from fastnas.data.division import divide
-from fastnas.experiment.experiment import Experiment, method_named
+from fastnas.experiment.experiment import method_named
 from fastnas.experiment.series import Series, _search_and_judge, load_series, places, save_series
+from fastnas.experiment.settings import Experiment
 from fastnas.methods.library import robust_darts_dp, robust_darts_l2
 from fastnas.training.config import RetrainConfig
 

@@ -2,7 +2,7 @@ import gzip
 
 import pytest
 
-from fastnas.spaces.benchmark import look_up
+from fastnas.spaces.benchmark import look_up, read_table
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.sampling import random_genotype
@@ -18,7 +18,7 @@ def write(path, genotypes=((A, 90), (B, 80))):
 
 
 def test_finds_accuracy_rank_and_regret(tmp_path):
-    entry = look_up(write(tmp_path / "t.csv.gz"), B)
+    entry = look_up(read_table(write(tmp_path / "t.csv.gz")), B)
     assert (entry.column, entry.accuracy, entry.rank, entry.size, entry.regret, entry.mean) == (
         "test",
         80,
@@ -33,18 +33,18 @@ def test_finds_accuracy_rank_and_regret(tmp_path):
 def test_says_what_is_wrong_with_a_table(tmp_path):
     table = write(tmp_path / "t.csv.gz")
     with pytest.raises(ValueError, match="must know the architecture"):
-        look_up(table, C)
+        look_up(read_table(table), C)
     with pytest.raises(ValueError, match="must have the columns architecture and nope"):
-        look_up(table, A, "nope")
+        read_table(table, "nope")
     with pytest.raises(ValueError, match="file must exist"):
-        look_up(tmp_path / "missing.csv", A)
+        read_table(tmp_path / "missing.csv")
     (tmp_path / "bad.csv.gz").write_bytes(b"no gzip")
     with pytest.raises(ValueError, match="must be a CSV file"):
-        look_up(tmp_path / "bad.csv.gz", A)
+        read_table(tmp_path / "bad.csv.gz")
 
 
-@pytest.mark.parametrize("accuracy", ["nan", "inf", "=1+1", "-1", "101", "", "1e400"])
-def test_a_table_of_what_is_no_accuracy_is_refused(tmp_path, accuracy):
+@pytest.mark.parametrize("accuracy", ["nan", "inf", "=1+1", "", "ninety"])
+def test_an_accuracy_that_is_no_number_is_refused(tmp_path, accuracy):
     table = write(tmp_path / "t.csv.gz", ((A, 90), (B, accuracy)))
-    with pytest.raises(ValueError, match=r"must hold accuracies in percent, got '.*' in line 3"):
-        look_up(table, A)
+    with pytest.raises(ValueError, match=r"t.csv.gz, line 3, must have a finite number as test, got"):
+        read_table(table)

@@ -1,17 +1,22 @@
-"""Plans for whole experiments: the command ``fastnas plan``, and what ``--budget`` means to a search."""
+"""Say what a search will need, and how to run it within a budget; no data is needed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated
 
+from rich.console import Console
+from rich.status import Status
 from tyro.conf import arg
 
+from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import placeholder_data
 from fastnas.errors import invalid
-from fastnas.experiment.experiment import Experiment, resolve
+from fastnas.experiment.experiment import resolve
+from fastnas.experiment.settings import Experiment
 from fastnas.memory.budget import Target
 from fastnas.memory.planner import Change, Plan, plan
 from fastnas.memory.scaling import Pieces, Scaling, counts_up_to, scale, weight_transfers
+from fastnas.memory.text import describe, describe_scaling
 from fastnas.ranks import torch_device
 
 OnState = Callable[[str], None]
@@ -25,7 +30,9 @@ class PlanCommand:
     number of them is. The exit status is 1 if nothing fits.
 
     Args:
-        recipe: Settings to start from: a name or the config.json of a run. Options given beside it win.
+        recipe: Settings to start from.
+        smoke: Shrink the recipe.
+        trust: Let a config.json name code to run as method or space.
         budget: Memory of a GPU as 24GiB, a GPU by its name as 4090, cuda:N for what is free on it; ram for what is free
             in this machine, '16GB ram' for that much of it. Unset for the GPU of this machine, or ram without one.
         target: What the plan is for, cuda or cpu, whether it is here or not; unset for what the budget says.
@@ -39,7 +46,9 @@ class PlanCommand:
         experiment: What to do.
     """
 
-    recipe: str = "digits"
+    recipe: Annotated[str, arg(help=RECIPE_HELP)] = "digits"
+    smoke: Annotated[bool, arg(help=SMOKE_HELP)] = False
+    trust: bool = False
     budget: str | None = None
     target: Annotated[Target | None, arg(name="for")] = None
     allow: tuple[Change, ...] = ()
@@ -49,7 +58,24 @@ class PlanCommand:
     bandwidth: float = 25.0
     cores: int = 8
     images_per_core: float | None = None
-    experiment: Annotated[Experiment, arg(name="")] = Experiment()  # noqa: RUF009  (frozen)
+    experiment: Annotated[Experiment, arg(name="")] = Experiment()
+
+
+FIRST = ("--budget", "--method", "--space", "--data", "--recipe", "--channels", "--cells", "--batch-size", "--gpus")
+
+
+def default(arguments: list[str]) -> PlanCommand:
+    """The command with the defaults of the recipe that ``arguments`` name."""
+    return PlanCommand(experiment=recipe_in(arguments))
+
+
+def run(command: PlanCommand, console: Console) -> bool:
+    """Print the plan; false if nothing fits."""
+    with Status("planning", console=console) as status:
+        found = make_plan(command, status.update)
+    for line in [*describe(found), *describe_scaling(scale_over_gpus(command, found))]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return found.chosen is not None
 
 
 def make_plan(command: PlanCommand, on_state: OnState, *, neighbours: bool = True) -> Plan:

@@ -1,0 +1,63 @@
+"""Measure the trained network of a run on test images."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from fastnas.data import DataConfig, evaluation_batches, load_data
+from fastnas.errors import invalid
+from fastnas.networks.model import load
+from fastnas.ranks import torch_device
+from fastnas.training.numerics import evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Measure the trained network of a run on test images.
+
+    Args:
+        run: A run folder, that of a retraining, or a model folder.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT, of the same classes.
+        batch_size: Images in one pass.
+        workers: Processes that decode images; 0 decodes between the passes.
+        device: Where to run; auto takes a GPU if there is one.
+    """
+
+    run: Positional[Path]
+    data: str
+    batch_size: int = 256
+    workers: int = 0
+    device: str = "auto"
+
+
+def default(arguments: list[str]) -> Evaluate:
+    """The command without its arguments."""
+    return Evaluate(run=tyro.MISSING, data=tyro.MISSING)
+
+
+def run(command: Evaluate, console: Console) -> None:
+    """Print accuracy and loss."""
+    device = torch_device(command.device)
+    model = load(command.run, str(device))
+    image = model.preprocessing
+    data = load_data(command.data, DataConfig(resolution=image.resolution))
+    if tuple(map(str, data.classes)) != model.classes:
+        rule = f"{command.data} must have the classes of the network, {_shorten(model.classes)}"
+        raise invalid("evaluate", rule, _shorten(tuple(map(str, data.classes))))
+    if data.channels != image.channels:
+        rule = f"{command.data} must have images of {image.channels} channels, as the network reads"
+        raise invalid("evaluate", rule, data.channels)
+    data = replace(data, normalise=image.normalize)  # the network's own statistics
+    batches = evaluation_batches(data, data.test, batch_size=command.batch_size, workers=command.workers, device=device)
+    with torch.no_grad():
+        found = evaluate(model, batches, device)
+    line = f"{len(data.test.labels):,} test images: accuracy {100 * found.accuracy:.2f} %, loss {found.loss:.4f}"
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+def _shorten(classes: tuple[str, ...]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5} more" if len(classes) > 5 else "")

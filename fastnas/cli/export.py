@@ -1,0 +1,46 @@
+"""Write the trained network of a run for other programs, and check what was written on random input."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from fastnas.networks.export import ENDINGS, TOLERANCE, Format, export
+from fastnas.networks.model import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write the trained network of a run for other programs, and check what was written on random input.
+
+    Args:
+        run: A run folder, that of a retraining, or a model folder.
+        to: onnx, torch-export or torchscript.
+        out: The file; by default RUN/model.onnx, .pt2 or .pt.
+        dynamic_batch: Take any number of images; otherwise one.
+        with_preprocessing: Take values in [0, 255] instead of normalised ones.
+    """
+
+    run: Positional[Path]
+    to: Format = "onnx"
+    out: Path | None = None
+    dynamic_batch: bool = False
+    with_preprocessing: bool = False
+
+
+def default(arguments: list[str]) -> Export:
+    """The command without its argument."""
+    return Export(run=tyro.MISSING)
+
+
+def run(command: Export, console: Console) -> None:
+    """Write the file."""
+    model = load(command.run)
+    out = command.out or command.run / f"model{ENDINGS[command.to]}"
+    difference = export(
+        model, out, command.to, dynamic_batch=command.dynamic_batch, with_preprocessing=command.with_preprocessing
+    )
+    line = f"exported: {out}   (logits on random input differ by {difference:.1e}, allowed {TOLERANCE:.0e})"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)

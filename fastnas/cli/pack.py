@@ -1,0 +1,47 @@
+"""Put a run into one archive to share."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from fastnas.errors import invalid
+
+_LEFT_OUT = ("checkpoint*.pt*", "*.tmp", "events.out.*", "*.lock", ".*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Put a run into one archive to share: configuration, genotype, metrics, model and report; no checkpoints.
+
+    Args:
+        run: A run folder.
+        out: The archive; by default RUN.zip.
+    """
+
+    run: Positional[Path]
+    out: Path | None = None
+
+
+def default(arguments: list[str]) -> Pack:
+    """The command without its arguments."""
+    return Pack(run=tyro.MISSING)
+
+
+def run(command: Pack, console: Console) -> None:
+    """Write the archive."""
+    names = ("config.json", "genotype.json")
+    if not any((command.run / name).is_file() for name in names):
+        raise invalid("pack", "run must be a run folder", f"{command.run}, without {' or '.join(names)}")
+    out = command.out or command.run.resolve().with_suffix(".zip")
+    staged = out.with_name(f".{out.stem}.staged")
+    try:
+        shutil.copytree(command.run, staged / command.run.resolve().name, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        made = Path(shutil.make_archive(str(out.with_name(f".{out.stem}.making")), "zip", staged))
+        made.replace(out)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    console.print(f"packed: {out}", markup=False, highlight=False, soft_wrap=True)

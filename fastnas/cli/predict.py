@@ -1,0 +1,59 @@
+"""Say which classes images belong to, by the trained network of a run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from tyro.conf import Positional
+
+from fastnas.networks.model import load
+from fastnas.ranks import torch_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """Say which classes images belong to, by the trained network of a run.
+
+    Args:
+        run: A run folder, that of a retraining, or a model folder.
+        images: Image files.
+        top: Classes to name for each image.
+        json: Print JSON, a list with an entry an image.
+        batch_size: Images in one pass.
+        device: Where to run; auto takes a GPU if there is one.
+    """
+
+    run: Positional[Path]
+    images: Positional[tuple[Path, ...]]
+    top: int = 5
+    json: bool = False
+    batch_size: int = 64
+    device: str = "auto"
+
+
+def default(arguments: list[str]) -> Predict:
+    """The command without its arguments."""
+    return Predict(run=tyro.MISSING, images=tyro.MISSING)
+
+
+def run(command: Predict, console: Console) -> None:
+    """Print the classes."""
+    model = load(command.run, str(torch_device(command.device)))
+    top = min(command.top, len(model.classes))
+    table, entries = Table("image", "class", "probability"), []
+    for start in range(0, len(command.images), command.batch_size):
+        files = command.images[start : start + command.batch_size]
+        best = model.predict(list(files)).topk(top)
+        for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
+            found = [{"class": model.classes[i], "probability": p} for i, p in zip(indices, values, strict=True)]
+            entries.append({"image": str(file), "classes": found})
+            for row, one in enumerate(found):
+                table.add_row(Text(str(file) if row == 0 else ""), Text(one["class"]), f"{one['probability']:.4f}")
+    if command.json:
+        console.print(json.dumps(entries, indent=2), markup=False, highlight=False, soft_wrap=True)
+    else:
+        console.print(table)

@@ -1,0 +1,62 @@
+"""What ``--recipe`` names: a recipe, or the settings of a run."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from fastnas.errors import invalid, suggest
+from fastnas.experiment.recipes import RECIPES
+from fastnas.experiment.settings import Experiment, load_experiment
+from fastnas.training.config import RetrainConfig
+
+RECIPE_HELP = f"Settings to start from: {', '.join(RECIPES)}, or the config.json of a run. Options given beside it win."
+SMOKE_HELP = "Shrink the recipe to one that runs in a minute, to see whether everything fits together."
+
+
+def value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """What stands behind ``option`` on the command line, before it is parsed."""
+    for position, argument in enumerate(arguments):
+        if argument.startswith(f"{option}="):
+            return argument.partition("=")[2]
+        if argument == option and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def recipe_in(arguments: Sequence[str]) -> Experiment:
+    """The recipe that the arguments name, shrunk if they say ``--smoke``.
+
+    Raises:
+        ValueError: If there is no such recipe, or a file names code to run and ``--trust`` is not given.
+    """
+    name = value_of("--recipe", arguments)
+    if name is None or name in RECIPES:
+        found = RECIPES[name or "digits"]
+    elif Path(name).is_file():
+        overridden = {key for key in ("method", "space") if value_of(f"--{key}", arguments) is not None}
+        found = load_experiment(Path(name), trust="--trust" in arguments, overridden=overridden)
+    else:
+        rule = f"name must be one of {', '.join(RECIPES)}, or a config.json"
+        raise invalid("recipe", rule, repr(name), suggest(name, RECIPES) if len(name) < 60 else "")
+    return shrink(found) if "--smoke" in arguments else found
+
+
+def shrink(experiment: Experiment) -> Experiment:
+    """The same search, of the least size that goes through all its parts."""
+    stages = 3 if experiment.method == "p_darts" else 1
+    cells = 1 if experiment.space.startswith(("nasbench201", "proxyless", "dso")) else 3
+    config = replace(
+        experiment.config,
+        channels=8,
+        cells=cells,
+        epochs=2 * stages,
+        warmup_epochs=None if stages > 1 else 1,
+        batch_size=16,
+        weight_lr_warmup_epochs=0,
+        workers=0,
+        fractions=None,
+        train_fraction=min(experiment.config.train_fraction, 0.1),
+    )
+    retraining = RetrainConfig(channels=8, cells=cells, epochs=1, batch_size=16, lr=experiment.retrain.lr)
+    randoms = min(1, experiment.random_genotypes)
+    return replace(experiment, config=config, retrain=retraining, random_genotypes=randoms, data="digits")

@@ -1,0 +1,96 @@
+"""Train the network of a genotype from scratch and measure it on the test set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional, arg
+
+from fastnas.cli.folders import new_folder, run_folder_line
+from fastnas.cli.options import pasted
+from fastnas.cli.printing import comparison_table
+from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
+from fastnas.data import DataConfig, load_data
+from fastnas.experiment.folder import open_run
+from fastnas.experiment.progress import Display
+from fastnas.experiment.settings import DATA_HELP
+from fastnas.files import save_tensors, write_json
+from fastnas.ranks import Ranks, joined
+from fastnas.spaces.formats import as_genotype, genotype_to_json
+from fastnas.supernet.own import load_space
+from fastnas.training.config import RetrainConfig, TrainingSetup
+from fastnas.training.retrain import retrain
+
+FIRST = ("--data", "--recipe", "--epochs", "--channels", "--cells", "--batch-size", "--lr", "--seed", "--run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retrain:
+    """Train the network of a genotype from scratch and measure it on the test set.
+
+    Args:
+        genotype: A built-in name, a file, or the text of a genotype.
+        space: FILE.py:NAME or module:name of the genotype's space, if it is one of your own.
+        recipe: Settings to start from.
+        smoke: Shrink the recipe.
+        trust: Let a config.json name code to run.
+        data: Where the images come from.
+        run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
+            takes --run for an option of its own, write --folder.
+        images: What to do with them.
+        setup: How and where to train.
+        config: The training.
+    """
+
+    genotype: Positional[str]
+    space: str | None = None
+    recipe: Annotated[str, arg(help=RECIPE_HELP)] = "digits"
+    smoke: Annotated[bool, arg(help=SMOKE_HELP)] = False
+    trust: bool = False
+    data: Annotated[str, arg(help=DATA_HELP)] = "digits"
+    run: Annotated[Path | None, arg(aliases=["--folder"])] = None
+    images: Annotated[DataConfig, arg(name="")] = DataConfig()
+    setup: Annotated[TrainingSetup, arg(name="")] = TrainingSetup()
+    config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()
+
+
+def default(arguments: list[str]) -> Retrain:
+    """The command with the defaults of the recipe that ``arguments`` name."""
+    recipe = recipe_in(arguments)
+    return Retrain(genotype=tyro.MISSING, data=recipe.data, images=recipe.images, config=recipe.retrain)
+
+
+def run(command: Retrain, console: Console) -> None:
+    """Retrain as the command says, alone or as one of several processes."""
+    with joined(command.setup.device) as ranks:
+        _retrain(ranks, command, console)
+
+
+def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
+    own = None if command.space is None else load_space(command.space)
+    genotype = as_genotype(command.genotype, own)
+    folder = Path(ranks.told(str(command.run or new_folder("retrain"))))
+    with ranks.first_before_others():
+        data = load_data(command.data, command.images)
+    with open_run(folder, ranks):
+        if ranks.is_first:
+            write_json(folder / "genotype.json", genotype_to_json(genotype))
+        line = run_folder_line(folder, f"repeat the command with {pasted('--run', folder)}")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with Display(f"retrain on {data.name}", console) as display:
+            result = retrain(
+                genotype,
+                data,
+                command.config,
+                command.setup,
+                folder=folder,
+                own=own,
+                on_step=display.step,
+                on_epoch=display.epoch,
+                ranks=ranks,
+            )
+        if ranks.is_first:
+            save_tensors(folder / "network.pt", result.network.state_dict())
+    console.print(comparison_table(result, []))

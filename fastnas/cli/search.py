@@ -1,0 +1,145 @@
+"""Search an architecture, retrain it, compare it with random ones, and leave a run folder with a report."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from rich.console import Console
+from rich.status import Status
+from tyro.conf import arg
+
+from fastnas.cli.folders import holds_files, new_folder, run_folder_line
+from fastnas.cli.options import pasted
+from fastnas.cli.plan import fit_to_budget
+from fastnas.cli.printing import print_outcome, series_table
+from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in, value_of
+from fastnas.errors import invalid
+from fastnas.experiment.experiment import run_experiment
+from fastnas.experiment.progress import Display
+from fastnas.experiment.series import Series, load_series, run_series
+from fastnas.experiment.settings import Experiment, load_experiment, names_code_in
+from fastnas.ranks import Ranks, is_restarted, joined, may_be_restarted
+
+FIRST = (
+    "--data",
+    "--method",
+    "--space",
+    "--recipe",
+    "--epochs",
+    "--channels",
+    "--batch-size",
+    "--seed",
+    "--run",
+    "--resume",
+    "--smoke",
+)
+WITH_RESUME = ("--resume", "--table", "--trust")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Search an architecture, retrain it, compare it with random ones, and leave a run folder with a report.
+
+    Args:
+        recipe: Settings to start from.
+        smoke: Shrink the recipe.
+        trust: Let a config.json, also that of a run to go on with, name code to run as method or space.
+        run: The run folder, a new one; by default runs/ and the time. Beside torchrun, which takes --run for an option
+            of its own, write --folder.
+        resume: A run folder to go on with. It knows its settings: give no others.
+        table: A CSV table of accuracies (NAS-Bench-201's) in which to look up what was found.
+        runs: Searches side by side, with seeds that follow each other; the best goes on, validated by a short
+            retraining on images held out of it.
+        strengths: Instead of seeds, how much each search regularises: R-DARTS is the best of four.
+        short_epochs: Epochs of that retraining; unset for a quarter of the whole one.
+        budget: Memory that a step of the search may take: decides --recompute, see `fastnas plan`.
+        experiment: What to do.
+    """
+
+    recipe: Annotated[str, arg(help=RECIPE_HELP)] = "digits"
+    smoke: Annotated[bool, arg(help=SMOKE_HELP)] = False
+    trust: bool = False
+    run: Annotated[Path | None, arg(aliases=["--folder"])] = None
+    resume: Path | None = None
+    table: Path | None = None
+    runs: int = 1
+    strengths: tuple[float, ...] = ()
+    short_epochs: int | None = None
+    budget: str | None = None
+    experiment: Annotated[Experiment, arg(name="")] = Experiment()
+
+
+def default(arguments: list[str]) -> Search:
+    """The command with the defaults of the recipe that ``arguments`` name."""
+    if value_of("--resume", arguments) is not None:
+        beside = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in WITH_RESUME]
+        if beside and not {"--help", "--help-all"} & set(beside):
+            remedy = "The run's config.json decides them; to change one, start a new run with --recipe RUN/config.json."
+            raise invalid("search", "--resume must stand without other settings", " ".join(beside), remedy)
+    return Search(experiment=recipe_in(arguments))
+
+
+def run(command: Search, console: Console) -> None:
+    """Search as the command says, alone or as one of several processes."""
+    with joined(command.experiment.config.device) as ranks:
+        _search(ranks, command, console)
+
+
+def _search(ranks: Ranks, command: Search, console: Console) -> None:
+    experiment, series = command.experiment, None
+    folder = Path(ranks.told(str(command.run or command.resume or new_folder(experiment.method))))
+    if command.run is None and command.resume is None and may_be_restarted():
+        rule = "--run must name the run folder of processes that torchrun may restart"
+        raise invalid("search", rule, "none", "Only then they find it again.")
+    restarted = is_restarted() and (folder / "config.json").is_file()
+    if command.resume is not None or restarted:
+        experiment, series = _load(folder, command.trust or restarted)
+    else:
+        if ranks.told("used" if holds_files(folder) else ""):
+            remedy = f"To go on with it: {pasted('fastnas', 'search', '--resume', folder)}."
+            raise invalid("search", "the run folder must be new", f"{folder}, which holds files", remedy)
+        if command.budget is not None:
+            experiment = _within_budget(experiment, command.budget, ranks, console)
+        if command.runs != 1 or command.strengths:
+            series = Series(
+                experiment=experiment, runs=command.runs, strengths=command.strengths, short_epochs=command.short_epochs
+            )
+        elif command.short_epochs is not None:
+            raise invalid("search", "--short-epochs needs --runs or --strengths", command.short_epochs)
+    if series is not None and ranks.size > 1:
+        rule = "--runs and --strengths must stand in one process, which starts others"
+        raise invalid("search", rule, f"{ranks.size} processes", "Leave torchrun out.")
+    trust = ["--trust"] if names_code_in(experiment) else []
+
+    def start() -> None:
+        resume = pasted("fastnas", "search", "--resume", folder, *trust)
+        console.print(run_folder_line(folder, resume), markup=False, highlight=False, soft_wrap=True)
+
+    def show(title: str) -> Display:
+        return Display(title, console)
+
+    if series is None:
+        outcome = run_experiment(experiment, folder, show, command.table, ranks, on_start=start)
+    else:
+        validated, best, outcome = run_series(series, folder, show, command.table, on_start=start)
+        console.print(series_table(validated, best))
+    print_outcome(outcome, console)
+
+
+def _load(folder: Path, trust: bool) -> tuple[Experiment, Series | None]:
+    """What the run in ``folder`` was told to do."""
+    if (folder / "series.json").is_file():
+        series = load_series(folder, trust)
+        return series.experiment, series
+    if (folder / "config.json").is_file():
+        return load_experiment(folder / "config.json", trust), None
+    raise invalid("search", "--resume must name a run folder", str(folder), "Name the folder of a run.")
+
+
+def _within_budget(experiment: Experiment, budget: str, ranks: Ranks, console: Console) -> Experiment:
+    if ranks.is_first:
+        with Status("planning", console=console) as status:
+            experiment = fit_to_budget(experiment, budget, status.update, ranks.size)
+    words = ranks.told(" ".join(experiment.config.recompute))  # all processes recompute the same
+    console.print(f"plan: --recompute {words}", highlight=False, soft_wrap=True)
+    return replace(experiment, config=replace(experiment.config, recompute=tuple(words.split())))

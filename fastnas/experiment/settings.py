@@ -1,0 +1,122 @@
+"""Everything that decides a run, and the file that keeps it."""
+
+import platform
+from collections.abc import Collection
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import TypeAdapter
+from tyro.conf import arg
+
+import fastnas
+from fastnas.costs.config import CostConfig
+from fastnas.data import DataConfig, list_sources
+from fastnas.errors import describe, invalid
+from fastnas.files import STRICT, checked, read_json
+from fastnas.methods.variants import Order, StopBy
+from fastnas.selection import LadderConfig
+from fastnas.spaces.registry import list_spaces
+from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.user_code import names_code
+
+DATA_HELP = f"Where the images come from: {list_sources()}."
+METHOD_HELP = "One of those that `fastnas methods` lists, or FILE.py:NAME or module:name of your own."
+SPACE_HELP = f"{', '.join(list_spaces())}, or FILE.py:NAME or module:name of your own."
+PACKAGES = ("torch", "torchvision", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides a run.
+
+    Args:
+        method: How to search.
+        order: 2 differentiates through the next step of the weights, 1 does not; unset for the method's own.
+        stop: Also stop when the loss becomes sharp in alpha: eigenvalue by RobustDARTS's paper, eigenvalue_code by its
+            code, eigenvalue_ada to go back and regularise more instead.
+        strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
+        space: Where to search.
+        data: Where the images come from.
+        images: What to do with them.
+        select: By the argmax of the coefficients, as published, or by a ladder of evaluations.
+        random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
+        retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
+        config: The search.
+        retrain: The training of the derived network, and of the random ones.
+        cost: What the derived network may cost, and the random ones.
+        ladder: How far the ladder reaches.
+    """
+
+    __pydantic_config__ = STRICT
+
+    method: Annotated[str, arg(help=METHOD_HELP)] = "pc_darts"
+    order: Order | None = None
+    stop: StopBy | None = None
+    strength: float | None = None
+    space: Annotated[str, arg(help=SPACE_HELP)] = "darts"
+    data: Annotated[str, arg(help=DATA_HELP)] = "digits"
+    images: Annotated[DataConfig, arg(name="")] = DataConfig()
+    select: Literal["argmax", "ladder"] = "argmax"
+    random_genotypes: int = 4
+    retrain_searched: bool = True
+    config: Annotated[SearchConfig, arg(name="")] = SearchConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    cost: CostConfig = CostConfig()
+    ladder: LadderConfig = LadderConfig()
+
+    def __post_init__(self) -> None:
+        if self.random_genotypes < 0:
+            raise invalid("Experiment", "random_genotypes must not be negative", self.random_genotypes)
+
+
+_AS_JSON = TypeAdapter(Experiment)
+
+
+def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
+    """The content of ``config.json``: the versions of what runs, and all settings."""
+    return {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")}
+
+
+def load_experiment(path: Path, trust: bool = False, overridden: Collection[str] = ()) -> Experiment:
+    """The experiment of a ``config.json``, which may come from anybody: nothing that it names is executed.
+
+    Args:
+        path: The file.
+        trust: Let it name code to run, as method or space.
+        overridden: Of the fields ``method`` and ``space``, those that something else takes the place of.
+
+    Raises:
+        ValueError: If the file does not describe an experiment, or names code and is not trusted.
+    """
+    content = read_json(path)
+    rule = f"{path} must describe an experiment"
+    if not isinstance(content, dict):
+        raise invalid("run", rule, describe(content))
+    fields = {name: value for name, value in content.items() if name != "versions"}
+    earlier = {name: fields.pop(name) for name in ("download", "resolution", "decoder") if name in fields}
+    fields = {"images": earlier} | fields if earlier else fields  # a run from before images had settings of their own
+    experiment = checked(_AS_JSON, fields, "run", rule)
+    if not trust:
+        refuse_code(experiment, path, overridden)
+    return experiment
+
+
+def names_code_in(experiment: Experiment) -> bool:
+    """Whether the method or the space of ``experiment`` is code of a user's own."""
+    return names_code(experiment.method) or names_code(experiment.space)
+
+
+def refuse_code(experiment: Experiment, path: Path, overridden: Collection[str] = ()) -> None:
+    """Raise if the method or the space that ``path`` names is code to run."""
+    for field in ("method", "space"):
+        name = getattr(experiment, field)
+        if names_code(name) and field not in overridden:
+            remedy = f"Read that code first; then add --trust, or name it yourself: --{field} {name}."
+            raise invalid("run", f"{path} must not name code to run as its {field}", repr(name), remedy)
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version(), "fastnas": fastnas.__version__, **packages}
