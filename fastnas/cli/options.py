@@ -240,8 +240,10 @@ def _shown(text: str) -> str:
 def _complaint(box: str, options: Sequence[Option], arguments: Sequence[str]) -> str:
     """What the box of the parser says, in one line of ours."""
     lines = [line.strip().strip("│|").strip() for line in box.splitlines()[1:]]  # the first one is the box's title
-    rule = next((i for i, line in enumerate(lines) if line and not line.strip("─-╰╯+")), len(lines))
-    first = " ".join(line for line in lines[:rule] if line) or "the arguments must spell a command"
+    while lines and not lines[0].strip("─-╰╯+ "):
+        lines.pop(0)  # a terminal without line drawing has rules of dashes
+    end = next((i for i, line in enumerate(lines) if not line.strip("─-╰╯+ ")), len(lines))
+    first = " ".join(lines[:end]) or "the arguments must spell a command"
     if first.startswith("Missing from"):
         given = {token.split("=")[0].replace("_", "-") for token in arguments}
         missing = [o for o in options if o.default is tyro.MISSING and not given & set(o.spellings)]

@@ -89,8 +89,8 @@ def read_table(path: Path, column: str | None = None) -> Table:
             accuracies[row[ARCHITECTURE]] = float(row[name])
         except (TypeError, ValueError):
             accuracies[row[ARCHITECTURE]] = math.nan
-        if not math.isfinite(accuracies[row[ARCHITECTURE]]):
-            rule = f"{path}, line {line}, must have a finite number as {name}"
+        if not 0 <= accuracies[row[ARCHITECTURE]] <= 100:
+            rule = f"{path}, line {line}, must have an accuracy in percent as {name}"
             raise invalid(WHERE, rule, repr(str(row[name])[:40]))
     return Table(str(path), name, accuracies)
 

@@ -43,8 +43,8 @@ def test_says_what_is_wrong_with_a_table(tmp_path):
         read_table(tmp_path / "bad.csv.gz")
 
 
-@pytest.mark.parametrize("accuracy", ["nan", "inf", "=1+1", "", "ninety"])
+@pytest.mark.parametrize("accuracy", ["nan", "inf", "=1+1", "", "ninety", "-1", "101", "1e400"])
 def test_an_accuracy_that_is_no_number_is_refused(tmp_path, accuracy):
     table = write(tmp_path / "t.csv.gz", ((A, 90), (B, accuracy)))
-    with pytest.raises(ValueError, match=r"t.csv.gz, line 3, must have a finite number as test, got"):
+    with pytest.raises(ValueError, match=r"t.csv.gz, line 3, must have an accuracy in percent as test, got"):
         read_table(table)
