@@ -8,8 +8,8 @@ import pytest
 
 import fastnas
 from fastnas.cli.main import main
-from fastnas.cli.planning import PlanCommand, make_plan
-from fastnas.experiment.experiment import Experiment
+from fastnas.cli.plan import PlanCommand, make_plan
+from fastnas.experiment.settings import Experiment
 from fastnas.training.config import SearchConfig
 
 README = Path(fastnas.__file__).parent / "spaces" / "README.md"
