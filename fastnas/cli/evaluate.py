@@ -44,7 +44,7 @@ def run(command: Evaluate, console: Console) -> None:
     device = torch_device(command.device)
     model = load(command.run, str(device))
     image = model.preprocessing
-    data = load_data(command.data, DataConfig(resolution=image.resolution))
+    data = load_data(command.data, DataConfig(resolution=image.resolution, fit=image.fit))
     if tuple(map(str, data.classes)) != model.classes:
         rule = f"{command.data} must have the classes of the network, {_shorten(model.classes)}"
         raise invalid("evaluate", rule, _shorten(tuple(map(str, data.classes))))

@@ -72,6 +72,7 @@ def parse(arguments: list[str]) -> Any:
 
 HEADINGS = {
     "DataConfig": "data",
+    "ImageOptions": "data",
     "NetworkSize": "the network",
     "CostConfig": "costs",
     "LadderConfig": "selection",

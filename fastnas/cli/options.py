@@ -16,7 +16,7 @@ from docstring_parser import parse as parse_docstring
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
 from fastnas.errors import invalid, suggest
 
@@ -24,6 +24,8 @@ Command = TypeVar("Command")
 FIRST = "most used"
 WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a text", Path: "a file or folder"}
 SHORT: Mapping[type, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+
+_SUPPRESSED = get_args(Suppress[int])[1]
 
 
 class UsageError(ValueError):
@@ -85,6 +87,8 @@ def list_options(command: Any, group: Callable[[str, str], str], prefix: str = "
     hints = get_type_hints(type(command), include_extras=True)
     for field in fields(command):
         kind, extras = _split(hints[field.name])
+        if any(e is _SUPPRESSED for e in extras):
+            continue
         default = getattr(command, field.name)
         named = next((e.name for e in extras if getattr(e, "name", None) is not None), field.name)
         flag = f"{prefix}{named}".replace("_", "-")

@@ -6,13 +6,14 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
 from fastnas.cli.folders import new_folder, run_folder_line
 from fastnas.cli.options import pasted
 from fastnas.cli.printing import comparison_table
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import DataConfig, load_data
+from fastnas.data.config import Augment, Colour
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.progress import Display
 from fastnas.experiment.settings import DATA_HELP
@@ -24,6 +25,14 @@ from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.retrain import retrain
 
 FIRST = ("--data", "--recipe", "--epochs", "--channels", "--cells", "--batch-size", "--lr", "--seed", "--run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(DataConfig):
+    """What to do with the images; `--augment` and `--colour` are those of the training alone."""
+
+    augment: Suppress[Augment | None] = None
+    colour: Suppress[Colour | None] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +60,7 @@ class Retrain:
     trust: bool = False
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     run: Annotated[Path | None, arg(aliases=["--folder"])] = None
-    images: Annotated[DataConfig, arg(name="")] = DataConfig()
+    images: Annotated[ImageOptions, arg(name="")] = ImageOptions()
     setup: Annotated[TrainingSetup, arg(name="")] = TrainingSetup()
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()
 
@@ -59,7 +68,9 @@ class Retrain:
 def default(arguments: list[str]) -> Retrain:
     """The command with the defaults of the recipe that ``arguments`` name."""
     recipe = recipe_in(arguments)
-    return Retrain(genotype=tyro.MISSING, data=recipe.data, images=recipe.images, config=recipe.retrain)
+    return Retrain(
+        genotype=tyro.MISSING, data=recipe.data, images=ImageOptions(**vars(recipe.images)), config=recipe.retrain
+    )
 
 
 def run(command: Retrain, console: Console) -> None:

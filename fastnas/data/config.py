@@ -5,12 +5,11 @@ from typing import Literal
 
 from fastnas.errors import invalid
 from fastnas.files import STRICT
-from fastnas.supernet.layout import Resolution, height_and_width
+from fastnas.supernet.layout import Fit, Resolution, height_and_width
 
 WHERE = "data"
 SMALLEST = 8  # pixels; a search space halves them twice
 Decoder = Literal["simplejpeg", "turbojpeg"]
-Fit = Literal["squeeze", "pad", "crop"]
 Augment = Literal["none", "crop", "flip-crop", "photo", "auto"]
 Balance = Literal["none", "loss", "sampling"]
 Colour = tuple[float, float, float, float]

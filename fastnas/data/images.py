@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastnas.data.config import Fit
 from fastnas.data.encoded import EncodedImage
+from fastnas.supernet.layout import Fit
 from fastnas.tasks import CLASSIFICATION, Task
 
 SMALL = 96  # pixels; above, images are treated like ImageNet's

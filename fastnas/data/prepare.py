@@ -198,7 +198,7 @@ def _look_at(images: ImageSet) -> _Look:
         seen.append(pixels)
     if not seen:
         raise error or invalid(WHERE, "the training part must hold images", "none")
-    from fastnas.data.transforms import is_grey  # noqa: PLC0415
+    from fastnas.networks.preprocessing import is_grey  # noqa: PLC0415
 
     return _Look(sizes, seen, all(map(is_grey, seen)), max(highest) if highest else None)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastnas.errors import invalid
 from fastnas.networks.model import Model, Preprocessing
+from fastnas.supernet.layout import height_and_width
 
 Format = Literal["onnx", "torch-export", "torchscript"]
 TOLERANCE = 1e-4  # of logits, absolute and relative: float32 in another order of operations
@@ -57,7 +58,7 @@ def export(
     network = network.cpu().eval()
     image = model.preprocessing
     number = 2 if dynamic_batch else 1
-    example = torch.rand(number, image.channels, image.resolution, image.resolution)
+    example = torch.rand(number, image.channels, *height_and_width(image.resolution))
     example = 255 * example if with_preprocessing else example
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), warnings.catch_warnings():

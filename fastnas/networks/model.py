@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +21,7 @@ from fastnas.spaces.formats import genotype_from_json, genotype_to_json, space_f
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import SPACES
 from fastnas.spaces.space import Space
+from fastnas.supernet.layout import Fit, Resolution, height_and_width
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 _PLACES = (".", "model", "retrain/searched/model")  # in a run folder
@@ -33,21 +33,24 @@ class Preprocessing:
 
     Args:
         channels: 3 for colour, 1 for grey images.
-        resolution: Side in pixels.
+        resolution: Height and width in pixels.
         mean: Of each channel, of values in [0, 1].
         std: Likewise, the standard deviation.
+        fit: How an image of another shape gets to the resolution.
+        margin: With ``crop``, whether the image first covers a size larger by 256/224.
     """
 
     channels: int
-    resolution: int
+    resolution: Resolution
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    fit: Fit = "crop"
+    margin: bool = False
 
     def __call__(self, image: Image.Image | Path | str) -> Tensor:
-        """One image, or its file, as float32 ``[channels, resolution, resolution]``.
+        """One image, or its file, as float32 ``[channels, height, width]``."""
+        from fastnas.networks.preprocessing import FitTo, read_pixels  # noqa: PLC0415  (torchvision takes a second)
 
-        The shorter side is brought to ``resolution``, and the middle is cut out.
-        """
         if not isinstance(image, Image.Image):
             try:
                 with Image.open(image) as file:
@@ -56,15 +59,8 @@ class Preprocessing:
                 raise invalid("image", f"{image} must be an image file", type(error).__name__) from None
         if image.mode.startswith(("I", "F")):
             raise invalid("image", "pixels must have 8 bits a channel", f"mode {image.mode}", "Convert it to 8 bits.")
-        side = self.resolution
-        scale = side / min(image.size)
-        image = image.convert("RGB" if self.channels == 3 else "L")
-        width, height = (max(side, round(scale * length)) for length in image.size)
-        if (width, height) != image.size:
-            image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = (width - side) // 2, (height - side) // 2
-        pixels = np.asarray(image.crop((left, top, left + side, top + side)), dtype=np.float32)
-        return self.normalize(torch.from_numpy(pixels).reshape(side, side, self.channels).permute(2, 0, 1))
+        fitted = FitTo(height_and_width(self.resolution), self.fit, self.margin)(read_pixels(image, self.channels))
+        return self.normalize(fitted)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """From values in [0, 255], ``[..., C, H, W]``, to what the network reads."""
@@ -72,7 +68,13 @@ class Preprocessing:
         return (pixels / 255 - mean) / std
 
 
-def find_preprocessing(normalise: Callable[[Tensor], Tensor], channels: int, resolution: int) -> Preprocessing:
+def find_preprocessing(
+    normalise: Callable[[Tensor], Tensor],
+    channels: int,
+    resolution: Resolution,
+    fit: Fit = "crop",
+    margin: bool = False,
+) -> Preprocessing:
     """The numbers of ``normalise``, a function from uint8 images to float32 that is affine in each channel.
 
     Raises:
@@ -85,7 +87,7 @@ def find_preprocessing(normalise: Callable[[Tensor], Tensor], channels: int, res
     if not torch.allclose(middle, dark + (light - dark) / 5, atol=1e-5):
         raise invalid("model", "the normalisation of the images must be affine", "another function")
     std = 1 / (light - dark)
-    return Preprocessing(channels, resolution, tuple((-dark * std).tolist()), tuple(std.tolist()))
+    return Preprocessing(channels, resolution, tuple((-dark * std).tolist()), tuple(std.tolist()), fit, margin)
 
 
 @dataclass(frozen=True)

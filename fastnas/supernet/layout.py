@@ -1,6 +1,6 @@
 """Where cells stand in a network, the same for supernets and derived networks."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -10,6 +10,8 @@ from fastnas_kernels.convolution import Geometry
 
 Resolution = int | tuple[int, int]
 """Height and width in pixels, or the side of a square."""
+Fit = Literal["squeeze", "pad", "crop"]
+"""How an image of another shape gets to a resolution."""
 
 
 def height_and_width(resolution: Resolution) -> tuple[int, int]:

@@ -139,7 +139,9 @@ def retrain(
     network = training.network.eval().to(memory_format=torch.contiguous_format)
     accuracy = history[-1]["test_accuracy"]
     measured = {"test_accuracy": accuracy, "num_params": cost[0], "multiply_adds": cost[1]}
-    image = find_preprocessing(data.normalise, data.channels, data.resolution)
+    image = find_preprocessing(
+        data.normalise, data.channels, data.resolution, data.fit, margin=data.large and data.fit == "crop"
+    )
     written, space = describe_space(genotype, own)
     sizes = (config.channels, config.cells, data.large)
     info = ModelInfo(written, space, tuple(map(str, data.classes)), *sizes, image, metrics=measured)

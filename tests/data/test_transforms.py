@@ -5,7 +5,8 @@ import torch
 from torchvision.transforms import v2
 
 from fastnas.data.pixels import CIFAR, GREY, IMAGENET, Normalise, cut_out
-from fastnas.data.transforms import FitTo, evaluation_transform, training_transform
+from fastnas.data.transforms import evaluation_transform, training_transform
+from fastnas.networks.preprocessing import FitTo
 
 
 def steps_of(transform):

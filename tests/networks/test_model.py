@@ -44,7 +44,7 @@ def test_a_retraining_leaves_a_model_that_knows_its_classes_sizes_and_images(run
     model = load(run)
     assert model.classes == tuple("0123456789")
     assert model.genotype == random_genotype(SPACE, 3)
-    assert (model.info.channels, model.info.cells, model.preprocessing.resolution) == (4, 1, 8)
+    assert (model.info.channels, model.info.cells, model.preprocessing.resolution) == (4, 1, (8, 8))
     assert 0 <= model.metrics["test_accuracy"] <= 1
     paths, images = files
     read = torch.stack([model.preprocessing(path) for path in paths])
