@@ -59,4 +59,7 @@ def shrink(experiment: Experiment) -> Experiment:
     )
     retraining = RetrainConfig(channels=8, cells=cells, epochs=1, batch_size=16, lr=experiment.retrain.lr)
     randoms = min(1, experiment.random_genotypes)
-    return replace(experiment, config=config, retrain=retraining, random_genotypes=randoms, data="digits")
+    images = replace(experiment.images, augment=None, colour=None, image_channels=None)  # the digits are grey
+    return replace(
+        experiment, config=config, retrain=retraining, random_genotypes=randoms, data="digits", images=images
+    )

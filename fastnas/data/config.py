@@ -11,7 +11,6 @@ WHERE = "data"
 SMALLEST = 8  # pixels; a search space halves them twice
 Decoder = Literal["simplejpeg", "turbojpeg"]
 Augment = Literal["none", "crop", "flip-crop", "photo", "auto"]
-Balance = Literal["none", "loss", "sampling"]
 Colour = tuple[float, float, float, float]
 
 
@@ -31,7 +30,6 @@ class DataConfig:
             data, which is no flip for grey images.
         colour: Largest changes of brightness, contrast, saturation and hue that photo makes; unset for DARTS's 0.4,
             0.4, 0.4 and 0.2.
-        balance: What to do about classes of unequal size: loss weights them, sampling draws all classes equally often.
         decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
     """
 
@@ -43,7 +41,6 @@ class DataConfig:
     image_channels: Literal[1, 3] | None = None
     augment: Augment | None = None
     colour: Colour | None = None
-    balance: Balance = "none"
     decoder: Decoder = "simplejpeg"
 
     def __post_init__(self) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastnas.data.encoded import EncodedImage
 from fastnas.supernet.layout import Fit
-from fastnas.tasks import CLASSIFICATION, Task
 
 SMALL = 96  # pixels; above, images are treated like ImageNet's
 Transform = Callable[[Any], Tensor]
@@ -37,7 +36,7 @@ class ImageSet:
     """Images with their targets.
 
     Args:
-        labels: Class of every image, int64 ``[N]``; the targets ``[N, ...]`` of another task.
+        labels: Class of every image, int64 ``[N]``.
         image: From an index to an encoded image, a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its
             data set; raises ``UnreadableImage`` for one that cannot be read. It is pickled for worker processes.
         names: What the images are called in their data set, wherever it lies; empty if they have no names.
@@ -78,10 +77,8 @@ class ImageData:
         large: Images of hundreds of pixels, for which networks begin with strided convolutions.
         normalise: From batches of those, uint8 ``[N, C, height, width]`` on any device, to float32. Apart from the
             transforms, so that a byte a value is all that travels from a worker process to a GPU.
-        task: What is to be learned.
         fit: How images of another shape were brought to the resolution.
         augment: The name of the augmentation, or ``own``.
-        balanced: Draw all classes equally often.
         notes: What was found out and decided, a sentence each.
     """
 
@@ -95,16 +92,9 @@ class ImageData:
     eval_transform: Transform
     large: bool
     normalise: Callable[[Tensor], Tensor] = as_they_are
-    task: Task = CLASSIFICATION
     fit: Fit = "squeeze"
     augment: str = "none"
-    balanced: bool = False
     notes: tuple[str, ...] = ()
-
-    @property
-    def num_outputs(self) -> int:
-        """How many numbers a network gives for an image."""
-        return self.task.num_outputs(self.classes)
 
     @property
     def identity(self) -> list[Any]:
@@ -117,8 +107,6 @@ class ImageData:
         statistics = getattr(self.normalise, "statistics", None)
         return {
             "name": self.name,
-            "task": self.task.name,
-            "metric": self.task.metric,
             "classes": list(self.classes),
             "train_images": len(self.train.labels),
             "test_images": len(self.test.labels),
@@ -128,8 +116,6 @@ class ImageData:
             "fit": self.fit,
             "augment": self.augment,
             "statistics": None if statistics is None else {"mean": statistics.mean, "std": statistics.std},
-            "class_weights": list(self.task.class_weights),
-            "balanced": self.balanced,
             "notes": list(self.notes),
         }
 

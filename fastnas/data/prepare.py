@@ -19,7 +19,6 @@ from fastnas.data.images import SMALL, ImageData, ImageSet
 from fastnas.data.pixels import Normalise, Statistics
 from fastnas.errors import invalid
 from fastnas.supernet.layout import height_and_width
-from fastnas.tasks import CLASSIFICATION, Task
 
 LOOKED_AT = 500  # training images, evenly over the set, that decide what nobody said
 PHOTO = 224  # pixels: side of the square whose area large images are brought to
@@ -79,7 +78,6 @@ def prepare(
     config: DataConfig,
     defaults: Defaults = Defaults(),
     *,
-    task: Task = CLASSIFICATION,
     augment: Callable[[Any], Tensor] | None = None,
 ) -> ImageData:
     """A data set of these images.
@@ -91,16 +89,15 @@ def prepare(
         classes: Their names.
         config: What to do with the images; it goes before ``defaults``.
         defaults: What the source knows of them.
-        task: What is to be learned.
         augment: A transform of uint8 images ``[C, H, W]`` in place of a named one.
 
     Raises:
-        ValueError: If targets are not those of the task, or no image can be read.
+        ValueError: If labels are no classes, or no image can be read.
     """
     from fastnas.data.transforms import evaluation_transform  # noqa: PLC0415  (torchvision takes two seconds)
 
     for part in (train, test):
-        task.check(part.labels, classes)
+        check_labels(part.labels, classes)
     notes: list[str] = []
     said = config.resolution is not None or defaults.resolution is not None
     known = said and None not in (config.image_channels or defaults.channels, defaults.statistics)
@@ -141,11 +138,10 @@ def prepare(
         eval_transform=evaluate,
         large=large,
         normalise=Normalise(statistics),
-        task=task,
         fit=fit,
         notes=tuple(notes),
     )
-    data = set_augment(_balance(data, config), augment or chosen, config.colour)
+    data = set_augment(_compare_classes(data), augment or chosen, config.colour)
     return use_decoder(config.decoder, data)
 
 
@@ -167,9 +163,6 @@ def set_augment(
 
     if augment == "auto" and data.channels != 3:
         raise invalid(WHERE, "augment auto must have images in colour", f"{data.channels} channels")
-    if data.task.name == "dense" and augment != "none":
-        remedy = "Pass --augment none, or a data set whose transforms change image and map together."
-        raise invalid(WHERE, "augment must be none where targets are maps, which would not move along", augment, remedy)
     transform = training_transform(data.resolution, data.channels, data.fit, data.large, augment, colour)
     return replace(data, train_transform=transform, augment="own" if callable(augment) else augment)
 
@@ -267,24 +260,25 @@ def _measure(images: Sequence[Tensor]) -> Statistics:
     return Statistics(tuple(round(x, 6) for x in mean.tolist()), tuple(round(x, 6) for x in std.tolist()))
 
 
-def _balance(data: ImageData, config: DataConfig) -> ImageData:
-    if data.task.name != "classification":
-        if config.balance != "none":
-            raise invalid(WHERE, "balance must be none in tasks other than classification", config.balance)
-        return data
+def check_labels(labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Raise unless ``labels`` are numbers of ``classes``, one an image."""
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        got, remedy = f"{labels.dtype}{list(labels.shape)}", "Convert them with .astype(int) if they are classes."
+        raise invalid(WHERE, "labels must be whole numbers, one an image", got, remedy)
+    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(wrong):
+        got = f"{labels[wrong[0]]} for image {wrong[0]}"
+        raise invalid(WHERE, f"labels must lie in [0, {len(classes)}), one for each class", got)
+
+
+def _compare_classes(data: ImageData) -> ImageData:
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     there = counts[counts > 0]
-    if config.balance == "sampling":
-        return replace(data, balanced=True)
-    if config.balance == "loss":
-        weights = np.where(counts > 0, len(data.train.labels) / (len(there) * np.maximum(counts, 1)), 0.0)
-        return replace(data, task=replace(data.task, class_weights=tuple(weights.tolist())))
-    if len(there) and there.max() > IMBALANCE * there.min() and not data.task.class_weights:
-        notes = list(data.notes)
-        most, least = (
-            data.classes[int(i)] for i in (counts.argmax(), np.where(counts > 0, counts, counts.max() + 1).argmin())
-        )
-        text = f"classes are unequal, {there.max()} images of {most} and {there.min()} of {least}; see --balance"
-        _warn(notes, text)
-        return replace(data, notes=tuple(notes))
-    return data
+    if not len(there) or there.max() <= IMBALANCE * there.min():
+        return data
+    least = np.where(counts > 0, counts, counts.max() + 1).argmin()
+    most, fewest = (data.classes[int(i)] for i in (counts.argmax(), least))
+    text = f"classes are unequal, {there.max()} images of {most} and {there.min()} of {fewest}: accuracy favours {most}"
+    notes = list(data.notes)
+    _warn(notes, text)
+    return replace(data, notes=tuple(notes))

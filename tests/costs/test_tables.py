@@ -64,7 +64,13 @@ def test_a_place_is_measured_at_its_own_channels_stride_and_side(size_of):
     assert len(candidates) == len(set(candidates))
     shapes = {candidate[1:4] for candidate in candidates}
     # normal at 9 pixels, two reductions (strided into 9 and 5, plain behind), normal at 3
-    assert shapes == {(4, 1, 9), (8, 2, 9), (8, 1, 5), (16, 2, 5), (16, 1, 3)}
+    assert shapes == {
+        (4, 1, (9, 9)),
+        (8, 2, (9, 9)),
+        (8, 1, (5, 5)),
+        (16, 2, (5, 5)),
+        (16, 1, (3, 3)),
+    }
     assert not [candidate for candidate in candidates if candidate.primitive == "none"]
 
 

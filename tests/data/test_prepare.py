@@ -128,10 +128,7 @@ def test_what_is_said_goes_before_what_the_source_knows():
         DataConfig(colour=(0.1, 0.1, 0.1, 0.7))
 
 
-def test_unequal_classes_are_warned_of_and_balanced_where_that_is_asked(tmp_path):
+def test_unequal_classes_are_warned_of(tmp_path):
     source = make(tmp_path, lambda k, i: noise(8, 8), count=(12, 3))
-    with pytest.warns(DataWarning, match="classes are unequal, 12 images of a and 3 of b; see --balance"):
+    with pytest.warns(DataWarning, match="classes are unequal, 12 images of a and 3 of b"):
         load_data(source)
-    weighted = load_data(source, DataConfig(balance="loss"))
-    assert weighted.task.class_weights == (15 / 24, 15 / 6)
-    assert load_data(source, DataConfig(balance="sampling")).balanced
