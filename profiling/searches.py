@@ -26,7 +26,7 @@ from fastnas.engine import Run, alpha_problem, fresh_state, search, search_step,
 from fastnas.files import append_json_line, read_json_lines
 from fastnas.methods.library import METHODS
 from fastnas.methods.method import Method
-from fastnas.spaces.benchmark import look_up
+from fastnas.spaces.benchmark import look_up, read_table
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
@@ -233,7 +233,7 @@ def _found(genotype: Genotype) -> Record:
 def _quality(options: Searches, data: ImageData, genotype: Genotype, seed: int) -> Record:
     """What the table knows, or the test accuracy after a short training; in percent."""
     if options.table is not None:
-        entry = look_up(options.table, genotype)
+        entry = look_up(read_table(options.table), genotype)
         return {"accuracy": entry.accuracy, "rank": entry.rank, "regret": entry.regret}
     epochs = options.retrain_epochs
     config = RetrainConfig(channels=options.channels, cells=options.cells, epochs=epochs, evaluate_every=epochs)
@@ -315,7 +315,7 @@ def _print(records: Sequence[Record], options: Searches) -> None:
     print(f"torch {torch.__version__}, {options.threads} thread(s) of a CPU, commit {commit.strip()}")
     accuracy = f"test accuracy after {options.retrain_epochs} epochs on {options.data}"
     if options.table is not None:
-        entry = look_up(options.table, random_genotype(space_by_name(options.space), 0))
+        entry = look_up(read_table(options.table), random_genotype(space_by_name(options.space), 0))
         accuracy = f"{entry.column} of the table, which has {entry.size:,} architectures"
     print(f"accuracy: {accuracy}\n")
     right = ["---"] + ["---:"] * (len(HEADINGS) - 1)
@@ -331,7 +331,7 @@ def _print(records: Sequence[Record], options: Searches) -> None:
 def _rows(records: Sequence[Record], options: Searches) -> list[list[str]]:
     rows = []
     if options.table is not None:
-        entry = look_up(options.table, random_genotype(space_by_name(options.space), 0))
+        entry = look_up(read_table(options.table), random_genotype(space_by_name(options.space), 0))
         for what, accuracy in (("best", entry.best), ("mean", entry.mean)):
             cells = [f"{what} of the space", f"{accuracy:.2f}", "", "", f"{entry.best - accuracy:.2f}"]
             rows.append(cells + [""] * (len(HEADINGS) - len(cells)))

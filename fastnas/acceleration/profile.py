@@ -1,7 +1,7 @@
 """Where the time and the saved bytes of a supernet's step go, and what is wrong with it, by name."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -243,7 +243,7 @@ def _twice(calls: dict[nn.Module, int], kinds: dict[nn.Module, tuple[str, str]])
         )
 
 
-def _silent_alphas(network: nn.Module, logits: Sequence[Tensor], found: dict[int, Tensor | None]) -> Iterator[str]:
+def _silent_alphas(network: nn.Module, logits: Sequence[Tensor], found: Mapping[int, Tensor | None]) -> Iterator[str]:
     names = {id(value): name for name, value in [*network.named_parameters(), *vars(network).items()]}
     for number, alpha in enumerate(logits):
         gradient = found.get(id(alpha))

@@ -29,6 +29,8 @@ class WithPreprocessing(nn.Module):
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.network = network
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean)[:, None, None])
         self.register_buffer("std", 255 * torch.tensor(preprocessing.std)[:, None, None])
 

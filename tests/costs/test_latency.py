@@ -143,7 +143,7 @@ def test_the_command_writes_a_table_and_can_test_it_again(tmp_path, capsys):
         (["--check", "{tmp}/absent.json"], "absent.json must exist"),
         (["--repeats", "0"], "latency: repeats must be at least 1, got 0"),
         (["--genotypes", "1"], "latency: genotypes must be at least 2, got 1"),
-        (["--minutes", "nan"], "latency: minutes must be a number from 0 on, got nan"),
+        (["--minutes", "nan"], "latency: --minutes takes a finite number, got nan"),
         (["--fit", "0"], "latency: fit must be at least 1, got 0"),
         (["--space", "darts", "--cells", "1"], "layout: cells must be at least 3, got 1"),
     ],
@@ -152,7 +152,7 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     arguments = [argument.format(tmp=tmp_path) for argument in arguments]
     out = [] if {"--out", "--check"} & set(arguments) else ["--out", str(tmp_path / "table.json")]
-    assert main(["latency", *TINY, *out, *arguments]) == 1
+    assert main(["latency", *TINY, *out, *arguments]) in (1, 2)  # 2: refused while the line is read
     errors = capsys.readouterr().err
     assert message in errors
     assert errors.count("\n") == 1

@@ -146,7 +146,9 @@ def test_an_expected_cost_has_its_slope_under_every_estimator(name):
     term = Term(cost, Constant(0.5), expected=True)
     gradients = []
     for penalties in ((), (term,)):
-        run = make_run(replace(method, penalties=penalties, update_schedule=schedule, projection=None))
+        run = make_run(
+            replace(method, penalties=penalties, update_schedule=schedule, projection=None, clip_elements=0.0)
+        )
         before = run.state.alpha["alpha.normal"].detach().clone()
         search_step(run, *make_batches())
         gradients.append(before - run.state.alpha["alpha.normal"].detach())  # a rate of one

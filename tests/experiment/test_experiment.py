@@ -62,10 +62,10 @@ def test_each_step_leaves_the_other_variables_and_all_gradients_alone(monkeypatc
         everything[:] = [*run.state.w.values(), *run.state.alpha.values()]
         plain_search_step(run, *batches)
 
-    def step(optimizer, variables, gradients, clip):
+    def step(optimizer, variables, gradients, *limits):
         before = [p.detach().clone() for p in everything]
         assert all(p.grad is None for p in everything)
-        plain_step(optimizer, variables, gradients, clip)
+        plain_step(optimizer, variables, gradients, *limits)
         changed = {id(p) for p, old in zip(everything, before, strict=True) if not torch.equal(p, old)}
         others = changed - {id(p) for p in variables.values()}
         kind = "alpha" if "alpha.normal" in variables else "w"

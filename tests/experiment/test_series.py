@@ -117,7 +117,9 @@ def test_members_differ_in_seed_or_strength_alone():
 def test_a_strength_is_that_of_the_recipe():
     assert method_named("robust_darts_l2", 9.0) == robust_darts_l2(factor=9.0)
     assert method_named("robust_darts_dp", 0.4) == robust_darts_dp(largest=0.4)
-    with pytest.raises(ValueError, match=r"method: strength must stand beside one of robust_darts_l2, .*beside darts"):
+    with pytest.raises(
+        ValueError, match=r"method: --strength needs a method that regularises: robust_darts_l2, .*beside darts"
+    ):
         method_named("darts", 1.0)
 
 

@@ -168,6 +168,8 @@ def test_first_order_phases_ask_for_their_own_gradients_alone(name, monkeypatch)
         assert seen == [(True, False)] + [(False, False)] * 3
     elif name == "smooth_darts_adv":
         assert seen == [(False, True), *[(False, True)] * 7, *[(False, False)] * 2, (True, False)]
+    elif method.clip_with_alpha:  # the norm that the weights' gradient is clipped by counts alpha's
+        assert seen == [(True, True), (False, True)]
     elif second_order:  # the inner gradient, the outer one for both, how the former depends on alpha, and the weights
         assert seen == [(True, False), (True, True), (False, True), (True, False)]
     else:
@@ -231,7 +233,8 @@ def test_candidates_executed_in_a_step_are_counted(name):
         assert ran == 2 * cells * (2 * edges + 2 * (NASBENCH201.num_nodes + NASBENCH201.num_inputs - 1))
     elif name == "nasp":  # all for alpha, as darts; then one path
         everything = 2 * edges + 2 * (NASBENCH201.num_nodes + NASBENCH201.num_inputs - 1)
-        assert cells * everything < ran <= cells * (everything + edges)
+        # alpha begins at equal values, of which the first is the leader: `none`, which does not run
+        assert cells * everything <= ran <= cells * (everything + edges)
     else:  # one path for the weights, in each draw once for its loss and once for its gradient; one, or two, for alpha
         paths = {"gdas": 2, "proxyless_nas": 3, "proxyless_nas_r": 1 + 3, "parsec": 2 * 3 + 3}[name]
         assert 0 < ran <= paths * cells * edges

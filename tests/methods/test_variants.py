@@ -7,7 +7,7 @@ from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueStop, First
 from fastnas.methods.library import METHODS, darts, darts_plus, pc_darts, robust_darts
 from fastnas.methods.variants import with_order, with_stop
 
-DRAWS = ["gdas", "snas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
+DRAWS = ["gdas", "gdas_nasbench201", "snas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
 NO_SECOND_ORDER = DRAWS
 NO_STOP = [*DRAWS, "p_darts", "robust_darts", "robust_darts_ada"]
 

@@ -38,7 +38,7 @@ class Published:
     """The published bodies on the weights of ``module``, taken in the order in which it holds them."""
 
     def __init__(self, module, searching):
-        self.convolutions = iter([m for m in module.modules() if isinstance(m, Convolution)])
+        self.convolutions = iter([m for m in module.modules() if isinstance(m, Convolution | nn.Conv2d)])
         self.norms = iter([m for m in module.modules() if isinstance(m, nn.BatchNorm2d)])
         self.searching = searching
 
