@@ -69,7 +69,7 @@ def check(
     Raises:
         ValueError: If the subject is none of these, or there is no formula to compare with.
     """
-    subject = as_space(subject) if isinstance(subject, str) else subject
+    subject = as_space(subject) if isinstance(subject, str | Space) else subject
     if isinstance(subject, Space | nn.Module):
         if method is None:
             raise invalid("check", "method must stand beside a space or a supernet", "none")

@@ -1,5 +1,6 @@
 """A space of one's own, from a Python file."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 
 from fastnas.errors import describe, invalid, require, require_type
 from fastnas.seeds import torch_seed
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.registry import SPACES, space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.candidates import build_candidate
@@ -24,13 +26,16 @@ def as_space(space: object, where: str = "space") -> Space:
         where: The beginning of errors.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none of these, or an operation of one's own does not suit a search, see :func:`try_space`.
     """
     if isinstance(space, str):
         return load_space(space)
     if callable(space) and not isinstance(space, type):
         space = run_user_code(space, "space()", None, where)
-    return require_type(where, "space", space, Space, "The order of arguments is space, method, data.")
+    found = require_type(where, "space", space, Space, "The order of arguments is space, method, data.")
+    if isinstance(found, CellSpace) and isinstance(found.operations, Mapping):  # one's own
+        try_space(found)
+    return found
 
 
 def load_space(name: str) -> Space:

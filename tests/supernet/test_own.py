@@ -2,10 +2,12 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import fastnas
 from fastnas.cli.main import main
@@ -168,3 +170,20 @@ def test_trying_a_space_leaves_the_global_generator_alone(named):
     state = torch.get_rng_state()
     load_space(named())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (lambda channels: nn.Dropout(0.5), "it must be a function of its input alone"),
+        (nn.BatchNorm2d, "it must keep no buffers while searching"),
+    ],
+    ids=["dropout", "statistics"],
+)
+@pytest.mark.parametrize("verb", [fastnas.search, fastnas.check])
+def test_operations_of_ones_own_are_tried_from_python_too(verb, body, message):
+    operations = {"mine": lambda channels, stride, searching: body(channels)}
+    space = replace(fastnas.spaces.NASBENCH201, name="mine", primitives=("skip_connect", "mine"), operations=operations)
+    arguments = ["digits"] if verb is fastnas.search else []
+    with pytest.raises(ValueError, match=message):
+        verb(space, "darts", *arguments)
