@@ -5,6 +5,7 @@ lets the supernet score them all by batch statistics on held-out images, and tra
 (Jamieson and Talwalkar, 2016, arXiv:1502.07943): the better half of a rung goes on for twice the steps.
 """
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ from fastnas.training.config import RetrainConfig, SearchConfig
 
 OnRung = Callable[["Rung"], None]
 OnStep = Callable[[int, int], None]
+DIVERGED = sys.float_info.max
+"""The loss of a network that diverged: the last of every order, and a number that JSON can hold."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Rung:
         genotype: The architecture, as text.
         origin: Where it comes from, see :class:`fastnas.selection.proposals.Proposal`.
         steps: Training steps of its own that it has had.
-        loss: Mean cross-entropy on the held-out images, in nats.
+        loss: Mean cross-entropy on the held-out images, in nats; :data:`DIVERGED` where it is no number.
         accuracy: Share of them that were classified rightly.
         seconds: What it took to train and measure.
     """
@@ -178,9 +181,13 @@ class _Log:
         one = self.known.get((rung, steps, text))
         if one is None:
             started = perf_counter()
-            means = measure()
+            try:
+                means = measure()
+                loss, accuracy = means.loss, means.accuracy
+            except FloatingPointError:
+                loss, accuracy = DIVERGED, 0.0
             seconds = perf_counter() - started
-            one = Rung(rung, text, proposal.origin, steps, means.loss, means.accuracy, seconds)
+            one = Rung(rung, text, proposal.origin, steps, loss, accuracy, seconds)
             self.known[rung, steps, text] = one
             if self.path is not None:
                 append_json_line(self.path, asdict(one))

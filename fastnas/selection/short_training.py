@@ -110,7 +110,8 @@ class ShortTraining:
                     nn.utils.clip_grad_norm_(self.network.parameters(), self.size.grad_clip)
                 self.optimizer.step()
                 self.step += 1
-        if self.path is not None:
+        diverged = not all(p.isfinite().all() for p in self.network.parameters())
+        if self.path is not None and not diverged:  # whoever goes on sees it diverge again
             state = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": steps}
             save_checkpoint(self.path, self.identity, state)
         return self.network.eval()
