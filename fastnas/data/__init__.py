@@ -1,5 +1,6 @@
 """Images: where they come from, how they are divided, and in which order they arrive."""
 
+from fastnas.data.arrays import from_arrays, from_dataset
 from fastnas.data.broken import BrokenImages
 from fastnas.data.config import Augment, Colour, DataConfig, Decoder
 from fastnas.data.contents import digest_data
@@ -37,6 +38,8 @@ __all__ = [
     "digest_data",
     "divide",
     "evaluation_batches",
+    "from_arrays",
+    "from_dataset",
     "hold_out",
     "list_sources",
     "load_data",

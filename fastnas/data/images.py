@@ -80,6 +80,7 @@ class ImageData:
         fit: How images of another shape were brought to the resolution.
         augment: The name of the augmentation, or ``own``.
         notes: What was found out and decided, a sentence each.
+        values: Of arrays that are no pixels of 8 bits, the numbers that became 0 and 255.
     """
 
     name: str
@@ -95,6 +96,7 @@ class ImageData:
     fit: Fit = "squeeze"
     augment: str = "none"
     notes: tuple[str, ...] = ()
+    values: tuple[float, float] | None = None
 
     @property
     def identity(self) -> list[Any]:
@@ -115,6 +117,7 @@ class ImageData:
             "large": self.large,
             "fit": self.fit,
             "augment": self.augment,
+            "values": None if self.values is None else list(self.values),
             "statistics": None if statistics is None else {"mean": statistics.mean, "std": statistics.std},
             "notes": list(self.notes),
         }

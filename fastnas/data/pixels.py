@@ -53,7 +53,7 @@ class Normalise:
 
     def __call__(self, images: Tensor) -> Tensor:
         mean, std = _moments(self.statistics, images.device)
-        return images.contiguous().to(torch.float32).mul_(1 / 255).sub_(mean).div_(std)
+        return images.contiguous().to(torch.float32, copy=True).mul_(1 / 255).sub_(mean).div_(std)
 
 
 @cache

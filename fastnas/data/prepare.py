@@ -248,6 +248,13 @@ def _warn_of_sizes(look: _Look, size: tuple[int, int], fit: str, notes: list[str
         )
 
 
+def say(data: ImageData, text: str) -> ImageData:
+    """``data`` with a warning, which its notes keep."""
+    notes = list(data.notes)
+    _warn(notes, text)
+    return replace(data, notes=tuple(notes))
+
+
 def _warn(notes: list[str], text: str) -> None:
     notes.append(text)
     warnings.warn(text, DataWarning, stacklevel=4)
@@ -279,6 +286,4 @@ def _compare_classes(data: ImageData) -> ImageData:
     least = np.where(counts > 0, counts, counts.max() + 1).argmin()
     most, fewest = (data.classes[int(i)] for i in (counts.argmax(), least))
     text = f"classes are unequal, {there.max()} images of {most} and {there.min()} of {fewest}: accuracy favours {most}"
-    notes = list(data.notes)
-    _warn(notes, text)
-    return replace(data, notes=tuple(notes))
+    return say(data, text)

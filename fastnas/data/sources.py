@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastnas.data.arrays import from_arrays, from_dataset
 from fastnas.data.broken import first_sentence
 from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
@@ -67,15 +68,21 @@ def as_data(data: object, where: str = "data") -> ImageData:
     """Return images, from the images themselves or from what names them.
 
     Args:
-        data: An :class:`ImageData`, or the ``source`` of :func:`load_data`.
+        data: An :class:`ImageData`; the ``source`` of :func:`load_data`; a pair of images and labels, or a pair of such
+            pairs to train and to test on (:func:`from_arrays`); or a map-style data set (:func:`from_dataset`).
         where: The beginning of errors.
 
     Raises:
-        ValueError: If it is neither, or the name or the folder is not as described.
+        ValueError: If it is none of these, or the name or the folder is not as described.
     """
     if isinstance(data, str | Path):
         return load_data(str(data))
-    return require_type(where, "data", data, ImageData, f"Or give {list_sources()}.")
+    if isinstance(data, tuple | list) and len(data) == 2:
+        parts: Any = data if isinstance(data[0], tuple | list) else [data]
+        return from_arrays(*parts)
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return from_dataset(data)
+    return require_type(where, "data", data, ImageData, f"Or give {list_sources()}, arrays or a data set.")
 
 
 def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # noqa: B008

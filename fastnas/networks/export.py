@@ -19,7 +19,7 @@ ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2", "torchscript": ".pt"}
 
 
 class WithPreprocessing(nn.Module):
-    """A network that reads values in [0, 255].
+    """A network that reads pixels in [0, 255], or numbers in the unit of the arrays that it was trained on.
 
     Args:
         network: Reads normalised images.
@@ -31,8 +31,9 @@ class WithPreprocessing(nn.Module):
         self.network = network
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(preprocessing.mean)[:, None, None])
-        self.register_buffer("std", 255 * torch.tensor(preprocessing.std)[:, None, None])
+        low, high = preprocessing.unit
+        self.register_buffer("mean", low + (high - low) * torch.tensor(preprocessing.mean)[:, None, None])
+        self.register_buffer("std", (high - low) * torch.tensor(preprocessing.std)[:, None, None])
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network((images - self.mean) / self.std)
@@ -48,7 +49,8 @@ def export(
         path: The file.
         to: Its format.
         dynamic_batch: Whether it takes any number of images; otherwise one.
-        with_preprocessing: Whether it takes values in [0, 255] instead of normalised ones.
+        with_preprocessing: Whether it takes pixels in [0, 255], or numbers in the unit of the arrays that it was
+            trained on, instead of normalised ones.
 
     Returns:
         The largest absolute difference of logits.
@@ -61,7 +63,8 @@ def export(
     image = model.preprocessing
     number = 2 if dynamic_batch else 1
     example = torch.rand(number, image.channels, *height_and_width(image.resolution))
-    example = 255 * example if with_preprocessing else example
+    low, high = image.unit
+    example = low + (high - low) * example if with_preprocessing else example
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

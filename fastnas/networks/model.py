@@ -38,6 +38,7 @@ class Preprocessing:
         std: Likewise, the standard deviation.
         fit: How an image of another shape gets to the resolution.
         margin: With ``crop``, whether the image first covers a size larger by 256/224.
+        values: Of networks that were trained on arrays, the numbers that stand for 0 and 255 of a pixel.
     """
 
     channels: int
@@ -46,11 +47,16 @@ class Preprocessing:
     std: tuple[float, ...]
     fit: Fit = "crop"
     margin: bool = False
+    values: tuple[float, float] | None = None
 
     def __call__(self, image: Image.Image | Path | str) -> Tensor:
         """One image, or its file, as float32 ``[channels, height, width]``."""
         from fastnas.networks.preprocessing import FitTo, read_pixels  # noqa: PLC0415  (torchvision takes a second)
 
+        if self.values not in (None, (0.0, 1.0)):
+            rule = "the network must have been trained on images"
+            remedy = "Give model(...) a batch of such arrays that preprocessing.normalize has been applied to."
+            raise invalid("predict", rule, f"arrays of values from {self.values[0]:g} to {self.values[1]:g}", remedy)
         if not isinstance(image, Image.Image):
             try:
                 with Image.open(image) as file:
@@ -60,12 +66,18 @@ class Preprocessing:
         if image.mode.startswith(("I", "F")):
             raise invalid("image", "pixels must have 8 bits a channel", f"mode {image.mode}", "Convert it to 8 bits.")
         fitted = FitTo(height_and_width(self.resolution), self.fit, self.margin)(read_pixels(image, self.channels))
-        return self.normalize(fitted)
+        return self.normalize(fitted if self.values is None else fitted / 255)
 
-    def normalize(self, pixels: Tensor) -> Tensor:
-        """From values in [0, 255], ``[..., C, H, W]``, to what the network reads."""
-        mean, std = (torch.tensor(x, device=pixels.device)[:, None, None] for x in (self.mean, self.std))
-        return (pixels / 255 - mean) / std
+    @property
+    def unit(self) -> tuple[float, float]:
+        """The numbers that stand for black and white in what :meth:`normalize` takes."""
+        return (0.0, 255.0) if self.values is None else self.values
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """From pixels in [0, 255], or numbers as the arrays hold, ``[..., C, H, W]``, to what the network reads."""
+        mean, std = (torch.tensor(x, device=values.device)[:, None, None] for x in (self.mean, self.std))
+        low, high = self.unit
+        return ((values - low) / (high - low) - mean) / std
 
 
 def find_preprocessing(
@@ -74,6 +86,7 @@ def find_preprocessing(
     resolution: Resolution,
     fit: Fit = "crop",
     margin: bool = False,
+    values: tuple[float, float] | None = None,
 ) -> Preprocessing:
     """The numbers of ``normalise``, a function from uint8 images to float32 that is affine in each channel.
 
@@ -87,7 +100,7 @@ def find_preprocessing(
     if not torch.allclose(middle, dark + (light - dark) / 5, atol=1e-5):
         raise invalid("model", "the normalisation of the images must be affine", "another function")
     std = 1 / (light - dark)
-    return Preprocessing(channels, resolution, tuple((-dark * std).tolist()), tuple(std.tolist()), fit, margin)
+    return Preprocessing(channels, resolution, tuple((-dark * std).tolist()), tuple(std.tolist()), fit, margin, values)
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def retrain(
     accuracy = history[-1]["test_accuracy"]
     measured = {"test_accuracy": accuracy, "num_params": cost[0], "multiply_adds": cost[1]}
     image = find_preprocessing(
-        data.normalise, data.channels, data.resolution, data.fit, margin=data.large and data.fit == "crop"
+        data.normalise, data.channels, data.resolution, data.fit, data.large and data.fit == "crop", data.values
     )
     written, space = describe_space(genotype, own)
     sizes = (config.channels, config.cells, data.large)

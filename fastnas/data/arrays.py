@@ -1,0 +1,284 @@
+"""Data sets of one's own objects: arrays, tensors, and map-style data sets of PyTorch or Hugging Face."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastnas.data.config import WHERE, DataConfig
+from fastnas.data.division import class_balanced_fraction
+from fastnas.data.images import ImageData, ImageSet, Items
+from fastnas.data.prepare import LOOKED_AT, Defaults, check_labels, prepare, say
+from fastnas.errors import describe, invalid
+from fastnas.seeds import torch_seed
+
+HELD_OUT = 0.2  # of the images, class by class, where no test part is given
+Pair = tuple[Any, Any]
+
+
+def from_arrays(
+    train: Pair,
+    test: Pair | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    config: DataConfig = DataConfig(),  # noqa: B008
+    augment: Callable[[Any], Tensor] | None = None,
+    name: str = "arrays",
+) -> ImageData:
+    """Make a data set of arrays or tensors.
+
+    Args:
+        train: Images ``[N, C, H, W]``, ``[N, H, W, C]`` with 1, 3 or 4 channels, or ``[N, H, W]``, and labels ``[N]``.
+            Images are uint8, or numbers of another type, which are scaled: [0, 1] if they lie in it, and otherwise from
+            the lowest to the highest of the training images. A network sees them with mean 0 and deviation 1.
+        test: The same to test on; without it a fifth of ``train`` is held out, class by class, the same for every seed.
+        classes: Their names; without them the numbers up to the highest label.
+        config: What to do with the images.
+        augment: A transform of images ``[C, H, W]`` in place of a named one.
+        name: What runs and reports call it.
+
+    Raises:
+        ValueError: If shapes, types or labels are not as described, or a number is not finite.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastnas.data import from_arrays
+        >>> images, labels = np.zeros((40, 16, 24), np.uint8), np.arange(40) % 2
+        >>> from_arrays((images, labels)).resolution
+        (16, 24)
+    """
+    pairs = [_as_images(*_unpack(pair)) for pair in (train, test) if pair is not None]
+    channels = {x.shape[1] for x, _ in pairs}
+    if len(channels) > 1:
+        raise invalid(WHERE, "images to train on and to test on must have as many channels", sorted(channels))
+    values = None if pairs[0][0].dtype == np.uint8 else _range(pairs[0][0])
+    sets = [ImageSet(y, Items(x if values is None else _scale(x, values))) for x, y in pairs]
+    if values is None and any(x.dtype != np.uint8 for x, _ in pairs):
+        raise invalid(WHERE, "images to test on must be uint8, as those to train on", [str(x.dtype) for x, _ in pairs])
+    return _prepare(name, sets, classes, config, channels.pop(), values, augment)
+
+
+def from_dataset(
+    train: Any,
+    test: Any = None,
+    *,
+    classes: Sequence[str] | None = None,
+    config: DataConfig = DataConfig(),  # noqa: B008
+    augment: Callable[[Any], Tensor] | None = None,
+    name: str | None = None,
+) -> ImageData:
+    """Make a data set of a map-style data set, whose images are read when they are needed.
+
+    Args:
+        train: A ``torch.utils.data.Dataset`` of pairs (image, label), the image a PIL image or a tensor ``[C, H, W]``;
+            or a ``datasets.Dataset`` of Hugging Face with a column of images and one of class labels.
+        test: The same to test on; without it a fifth of ``train`` is held out, class by class, the same for every seed.
+        classes: Their names; without them those that the data set knows, or the numbers up to the highest label.
+        config: What to do with the images.
+        augment: A transform of uint8 images ``[C, H, W]`` in place of a named one.
+        name: What runs and reports call it; without it the name of the class.
+
+    Raises:
+        ValueError: If an item is no such pair, or labels are no classes.
+    """
+    name = type(train).__name__ if name is None else name
+    tensors: list[Any] = [getattr(part, "tensors", ()) for part in (train, test) if part is not None]
+    if all(len(pair) == 2 for pair in tensors):  # a TensorDataset
+        pairs = [(pair[0], pair[1]) for pair in tensors]
+        return from_arrays(*pairs, classes=classes, config=config, augment=augment, name=name)
+    sources = [_adapt(part) for part in (train, test) if part is not None]
+    for source in sources:
+        if source.count == 0:
+            raise invalid(WHERE, "a data set must hold images", "none")
+    first = sources[0].image(0)
+    if not isinstance(first, Image.Image | Tensor):
+        raise invalid(WHERE, "an image must be a PIL image or a tensor [C, H, W]", describe(first))
+    labels = [source.labels() for source in sources]
+    values, channels = None, None
+    if isinstance(first, Tensor):
+        if first.ndim != 3:
+            raise invalid(WHERE, "a tensor of an image must have the shape [C, H, W]", list(first.shape))
+        channels = len(first)
+        if first.dtype != torch.uint8:
+            places = np.unique(np.linspace(0, sources[0].count - 1, LOOKED_AT).astype(int))
+            values = _range(np.concatenate([np.asarray(sources[0].image(int(i))).reshape(-1) for i in places]))
+    sets = [
+        ImageSet(y, source.image if values is None else _Scaled(source.image, values))
+        for source, y in zip(sources, labels, strict=True)
+    ]
+    known = classes if classes is not None else sources[0].classes
+    data = _prepare(name, sets, known, config, channels, values, augment)
+    if _draws(sources[0].image):
+        text = (
+            f"{name} changes its images at random, the held-out ones among them: leave that to --augment or to augment="
+        )
+        data = say(data, text)
+    return data
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    image: Callable[[int], Tensor]
+    values: tuple[float, float]
+
+    def __call__(self, index: int) -> Tensor:
+        return torch.from_numpy(_scale(np.asarray(self.image(index)), self.values))
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The images and labels of a data set of pairs."""
+
+    dataset: Any
+    classes: Sequence[str] | None
+
+    @property
+    def count(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Any:
+        return self._item(index)[0]
+
+    def _item(self, index: int) -> Any:
+        item = self.dataset[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise invalid(WHERE, "an item of a data set must be a pair of image and label", describe(item))
+        return item
+
+    def labels(self) -> np.ndarray:
+        known = getattr(self.dataset, "targets", getattr(self.dataset, "labels", None))
+        if known is None or callable(known) or len(known) != self.count:
+            known = [self._item(index)[1] for index in range(self.count)]  # reads every image once
+        return _as_labels(known)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The images and labels of a table of Hugging Face."""
+
+    dataset: Any
+    image_column: str
+    label_column: str
+    classes: Sequence[str] | None
+
+    @property
+    def count(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Any:
+        return self.dataset[index][self.image_column]
+
+    def labels(self) -> np.ndarray:
+        return _as_labels(self.dataset[self.label_column])
+
+
+def _adapt(dataset: Any) -> _Pairs | _Columns:
+    features: Any = getattr(dataset, "features", None)
+    if hasattr(features, "items"):
+        kinds = {name: type(feature).__name__ for name, feature in features.items()}
+        images = [name for name, kind in kinds.items() if kind == "Image"]
+        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
+        if not images or not labels:
+            rule = "a data set must have a column of images and one of class labels"
+            raise invalid(WHERE, rule, ", ".join(f"{name}: {kind}" for name, kind in kinds.items()))
+        names = getattr(features[labels[0]], "names", None)
+        return _Columns(dataset, images[0], labels[0], names)
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        remedy = "An iterable has no order that a seed decides: give a map-style data set, or arrays."
+        raise invalid(WHERE, "a data set must have a length and items", describe(dataset), remedy)
+    names = getattr(dataset, "classes", None)
+    return _Pairs(dataset, list(map(str, names)) if isinstance(names, list | tuple) else None)
+
+
+def _unpack(pair: Any) -> Pair:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise invalid(WHERE, "arrays must be a pair of images and labels", describe(pair))
+    return pair[0], pair[1]
+
+
+def _as_images(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images), _as_labels(labels)
+    if x.dtype.kind not in "biuf":
+        raise invalid(WHERE, "images must be numbers", x.dtype)
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
+        x = x.transpose(0, 3, 1, 2)
+    if x.ndim != 4:
+        rule = "images must have the shape [N, C, H, W], [N, H, W, C] or [N, H, W]"
+        raise invalid(WHERE, rule, list(np.shape(images)))
+    if len(x) != len(y):
+        raise invalid(WHERE, "there must be one label for every image", f"{len(x)} images and {len(y)} labels")
+    if len(x) == 0:
+        raise invalid(WHERE, "a data set must hold images", "none")
+    return x, y
+
+
+def _as_labels(labels: Any) -> np.ndarray:
+    """Whole numbers stay what they are; everything else is left to whoever checks labels."""
+    y = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
+    return y.astype(np.int64) if y.dtype.kind in "iu" else y
+
+
+def _range(x: np.ndarray) -> tuple[float, float]:
+    low, high = float(x.min()), float(x.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise invalid(WHERE, "images must be finite numbers", f"values from {low} to {high}")
+    if low == high:
+        raise invalid(WHERE, "images must differ", f"{low} everywhere")
+    return (0.0, 1.0) if x.dtype.kind == "f" and low >= 0 and high <= 1 else (low, high)
+
+
+def _scale(x: np.ndarray, values: tuple[float, float]) -> np.ndarray:
+    """The values from 0 to 255, as pixels have them, but as float32 with all their levels."""
+    low, high = values
+    if not np.isfinite(x).all():
+        raise invalid(WHERE, "images must be finite numbers", "NaN or infinity")
+    return ((x.astype(np.float64) - low) * (255 / (high - low))).astype(np.float32)
+
+
+def _prepare(
+    name: str,
+    sets: Sequence[ImageSet],
+    classes: Sequence[str] | None,
+    config: DataConfig,
+    channels: int | None,
+    values: tuple[float, float] | None,
+    augment: Callable[[Any], Tensor] | None,
+) -> ImageData:
+    labels = sets[0].labels
+    if classes is None:
+        count = int(labels.max()) + 1 if labels.dtype.kind in "iu" and labels.size else 1
+        classes = [str(i) for i in range(count)]
+    if values is not None and config.augment in ("photo", "auto"):
+        rule = f"augment {config.augment} must have images of 8 bits"
+        raise invalid(WHERE, rule, "other numbers", "Choose none, crop or flip-crop, or give augment= a transform.")
+    notes = [f"values from {values[0]:g} to {values[1]:g} are scaled to those of pixels"] if values else []
+    check_labels(labels, classes)
+    if len(sets) == 1:
+        train = class_balanced_fraction(labels, 1 - HELD_OUT, seed=0)
+        test = np.setdiff1d(np.arange(len(labels)), train)
+        notes.append(f"{len(test)} images of {len(labels)} are held out to test on, as no test part is given")
+        sets = [sets[0].select(train), sets[0].select(test)]
+    defaults = Defaults(channels=channels, augment="none" if values is not None else None)
+    data = prepare(name, sets[0], sets[1], tuple(map(str, classes)), config, defaults, augment=augment)
+    return replace(data, values=values, notes=(*notes, *data.notes))
+
+
+def _draws(image: Callable[[int], Any]) -> bool:
+    """Whether an image is another one when it is asked for again."""
+    seen = []
+    for seed in (0, 1):
+        state = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed)
+        with torch_seed(seed):
+            seen.append(np.asarray(image(0)))
+        random.setstate(state[0])
+        np.random.set_state(state[1])
+    return seen[0].shape != seen[1].shape or not np.array_equal(seen[0], seen[1])

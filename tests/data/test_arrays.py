@@ -1,0 +1,141 @@
+"""Data of one's own objects: what is taken, what is refused, and that it is searched on like any other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, TensorDataset
+
+import fastnas
+from fastnas.data import DataConfig, as_data, from_arrays, from_dataset
+from fastnas.data.prepare import DataWarning
+from fastnas.training.config import RetrainConfig, SearchConfig
+
+COUNT = 60
+LABELS = np.arange(COUNT) % 3
+PIXELS = np.random.default_rng(0).integers(0, 256, (COUNT, 3, 12, 16)).astype(np.uint8)
+SEARCH = SearchConfig(channels=4, cells=3, epochs=2, batch_size=8, device="cpu")
+RETRAIN = RetrainConfig(channels=4, cells=3, epochs=1, batch_size=8)
+
+
+def seen(data, index=0):
+    """What a network sees of a training image."""
+    return data.normalise(data.eval_transform(data.train.image(index))[None])[0]
+
+
+class Pictures(Dataset):
+    classes = ("a", "b", "c")
+
+    def __init__(self, change=lambda image: image):
+        self.change = change
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        return self.change(Image.fromarray(PIXELS[index].transpose(1, 2, 0))), int(LABELS[index])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [PIXELS, PIXELS.transpose(0, 2, 3, 1), torch.from_numpy(PIXELS), PIXELS.astype(np.float32) / 255],
+    ids=["channels first", "channels last", "tensor", "numbers in [0, 1]"],
+)
+def test_images_are_the_same_however_they_come(images):
+    data, expected = from_arrays((images, LABELS)), from_arrays((PIXELS, LABELS))
+    assert (data.channels, data.resolution, data.classes) == (3, (12, 16), ("0", "1", "2"))
+    torch.testing.assert_close(seen(data), seen(expected), rtol=1e-4, atol=1e-5)
+    assert sorted(np.bincount(data.test.labels)) == [4, 4, 4]  # a fifth, class by class
+    assert any("held out" in note for note in data.notes)
+
+
+def test_numbers_keep_all_their_levels():
+    x = np.random.default_rng(1).normal(5, 3, (COUNT, 1, 12, 12))
+    data = from_arrays((x, LABELS), (x, LABELS))
+    values = torch.stack([seen(data, i) for i in range(COUNT)])
+    torch.testing.assert_close(values, torch.from_numpy((x - x.mean()) / x.std()).float(), rtol=1e-4, atol=1e-4)
+    assert data.augment == "none"
+    assert data.values == (x.min(), x.max())
+
+
+def test_sixteen_bits_and_whole_numbers_are_scaled():
+    x = (PIXELS[:, :1].astype(np.int32) - 100) * 300
+    assert seen(from_arrays((x, LABELS))).std() > 0.1
+    assert from_arrays((PIXELS[:, 0], LABELS)).channels == 1
+    assert from_arrays((np.repeat(PIXELS, 2, axis=1)[:, :4], LABELS)).channels == 4
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ((PIXELS, LABELS[:-1]), "one label for every image, got 60 images and 59 labels"),
+        ((PIXELS, LABELS.astype(float)), "labels must be whole numbers"),
+        ((PIXELS, LABELS - 1), r"labels must lie in \[0, 2\)"),
+        ((PIXELS.reshape(COUNT, -1), LABELS), r"images must have the shape \[N, C, H, W\]"),
+        ((np.full((COUNT, 12, 12), np.nan), LABELS), "finite"),
+        ((np.zeros((COUNT, 12, 12)), LABELS), "images must differ, got 0.0 everywhere"),
+        ((np.array(["a"] * COUNT), LABELS), "images must be numbers"),
+        ((PIXELS[:0], LABELS[:0]), "must hold images"),
+        (PIXELS, "pair of images and labels"),
+    ],
+)
+def test_what_is_no_data_is_one_line(train, message):
+    with pytest.raises(ValueError, match=message) as error:
+        from_arrays(train)
+    assert str(error.value).count("\n") == 0
+
+
+def test_numbers_have_no_augmentation_that_is_made_for_pixels():
+    with pytest.raises(ValueError, match="augment auto must have images of 8 bits"):
+        from_arrays((PIXELS / 255.0, LABELS), config=DataConfig(augment="auto"))
+
+
+@pytest.mark.parametrize("kind", ["pictures", "tensors"])
+def test_a_data_set_is_read_when_it_is_needed_and_knows_its_classes(kind):
+    dataset = Pictures() if kind == "pictures" else TensorDataset(torch.from_numpy(PIXELS), torch.from_numpy(LABELS))
+    data = from_dataset(dataset)
+    assert data.classes == (("a", "b", "c") if kind == "pictures" else ("0", "1", "2"))
+    torch.testing.assert_close(seen(data), seen(from_arrays((PIXELS, LABELS))), rtol=1e-4, atol=1e-5)
+
+
+def test_a_data_set_that_draws_is_warned_of():
+    with pytest.warns(DataWarning, match="changes its images at random"):
+        from_dataset(Pictures(lambda image: image.rotate(90 * int(torch.randint(4, ())))))
+
+
+def test_an_iterable_is_refused():
+    with pytest.raises(ValueError, match="must have a length and items"):
+        from_dataset(iter([]))
+    with pytest.raises(ValueError, match=r"Or give digits, .* arrays or a data set"):
+        as_data(3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("data", [Pictures(), (PIXELS / 255.0, LABELS)], ids=["data set", "arrays"])
+def test_a_search_runs_and_repeats(data, workers):
+    found = [fastnas.search("darts", "darts", data, replace(SEARCH, workers=number)) for number in (0, workers)]
+    assert all(torch.equal(found[0].alpha[name], found[1].alpha[name]) for name in found[0].alpha)
+
+
+def test_a_model_of_arrays_reads_arrays_and_refuses_image_files(tmp_path):
+    x = np.random.default_rng(1).normal(5, 3, (COUNT, 1, 16, 16)).astype(np.float32)
+    data = from_arrays((x, LABELS))
+    fastnas.retrain("DARTS_V2", data, RETRAIN).save(tmp_path / "model")
+    model = fastnas.load(tmp_path / "model")
+    normalised = model.preprocessing.normalize(torch.from_numpy(x))
+    torch.testing.assert_close(normalised.mean(), torch.zeros(()), atol=0.1, rtol=0)
+    assert model(normalised).shape == (COUNT, 3)
+    with pytest.raises(ValueError, match="the network must have been trained on images, got arrays of values"):
+        model.predict([Image.new("L", (16, 16))])
+
+
+def test_a_table_of_hugging_face_is_read_by_its_columns():
+    datasets = pytest.importorskip("datasets")
+    pictures = [Image.fromarray(x.transpose(1, 2, 0)) for x in PIXELS]
+    features = datasets.Features(picture=datasets.Image(), kind=datasets.ClassLabel(names=["a", "b", "c"]))
+    table = datasets.Dataset.from_dict({"picture": pictures, "kind": LABELS.tolist()}, features=features)
+    data = as_data(table)
+    assert data.classes == ("a", "b", "c")
+    torch.testing.assert_close(seen(data), seen(from_arrays((PIXELS, LABELS))), rtol=1e-4, atol=1e-5)
