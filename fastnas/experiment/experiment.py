@@ -195,6 +195,7 @@ def find(
     """
     if ranks.is_first and not (folder / "config.json").exists():
         write_json(folder / "config.json", experiment_to_json(experiment))
+        write_json(folder / "data.json", parts.data.describe())
     if ranks.is_first and parts.space.name not in SPACES:
         write_json(folder / "space.json", space_to_json(parts.space))
     config = experiment.config if device is None else replace(experiment.config, device=device)

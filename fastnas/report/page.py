@@ -1,5 +1,6 @@
 """One self-contained page about a run, finished or not."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def write_report(run: Path) -> Path:
     records = read_json_lines(run / "metrics.jsonl")
     comparison: Any = read_json(run / "comparison.json") if (run / "comparison.json").exists() else {}
     networks = comparison.get("networks", [])
+    data: Any = read_json(run / "data.json") if (run / "data.json").exists() else {}
     genotype = _genotype(run, records, own)
     environment = Environment(
         loader=PackageLoader("fastnas.report", "."), autoescape=select_autoescape(), undefined=StrictUndefined
@@ -58,6 +60,8 @@ def write_report(run: Path) -> Path:
         subject=[settings.get("method", "?"), space.name, settings.get("data", "?")],
         accuracies=accuracies(networks),
         verdict=verdict(networks),
+        sampling=sampling_error(networks, data.get("test_images")),
+        notes=data.get("notes", []),
         epochs=(len(records), records[-1]["epochs"] if records else "?"),
         cells=list(_cells(genotype, space)),
         genotype=genotype_to_text(genotype) if genotype else None,
@@ -69,6 +73,7 @@ def write_report(run: Path) -> Path:
         rungs=list(_rungs(run)),
         networks=networks,
         retraining=_retraining(run),
+        data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
         versions=settings.get("versions", {}),
     )
@@ -115,6 +120,22 @@ def verdict(networks: Sequence[Mapping[str, Any]]) -> str | None:
     )
 
 
+def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | None) -> str | None:
+    """How far two equally good networks may be apart by chance; ``None`` before there is anything to compare.
+
+    The half width of the interval of 95 % for the difference of two proportions of ``test_images`` each, at the mean
+    accuracy; retraining adds noise of its own.
+    """
+    found, random = _found_and_random(networks)
+    if found is None or not random or not test_images:
+        return None
+    known = [found, *random]
+    mean = min(sum(known) / len(known), 1 - 1 / (2 * test_images))  # a perfect score has an error, too
+    half = 1.96 * math.sqrt(2 * mean * (1 - mean) / test_images)
+    by_chance = "By chance alone, two equally good networks differ by up to"
+    return f"{by_chance} {_points(half)} on {test_images:,} test images (95 %)."
+
+
 def _points(difference: float) -> str:
     return f"{100 * difference:.2f} points"
 
@@ -141,13 +162,13 @@ def _rungs(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Settings as dotted names and texts."""
+    """Settings that have a value, as dotted names and texts."""
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             yield from flatten(value, f"{name}.")
-        else:
-            yield name, "–" if value is None else str(value)
+        elif value is not None:
+            yield name, str(value)
 
 
 def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: Space | None) -> Genotype | None:

@@ -84,7 +84,15 @@ def uninterrupted(tmp_path_factory):
 
 def test_a_search_leaves_a_run_folder_with_everything(uninterrupted):
     run, output = uninterrupted
-    for name in ("config.json", "genotype.json", "metrics.jsonl", "comparison.json", "checkpoint.pt", "report.html"):
+    for name in (
+        "config.json",
+        "data.json",
+        "genotype.json",
+        "metrics.jsonl",
+        "comparison.json",
+        "checkpoint.pt",
+        "report.html",
+    ):
         assert (run / name).stat().st_size > 0
     assert list((run / "events").glob("events.out.tfevents.*"))
     genotype = genotype_to_text(read_genotype(str(run / "genotype.json")))

@@ -4,7 +4,7 @@ import pytest
 
 from fastnas.files import append_json_line, write_json
 from fastnas.report.curves import eigenvalue_figure
-from fastnas.report.page import accuracies, flatten, verdict, write_report
+from fastnas.report.page import accuracies, flatten, sampling_error, verdict, write_report
 
 
 def network(name, accuracy):
@@ -98,8 +98,26 @@ def test_without_networks_there_is_neither_a_number_nor_a_verdict():
 
 
 def test_settings_are_flattened_to_dotted_names():
-    nested = {"a": {"b": {"c": None}, "d": [1, 2]}, "e": "x"}
-    assert list(flatten(nested)) == [("a.b.c", "–"), ("a.d", "[1, 2]"), ("e", "x")]
+    nested = {"a": {"b": {"c": None, "f": 0}, "d": [1, 2]}, "e": "x"}
+    assert list(flatten(nested)) == [("a.b.f", "0"), ("a.d", "[1, 2]"), ("e", "x")]  # what is unset is left out
+
+
+def test_what_chance_alone_does_is_said_beside_the_verdict(finished):
+    both = [network("searched", 0.9), network("random_1", 0.9)]
+    assert "differ by up to 5.88 points on 200 test images (95 %)" in sampling_error(
+        both, 200
+    )  # 1.96 sqrt(2 .9 .1/200)
+    perfect = [network("searched", 1.0), network("random_1", 1.0)]
+    assert "up to 0.98 points on 200" in sampling_error(perfect, 200)
+    assert sampling_error(both[:1], 200) is None
+    write_json(
+        finished / "data.json",
+        {"test_images": 200, "resolution": [24, 96], "notes": ["resolution 24x96: the commonest"]},
+    )
+    page = write_report(finished).read_text()
+    assert "on 200 test images" in page
+    assert "resolution 24x96: the commonest" in page
+    assert "[24, 96]" in page
 
 
 def test_a_configuration_without_a_space_is_refused(tmp_path):
