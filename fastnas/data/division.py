@@ -68,8 +68,21 @@ def split_halves(
     return for_weights, for_alpha
 
 
-def steps_per_epoch(num_images: int, batch_size: int, what: str = "the training images") -> int:
-    """Full batches in one pass; an incomplete one is dropped.
+LEAST = 2
+"""Images of an incomplete batch, below which it has no statistics to be normalised by."""
+
+
+def steps_per_epoch(
+    num_images: int, batch_size: int, what: str = "the training images", *, drop_last: bool = True
+) -> int:
+    """Batches of one pass.
+
+    Args:
+        num_images: In the pass.
+        batch_size: Of a full batch.
+        what: The images, in words.
+        drop_last: Leave the incomplete batch out; one of a single image is left out in any case, since it has no
+            statistics to be normalised by.
 
     Raises:
         ValueError: If there is not even one.
@@ -77,7 +90,7 @@ def steps_per_epoch(num_images: int, batch_size: int, what: str = "the training 
     require(batch_size >= 1, WHERE, "batch_size must be at least 1", batch_size)
     rule = f"batch_size must not exceed {what} ({num_images})"
     require(batch_size <= num_images, WHERE, rule, batch_size, "Lower --batch-size or raise --train-fraction.")
-    return num_images // batch_size
+    return num_images // batch_size + (not drop_last and num_images % batch_size >= LEAST)
 
 
 def _cut_classes(indices: np.ndarray, labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

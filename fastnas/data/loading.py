@@ -35,6 +35,7 @@ class Batch(NamedTuple):
 class _Key(NamedTuple):
     index: int
     seed: int
+    group: int = 0  # of the batch: its images are those of one half
 
 
 class _Failure(NamedTuple):
@@ -43,9 +44,10 @@ class _Failure(NamedTuple):
 
     name: str
     got: str
+    group: int = 0
 
 
-_Sample = tuple[Tensor, int]
+_Sample = tuple[Tensor, int, int]
 
 
 class _Loaded(NamedTuple):
@@ -61,37 +63,38 @@ class _Samples(Dataset):
         self.images, self.transform = images, transform
 
     def __getitem__(self, key: _Key) -> _Sample | _Failure:
-        index, seed = key
+        index, seed, group = key
         try:
             with torch_seed(seed):
-                return self.transform(self.images.image(index)), int(self.images.labels[index])
+                return self.transform(self.images.image(index)), int(self.images.labels[index]), group
         except UnreadableImage as error:
-            return _Failure(error.name, error.got)
+            return _Failure(error.name, error.got, group)
 
 
 @dataclass(frozen=True)
 class _Collate:
-    """Stack samples, in groups of ``group``, in which one that can be read takes the place of one that cannot.
+    """Stack samples, in whose groups one that can be read takes the place of one that cannot.
 
-    A batch keeps its size so, and no image of a half gets into the other. With ``group`` 0 it gets smaller instead.
+    A batch keeps its size so, and no image of a half gets into the other. Unless it ``replaces``, it gets smaller
+    instead.
     """
 
-    group: int
+    replaces: bool
 
     def __call__(self, samples: Sequence[_Sample | _Failure]) -> _Loaded:
         failures = [sample for sample in samples if isinstance(sample, _Failure)]
-        size = self.group or len(samples)
-        groups = [samples[start : start + size] for start in range(0, len(samples), size)]
+        numbers = [sample.group if isinstance(sample, _Failure) else sample[2] for sample in samples]
+        groups = [[s for s, n in zip(samples, numbers, strict=True) if n == number] for number in sorted({*numbers})]
         readable = [self._readable(group) for group in groups]
         read = [sample for group in readable for sample in group]
-        if not read or (self.group and not all(readable)):
+        if not read or (self.replaces and not all(readable)):
             return _Loaded(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), failures)
-        images, labels = zip(*read, strict=True)
+        images, labels, _ = zip(*read, strict=True)
         return _Loaded(_stacked(images), torch.tensor(labels), failures)
 
     def _readable(self, group: Sequence[_Sample | _Failure]) -> list[_Sample]:
         read = [sample for sample in group if not isinstance(sample, _Failure)]
-        missing = len(group) - len(read) if self.group and read else 0
+        missing = len(group) - len(read) if self.replaces and read else 0
         return read + [read[i % len(read)] for i in range(missing)]
 
 
@@ -107,10 +110,23 @@ def _stacked(images: Sequence[Tensor]) -> Tensor:
 class _Passes:
     """Permutation after permutation of some images, cut into batches."""
 
-    def __init__(self, indices: np.ndarray, batch_size: int, seed: int, consumer: str, what: str) -> None:
+    def __init__(
+        self,
+        indices: np.ndarray,
+        batch_size: int,
+        seed: int,
+        consumer: str,
+        what: str,
+        drop_last: bool = True,
+        group: int = 0,
+    ) -> None:
         self.indices, self.batch_size, self.seed, self.consumer = indices, batch_size, seed, consumer
-        self.steps = steps_per_epoch(len(indices), batch_size, what)
+        self.steps, self.group = steps_per_epoch(len(indices), batch_size, what, drop_last=drop_last), group
         self.number, self.order = -1, indices
+
+    def size(self, step: int) -> int:
+        """Images of the batch of a step."""
+        return min(self.batch_size, len(self.indices) - step % self.steps * self.batch_size)
 
     def keys(self, step: int) -> list[_Key]:
         number, position = divmod(step, self.steps)
@@ -119,7 +135,8 @@ class _Passes:
             self.number, self.order = number, rng.permutation(self.indices)
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         source = np.random.default_rng(stream(self.seed, f"{self.consumer} augmentation", step))
-        return [_Key(int(i), int(s)) for i, s in zip(chosen, source.integers(2**62, size=len(chosen)), strict=True)]
+        seeds = source.integers(2**62, size=len(chosen))
+        return [_Key(int(i), int(s), self.group) for i, s in zip(chosen, seeds, strict=True)]
 
 
 def _load(
@@ -130,12 +147,12 @@ def _load(
     workers: int,
     device: torch.device,
     broken: BrokenImages,
-    group: int = 0,
+    replaces: bool = False,
 ) -> Iterator[Batch]:
     loader = DataLoader(
         _Samples(images, transform),
         batch_sampler=batches,
-        collate_fn=_Collate(group),
+        collate_fn=_Collate(replaces),
         num_workers=workers,
         pin_memory=device.type == "cuda",
         # It seeds workers, whose own randomness nothing uses; without it, torch's global generator would move
@@ -143,9 +160,11 @@ def _load(
     )
     for loaded in loader:
         for failure in loaded.failures:
-            broken.add(UnreadableImage(*failure))
+            broken.add(UnreadableImage(failure.name, failure.got))
         rule = "a batch must have an image of each half that can be read"
-        require(group == 0 or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files.")
+        require(
+            not replaces or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files."
+        )
         if len(loaded.labels):
             pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
             yield Batch(data.normalise(pixels), labels)
@@ -178,6 +197,7 @@ def paired_batches(
     device: torch.device = CPU,
     broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
+    drop_last: bool = True,
 ) -> Iterator[tuple[Batch, Batch | None]]:
     """For every step one batch for the weights and one for alpha, each half in permutations of its own.
 
@@ -195,22 +215,24 @@ def paired_batches(
         broken: Counts images that cannot be read; another one of the same batch and half takes the place of each.
             Without it, the first ends the run.
         ranks: The processes that share every batch; each gets its part of both.
+        drop_last: Leave out the incomplete batch at the end of a pass; several processes do in any case.
 
     Raises:
         ValueError: At once if a half does not fill a batch, and on the way if too many images cannot be read.
     """
-    for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights")
-    for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha")
+    drop_last = drop_last or ranks.size > 1
+    for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights", drop_last)
+    for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha", drop_last, group=1)
 
     def keys(step: int) -> list[_Key]:
         part = ranks.part(batch_size)
         return for_weights.keys(step)[part] + (for_alpha.keys(step)[part] if step >= search_from_step else [])
 
     steps = range(first_step, first_step + num_steps)
-    every, size = _Lazily(keys, steps), batch_size // ranks.size
-    broken = broken or BrokenImages()
-    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, size)
-    return (_part(batch, size) for batch in loaded)
+    every, broken = _Lazily(keys, steps), broken or BrokenImages()
+    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, True)
+    sizes = (for_weights.size(step) // ranks.size for step in steps)
+    return (_part(batch, size) for batch, size in zip(loaded, sizes, strict=True))
 
 
 def _part(batch: Batch, size: int) -> tuple[Batch, Batch | None]:
@@ -231,18 +253,19 @@ def training_batches(
     device: torch.device = CPU,
     broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
+    drop_last: bool = True,
 ) -> Iterator[Batch]:
     """Augmented batches of ``indices``, pass after pass; see :func:`paired_batches` for the arguments.
 
     Args:
         cutout: Side in pixels of the square blanked in every image; 0 for none.
     """
-    passes = _Passes(indices, batch_size, seed, "retraining", "the training images")
+    passes = _Passes(indices, batch_size, seed, "retraining", "the training images", drop_last or ranks.size > 1)
     steps = range(first_step, first_step + num_steps)
     part, own = ranks.part(batch_size), (ranks.index,) if ranks.index else ()
     every = _Lazily(lambda step: passes.keys(step)[part], steps)
     broken = broken or BrokenImages()
-    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, batch_size // ranks.size)
+    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, True)
     return (
         _with_squares(batch, cutout, stream(seed, "cutout", step, *own))
         for step, batch in zip(steps, loaded, strict=True)

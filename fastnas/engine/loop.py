@@ -116,7 +116,8 @@ def search(
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)
     halves = _halves(data, method, config)
-    steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights")
+    drop_last = config.drop_last or ranks.size > 1
+    steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights", drop_last=drop_last)
     steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
     config = with_rates(config, method, steps)
     require_stages(method, config)
@@ -275,6 +276,7 @@ def _batches(run: Run) -> Batches:
             ranks=run.ranks,
             device=run.device,
             broken=run.broken,
+            drop_last=run.config.drop_last,
         )
     )
 

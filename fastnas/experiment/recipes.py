@@ -168,7 +168,13 @@ RECIPES: Mapping[str, Experiment] = {
             channels=16, cells=8, epochs=120, batch_size=48, weight_lr=0.025, weight_lr_final=1e-4, alpha_lr=3e-4
         ),
         retrain=replace(
-            _CIFAR_RETRAINING, epochs=2000, batch_size=64, schedule="cosine_power", lr_final=1e-8, augment="auto"
+            _CIFAR_RETRAINING,
+            epochs=2000,
+            batch_size=64,
+            schedule="cosine_power",
+            lr_warmup_epochs=5,
+            lr_final=1e-8,
+            augment="auto",
         ),
     ),
     # Dong and Yang, 2019, arXiv:1910.04465, in the space of arXiv:2001.00326
@@ -179,9 +185,8 @@ RECIPES: Mapping[str, Experiment] = {
         config=replace(_NASBENCH201_SEARCH, epochs=250),
         retrain=_NASBENCH201_RETRAINING,
     ),
-    # Cai et al., 2019, arXiv:1812.00332, with the numbers of the published code but for four: it changes the rate with
-    # every step, smooths the labels of the search by 0.1, trains alpha on crops of the centre, and retrains without
-    # weight decay on normalisation
+    # Cai et al., 2019, arXiv:1812.00332, with the numbers of the published code but for three of the search: it changes
+    # the rate with every step, smooths the labels by 0.1, and trains alpha on crops of the centre
     "proxyless_imagenet": Experiment(
         method="proxyless_nas",
         space="proxyless",
@@ -210,8 +215,10 @@ RECIPES: Mapping[str, Experiment] = {
             epochs=300,
             batch_size=256,
             lr=0.05,
+            lr_per_step=True,
             nesterov=True,
             weight_decay=4e-5,
+            decay_norms=False,
             grad_clip=0.0,
             augment="photo",
             colour=(0.4, 0.4, 0.4, 0.1),

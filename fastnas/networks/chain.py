@@ -9,7 +9,7 @@ from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain import chain_stem
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, initialise_chain
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 
@@ -73,6 +73,7 @@ class ChainNetwork(DerivedNetwork):
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=False)
         self.num_features = shape.head
         self.classifier = nn.Linear(self.num_features, num_classes)
+        initialise_chain(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""

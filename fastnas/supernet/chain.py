@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, mbconv
+from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, initialise_chain, mbconv
 from fastnas.supernet.mix import Mix, NodeMix, at_place, built_on, node_mixes
 from fastnas.supernet.recompute import State, Unit, Word, again, through
 from fastnas_kernels.convolution import Geometry
@@ -92,6 +92,7 @@ class ChainSupernet(nn.Module):
         )
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=True)
         self.classifier = nn.Linear(shape.head, num_classes)
+        initialise_chain(self)
         self.to(memory_format=torch.channels_last)
 
     @property

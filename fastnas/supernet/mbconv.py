@@ -47,6 +47,20 @@ def mbconv(inputs: int, outputs: int, stride: int, searching: bool, *, kernel: i
     return nn.Sequential(*expand, *depthwise, project, chain_norm(outputs, searching))
 
 
+def initialise_chain(network: nn.Module) -> None:
+    """Initialise as the published code of ProxylessNAS: filters by He with the fan-out (He et al., 2015,
+    arXiv:1502.01852, for the backward pass), the bias of the classifier at zero; its weights stay as PyTorch has them.
+
+    Args:
+        network: A supernet or a derived network of a chain, its weights fresh.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+
+
 MBCONV_OPERATIONS: Mapping[str, BuildBlock] = {
     f"mbconv_{kernel}x{kernel}_e{expansion}": partial(mbconv, kernel=kernel, expansion=expansion)
     for kernel in (3, 5, 7)

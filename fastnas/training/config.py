@@ -53,9 +53,11 @@ class RetrainConfig:
         lr_final: Learning rate at the end, for schedules that have one.
         schedule: How the learning rate changes: exponential is by 3 % an epoch, linear has a slow end.
         lr_warmup_epochs: Epochs over which the learning rate rises to its initial value.
+        lr_per_step: Change the learning rate with every step instead of every epoch (cosine alone).
         momentum: Momentum of SGD.
         nesterov: Look ahead along the momentum.
         weight_decay: L2 penalty on all weights.
+        decay_norms: Apply it to the scales and shifts of batch normalisation, too.
         grad_clip: Largest 2-norm of the gradient; 0 for no clipping.
         drop_path: Probability of a dropped path at the end; it grows linearly from zero.
         cutout: Side in pixels of the square that is blanked in every training image; 0 for none.
@@ -63,6 +65,7 @@ class RetrainConfig:
         colour: What photo changes, as for the search; unset for that of the search.
         label_smoothing: Share of the target that is spread over all classes.
         auxiliary: Weight of the loss of a second classifier after the second reduction; 0 builds none.
+        drop_last: Leave out the incomplete batch at the end of an epoch; several processes do in any case.
         evaluate_every: Epochs between evaluations on the test set, for the curves; the last epoch always is.
     """
 
@@ -76,9 +79,11 @@ class RetrainConfig:
     lr_final: float = 0.0
     schedule: Literal["cosine", "cosine_power", "linear", "exponential", "restarts"] = "cosine"
     lr_warmup_epochs: int = 0
+    lr_per_step: bool = False
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 3e-4
+    decay_norms: bool = True
     grad_clip: float = 5.0
     drop_path: float = 0.0
     cutout: int = 0
@@ -86,6 +91,7 @@ class RetrainConfig:
     colour: Colour | None = None
     label_smoothing: float = 0.0
     auxiliary: float = 0.0
+    drop_last: bool = True
     evaluate_every: int = 2
 
     def __post_init__(self) -> None:
@@ -94,6 +100,10 @@ class RetrainConfig:
         _require_not_negative(self, "lr_final", "lr_warmup_epochs")
         _require_share(self, "drop_path", "label_smoothing")
         check_colour(self.colour)
+        if self.lr_per_step and self.schedule != "cosine":
+            raise invalid("RetrainConfig", "lr_per_step needs the cosine schedule", self.schedule)
+        if self.schedule == "cosine_power" and self.lr_warmup_epochs >= self.epochs:
+            raise invalid("RetrainConfig", "lr_warmup_epochs must be less than epochs", self.lr_warmup_epochs)
         if self.schedule == "linear" and self.epochs <= 5:
             rule = "epochs must be more than 5 with the linear schedule"
             raise invalid("RetrainConfig", rule, self.epochs, "Use the cosine schedule.")
@@ -114,6 +124,7 @@ class SearchConfig(TrainingSetup):
             retraining.
         warmup_epochs: Leading epochs in which alpha keeps its value; unset for the method's own share of them.
         batch_size: Images a step, of each half; all processes together where several run the search.
+        drop_last: Leave out the incomplete batch at the end of an epoch; several processes do in any case.
         weight_share: Share of those on which weights are trained; alpha is trained on the others.
         fractions: Class-balanced shares of the training images for the weights and for alpha, of the search alone, in
             place of the two above; retraining keeps train_fraction.
@@ -150,6 +161,7 @@ class SearchConfig(TrainingSetup):
     minutes: float | None = None
     warmup_epochs: int | None = None
     batch_size: int = 64
+    drop_last: bool = True
     weight_share: float = 0.5
     fractions: tuple[float, float] | None = None
     index: Path | None = None

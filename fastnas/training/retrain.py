@@ -29,7 +29,7 @@ from fastnas.data import (
 from fastnas.data.division import class_balanced_fraction
 from fastnas.errors import require_type
 from fastnas.files import append_json_line, keep_json_lines, read_json_lines
-from fastnas.mechanisms.schedules import LEARNING_RATES, Progress, Rate, warm_up
+from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
 from fastnas.networks.model import Model, ModelInfo, describe_space, find_preprocessing
 from fastnas.networks.training_pass import TrainingPass
@@ -70,10 +70,23 @@ class RetrainResult:
         Model(self.network, self.info).save(folder)  # type: ignore[arg-type]
 
 
-def learning_rate(config: RetrainConfig, epoch: int) -> float:
-    """The learning rate of ``epoch``, warm-up included."""
-    rate = LEARNING_RATES[config.schedule](Rate(config.lr, config.lr_final, Progress(epoch, config.epochs)))
-    return warm_up(rate, config.lr, epoch, config.lr_warmup_epochs)
+def learning_rate(config: RetrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of a step, warm-up included.
+
+    The cosine power rises as in its published code, to its largest rate in the epoch after the warm-up.
+
+    Args:
+        config: The schedule.
+        epoch: From zero.
+        step: Of the epoch, from zero; it counts where the rate changes with every step.
+        steps: Of an epoch.
+    """
+    every = steps if config.lr_per_step else 1
+    at = Progress(epoch * every + step * config.lr_per_step, config.epochs * every)
+    warmup, schedule = config.lr_warmup_epochs * every, LEARNING_RATES[config.schedule]
+    if config.schedule == "cosine_power" and warmup:
+        warmup, schedule = 0, CosinePower(warmup=warmup, horizon=config.epochs)
+    return warm_up(schedule(Rate(config.lr, config.lr_final, at)), config.lr, at.epoch, warmup)
 
 
 def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
@@ -151,6 +164,15 @@ def retrain(
     return result
 
 
+def _groups(network: nn.Module, config: RetrainConfig) -> list[dict[str, Any]]:
+    """The weights, those of batch normalisation apart where they do not decay."""
+    if config.decay_norms:
+        return [{"params": list(network.parameters())}]
+    norms = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
+    decaying, others = ([p for p in network.parameters() if (id(p) in norms) == apart] for apart in (False, True))
+    return [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
+
+
 class _Training:
     """One network on its way through its epochs."""
 
@@ -167,7 +189,8 @@ class _Training:
         self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
         self.device = device = local_device(setup.device)
         self.indices = class_balanced_fraction(data.train.labels, setup.train_fraction, setup.seed)
-        self.steps = steps_per_epoch(len(self.indices), config.batch_size)
+        drop_last = config.drop_last or ranks.size > 1
+        self.steps = steps_per_epoch(len(self.indices), config.batch_size, drop_last=drop_last)
         with torch_seed(stream(setup.seed, "retraining weights")):
             network = build_network(
                 genotype,
@@ -185,7 +208,7 @@ class _Training:
         training_pass = TrainingPass(self.network)
         self.averaging = DistributedDataParallel(training_pass) if ranks.size > 1 else training_pass
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            _groups(self.network, config),
             config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
@@ -227,11 +250,12 @@ class _Training:
             ranks=self.ranks,
             device=self.device,
             broken=self.broken,
+            drop_last=config.drop_last,
         )
         started = perf_counter()
         for batch in batches:
             epoch = self.step // self.steps
-            lr = learning_rate(config, epoch)
+            lr = learning_rate(config, epoch, self.step % self.steps, self.steps)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.train_step(batch, config.drop_path * epoch / config.epochs)
