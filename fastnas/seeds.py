@@ -7,6 +7,25 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+_MKL = ("sqrt", "sin", "cos", "exp", "expm1", "log", "log1p", "log2", "log10", "tan", "tanh", "asin", "acos", "atan",
+        "sinh", "cosh", "erf", "erfc", "erfinv", "ceil", "floor", "round", "trunc")  # fmt: skip
+
+
+def _settle_mkl() -> None:
+    """Let MKL choose its code for every function before two threads ask for it.
+
+    MKL 2024.2, which is in PyTorch's packages, chooses when a function is first called. If several threads make that
+    call at once, one of them may run code of half the digits, once a process (pytorch/pytorch issue 188792): a proof in
+    float64 then fails, and a run does not repeat.
+    """
+    for dtype in (torch.float32, torch.float64):
+        one = torch.ones(1, dtype=dtype)
+        for name in _MKL:
+            getattr(torch, name)(one)
+
+
+_settle_mkl()
+
 
 def stream(seed: int, consumer: str, *position: int) -> int:
     """The seed of one consumer of randomness at one position of its stream.

@@ -38,6 +38,8 @@ _OPERATIONS = words("""
     cudnn_batch_norm miopen_batch_norm _batch_norm_no_update max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d
 """)
 """Sums and products, views and copies, constants, and the layers of candidates."""
+_NORMALISATIONS = words("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
+_ELEMENTWISE = words("add mul relu")
 _TENSOR_FILE = inspect.getfile(Tensor.__len__)
 _COMPARISONS = words("ne eq gt lt ge le is_nonzero any all nonzero argmax argmin logical_not logical_and abs")
 _HOST_READS = words("item tolist numpy __bool__ __float__ __int__ __index__ __array__ is_nonzero equal allclose")
@@ -257,12 +259,19 @@ class _Names(_Mode):
         self.names: list[str] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        self.names.append(function.overloadpacket.__name__)
+        name = function.overloadpacket.__name__
+        self.names.append(name)
+        if name in _NORMALISATIONS:  # PyTorch works out these shapes by a decomposition, which takes half of all time
+            x = arguments[0]
+            return torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+        if name in _ELEMENTWISE:
+            tensors = [x for x in arguments if isinstance(x, Tensor)]
+            return tensors[0].new_empty(torch.broadcast_shapes(*(x.shape for x in tensors)))
         return function(*arguments, **(options or {}))
 
 
 def operations(forward: Callable[[], object]) -> list[str]:
-    """Names of the operations that ``forward`` calls, in order."""
+    """Names of the operations that ``forward`` calls on tensors of the meta device, in order."""
     with _Names() as called, torch.no_grad():
         forward()
     return called.names

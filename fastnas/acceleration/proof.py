@@ -230,9 +230,10 @@ def _run(
         names = [f"the gradient of {name}" for name in (*wiring.arguments, *parameters)]
         result: dict[str, Tensor | None] = {"its output": output.detach()}
         if probe.gradients:
-            # Squared, so that no gradient is a sum over a normalised map, which is zero
-            wave = torch.linspace(-1, 1, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape)
-            loss = (wave.sin() * output * output).sum()
+            # Squared, so that no gradient is a sum over a normalised map, which is zero. No sine here: MKL computes the
+            # first one of a process to eight digits if two threads ask for it at once (fastnas.seeds)
+            ramp = torch.linspace(-1, 2, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape)
+            loss = (ramp * output * output).sum()
             variables = [*leaves, *parameters.values()]
             result |= zip(names, torch.autograd.grad(loss, variables, allow_unused=True), strict=True)
         return result | {f"{_BUFFER}{name}": buffer.clone() for name, buffer in buffers.items()}
