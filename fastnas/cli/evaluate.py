@@ -55,7 +55,8 @@ def run(command: Evaluate, console: Console) -> None:
     batches = evaluation_batches(data, data.test, batch_size=command.batch_size, workers=command.workers, device=device)
     with torch.no_grad():
         found = evaluate(model, batches, device)
-    line = f"{len(data.test.labels):,} test images: accuracy {100 * found.accuracy:.2f} %, loss {found.loss:.4f}"
+    line = f"{len(data.test.labels):,} test images: accuracy {100 * found.accuracy:.2f} %, "
+    line += f"balanced {100 * found.balanced_accuracy:.2f} %, loss {found.loss:.4f}"
     console.print(line, highlight=False, soft_wrap=True)
 
 

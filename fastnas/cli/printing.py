@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from fastnas.data import ImageData
 from fastnas.experiment.experiment import Outcome
 from fastnas.experiment.series import Judged
 from fastnas.files import read_json_lines
@@ -12,6 +13,11 @@ from fastnas.report.text import genotype_text
 from fastnas.selection import load_selection, summary
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.training.retrain import RetrainResult
+
+
+def data_lines(data: ImageData) -> list[str]:
+    """What was found out about the images and decided, a line each."""
+    return [f"data: {note}" for note in data.notes]
 
 
 def series_table(judged: Sequence[Judged], best: int) -> Table:
@@ -53,7 +59,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
 def comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -> Table:
     """The trained networks, a row each."""
     table = Table("network", title="retrained with the same budget")
-    for heading in ("parameters", "multiply-adds", "test accuracy", "seconds"):
+    for heading in ("parameters", "multiply-adds", "test accuracy", "balanced", "seconds"):
         table.add_column(heading, justify="right")
     for i, result in enumerate([searched, *random]):
         table.add_row(
@@ -61,6 +67,7 @@ def comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -
             f"{result.num_params:,}",
             f"{result.multiply_adds:,}",
             f"{100 * result.test_accuracy:.2f} %",
+            "–" if result.test_balanced_accuracy is None else f"{100 * result.test_balanced_accuracy:.2f} %",
             f"{result.seconds:.1f}",
         )
     return table

@@ -10,7 +10,7 @@ from tyro.conf import Positional, Suppress, arg
 
 from fastnas.cli.folders import new_folder, run_folder_line
 from fastnas.cli.options import pasted
-from fastnas.cli.printing import comparison_table
+from fastnas.cli.printing import comparison_table, data_lines
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import DataConfig, load_data
 from fastnas.data.config import Augment, Colour
@@ -89,7 +89,8 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
         if ranks.is_first:
             write_json(folder / "genotype.json", genotype_to_json(genotype))
         line = run_folder_line(folder, f"repeat the command with {pasted('--run', folder)}")
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        for text in [line, *data_lines(data)]:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
         with Display(f"retrain on {data.name}", console) as display:
             result = retrain(
                 genotype,

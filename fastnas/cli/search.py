@@ -11,8 +11,9 @@ from tyro.conf import arg
 from fastnas.cli.folders import holds_files, new_folder, run_folder_line
 from fastnas.cli.options import pasted
 from fastnas.cli.plan import fit_to_budget
-from fastnas.cli.printing import print_outcome, series_table
+from fastnas.cli.printing import data_lines, print_outcome, series_table
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in, value_of
+from fastnas.data import ImageData
 from fastnas.errors import invalid
 from fastnas.experiment.experiment import run_experiment
 from fastnas.experiment.progress import Display
@@ -111,9 +112,10 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         raise invalid("search", rule, f"{ranks.size} processes", "Leave torchrun out.")
     trust = ["--trust"] if names_code_in(experiment) else []
 
-    def start() -> None:
+    def start(data: ImageData) -> None:
         resume = pasted("fastnas", "search", "--resume", folder, *trust)
-        console.print(run_folder_line(folder, resume), markup=False, highlight=False, soft_wrap=True)
+        for line in [run_folder_line(folder, resume), *data_lines(data)]:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show(title: str) -> Display:
         return Display(title, console)

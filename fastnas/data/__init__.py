@@ -1,6 +1,7 @@
 """Images: where they come from, how they are divided, and in which order they arrive."""
 
 from fastnas.data.arrays import from_arrays, from_dataset
+from fastnas.data.balance import class_weights
 from fastnas.data.broken import BrokenImages
 from fastnas.data.config import Augment, Colour, DataConfig, Decoder
 from fastnas.data.contents import digest_data
@@ -34,6 +35,7 @@ __all__ = [
     "ImageSet",
     "as_data",
     "class_balanced_fraction",
+    "class_weights",
     "cut_out",
     "digest_data",
     "divide",

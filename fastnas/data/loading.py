@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from fastnas.data.balance import Sampling, balanced_pass
 from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
 from fastnas.data.images import ImageData, ImageSet, Transform
@@ -108,7 +109,7 @@ def _stacked(images: Sequence[Tensor]) -> Tensor:
 
 
 class _Passes:
-    """Permutation after permutation of some images, cut into batches."""
+    """Pass after pass over some images, cut into batches: permutations, or balanced by the ``labels`` of all images."""
 
     def __init__(
         self,
@@ -119,9 +120,11 @@ class _Passes:
         what: str,
         drop_last: bool = True,
         group: int = 0,
+        labels: np.ndarray | None = None,
     ) -> None:
         self.indices, self.batch_size, self.seed, self.consumer = indices, batch_size, seed, consumer
         self.steps, self.group = steps_per_epoch(len(indices), batch_size, what, drop_last=drop_last), group
+        self.labels = labels
         self.number, self.order = -1, indices
 
     def size(self, step: int) -> int:
@@ -132,11 +135,14 @@ class _Passes:
         number, position = divmod(step, self.steps)
         if number != self.number:
             rng = np.random.default_rng(stream(self.seed, self.consumer, number))
-            self.number, self.order = number, rng.permutation(self.indices)
+            self.number, self.order = number, self._order(rng)
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         source = np.random.default_rng(stream(self.seed, f"{self.consumer} augmentation", step))
         seeds = source.integers(2**62, size=len(chosen))
         return [_Key(int(i), int(s), self.group) for i, s in zip(chosen, seeds, strict=True)]
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(self.indices) if self.labels is None else balanced_pass(self.indices, self.labels, rng)
 
 
 def _load(
@@ -194,12 +200,13 @@ def paired_batches(
     num_steps: int,
     search_from_step: int,
     workers: int,
+    sampling: Sampling = "uniform",
     device: torch.device = CPU,
     broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
     drop_last: bool = True,
 ) -> Iterator[tuple[Batch, Batch | None]]:
-    """For every step one batch for the weights and one for alpha, each half in permutations of its own.
+    """For every step one batch for the weights and one for alpha, each half in passes of its own.
 
     Args:
         data: Where the images come from.
@@ -211,6 +218,7 @@ def paired_batches(
         num_steps: How many steps follow.
         search_from_step: Global number of the first step that needs a batch for alpha; ``None`` comes before.
         workers: Processes that decode; 0 decodes in this one.
+        sampling: Which images a pass takes.
         device: Where to bring the batches, and to normalise them.
         broken: Counts images that cannot be read; another one of the same batch and half takes the place of each.
             Without it, the first ends the run.
@@ -221,8 +229,9 @@ def paired_batches(
         ValueError: At once if a half does not fill a batch, and on the way if too many images cannot be read.
     """
     drop_last = drop_last or ranks.size > 1
-    for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights", drop_last)
-    for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha", drop_last, group=1)
+    labels = data.train.labels if sampling == "balanced" else None
+    for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights", drop_last, 0, labels)
+    for_alpha = _Passes(search_indices, batch_size, seed, "alpha", "the half for alpha", drop_last, 1, labels)
 
     def keys(step: int) -> list[_Key]:
         part = ranks.part(batch_size)
@@ -250,6 +259,7 @@ def training_batches(
     num_steps: int,
     workers: int,
     cutout: int = 0,
+    sampling: Sampling = "uniform",
     device: torch.device = CPU,
     broken: BrokenImages | None = None,
     ranks: Ranks = ALONE,
@@ -260,7 +270,9 @@ def training_batches(
     Args:
         cutout: Side in pixels of the square blanked in every image; 0 for none.
     """
-    passes = _Passes(indices, batch_size, seed, "retraining", "the training images", drop_last or ranks.size > 1)
+    labels = data.train.labels if sampling == "balanced" else None
+    drop_last = drop_last or ranks.size > 1
+    passes = _Passes(indices, batch_size, seed, "retraining", "the training images", drop_last, 0, labels)
     steps = range(first_step, first_step + num_steps)
     part, own = ranks.part(batch_size), (ranks.index,) if ranks.index else ()
     every = _Lazily(lambda step: passes.keys(step)[part], steps)

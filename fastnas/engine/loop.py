@@ -273,6 +273,7 @@ def _batches(run: Run) -> Batches:
             num_steps=borders[stage + 1] * run.steps - step,
             search_from_step=never if run.method.update_schedule.joint else first * run.steps,
             workers=run.config.workers,
+            sampling=run.config.sampling,
             ranks=run.ranks,
             device=run.device,
             broken=run.broken,

@@ -72,7 +72,12 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
     )
     with torch.no_grad():
         outer = evaluate(
-            lambda images: state.supernet(images, measured), batches, run.device, config.precision, run.ranks
+            lambda images: state.supernet(images, measured),
+            batches,
+            run.device,
+            config.precision,
+            run.ranks,
+            run.held_out_weights,
         )
     inner = state.losses.take_means(run.ranks)
 
@@ -92,6 +97,7 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
         "inner_accuracy": inner.accuracy,
         "outer_loss": outer.loss,
         "outer_accuracy": outer.accuracy,
+        "outer_balanced_accuracy": outer.balanced_accuracy,
         "entropy": plain({name: entropy(mix_EK) for name, mix_EK in mix.candidates.items()}),
         "alpha": plain(by_cell_type(state.alpha, "alpha", lambda x: x)),
         "beta": plain(by_cell_type(state.alpha, "beta", lambda x: x)),

@@ -36,7 +36,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
-from fastnas.training.numerics import Losses
+from fastnas.training.numerics import Losses, find_class_weights
 from fastnas_kernels.check import require
 from fastnas_kernels.normalisation import synchronised_statistics
 
@@ -219,6 +219,17 @@ class Run:
         return rng.permutation(self.halves[1])
 
     @cached_property
+    def class_weights(self) -> Tensor | None:
+        """Of the classes in the loss, ``[C]``; ``None`` where all are the same."""
+        return self.held_out_weights if self.config.class_weights == "balanced" else None
+
+    @cached_property
+    def held_out_weights(self) -> Tensor | None:
+        """Of the classes in the loss of an evaluation, whose batches no sampling balances."""
+        labels = self.data.train.labels[np.union1d(*self.halves)]
+        return find_class_weights(self.config, labels, len(self.data.classes), self.device)
+
+    @cached_property
     def data_digest(self) -> str:
         """That of the images, see :func:`fastnas.data.digest_data`."""
         return digest_data(self.data)
@@ -228,6 +239,8 @@ class Run:
         """What must be equal for a checkpoint to fit: all but where, how fast and in how much memory it runs."""
         numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
         del numbers["recompute"]  # it changes no number, and earlier checkpoints do not know it
+        del numbers["class_weights"], numbers["sampling"]
+        numbers |= self.config.balancing
         del numbers["minutes"], numbers["evaluation_images"]  # what they decide stands beside them; records alone
         numbers["index"] = None if self.config.index is None else fingerprint([half.tolist() for half in self.halves])
         variant = fingerprint((self.method, self.space))

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
 from fastnas.bilevel.spectrum import dominant_eigenvalue
@@ -16,8 +15,7 @@ from fastnas.methods.method import Term
 from fastnas.ranks import Ranks
 from fastnas.seeds import stream
 from fastnas.supernet.mix import Mix
-from fastnas.training.numerics import autocast
-from fastnas_kernels.tensors import accumulator
+from fastnas.training.numerics import autocast, mean_cross_entropy
 
 LossAndHits = Callable[[Tensors, Mix], tuple[Tensor, Tensor]]
 
@@ -49,7 +47,8 @@ def _move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
 
 def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel:
     """The bilevel problem of the next step."""
-    inner, outer, sampler = _loss_on(run, weight_batch), _loss_on(run, search_batch), run.sampler("alpha")
+    inner, outer = _loss_on(run, weight_batch), _loss_on(run, search_batch, weigh_hits=True)
+    sampler = run.sampler("alpha")
     examples = len(search_batch.labels) * run.ranks.size
 
     def inner_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
@@ -207,10 +206,11 @@ def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
     return mix._replace(candidates=candidates)
 
 
-def _loss_on(run: Run, batch: Batch) -> LossAndHits:
+def _loss_on(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHits:
     """Mean cross-entropy (nats) and the number of rightly classified images, from weights and coefficients.
 
     Beside other processes the mean is over the images of all, and so are its gradients; the number is of this one's.
+    Classes with weights in the loss have them in the number if ``weigh_hits``: rewards are made of it.
     """
     images, labels = (x.to(run.device, non_blocking=True) for x in (batch.images, batch.labels))
 
@@ -222,8 +222,11 @@ def _loss_on(run: Run, batch: Batch) -> LossAndHits:
                 logits = net(images, mix)
             else:
                 logits = functional_call(net, dict(w), (images, mix), tie_weights=run.has_tied_weights)
-        wide = logits.to(accumulator(logits.dtype))
-        return run.ranks.mean(F.cross_entropy(wide, labels)), (logits.argmax(1) == labels).sum()
+        value = run.ranks.mean(mean_cross_entropy(logits, labels, run.class_weights))
+        right = logits.argmax(1) == labels
+        if weigh_hits and run.class_weights is not None:
+            return value, (right * run.class_weights[labels]).sum()
+        return value, right.sum()
 
     return loss
 

@@ -86,7 +86,7 @@ def run_experiment(
     show_progress: ShowProgress,
     table: Path | None = None,
     ranks: Ranks = ALONE,
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[ImageData], None] = lambda data: None,
 ) -> Outcome:
     """Run ``experiment`` in ``folder``, or go on with what is there of it.
 
@@ -96,13 +96,13 @@ def run_experiment(
         show_progress: Makes the displays.
         table: A table of accuracies in which to look the architecture up.
         ranks: The processes that run it together; the first one writes and speaks.
-        on_start: Called when all is checked and the search begins.
+        on_start: Called with the images when all is checked and the search begins.
     """
     known = None if table is None else read_table(table)
     with ranks.first_before_others():
         parts = prepare(experiment)
     with open_run(folder, ranks):
-        on_start()
+        on_start(parts.data)
         return _run(experiment, parts, folder, show_progress, known, ranks)
 
 
@@ -309,5 +309,6 @@ def _summary(number: int, result: RetrainResult) -> dict[str, Any]:
         "num_params": result.num_params,
         "multiply_adds": result.multiply_adds,
         "test_accuracy": result.test_accuracy,
+        "test_balanced_accuracy": result.test_balanced_accuracy,
         "seconds": result.seconds,
     }

@@ -144,7 +144,7 @@ def run_series(
     folder: Path,
     show_progress: ShowProgress,
     table: Path | None = None,
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[ImageData], None] = lambda data: None,
 ) -> tuple[list[Judged], int, Outcome]:
     """Search side by side, judge, and finish the best; or go on with what is in ``folder``.
 
@@ -156,7 +156,7 @@ def run_series(
         folder: The run folder; the searches have theirs in ``runs/``, and ``runs.json`` the summary.
         show_progress: Makes the displays of the best one's retraining.
         table: A table of accuracies in which to look the best architecture up.
-        on_start: Called when all is checked and the searches begin.
+        on_start: Called with the images when all is checked and the searches begin.
 
     Returns:
         What came of each search, the number of the best, and its outcome.
@@ -172,7 +172,7 @@ def run_series(
     if table is not None:
         read_table(table)  # raises
     with open_run(folder):
-        on_start()
+        on_start(data)
         judged, best = _search_all(series, folder, data)
     return judged, best, run_experiment(members[best], folder / "runs" / str(best), show_progress, table)
 
@@ -300,7 +300,8 @@ def _search_and_judge(series: Series, number: int, folder: Path, data: ImageData
 
 
 def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: str) -> float:
-    """The held-out accuracy of a short retraining: of all searches on the same images, from the same seed."""
+    """The held-out accuracy of a short retraining: of all searches on the same images, from the same seed. Where
+    classes are balanced, so is the accuracy."""
     config = series.experiment.config
     data = hold_out(parts.data, *search_halves(parts.data, config))
     short = series.short_retraining
@@ -312,4 +313,5 @@ def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: st
         folder=folder / "judged",
         own=parts.space,
     )
-    return result.test_accuracy
+    balanced = result.test_balanced_accuracy if config.is_balanced else None
+    return result.test_accuracy if balanced is None else balanced

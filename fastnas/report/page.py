@@ -25,6 +25,8 @@ from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas_kernels.check import complaint, require
 
+MOST_COLUMNS = 20  # classes of a table of confusions
+
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` from the files of a run folder.
@@ -73,6 +75,7 @@ def write_report(run: Path) -> Path:
         rungs=list(_rungs(run)),
         networks=networks,
         retraining=_retraining(run),
+        confusion=confusions(read_json_lines(run / "retrain" / "searched" / "metrics.jsonl"), data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
         versions=settings.get("versions", {}),
@@ -134,6 +137,21 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
     half = 1.96 * math.sqrt(2 * mean * (1 - mean) / test_images)
     by_chance = "By chance alone, two equally good networks differ by up to"
     return f"{by_chance} {_points(half)} on {test_images:,} test images (95 %)."
+
+
+def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
+    """The confusions of a finished training, a row a class; ``None`` without them, or for more classes than a table has
+    room for.
+
+    Args:
+        records: Of the training.
+        classes: Their names.
+    """
+    counts = records[-1].get("test_confusion") if records else None
+    if not counts or len(counts) != len(classes) or len(counts) > MOST_COLUMNS:
+        return None
+    recalls = [f"{100 * row[i] / sum(row):.1f} %" if sum(row) else "–" for i, row in enumerate(counts)]
+    return {"classes": list(classes), "rows": list(zip(classes, counts, recalls, strict=True))}
 
 
 def _points(difference: float) -> str:

@@ -12,7 +12,7 @@ from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.mix import Columns, Mix
 from fastnas.training.config import SearchConfig
-from fastnas.training.numerics import Means, deterministic, evaluate
+from fastnas.training.numerics import Means, deterministic, evaluate, find_class_weights
 
 
 def path_of(space: Space, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
@@ -69,6 +69,7 @@ class HeldOut:
         rng = np.random.default_rng(stream(config.seed, "selection"))
         self.indices = rng.permutation(indices)[:count]
         self.data, self.config, self.device = data, config, device
+        self.weights = find_class_weights(config, data.train.labels, len(data.classes), device)
 
     def measure(self, network: nn.Module, mix: Mix | None = None) -> Means:
         """Mean loss and accuracy of a supernet at ``mix``, or of a derived network."""
@@ -86,4 +87,4 @@ class HeldOut:
             return network(images) if mix is None else network(images, mix)
 
         with torch.no_grad(), deterministic():
-            return evaluate(logits, batches, self.device, self.config.precision)
+            return evaluate(logits, batches, self.device, self.config.precision, weights=self.weights)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fastnas.data import BrokenImages, ImageData, training_batches
 from fastnas.networks.derived import build_network
@@ -17,8 +16,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.numerics import autocast, deterministic
-from fastnas_kernels.tensors import accumulator
+from fastnas.training.numerics import autocast, deterministic, find_class_weights, mean_cross_entropy
 
 
 class ShortTraining:
@@ -50,6 +48,9 @@ class ShortTraining:
     ) -> None:
         self.data, self.indices, self.size, self.config, self.device = data, indices, size, config, device
         self.path, self.step, seed = path, 0, stream(config.seed, "ladder")
+        self.weights = None
+        if config.class_weights == "balanced":
+            self.weights = find_class_weights(config, data.train.labels[indices], len(data.classes), device)
         with torch_seed(seed):
             network = build_network(
                 genotype,
@@ -64,6 +65,7 @@ class ShortTraining:
             )
         self.seed, self.network = seed, network.to(device).to(memory_format=torch.channels_last)
         self.identity = f"{genotype_to_text(genotype)} {asdict(size)} {len(indices)} {config.seed} {data.name}"
+        self.identity += f" {config.balancing}" if config.is_balanced else ""
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             size.lr,
@@ -90,6 +92,7 @@ class ShortTraining:
             num_steps=steps - first,
             workers=self.config.workers,
             cutout=self.size.cutout,
+            sampling=self.config.sampling,
             device=self.device,
             broken=BrokenImages(self.config.max_broken),
         )
@@ -101,9 +104,7 @@ class ShortTraining:
                     group["lr"] = self.size.lr * (1 + math.cos(math.pi * share)) / 2
                 with autocast(self.device, self.config.precision):
                     logits = self.network(images)
-                loss = F.cross_entropy(
-                    logits.to(accumulator(logits.dtype)), labels, label_smoothing=self.size.label_smoothing
-                )
+                loss = mean_cross_entropy(logits, labels, self.weights, self.size.label_smoothing)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if self.size.grad_clip > 0:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fastnas.data.balance import ClassWeights, Sampling
 from fastnas.data.config import Augment, Colour, check_colour
 from fastnas.errors import invalid
 from fastnas.files import STRICT
@@ -18,6 +19,9 @@ class TrainingSetup:
         seed: Decides everything random.
         train_fraction: Class-balanced share of the training images to use, in the search and in retraining.
         max_broken: Images that may be unreadable, each skipped and counted, before the run ends.
+        class_weights: Weight of each class in the loss of search, selection and retraining: balanced is the inverse of
+            its share of the training images.
+        sampling: Images of a pass, in all three: balanced has as many of each class.
         precision: Arithmetic of the networks; alpha is float32 in both.
         device: Where to run; auto takes a GPU if there is one.
         workers: Processes that decode images; 0 decodes between the steps.
@@ -28,6 +32,8 @@ class TrainingSetup:
     seed: int = 0
     train_fraction: float = 1.0
     max_broken: int = 0
+    class_weights: ClassWeights = "equal"
+    sampling: Sampling = "uniform"
     precision: Literal["float32", "bfloat16"] = "float32"
     device: str = "auto"
     workers: int = 0
@@ -36,6 +42,20 @@ class TrainingSetup:
         _require_not_negative(self, "seed", "workers", "max_broken")
         if not 0 < self.train_fraction <= 1 + 1e-12:
             raise invalid(type(self).__name__, "train_fraction must lie in (0, 1]", self.train_fraction)
+        if self.class_weights == "balanced" == self.sampling:
+            rule = "only one of class_weights and sampling must be balanced"
+            raise invalid(type(self).__name__, rule, "both", "Together they favour rare classes twice.")
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether all classes count alike, whatever their numbers of images."""
+        return "balanced" in (self.class_weights, self.sampling)
+
+    @property
+    def balancing(self) -> dict[str, str]:
+        """The options that balance classes, where they are not the defaults, which earlier checkpoints do not know."""
+        chosen = {"class_weights": self.class_weights, "sampling": self.sampling}
+        return chosen if self.is_balanced else {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from fastnas.costs.counts import multiply_adds, num_parameters
@@ -40,7 +39,16 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
-from fastnas.training.numerics import Losses, autocast, deterministic, evaluate
+from fastnas.training.numerics import (
+    Losses,
+    autocast,
+    deterministic,
+    evaluate,
+    find_class_weights,
+    mean_cross_entropy,
+)
+
+MOST_CONFUSED = 100  # classes whose matrix of confusions is kept
 
 
 @dataclass(frozen=True)
@@ -52,18 +60,23 @@ class RetrainResult:
         num_params: Trained scalars, without an auxiliary head.
         multiply_adds: Of one image's forward pass.
         test_accuracy: Fraction of the test images classified rightly after the last epoch.
+        test_balanced_accuracy: The mean of that fraction over the classes; ``None`` where an earlier version trained.
         seconds: Training and evaluation, without what came before a resume's checkpoint being repeated.
         network: The network, in evaluation mode.
         info: What describes it beside its weights: sizes, classes, preprocessing, metrics.
+        confusion: Test images of each class (rows) that were taken for each class (columns); ``None`` for more than
+            100 classes.
     """
 
     genotype: Genotype
     num_params: int
     multiply_adds: int
     test_accuracy: float
+    test_balanced_accuracy: float | None
     seconds: float
     network: nn.Module
     info: ModelInfo
+    confusion: list[list[int]] | None = None
 
     def save(self, folder: Path | str) -> None:
         """Write the trained network to ``folder``, from where :func:`fastnas.load` reads it."""
@@ -150,15 +163,19 @@ def retrain(
                 on_epoch(record)
     seconds = sum(record["seconds"] for record in history)
     network = training.network.eval().to(memory_format=torch.contiguous_format)
-    accuracy = history[-1]["test_accuracy"]
-    measured = {"test_accuracy": accuracy, "num_params": cost[0], "multiply_adds": cost[1]}
+    accuracies = [history[-1].get(name) for name in ("test_accuracy", "test_balanced_accuracy")]
+    named = zip(
+        ("test_accuracy", "test_balanced_accuracy", "num_params", "multiply_adds"), [*accuracies, *cost], strict=True
+    )
+    measured = {name: value for name, value in named if value is not None}
     image = find_preprocessing(
         data.normalise, data.channels, data.resolution, data.fit, data.large and data.fit == "crop", data.values
     )
     written, space = describe_space(genotype, own)
     sizes = (config.channels, config.cells, data.large)
     info = ModelInfo(written, space, tuple(map(str, data.classes)), *sizes, image, metrics=measured)
-    result = RetrainResult(genotype, *cost, accuracy, seconds, network, info)
+    confusion = history[-1].get("test_confusion")
+    result = RetrainResult(genotype, *cost, *accuracies, seconds, network, info, confusion)
     if folder is not None and ranks.is_first:
         result.save(folder / "model")
     return result
@@ -191,6 +208,10 @@ class _Training:
         self.indices = class_balanced_fraction(data.train.labels, setup.train_fraction, setup.seed)
         drop_last = config.drop_last or ranks.size > 1
         self.steps = steps_per_epoch(len(self.indices), config.batch_size, drop_last=drop_last)
+        self.weights = None
+        if setup.class_weights == "balanced":
+            labels = data.train.labels[self.indices]
+            self.weights = find_class_weights(setup, labels, len(data.classes), device)
         with torch_seed(stream(setup.seed, "retraining weights")):
             network = build_network(
                 genotype,
@@ -217,6 +238,7 @@ class _Training:
         self.step = 0
         self.losses = Losses()
         numbers = asdict(config) | {name: getattr(setup, name) for name in ("seed", "train_fraction", "precision")}
+        numbers |= setup.balancing
         self.identity = json.dumps([genotype_to_json(genotype), data.identity, digest_data(data), numbers])
         ranks.require_same("the configuration", self.identity)
 
@@ -247,6 +269,7 @@ class _Training:
             num_steps=total - self.step,
             workers=self.setup.workers,
             cutout=config.cutout,
+            sampling=self.setup.sampling,
             ranks=self.ranks,
             device=self.device,
             broken=self.broken,
@@ -276,10 +299,10 @@ class _Training:
         own = (self.ranks.index,) if self.ranks.index else ()
         with autocast(self.device, self.setup.precision):
             logits, auxiliary = self.averaging(images, drop_path, stream(self.setup.seed, "drop path", self.step, *own))
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=config.label_smoothing)
+        loss = mean_cross_entropy(logits, labels, self.weights, config.label_smoothing)
         if auxiliary is not None:
-            auxiliary_loss = F.cross_entropy(auxiliary.float(), labels, label_smoothing=config.label_smoothing)
-            loss = loss + config.auxiliary * auxiliary_loss
+            of_auxiliary = mean_cross_entropy(auxiliary, labels, self.weights, config.label_smoothing)
+            loss = loss + config.auxiliary * of_auxiliary
         self.optimizer.zero_grad(set_to_none=True)
         with warnings.catch_warnings():
             # Filters of one channel have two spellings of the same layout, of which the wrapper expects the other
@@ -297,8 +320,8 @@ class _Training:
         self.losses.check("retrain", self.step)
         train = self.losses.take_means(self.ranks)
         self.ranks.take_from_first(self.network.buffers())
-        test = None
-        if epoch + 1 == config.epochs or (epoch + 1) % config.evaluate_every == 0:
+        test, confusion, is_last = None, None, epoch + 1 == config.epochs
+        if is_last or (epoch + 1) % config.evaluate_every == 0:
             batches = evaluation_batches(
                 data,
                 data.test,
@@ -309,6 +332,8 @@ class _Training:
                 ranks=self.ranks,
             )
             test = evaluate(self.network.eval(), batches, self.device, self.setup.precision, self.ranks)
+            if is_last and len(data.classes) <= MOST_CONFUSED and test.confusion is not None:
+                confusion = test.confusion.tolist()
         return {
             "epoch": epoch,
             "epochs": config.epochs,
@@ -317,6 +342,8 @@ class _Training:
             "train_accuracy": train.accuracy,
             "test_loss": test.loss if test else None,
             "test_accuracy": test.accuracy if test else None,
+            "test_balanced_accuracy": test.balanced_accuracy if test else None,
+            "test_confusion": confusion,
         }
 
     def state_dict(self) -> dict[str, Any]:
