@@ -25,6 +25,7 @@ from fastnas.methods.library import (
 )
 from fastnas.methods.method import Method, Term
 from fastnas.methods.registry import METHODS, as_method, list_methods, method_by_name, register_method
+from fastnas.methods.single_level import single_darts
 
 __all__ = [
     "METHODS",
@@ -52,6 +53,7 @@ __all__ = [
     "robust_darts_dp",
     "robust_darts_l2",
     "sharp_darts",
+    "single_darts",
     "smooth_darts_adv",
     "smooth_darts_rs",
     "snas",

@@ -14,7 +14,7 @@ from fastnas.engine.coefficients import relax
 from fastnas.engine.run import fresh_state, stage_supernet
 from fastnas.engine.step import apply_gradients, search_step
 from fastnas.mechanisms.draw import gumbel_selected_with_scalars
-from fastnas.methods import darts, dso_nas, method_by_name, nasp, robust_darts, smooth_darts_rs, snas
+from fastnas.methods import darts, dso_nas, method_by_name, nasp, robust_darts, single_darts, smooth_darts_rs, snas
 from fastnas.methods.library import darts_nasbench201, gdas_nasbench201
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.supernet.mix import Mix
@@ -95,6 +95,19 @@ def test_three_steps_of_first_order_darts_are_those_of_a_short_reference():
         search_step(run, weight_batch, search_batch)
     torch.testing.assert_close({n: a.detach() for n, a in run.state.alpha.items()}, alpha, rtol=1e-8, atol=1e-10)
     torch.testing.assert_close({n: p.detach() for n, p in run.state.w.items()}, w, rtol=1e-8, atol=1e-10)
+
+
+def test_a_step_of_single_darts_takes_both_gradients_at_one_point():
+    run, (batch, _) = make_run(single_darts(), grad_clip=0.0), make_batches()
+    w = {name: p.detach().clone() for name, p in run.state.w.items()}
+    alpha = {name: a.detach().clone() for name, a in run.state.alpha.items()}
+    gradients, group = reference_gradients(run, batch), run.state.weight_optimizer.param_groups[0]
+    search_step(run, batch, None)
+    for name, before in w.items():
+        step = gradients[name] + group["weight_decay"] * before
+        torch.testing.assert_close(run.state.w[name].detach(), before - group["lr"] * step, rtol=1e-9, atol=1e-12)
+    for name, before in alpha.items():
+        torch.testing.assert_close(run.state.alpha[name].detach(), before - gradients[name], rtol=1e-9, atol=1e-12)
 
 
 def test_smoothing_leaves_the_coefficients_of_alpha_alone():
