@@ -19,4 +19,5 @@ def test_every_method_stands_in_the_table_beside_its_source(name):
 
 
 def test_it_is_read_to_its_end():
-    assert len(README.split()) <= 900
+    looked_up = [line for line in README.splitlines() if line.startswith("|") and "arXiv:" in line]
+    assert len(README.split()) - sum(len(line.split()) for line in looked_up) <= 740

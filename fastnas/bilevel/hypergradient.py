@@ -18,9 +18,10 @@ Hypergradient = Callable[[Bilevel, Tensors, Tensors], tuple[Tensor, dict[str, Te
 """From a problem, ``w`` and ``alpha`` to the outer loss and its gradient for every entry of ``alpha``.
 
 What else there is to know of one it says by attributes, and a plain function by their absence: ``unrolls``, whether it
-looks through steps of the weights; ``scores``, whether it needs the log-probabilities of discrete draws and no slope;
-``reads_reward``, whether it asks what a draw is worth; ``claim``, the name of what the oracle compares it with; and
-``weight_transfers``, how often several processes exchange as many numbers as there are weights.
+looks through steps of the weights; ``needs_twice``, whether by second derivatives of the losses; ``scores``, whether it
+needs the log-probabilities of discrete draws and no slope; ``reads_reward``, whether it asks what a draw is worth;
+``claim``, the name of what the oracle compares it with; and ``weight_transfers``, how often several processes exchange
+as many numbers as there are weights.
 """
 
 
@@ -61,6 +62,7 @@ class Unrolled:
     differentiated: int | None = None
     product: Product = forward_over_reverse
     unrolls: ClassVar[bool] = True
+    needs_twice: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -166,6 +168,7 @@ class Implicit:
     damping: float = 0.0
     product: Product = forward_over_reverse
     unrolls: ClassVar[bool] = True
+    needs_twice: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.damping < 0:

@@ -12,7 +12,7 @@ from fastnas.checks.enumeration import estimates_of
 from fastnas.checks.method_claims import claim_of, coefficients_of, separate_penalties
 from fastnas.checks.point import NetworkOf, Point, few_draws, point_of
 from fastnas.checks.system import Build, Claim, System, Twin
-from fastnas.engine.coefficients import relax
+from fastnas.engine.coefficients import living_logits, relax
 from fastnas.engine.step import search_step
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method, Term
@@ -47,6 +47,7 @@ def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
         relaxed = relax(method, run.space, alpha, state.alive, run.tau).candidates
         drawn = point.drawn(alpha, draw).mix.candidates
         terms = [t.weight(run.at) * t.penalty(relaxed if t.expected else drawn) for t in separate]
+        terms += [t.weight(run.at) * t.penalty(living_logits(alpha, state.alive)) for t in method.alpha_penalties]
         return torch.stack(terms).sum()
 
     def alpha_step() -> None:

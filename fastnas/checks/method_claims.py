@@ -235,7 +235,8 @@ def coefficients_of(point: Point) -> Coefficients:
                 drawn = point.drawn(alpha, draw, phase).mix.candidates[name]
                 of_draw = _drawn(own or method.draw, drawn, a_EK, alive_EK)
                 relaxed = _relaxed(method.relaxation, a_EK, alive_EK, tau)
-                found[f"{phase} {name}"] = relaxed if own is None and method.draw is None else of_draw
+                rows = relaxed if own is None and method.draw is None else of_draw
+                found[f"{phase} {name}"] = None if rows is None else rows + _auxiliary(point, alive_EK)
         return {name: x for name, x in found.items() if x is not None}
 
     def off(alpha: Tensors, draw: int) -> dict[str, Tensor]:
@@ -249,7 +250,8 @@ def coefficients_of(point: Point) -> Coefficients:
     kept += [] if sums else ["pruned"]
     reads_some = any(name.startswith("inputs.") for name in state.alpha)
     scales = method.draw is not None and method.draw.turns_off and not method.draw.one_hot
-    kept += ["alpha", "weights"] if scales or reads_some else []
+    adds = method.auxiliary_skip(point.run.at) != 0
+    kept += ["alpha", "weights"] if scales or reads_some or adds else []
     exempt = tuple(f"{phase} {name}" for phase in kept for name in living)
     return Coefficients(values=values, formula=formula, exempt=exempt, off=off)
 
@@ -262,6 +264,13 @@ def _by_node(point: Point, edges: Tensors) -> dict[str, Tensor]:
     space = point.run.space
     rows = {node: space.rows(space.num_inputs + node) for node in range(space.num_nodes)}
     return {f"edges {name} {node}": x[row.start : row.stop] for name, x in edges.items() for node, row in rows.items()}
+
+
+def _auxiliary(point: Point, alive_EK: Tensor) -> Tensor:
+    """What both steps add to the coefficients of skip connections."""
+    space, added = point.run.space, point.run.method.auxiliary_skip(point.run.at)
+    is_skip = torch.tensor([primitive == "skip_connect" for primitive in space.primitives])
+    return added * (alive_EK & is_skip).double()
 
 
 def _without_one(row: tuple[bool, ...]) -> tuple[bool, ...]:

@@ -60,6 +60,8 @@ def with_rates(config: SearchConfig, method: Method, steps: int) -> SearchConfig
     """
     if config.alpha_lr is not None:
         return config
+    if method.alpha_lr is not None:
+        return replace(config, alpha_lr=method.alpha_lr)
     waits = method.warmup_share if config.warmup_epochs is None else config.warmup_epochs / config.epochs
     moves = steps * config.epochs * (1 - waits) / method.update_schedule.alpha_every
     return replace(config, alpha_lr=alpha_rate(round(moves)))

@@ -36,6 +36,16 @@ def masks(alive: Mapping[str, Alive], device: torch.device) -> dict[str, Tensor]
     return {name: mask for name, mask in found.items() if mask is not None}
 
 
+def living_logits(alpha: Tensors, alive: Mapping[str, Alive] = ALL) -> dict[str, Tensor]:
+    """The logits ``[E, K]`` of every cell type, minus infinity for what is not alive."""
+    living = masks(alive, next(iter(alpha.values())).device)
+
+    def masked(name: str, alpha_EK: Tensor) -> Tensor:
+        return alpha_EK if name not in living else alpha_EK.masked_fill(~living[name], -torch.inf)
+
+    return {name: masked(name, a) for name, a in by_cell_type(alpha, "alpha", lambda x: x).items()}
+
+
 def relax(method: Method, space: Space, alpha: Tensors, alive: Mapping[str, Alive] = ALL, tau: float = 1.0) -> Mix:
     """The coefficients of ``method`` at the logits ``alpha``, nothing drawn: what an architecture is derived from.
 
@@ -56,6 +66,28 @@ def relax(method: Method, space: Space, alpha: Tensors, alive: Mapping[str, Aliv
     }
     best = by_cell_type(alpha, "inputs", lambda logits_BS: most_probable(space, logits_BS))
     return Mix(candidates, _edges(space, alpha) | best, {name: _columns(alive[name]) for name in living})
+
+
+def with_skips(space: Space, mix: Mix, added: float) -> Mix:
+    """``mix`` with ``added`` on the coefficient of every skip connection that is alive: the auxiliary skip connections
+    of DARTS- (Chu et al., 2021, arXiv:2009.01027, section 3.2).
+
+    Args:
+        space: Of the coefficients.
+        mix: At which nothing is turned off.
+        added: To each; 0 changes nothing.
+    """
+    if added == 0:
+        return mix
+    skip = space.primitives.index("skip_connect")
+    moved = {}
+    for name, mix_EK in mix.candidates.items():
+        alive = mix.alive.get(name)
+        rows = [row for row in range(len(space.edges)) if alive is None or skip in alive[row]]
+        auxiliary_EK = torch.zeros_like(mix_EK)
+        auxiliary_EK[rows, skip] = added
+        moved[name] = mix_EK + auxiliary_EK
+    return mix._replace(candidates=moved)
 
 
 def _edges(space: Space, alpha: Tensors) -> dict[str, Tensor]:
@@ -101,6 +133,7 @@ class Sampler:
         tau: Temperature.
         seed: Decides the draws and the noise of this step.
         noise: Rates of what is dropped: ``(drop_path, skip_dropout)``.
+        auxiliary_skip: What is added to the coefficients of skip connections.
         for_weights: Whether alpha is held: then only candidates run whose coefficient is not zero.
         rank: Of this process. All draw the same candidates; what is drawn for single images differs among them.
     """
@@ -111,11 +144,16 @@ class Sampler:
     tau: float
     seed: int
     noise: tuple[float, float] = (0.0, 0.0)
+    auxiliary_skip: float = 0.0
     for_weights: bool = False
     rank: int = 0
 
     def __call__(self, alpha: Tensors, index: int = 0) -> Drawn:
         """The coefficients at ``alpha``; ``index`` chooses one of independent draws."""
+        drawn = self._without_auxiliary(alpha, index)
+        return drawn._replace(mix=with_skips(self.space, drawn.mix, self.auxiliary_skip))
+
+    def _without_auxiliary(self, alpha: Tensors, index: int) -> Drawn:
         own = (self.rank,) if self.rank else ()
         noise = EdgeNoise(*self.noise, stream(self.seed, "noise", *own)) if any(self.noise) else None
         seed = stream(self.seed, "images", *own) if own else self.seed

@@ -1,6 +1,7 @@
 """Which methods have a meaning in which spaces."""
 
 from fastnas.mechanisms.control import SKIPS
+from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method
 from fastnas.spaces.space import Space
 from fastnas_kernels.check import complaint
@@ -21,6 +22,7 @@ def require_fit(method: Method, space: Space) -> None:
         (partial > 1, f"partial_channels={partial}", space.no_partial_channels),
         (method.edge_normalisation, "edge_normalisation", space.no_edge_weights),
         (grows, "stages with added_cells", no_growth),
+        (method.auxiliary_skip != Constant(0.0), "auxiliary_skip", no_skips.replace("counts", "adds to")),
         (SKIPS in method.control_reads, f"control={method.control}", no_skips),
     ]
     for asked, choice, why in refusals:

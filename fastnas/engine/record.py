@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastnas.data import evaluation_batches
-from fastnas.engine.coefficients import Sampler, relax
+from fastnas.engine.coefficients import Sampler, relax, with_skips
 from fastnas.engine.run import Run
 from fastnas.mechanisms.relaxation import entropy
 from fastnas.seeds import stream
@@ -39,10 +39,12 @@ def coefficients_at(run: Run, epoch: int) -> Mix:
 
 def evaluated_mix(run: Run, epoch: int) -> Mix:
     """The coefficients to measure the supernet with: one draw of the weight step, where the method draws."""
+    at = run.progress(epoch)
     if run.method.draw is None:
-        return coefficients_at(run, epoch)
-    tau, seed = run.method.tau(run.progress(epoch)), stream(run.config.seed, "evaluation draw", epoch)
-    sampler = Sampler(run.method, run.space, run.state.alive, tau, seed, for_weights=True)
+        return with_skips(run.space, coefficients_at(run, epoch), run.method.auxiliary_skip(at))
+    tau, seed = run.method.tau(at), stream(run.config.seed, "evaluation draw", epoch)
+    skip = run.method.auxiliary_skip(at)
+    sampler = Sampler(run.method, run.space, run.state.alive, tau, seed, auxiliary_skip=skip, for_weights=True)
     with torch.no_grad():
         return sampler(run.state.alpha).mix
 

@@ -182,9 +182,8 @@ class Run:
         at, seed = self.at, stream(self.config.seed, f"coefficients of {phase}", self.state.step)
         noise = (self.method.drop_path(at), self.method.skip_dropout(at))
         tau = self.method.tau(at)
-        return Sampler(
-            self.method, self.space, self.state.alive, tau, seed, noise, phase == "weights", self.ranks.index
-        )
+        skip, for_weights = self.method.auxiliary_skip(at), phase == "weights"
+        return Sampler(self.method, self.space, self.state.alive, tau, seed, noise, skip, for_weights, self.ranks.index)
 
     def statistics(self) -> AbstractContextManager:
         """Inside the block, batches are normalised as the configuration says where several processes share them."""

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
 from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch
-from fastnas.engine.coefficients import Drawn, masks, relax
+from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
 from fastnas.engine.run import Run
 from fastnas.methods.method import Term
 from fastnas.ranks import Ranks
@@ -76,10 +76,10 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
 
 def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """The outer loss of the next step and what alpha descends along: the method's hypergradient, and the slope of the
-    penalties that are taken at the relaxation."""
+    penalties that are taken at alpha or its relaxation."""
     problem = alpha_problem(run, weight_batch, search_batch)
     loss, gradients = run.method.hypergradient(problem, run.state.w, run.state.alpha)
-    if _of(run, expected=True):
+    if _of(run, expected=True) or run.method.alpha_penalties:
         more = gradients_of(_expected_penalties(run, run.state.alpha), run.state.alpha)
         gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
     return loss, gradients
@@ -91,10 +91,12 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
     Without alpha's weight decay, which the published code of RobustDARTS adds to it (1e-3).
     """
     state, loss_on = run.state, _loss_on(run, batch)
-    w, tau = detached(state.w), run.method.tau(run.progress(epoch))
+    at, w = run.progress(epoch), detached(state.w)
+    tau, skip = run.method.tau(at), run.method.auxiliary_skip(at)
 
     def loss(alpha: Tensors) -> Tensor:
-        return loss_on(w, relax(run.method, run.space, alpha, state.alive, tau))[0]
+        mix = relax(run.method, run.space, alpha, state.alive, tau)
+        return loss_on(w, with_skips(run.space, mix, skip))[0]
 
     seed, kept = stream(run.config.seed, "eigenvalue", epoch), tuple(state.supernet.buffers())
     with run.statistics():
@@ -254,9 +256,12 @@ def _of(run: Run, *, expected: bool) -> tuple[Term, ...]:
 
 
 def _expected_penalties(run: Run, alpha: Tensors) -> Tensor:
-    """The penalties that are taken at the relaxation of alpha, whatever was drawn."""
+    """The penalties that are taken at alpha and at its relaxation, whatever was drawn."""
+    of_logits = _weighted(run, run.method.alpha_penalties, living_logits(alpha, run.state.alive))
+    if not _of(run, expected=True):
+        return of_logits
     mix = relax(run.method, run.space, alpha, run.state.alive, run.tau)
-    return _weighted(run, _of(run, expected=True), mix.candidates)
+    return of_logits + _weighted(run, _of(run, expected=True), mix.candidates)
 
 
 def _weighted(run: Run, terms: tuple[Term, ...], variables: Tensors) -> Tensor:

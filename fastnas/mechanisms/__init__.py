@@ -1,6 +1,13 @@
 """What a method is made of: stateless functions and frozen values that know nothing of networks."""
 
-from fastnas.mechanisms.alpha_optimizer import AlphaSettings, adam, apg_nag, clip_to_box, keep_pair_probability
+from fastnas.mechanisms.alpha_optimizer import (
+    AlphaSettings,
+    adam,
+    apg_nag,
+    clip_to_box,
+    gradient_descent,
+    keep_pair_probability,
+)
 from fastnas.mechanisms.control import (
     EigenvalueRollBack,
     EigenvalueRule,
@@ -14,10 +21,11 @@ from fastnas.mechanisms.control import (
     eigenvalue_rule_of_the_code,
     eigenvalue_rule_of_the_paper,
 )
-from fastnas.mechanisms.derivation import SkipCap, derive, every_edge, nonzero
+from fastnas.mechanisms.derivation import AboveThreshold, SkipCap, derive, every_edge, nonzero
 from fastnas.mechanisms.draw import (
     BinaryGate,
     Categorical,
+    DirichletSample,
     Draw,
     GumbelHard,
     GumbelSoftmax,
@@ -29,14 +37,15 @@ from fastnas.mechanisms.draw import (
     gumbel_selected,
     gumbel_selected_with_scalars,
 )
-from fastnas.mechanisms.penalty import l1
+from fastnas.mechanisms.penalty import l1, mean_logsumexp, zero_one
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero, keep_best
-from fastnas.mechanisms.relaxation import MaxW, edge_softmax, entropy, raw, sigmoid, softmax
+from fastnas.mechanisms.relaxation import MaxW, edge_softmax, entropy, mirror_softmax, raw, sigmoid, softmax
 from fastnas.mechanisms.schedules import Annealing, Constant, CosinePower, Progress, Ramp, Rate, SkipDropout, TwoCosines
 from fastnas.mechanisms.update_schedule import UpdateSchedule
 
 __all__ = [
+    "AboveThreshold",
     "Adversarial",
     "AlphaSettings",
     "Annealing",
@@ -45,6 +54,7 @@ __all__ = [
     "Categorical",
     "Constant",
     "CosinePower",
+    "DirichletSample",
     "Draw",
     "EigenvalueRollBack",
     "EigenvalueRule",
@@ -80,15 +90,19 @@ __all__ = [
     "eigenvalue_rule_of_the_paper",
     "entropy",
     "every_edge",
+    "gradient_descent",
     "gumbel_all",
     "gumbel_selected",
     "gumbel_selected_with_scalars",
     "keep_best",
     "keep_pair_probability",
     "l1",
+    "mean_logsumexp",
+    "mirror_softmax",
     "nonzero",
     "random_smoothing",
     "raw",
     "sigmoid",
     "softmax",
+    "zero_one",
 ]

@@ -42,6 +42,11 @@ def adam(alpha: list[Tensor], settings: AlphaSettings) -> torch.optim.Optimizer:
     return torch.optim.Adam(alpha, settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
+def gradient_descent(alpha: list[Tensor], settings: AlphaSettings) -> torch.optim.Optimizer:
+    """Plain gradient descent at a constant rate, without momentum or weight decay."""
+    return torch.optim.SGD(alpha, settings.lr)
+
+
 class ApgNag(torch.optim.Optimizer):
     """Accelerated proximal gradient in Nesterov's form with a soft threshold: DSO-NAS's search for exact zeros.
 

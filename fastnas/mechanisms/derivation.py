@@ -1,4 +1,4 @@
-"""From coefficients to a genotype ."""
+"""From coefficients to a genotype."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +57,50 @@ def nonzero(
     for mix_EK in scaled.values():
         mix_EK[:, none] = 0
     return derive(space, {name: mix_EK.tolist() for name, mix_EK in scaled.items()}, edge_mix)
+
+
+@dataclass(frozen=True)
+class AboveThreshold:
+    """:func:`derive`, without the edges whose best coefficient is below ``threshold``: FairDARTS (Chu et al., 2020,
+    arXiv:1911.12126, section 4.2). The best edge of a node stays in any case, and so do all in spaces without ``none``.
+
+    Args:
+        threshold: Least coefficient (published code: 0.85).
+    """
+
+    threshold: float = 0.85
+
+    def __call__(
+        self,
+        space: Space,
+        mix: Mapping[str, Sequence[Sequence[float]]],
+        edge_mix: Mapping[str, Sequence[float]] | None = None,
+    ) -> Genotype:
+        found = derive(space, mix, edge_mix)
+        if "none" not in space.primitives or space.kept_edges is None:
+            return found
+        cells = {name: self._kept(space, cell, mix[name]) for name, cell in found.cells.items()}
+        whole = {name: sum(map(len, cell)) for name, cell in cells.items()}
+        if all(whole[name] == sum(map(len, cell.nodes)) for name, cell in found.cells.items()):
+            return found
+        return Genotype(space.name, *(self._every_edge(space, cells[name], found) for name in space.cell_types))
+
+    def _kept(self, space: Space, cell: CellGenotype, mix_EK: Sequence[Sequence[float]]) -> list[list[Gene]]:
+        def coefficient(node: int, gene: Gene) -> float:
+            row = space.row(Edge(gene.source, space.num_inputs + node))
+            return mix_EK[row][space.primitives.index(gene.primitive)]
+
+        return [
+            [gene for place, gene in enumerate(genes) if place == 0 or coefficient(node, gene) >= self.threshold]
+            for node, genes in enumerate(cell.nodes)
+        ]
+
+    def _every_edge(self, space: Space, kept: list[list[Gene]], found: Genotype) -> CellGenotype:
+        nodes = []
+        for target, genes in zip(space.targets, kept, strict=True):
+            of_source = {gene.source: gene for gene in genes}
+            nodes.append(tuple(of_source.get(source, Gene("none", source)) for source in space.sources(target)))
+        return CellGenotype(tuple(nodes), found.normal.concat)
 
 
 def _derived(

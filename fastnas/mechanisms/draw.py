@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from scipy.special import gammaincinv
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
 
 from fastnas.seeds import stream
 from fastnas_kernels.gumbel import gumbel_softmax
@@ -55,6 +57,8 @@ class Draw:
     """Whether only coefficients that are not zero carry a gradient."""
     paths: int | None = None
     """Candidates of an edge that run for alpha's gradient; ``None`` for all that are alive."""
+    once_differentiable: bool = False
+    """Whether the samples have a first derivative and no second."""
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         raise NotImplementedError
@@ -102,6 +106,51 @@ class GumbelSoftmax(Draw):
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         return Sample(gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix)
+
+
+class _GammaQuantile(torch.autograd.Function):
+    """The value below which a gamma variable of scale one lies with a given probability; in float64 on the host.
+
+    SciPy is good to some 1e-14, so that the central difference for the concentration is good to some 1e-9.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, concentration: Tensor, uniform: Tensor) -> Tensor:
+        ctx.save_for_backward(concentration, uniform)  # type: ignore[attr-defined]
+        return torch.as_tensor(gammaincinv(concentration.numpy(), uniform.numpy()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, d: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        concentration, uniform = (x.numpy() for x in ctx.saved_tensors)  # type: ignore[attr-defined]
+        step = 1e-5 * concentration
+        ahead, behind = (gammaincinv(concentration + sign * step, uniform) for sign in (1, -1))
+        return d * torch.as_tensor((ahead - behind) / (2 * step)), None
+
+
+@dataclass(frozen=True)
+class DirichletSample(Draw):
+    """Coefficients from a Dirichlet distribution of concentrations ``elu(alpha) + 1``, differentiated pathwise: DrNAS
+    (Chen et al., 2021, arXiv:2006.10355, section 2.2). The temperature does not count.
+
+    A sample is gamma variables over their sum, each the quantile of a uniform number that the seed decides, so that its
+    derivative is that of the quantile (Figurnov et al., 2018, arXiv:1805.08498).
+
+    Args:
+        least: Smallest concentration.
+    """
+
+    least: float = 1e-3
+    once_differentiable = True
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        concentration_EK = (F.elu(alpha_EK) + 1).clamp(min=self.least).cpu().double()
+        generator = torch.Generator().manual_seed(seed)
+        uniform_EK = torch.rand(alpha_EK.shape, generator=generator, dtype=torch.float64)
+        gamma_EK = _GammaQuantile.apply(concentration_EK, uniform_EK)
+        gamma_EK = gamma_EK + torch.finfo(torch.float64).tiny  # type: ignore[operator]
+        gamma_EK = gamma_EK if alive_EK is None else gamma_EK * alive_EK.cpu()
+        return Sample((gamma_EK / gamma_EK.sum(-1, keepdim=True)).to(alpha_EK))
 
 
 def _all(mix_EK: Tensor) -> Sample:

@@ -14,6 +14,18 @@ Reward = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 """From the accuracy of a sampled network on a batch and its one-hot coefficients to what the sample is worth."""
 
 
+def mean_logsumexp(logits: Mapping[str, Tensor]) -> Tensor:
+    """The mean over all edges of ``log sum_k exp(alpha_k)``: the beta-decay of logits (Ye et al., 2022,
+    arXiv:2203.01665, eq. 12)."""
+    return torch.cat([x.logsumexp(-1) for x in logits.values()]).mean()
+
+
+def zero_one(mix: Mapping[str, Tensor]) -> Tensor:
+    """Minus the mean squared distance of all coefficients from one half, which drives each to zero or to one (Chu et
+    al., 2020, arXiv:1911.12126, eq. 6)."""
+    return -torch.cat([((x - 0.5) ** 2).flatten() for x in mix.values()]).mean()
+
+
 def l1(variables: Mapping[str, Tensor]) -> Tensor:
     """The sum of magnitudes of all variables."""
     return torch.stack([x.abs().sum() for x in variables.values()]).sum()

@@ -45,6 +45,34 @@ softmax = Softmax()
 
 
 @dataclass(frozen=True)
+class MirrorSoftmax:
+    """A softmax at which alpha gets the gradient of its coefficients, as if these were the variables.
+
+    To descend on alpha by plain gradient descent is then exponentiated gradient on the coefficients, ``theta * exp(-lr
+    dL/dtheta)`` over its sum (Li et al., 2021, arXiv:2004.07802, section 3.1).
+    """
+
+    on_simplex: ClassVar[bool] = True
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None = None, tau: float = 1.0) -> Tensor:
+        nothing_EK = alpha_EK - alpha_EK.detach()
+        nothing_EK = nothing_EK if alive_EK is None else nothing_EK * alive_EK
+        return softmax(alpha_EK.detach(), alive_EK, tau) + nothing_EK
+
+    def written_out(self, alpha_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor:
+        """As :meth:`Softmax.written_out`."""
+        return probabilities(alpha_EK, tau, alive_EK)
+
+    @property
+    def surrogate(self) -> Relaxation:
+        """What alpha is differentiated through in place of the coefficients."""
+        return raw
+
+
+mirror_softmax = MirrorSoftmax()
+
+
+@dataclass(frozen=True)
 class Sigmoid:
     """Independent gates, so that candidates cooperate instead of compete (Chu et al., 2020, arXiv:1911.12126)."""
 

@@ -1,5 +1,6 @@
 """What a method is, and the methods of the family."""
 
+from fastnas.methods.later import beta_darts, darts_minus, drnas, fair_darts, gaea
 from fastnas.methods.library import (
     asap,
     darts,
@@ -33,10 +34,15 @@ __all__ = [
     "Term",
     "as_method",
     "asap",
+    "beta_darts",
     "darts",
     "darts_2nd",
+    "darts_minus",
     "darts_plus",
+    "drnas",
     "dso_nas",
+    "fair_darts",
+    "gaea",
     "gdas",
     "list_methods",
     "method_by_name",

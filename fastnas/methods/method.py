@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from fastnas.bilevel.hypergradient import Hypergradient, first_order
 from fastnas.bilevel.score_function import ImportanceWeighted
 from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Projection, adam
-from fastnas.mechanisms.control import EIGENVALUE, Control
+from fastnas.mechanisms.control import Control
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
 from fastnas.mechanisms.penalty import Objective, Penalty, Reward
@@ -17,6 +17,7 @@ from fastnas.mechanisms.pruning import Prune, Stage
 from fastnas.mechanisms.relaxation import Relaxation, softmax
 from fastnas.mechanisms.schedules import Constant, LearningRate, Schedule, cosine
 from fastnas.mechanisms.update_schedule import UpdateSchedule
+from fastnas.methods.conflicts import conflicts
 from fastnas_kernels.check import invalid
 
 
@@ -57,6 +58,8 @@ class Method:
         reward: What a sample is worth, for a gradient from rewards; ``None`` for its accuracy. Sampled penalties are
             taken off it.
         penalties: Terms of the coefficients of every cell type, added to the loss that alpha sees.
+        alpha_penalties: Terms of the logits ``[E, K]`` of every cell type, minus infinity where nothing is alive, added
+            to the loss that alpha sees.
         weight_penalties: Terms of the weights, added to the loss that the weights see.
 
         update_schedule: *Updates.* Which update follows which.
@@ -64,6 +67,7 @@ class Method:
             many.
         learning_rate: Of the weights.
         alpha_optimizer: Moves alpha along its gradient.
+        alpha_lr: Its learning rate, for configurations that leave it open; ``None`` for one by the number of steps.
         projection: Onto what alpha is projected after a step; ``None`` for nothing.
         alpha_init_mean: Where alpha begins.
         alpha_init_std: The standard deviation that alpha begins with.
@@ -72,6 +76,8 @@ class Method:
         radius: How far.
         drop_path: Probability of dropping an edge for an image.
         skip_dropout: Probability of dropping an element of a skip connection.
+        auxiliary_skip: What is added to the coefficient of every skip connection in both steps, and to none that an
+            architecture is derived from.
         cutout: Probability of blanking a square of half its side in an image of a step.
         weight_decay_factor: Multiplies the configured weight decay.
         clip_with_alpha: Whether the norm that the weights' gradient is clipped by includes that of alpha on the same
@@ -121,12 +127,14 @@ class Method:
     objective: Objective | None = None
     reward: Reward | None = None
     penalties: tuple[Term, ...] = ()
+    alpha_penalties: tuple[Term, ...] = ()
     weight_penalties: tuple[Term, ...] = ()
 
     update_schedule: UpdateSchedule = UpdateSchedule()
     warmup_share: float = 0.0
     learning_rate: LearningRate = cosine
     alpha_optimizer: MakeOptimizer = adam
+    alpha_lr: float | None = None
     projection: Projection | None = None
     alpha_init_mean: float = 0.0
     alpha_init_std: float = 1e-3
@@ -135,6 +143,7 @@ class Method:
     radius: Schedule = Constant(0.0)
     drop_path: Schedule = Constant(0.0)
     skip_dropout: Schedule = Constant(0.0)
+    auxiliary_skip: Schedule = Constant(0.0)
     cutout: Schedule = Constant(0.0)
     weight_decay_factor: float = 1.0
     clip_with_alpha: bool = False
@@ -162,7 +171,7 @@ class Method:
         for name in ("eigenvalue_every", "weight_decay_factor", "clip_elements"):
             if getattr(self, name) < 0:
                 raise invalid("Method", f"{name} must not be negative", getattr(self, name))
-        for broken, one, other, why in self._conflicts():
+        for broken, one, other, why in conflicts(self, _show):
             if broken:
                 raise ValueError(f"method {self.name}: {one} does not work with {other}. {why}")
 
@@ -200,119 +209,6 @@ class Method:
     def snapshots(self) -> int:
         """Epochs back that the control may ask to return to."""
         return getattr(self.control, "keeps", 0)
-
-    def _conflicts(self) -> list[tuple[bool, str, str, str]]:
-        """Parts that have no meaning together, and why: the one place that knows."""
-        gradient, draw = f"hypergradient={_show(self.hypergradient)}", f"draw={_show(self.draw)}"
-        control, of_weights = f"control={_show(self.control)}", self.draw_of_weights
-        probable = self.draw is not None and self.draw.has_probability
-        turns_off = self.draw is not None and self.draw.turns_off
-        joint, reads_eigenvalue = self.update_schedule.joint, EIGENVALUE in self.control_reads
-        return [
-            (
-                self.scores and not probable,
-                gradient,
-                draw,
-                "It differentiates the log-probability of a discrete draw: use draw=Categorical().",
-            ),
-            (
-                probable and not self.scores,
-                draw,
-                gradient,
-                "The coefficients of this draw are constants, so alpha would never move: use ImportanceWeighted() or "
-                "Reinforce().",
-            ),
-            (
-                self.unrolls and turns_off,
-                gradient,
-                draw,
-                "Its gradient is that of a surrogate, and the weights step with a choice of their own.",
-            ),
-            (
-                self.scores and self.objective is not None,
-                "objective",
-                gradient,
-                "It sees values of draws and no slope of a cost: add that as a penalty with expected=True.",
-            ),
-            (
-                self.reward is not None and not self.reads_reward,
-                "reward",
-                gradient,
-                "Only Reinforce asks what a sample is worth.",
-            ),
-            (
-                self.joint_inputs and not self.scores,
-                "joint_inputs",
-                gradient,
-                "The choice of inputs is a constant of the loss, so its logits would never move.",
-            ),
-            (
-                self.joint_inputs and (self.partial_channels > 1 or self.edge_normalisation),
-                "joint_inputs",
-                "partial_channels or edge_normalisation",
-                "They add up all edges of a node.",
-            ),
-            (
-                self.weight_average is not None and of_weights is None,
-                "weight_average",
-                "a weight step without a draw",
-                "Several draws would all be the same.",
-            ),
-            (
-                self.perturbation is not None and of_weights is not None and of_weights.turns_off,
-                "perturbation",
-                f"draw={_show(of_weights)}",
-                "It would move coefficients of candidates that do not run.",
-            ),
-            (
-                self.perturbation is not None and not self.on_simplex,
-                "perturbation",
-                f"relaxation={_show(self.relaxation)}",
-                "It projects onto the simplex, on which only a softmax lies.",
-            ),
-            (
-                joint and (self.scores or self.unrolls or self.weight_average is not None),
-                "update_schedule.joint",
-                "weight_average" if self.weight_average is not None else gradient,
-                "One backward pass gives both gradients: there is no inner step to look through.",
-            ),
-            (
-                self.clip_with_alpha and (joint or self.weight_average is not None or self.perturbation is not None),
-                "clip_with_alpha",
-                "update_schedule.joint, weight_average or perturbation",
-                "The weight step must have a gradient of alpha beside that of the weights, of one draw.",
-            ),
-            (
-                joint and self.perturbation is not None,
-                "update_schedule.joint",
-                "perturbation",
-                "Alpha would get the gradient of coefficients that it did not choose.",
-            ),
-            (
-                reads_eigenvalue and self.eigenvalue_every == 0,
-                control,
-                "eigenvalue_every=0",
-                "The eigenvalue would not be measured.",
-            ),
-            (
-                self.eigenvalue_every > 0 and self.draw is not None,
-                "eigenvalue_every",
-                draw,
-                "The curvature at a random or discrete choice is not that of the search.",
-            ),
-            (
-                self.eigenvalue_every > 0 and joint,
-                "eigenvalue_every",
-                "update_schedule.joint",
-                "Alpha has no batch of its own to measure on.",
-            ),
-            (
-                len(self.stages) > 1 and (reads_eigenvalue or self.snapshots > 0),
-                control,
-                f"{len(self.stages)} stages",
-                "Each stage begins with fresh weights and logits, and networks of another size.",
-            ),
-        ]
 
     def __repr__(self) -> str:
         parts = [f"    {name}={_show(value)},\n" for name, value in _different(self)]

@@ -66,7 +66,8 @@ def test_no_method_raises_an_alarm_in_nasbench201(name):
     assert report.ok, report
     passed = {finding.name for finding in report.findings if finding.verdict is Verdict.PASSED}
     assert GRADIENT in passed
-    assert "the penalty has a slope, and it reaches alpha" in passed
+    if getattr(METHODS[name]().relaxation, "surrogate", None) is None:  # else its slope is part of the gradient
+        assert "the penalty has a slope, and it reaches alpha" in passed
 
 
 @pytest.mark.slow

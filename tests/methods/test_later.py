@@ -1,0 +1,178 @@
+"""One step of each of the later methods is that of its equations."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from scipy.stats import gamma
+
+from fastnas.engine.budget import with_rates
+from fastnas.engine.coefficients import Sampler
+from fastnas.engine.record import evaluated_mix
+from fastnas.engine.step import search_step
+from fastnas.mechanisms.derivation import AboveThreshold, derive
+from fastnas.mechanisms.draw import DirichletSample
+from fastnas.mechanisms.schedules import Constant
+from fastnas.methods import beta_darts, darts, darts_2nd, darts_minus, drnas, fair_darts, gaea, gdas
+from fastnas.methods.variants import with_order
+from fastnas.spaces.cell_space import DARTS, NASBENCH201
+from fastnas.training.config import SearchConfig
+from tests.engine.points import SPACE, make_batches, make_run
+from tests.methods.references import assert_near, gradients, loss_at, softmax_of, stepped
+
+SKIP = SPACE.primitives.index("skip_connect")
+
+
+def halfway(method):
+    """A run in its fourth of six epochs."""
+    run = make_run(method)
+    run.state.step = 3 * run.steps
+    return run
+
+
+def after_a_step(run):
+    search_step(run, *make_batches())
+    return run.state.alpha
+
+
+def test_beta_decay_adds_the_mean_of_the_log_sum_exp():
+    run = halfway(beta_darts(largest=50.0))
+    of_loss, weight = gradients(run, make_batches()[1]), 50 * 3 / 6
+    expected = {n: a - of_loss[n] - weight * softmax_of(a) / len(SPACE.edges) for n, a in run.state.alpha.items()}
+    assert_near(after_a_step(run), expected)
+
+
+@pytest.mark.parametrize("single_level", [True, False])
+def test_gaea_is_exponentiated_gradient_on_the_coefficients(single_level):
+    run = halfway(gaea(single_level=single_level))
+    weight_batch, search_batch = make_batches()
+    batch = weight_batch if single_level else search_batch
+    theta = {n.removeprefix("alpha."): softmax_of(a.detach()).requires_grad_() for n, a in run.state.alpha.items()}
+    found = torch.autograd.grad(loss_at(run, batch, dict(run.state.w), theta), list(theta.values()))
+    w = stepped(run, gradients(run, weight_batch)) if single_level else {}
+    after = after_a_step(run)  # at a rate of 1
+    for (name, x), gradient in zip(theta.items(), found, strict=True):
+        grown = x.detach() * (-gradient).exp()
+        torch.testing.assert_close(softmax_of(after[f"alpha.{name}"]), grown / grown.sum(-1, keepdim=True))
+    assert_near(run.state.w, w)
+
+
+def test_gaea_brings_its_rate_and_a_configuration_may_say_another():
+    assert with_rates(SearchConfig(), gaea(), 100).alpha_lr == 0.1
+    assert with_rates(SearchConfig(alpha_lr=0.5), gaea(), 100).alpha_lr == 0.5
+    assert with_rates(SearchConfig(), darts(), 100).alpha_lr == pytest.approx(0.01)
+
+
+def test_fair_darts_descends_through_sigmoids_and_towards_zero_or_one():
+    run = halfway(fair_darts(strength=10.0))
+
+    def away_from_half(alpha):
+        return -10 * ((torch.cat(list(alpha.values())).sigmoid() - 0.5) ** 2).mean()
+
+    of_loss = gradients(run, make_batches()[1], torch.sigmoid, away_from_half)
+    expected = {n: a - of_loss[n] for n, a in run.state.alpha.items()}
+    assert_near(after_a_step(run), expected)
+
+
+def test_fair_darts_keeps_what_is_above_its_threshold_and_an_edge_of_each_node():
+    mix = {name: [[0.1] * 8 for _ in DARTS.edges] for name in DARTS.cell_types}
+    mix["normal"][0][4], mix["normal"][1][5], mix["normal"][2][6], mix["normal"][3][7] = 0.9, 0.95, 0.86, 0.84
+    found = AboveThreshold(0.85)(DARTS, mix)
+    DARTS.check(found)
+    kept = [[(g.primitive, g.source) for g in genes if g.primitive != "none"] for genes in found.normal.nodes]
+    assert sorted(kept[0]) == [("sep_conv_3x3", 0), ("sep_conv_5x5", 1)]
+    assert kept[1] == [("dil_conv_3x3", 0)]
+    assert [len(genes) for genes in kept] == [2, 1, 1, 1]
+    assert AboveThreshold(0.05)(DARTS, mix) == derive(DARTS, mix)
+    edges = {"normal": [[0.1] * 5 for _ in NASBENCH201.edges]}
+    assert AboveThreshold(0.85)(NASBENCH201, edges) == derive(NASBENCH201, edges)
+
+
+def test_darts_minus_adds_a_skip_connection_that_fades():
+    run = halfway(darts_minus())
+
+    def helped(alpha_EK):
+        rows = softmax_of(alpha_EK)
+        return torch.cat([rows[:, :SKIP], rows[:, SKIP : SKIP + 1] + 0.5, rows[:, SKIP + 1 :]], 1)
+
+    assert [run.method.auxiliary_skip(run.progress(epoch)) for epoch in range(6)] == pytest.approx(
+        [1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    )
+    weight_batch, search_batch = make_batches()
+    of_alpha = gradients(run, search_batch, helped)
+    expected = {n: a - of_alpha[n] for n, a in run.state.alpha.items()}
+    moved = replace(run, state=replace(run.state, alpha={n: a.detach() for n, a in expected.items()}))
+    w = stepped(run, gradients(moved, weight_batch, helped))
+    assert_near(after_a_step(run), expected)
+    assert_near(run.state.w, w)
+
+
+def test_darts_minus_is_measured_with_its_skip_connections_and_derived_without():
+    run = halfway(darts_minus())
+    rows = evaluated_mix(run, 3).candidates["normal"]
+    torch.testing.assert_close(rows.sum(-1), torch.full((len(SPACE.edges),), 1.5).double())
+    with pytest.raises(ValueError, match=r"auxiliary_skip does not work with draw=GumbelHard"):
+        replace(gdas(), auxiliary_skip=Constant(1.0))
+
+
+def test_drnas_samples_dirichlet_coefficients_and_differentiates_their_quantiles():
+    run = halfway(drnas())
+    sampler, step = run.sampler("alpha"), 1e-5
+    w = {name: p.detach() for name, p in run.state.w.items()}
+    uniform = {}
+    for name, a in run.state.alpha.items():
+        cell_type = name.removeprefix("alpha.")
+        seeds = Recorder()
+        Sampler.__call__(replace(sampler, method=replace(run.method, draw=seeds)), run.state.alpha)
+        uniform[cell_type] = torch.rand(
+            a.shape, generator=torch.Generator().manual_seed(seeds.seen[-1]), dtype=torch.float64
+        )
+
+    def sampled(name, alpha_EK):
+        concentration = torch.where(alpha_EK > 0, alpha_EK + 1, alpha_EK.exp())
+        rows = torch.tensor(gamma.ppf(uniform[name].numpy(), concentration.numpy()))
+        return rows / rows.sum(-1, keepdim=True)
+
+    expected = {}
+    for name, a in run.state.alpha.items():
+        cell_type, at = name.removeprefix("alpha."), a.detach()
+        slope = torch.zeros_like(at)
+        for place in range(at.numel()):
+            moved = torch.zeros(at.numel(), dtype=torch.float64)
+            moved[place] = step
+            moved = moved.reshape(at.shape)
+            ahead, behind = (
+                loss_at(run, make_batches()[1], w, {cell_type: sampled(cell_type, at + sign * moved)})
+                for sign in (1, -1)
+            )
+            slope.view(-1)[place] = (ahead - behind) / (2 * step)
+        expected[name] = at - slope
+    after = after_a_step(run)
+    for name, x in expected.items():
+        torch.testing.assert_close(after[name].detach(), x, rtol=1e-5, atol=1e-6)
+
+
+class Recorder(DirichletSample):
+    """Keeps the seeds that it gets."""
+
+    def __init__(self):
+        object.__setattr__(self, "seen", [])
+        object.__setattr__(self, "least", 1e-3)
+
+    def __call__(self, alpha_EK, alive_EK, tau, seed):
+        self.seen.append(seed)
+        return super().__call__(alpha_EK, alive_EK, tau, seed)
+
+
+def test_dirichlet_samples_have_their_mean_and_leave_the_dead_at_zero():
+    alpha = torch.tensor([[0.5, -1.0, 0.0, 2.0]], dtype=torch.float64)
+    concentration = torch.tensor([[1.5, 0.36788, 1.0, 3.0]], dtype=torch.float64)
+    alive = torch.tensor([[True, True, False, True]])
+    rows = torch.cat([DirichletSample()(alpha, None, 1.0, seed).mix for seed in range(4000)])
+    torch.testing.assert_close(rows.mean(0), concentration[0] / concentration.sum(), rtol=0.05, atol=0.01)
+    dead = DirichletSample()(alpha, alive, 1.0, 0).mix
+    assert dead[0, 2] == 0
+    assert float(dead.sum()) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"--order 2: .*first derivative and no second"):
+        with_order(drnas(), 2)
+    assert replace(drnas(), hypergradient=darts_2nd(by_differences=True).hypergradient).unrolls
