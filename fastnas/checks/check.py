@@ -36,23 +36,19 @@ def check(
 
         print(fastnas.check(fastnas.spaces.NASBENCH201, fastnas.methods.gdas()))
 
-    Any other code in a function from a seed to a :class:`fastnas.checks.system.System`: two losses as functions, two
-    steps as they are, and the claim::
+    Code in the style of DARTS, a network and an architect, in a function from a seed to a system::
 
         def build(seed):
-            net, architect, optimizer = my_search(seed)  # float64, fresh
-
-            def outer(w, alpha, draw):
-                return cross_entropy(functional_call(net, {**w, **alpha}, images), labels)
-
-            return System(
-                w=dict(net.weights()), alpha=dict(net.logits()), outer=outer, inner=inner,
-                alpha_step=architect.step, weight_step=lambda: train_step(net, optimizer),
-                alpha_optimizer=architect.optimizer, weight_optimizer=optimizer,
-                claim=slope_after_step,  # second order
-            )
+            torch.manual_seed(seed)
+            net, architect, sgd = my_search()  # fresh, in float64
+            step = lambda: architect.step(*train, *valid, 0.025, sgd, unrolled=True)
+            return architect_system(net, train, valid, alpha_step=step, weight_optimizer=sgd,
+                                    alpha_optimizer=architect.optimizer, claim=CentralDifference())
 
         assert fastnas.check(build).ok
+
+    ``architect_system`` is in :mod:`fastnas.checks.architect`. Any other code as a
+    :class:`fastnas.checks.system.System`: two losses as functions, two steps as they are, and the claim.
 
     Args:
         subject: A space or its name, a supernet, or a function that builds a system.

@@ -38,6 +38,7 @@ def slope_after_step(system: System, directions: list[Direction]) -> Claimed:
         first = slopes(lambda alpha: system.outer(w, alpha, 0), system.alpha, directions).values
         second = exact.values - partial
         return [
+            *_central_difference(system, directions),
             Alternative("It is the first-order gradient: the step of the weights does nothing.", first),
             Alternative("It is the first-order gradient after the step: the second-order term is missing.", partial),
             Alternative("The second-order term counts {c} times instead of once.", partial, second),
@@ -85,6 +86,14 @@ class CentralDifference:
             return [Alternative(text, first.values, second), _of_inner(system, directions)]
 
         return Claimed(Slopes(first.values + second, errors), alternatives)
+
+
+def _central_difference(system: System, directions: list[Direction]) -> list[Alternative]:
+    """That of the paper's radius, where the weights move by stochastic gradient descent."""
+    if "momentum" not in system.weight_optimizer.param_groups[0]:
+        return []
+    text = "It is the central difference of radius 0.01 (Liu et al., 2019, eq. 8): say claim=CentralDifference()."
+    return [Alternative(text, CentralDifference()(system, directions).slopes.values, close=1e-6)]
 
 
 def stepped_weights(system: System, alpha: Tensors) -> dict[str, Tensor]:

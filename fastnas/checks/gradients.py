@@ -13,7 +13,7 @@ from torch import Tensor
 from fastnas.bilevel.problem import detached, gradients_of
 from fastnas.checks.finding import Finding, judged, skipped
 from fastnas.checks.slopes import ROUNDING, Direction, along, random_directions, slopes
-from fastnas.checks.system import Alternative, Build, Claimed, System
+from fastnas.checks.system import CLOSE, Alternative, Build, Claimed, System
 
 DIRECTIONS = 3  # for each tensor of alpha: one is enough to see an error, three to tell which
 DRAWS = 3  # steps that are looked at where they are random
@@ -21,7 +21,6 @@ TOLERANCE = 1e-6  # relative; the differences are good to 1e-8 of a slope of 0.1
 LOOSEST = 1e-2  # relative; where the reference is less certain than that, nothing can be said
 ORIGIN = "1e-6 of the largest slope, and ten times the uncertainty of the differences"
 TINY = ROUNDING
-CLOSE = 1e-3  # relative; nearer than this a gradient is called by the name of a known wrong one
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,10 @@ def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation
         f"{kind} and the loss, for an optimiser that owns another tensor, and for a step that is never made."
     )
     dead = [name for name in names if all(bool(seen.silent(name).all()) for seen in observations)]
-    if dead:
+    if len(dead) == len(names):  # nothing is searched
         meaning = f"not one entry of {', '.join(dead)} got a gradient in {len(observations)} steps"
         return judged(title, float("inf"), 0.0, "", meaning, remedy)
+    silent_ones = f"; not one entry of {', '.join(dead)}" if dead else ""
     worst, count, total = (0.0, TOLERANCE), 0, 0
     for seen in observations:
         silent = [d for n in names for d in random_directions(n, seen.gradient[n], seen.silent(n), seen.seed, 1)]
@@ -150,6 +150,7 @@ def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation
     meaning = f"{count} of {total} entries got none" + (", and the loss does not depend on them" if count else "")
     if worst[0] > worst[1]:
         meaning = f"{count} of {total} entries got none, but the loss has a slope along them"
+    meaning += silent_ones
     return judged(title, *worst, ORIGIN, meaning, remedy)
 
 
@@ -173,14 +174,15 @@ def diagnosis(measured_D: Tensor, claimed: Claimed) -> str:
     """In words, which known defect gives this gradient."""
     exact_D = claimed.slopes.values
     scaled = Alternative("It is {c} times the exact one.", torch.zeros_like(exact_D), exact_D)
-    for text, base_D, rest_D in [scaled, *claimed.alternatives()]:
+    known = sorted([scaled, *claimed.alternatives()], key=lambda alternative: alternative.close)  # narrow ones first
+    for text, base_D, rest_D, close in known:
         left_D, factor = measured_D - base_D, 0.0
         if rest_D is not None:
             factor = float(left_D @ rest_D / (rest_D @ rest_D).clamp(min=1e-300))
             left_D = left_D - factor * rest_D
             if abs(factor - 1) < CLOSE:
                 continue  # that is the exact one
-        if _largest(left_D) <= CLOSE * max(_largest(measured_D), TINY):
+        if _largest(left_D) <= close * max(_largest(measured_D), TINY):
             return text.replace("{c}", f"{factor:.4g}")
     if _largest(measured_D - exact_D) <= 10 * CLOSE * _largest(exact_D):
         return "It is close to the exact one: look for a small term that is missing, or a coarse difference."

@@ -11,6 +11,9 @@ from fastnas.bilevel.problem import Loss, Tensors
 from fastnas.checks.slopes import Direction, Slopes
 from fastnas_kernels.check import require
 
+CLOSE = 1e-3
+"""Relative; nearer than this a gradient is called by the name of a known wrong one."""
+
 
 class Alternative(NamedTuple):
     """A gradient that a known defect would give: ``base + c * rest`` for some number ``c``.
@@ -19,11 +22,13 @@ class Alternative(NamedTuple):
         text: What it means; ``{c}`` stands for the number.
         base: ``[D]``.
         rest: ``[D]``; ``None`` where ``c`` is zero.
+        close: How near a gradient must be to be called by this name, relative.
     """
 
     text: str
     base: Tensor
     rest: Tensor | None = None
+    close: float = CLOSE
 
 
 class Claimed(NamedTuple):
