@@ -23,8 +23,6 @@ class Supernet(nn.Module):
         super().__init__()
         kinds = (nn.Identity, nn.Tanh, nn.Sigmoid)
         self.paths = nn.ModuleList(nn.Sequential(nn.Linear(4, 3), kind()) for kind in kinds)
-            [nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 3), nn.Tanh()), nn.Sequential(nn.Linear(4, 3), nn.Sigmoid())]
-        )
         self.last = nn.Linear(4, 3)
         self.norm = nn.BatchNorm1d(3)
         rows = [torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
