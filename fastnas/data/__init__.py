@@ -14,8 +14,9 @@ from fastnas.data.division import (
     steps_per_epoch,
     write_index,
 )
-from fastnas.data.images import ImageData, ImageSet, hold_out, share_memory
-from fastnas.data.loading import Batch, evaluation_batches, paired_batches, training_batches
+from fastnas.data.images import Batch, ImageData, ImageSet, hold_out, share_memory
+from fastnas.data.loaders import from_loaders
+from fastnas.data.loading import evaluation_batches, paired_batches, training_batches
 from fastnas.data.pixels import cut_out
 from fastnas.data.prepare import DataWarning, Defaults, prepare, set_augment
 from fastnas.data.shards import write_shards
@@ -42,6 +43,7 @@ __all__ = [
     "evaluation_batches",
     "from_arrays",
     "from_dataset",
+    "from_loaders",
     "hold_out",
     "list_sources",
     "load_data",

@@ -1,6 +1,5 @@
 """Data sets of one's own objects: arrays, tensors, and map-style data sets of PyTorch or Hugging Face."""
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,8 +13,8 @@ from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
 from fastnas.data.images import ImageData, ImageSet, Items
 from fastnas.data.prepare import LOOKED_AT, Defaults, check_labels, prepare, say
+from fastnas.data.seeded import seeded
 from fastnas.errors import describe, invalid
-from fastnas.seeds import torch_seed
 
 HELD_OUT = 0.2  # of the images, class by class, where no test part is given
 Pair = tuple[Any, Any]
@@ -274,11 +273,6 @@ def _draws(image: Callable[[int], Any]) -> bool:
     """Whether an image is another one when it is asked for again."""
     seen = []
     for seed in (0, 1):
-        state = random.getstate(), np.random.get_state()
-        random.seed(seed)
-        np.random.seed(seed)
-        with torch_seed(seed):
+        with seeded(seed):
             seen.append(np.asarray(image(0)))
-        random.setstate(state[0])
-        np.random.set_state(state[1])
     return seen[0].shape != seen[1].shape or not np.array_equal(seen[0], seen[1])

@@ -23,6 +23,8 @@ def digest_data(data: ImageData) -> str:
     Args:
         data: Whose images, those to test on among them.
     """
+    if data.loaders is not None:
+        return data.loaders.digest or "batches that change"
     content = hashlib.sha256(repr((data.classes, data.channels)).encode("utf-8", "surrogateescape"))
     for images in (data.train, data.test):
         content.update(targets_to_bytes(images.labels))

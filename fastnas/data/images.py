@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from math import prod
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,8 +13,24 @@ from torch import Tensor
 from fastnas.data.encoded import EncodedImage
 from fastnas.supernet.layout import Fit
 
+if TYPE_CHECKING:
+    from fastnas.data.loaders import Loaders
+
 SMALL = 96  # pixels; above, images are treated like ImageNet's
+THIN = 64  # pixels: a shorter side that no strided stem could halve five times
 Transform = Callable[[Any], Tensor]
+
+
+class Batch(NamedTuple):
+    """Normalised images, float32 ``[N, C, H, W]``, and their classes, int64 ``[N]``, on the device of the run."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def is_large(size: tuple[int, ...]) -> bool:
+    """Whether images of this size are photographs, for which networks begin with strided convolutions."""
+    return min(size) >= THIN and prod(size) > SMALL ** len(size)
 
 
 def as_they_are(images: Tensor) -> Tensor:
@@ -81,6 +98,7 @@ class ImageData:
         augment: The name of the augmentation, or ``own``.
         notes: What was found out and decided, a sentence each.
         values: Of arrays that are no pixels of 8 bits, the numbers that became 0 and 255.
+        loaders: Data loaders of one's own, which give the batches in place of ``train`` and ``test``.
     """
 
     name: str
@@ -97,6 +115,7 @@ class ImageData:
     augment: str = "none"
     notes: tuple[str, ...] = ()
     values: tuple[float, float] | None = None
+    loaders: "Loaders | None" = None
 
     @property
     def identity(self) -> list[Any]:

@@ -17,20 +17,13 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from fastnas.data.balance import Sampling, balanced_pass
 from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
-from fastnas.data.images import ImageData, ImageSet, Transform
+from fastnas.data.images import Batch, ImageData, ImageSet, Transform
 from fastnas.data.pixels import cut_out
 from fastnas.errors import require
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
 
 CPU = torch.device("cpu")
-
-
-class Batch(NamedTuple):
-    """Normalised images, float32 ``[N, C, H, W]``, and their classes, int64 ``[N]``, on the device of the run."""
-
-    images: Tensor
-    labels: Tensor
 
 
 class _Key(NamedTuple):
@@ -228,6 +221,8 @@ def paired_batches(
     Raises:
         ValueError: At once if a half does not fill a batch, and on the way if too many images cannot be read.
     """
+    if data.loaders is not None:
+        return data.loaders.paired(weight_indices, seed, first_step, num_steps, search_from_step, device)
     drop_last = drop_last or ranks.size > 1
     labels = data.train.labels if sampling == "balanced" else None
     for_weights = _Passes(weight_indices, batch_size, seed, "weights", "the half for the weights", drop_last, 0, labels)
@@ -270,22 +265,26 @@ def training_batches(
     Args:
         cutout: Side in pixels of the square blanked in every image; 0 for none.
     """
+    steps, own = range(first_step, first_step + num_steps), (ranks.index,) if ranks.index else ()
+    if data.loaders is not None:
+        loaded = data.loaders.for_training(indices, seed, first_step, num_steps, device)
+        return _each_with_squares(loaded, cutout, seed, steps, own)
     labels = data.train.labels if sampling == "balanced" else None
     drop_last = drop_last or ranks.size > 1
     passes = _Passes(indices, batch_size, seed, "retraining", "the training images", drop_last, 0, labels)
-    steps = range(first_step, first_step + num_steps)
-    part, own = ranks.part(batch_size), (ranks.index,) if ranks.index else ()
+    part = ranks.part(batch_size)
     every = _Lazily(lambda step: passes.keys(step)[part], steps)
     broken = broken or BrokenImages()
     loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, True)
-    return (
-        _with_squares(batch, cutout, stream(seed, "cutout", step, *own))
-        for step, batch in zip(steps, loaded, strict=True)
-    )
+    return _each_with_squares(loaded, cutout, seed, steps, own)
 
 
-def _with_squares(batch: Batch, side: int, seed: int) -> Batch:
-    return batch._replace(images=cut_out(batch.images, side, 1.0, seed)) if side else batch
+def _each_with_squares(
+    batches: Iterator[Batch], side: int, seed: int, steps: range, own: tuple[int, ...]
+) -> Iterator[Batch]:
+    for step, batch in zip(steps, batches, strict=True):
+        square_seed = stream(seed, "cutout", step, *own)
+        yield batch._replace(images=cut_out(batch.images, side, 1.0, square_seed)) if side else batch
 
 
 def evaluation_batches(
@@ -312,6 +311,8 @@ def evaluation_batches(
         broken: Counts images that cannot be read, which are left out. Without it, the first ends the run.
     """
     require(batch_size >= 1, "data", "batch_size must be at least 1", batch_size)
+    if data.loaders is not None:
+        return data.loaders.for_evaluation(None if images is data.test else indices, device)
     indices = np.arange(len(images.labels)) if indices is None else indices
     chunks = np.array_split(indices, -(-len(indices) // batch_size)) if len(indices) else []
     keys = [[_Key(int(i), 0) for i in chunk] for chunk in chunks[ranks.index :: ranks.size]]

@@ -15,14 +15,13 @@ from fastnas.data.broken import UnreadableImage, UnsupportedImage
 from fastnas.data.config import SMALLEST, WHERE, Augment, Colour, DataConfig
 from fastnas.data.decoders import use_decoder
 from fastnas.data.encoded import EncodedImage
-from fastnas.data.images import SMALL, ImageData, ImageSet
+from fastnas.data.images import SMALL, THIN, ImageData, ImageSet, is_large
 from fastnas.data.pixels import Normalise, Statistics
 from fastnas.errors import invalid
 from fastnas.supernet.layout import height_and_width
 
 LOOKED_AT = 500  # training images, evenly over the set, that decide what nobody said
 PHOTO = 224  # pixels: side of the square whose area large images are brought to
-THIN = 64  # pixels: a shorter side that no strided stem could halve five times
 UNEVEN = 1.5  # ratio of proportions from which it is said
 MANY = 3.0  # ratio of the widest to the narrowest proportions from which it is said
 IMBALANCE = 3  # images of the largest class for one of the smallest, from which it is said
@@ -109,7 +108,7 @@ def prepare(
     else:
         assert look is not None
         size = _choose_size(look, notes)
-    large = min(size) >= THIN and size[0] * size[1] > SMALL**2 if defaults.large is None else defaults.large
+    large = is_large(size) if defaults.large is None else defaults.large
     fit = config.fit or ("crop" if large else "squeeze")
     channels = config.image_channels or defaults.channels
     if channels is None:
@@ -156,6 +155,9 @@ def set_augment(
             keeps the name.
         colour: What ``photo`` changes; ``None`` for DARTS's numbers.
     """
+    if data.loaders is not None:
+        rule = "augment and colour must be left out beside data loaders, which decide them"
+        raise invalid(WHERE, rule, augment or colour, "Set them in the loaders.")
     if augment is None and data.augment == "own":
         raise invalid(WHERE, "augment must be given beside colour where the transform is one of your own", None)
     augment = cast(Augment, data.augment) if augment is None else augment

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
 from fastnas.data.folders import load_folder, load_imagenet, prepare_files
 from fastnas.data.images import SMALL, ImageData, ImageSet, Items
+from fastnas.data.loaders import from_loaders, is_loader
 from fastnas.data.pixels import CIFAR, GREY
 from fastnas.data.prepare import Defaults, prepare
 from fastnas.data.shards import read_shards
@@ -64,25 +65,34 @@ def list_sources() -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def as_data(data: object, where: str = "data") -> ImageData:
+def as_data(data: object, where: str = "data", *, pairs: Literal["halves", "parts"] = "halves") -> ImageData:
     """Return images, from the images themselves or from what names them.
 
     Args:
         data: An :class:`ImageData`; the ``source`` of :func:`load_data`; a pair of images and labels, or a pair of such
-            pairs to train and to test on (:func:`from_arrays`); or a map-style data set (:func:`from_dataset`).
+            pairs to train and to test on (:func:`from_arrays`); a map-style data set (:func:`from_dataset`); or two
+            data loaders (:func:`from_loaders`).
         where: The beginning of errors.
+        pairs: Whether two loaders are those for weights and for alpha, or those to train and to test on.
 
     Raises:
         ValueError: If it is none of these, or the name or the folder is not as described.
     """
     if isinstance(data, str | Path):
         return load_data(str(data))
+    if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_loader, data)):
+        return from_loaders(*data) if pairs == "halves" else from_loaders(data[0], test=data[1])
+    if is_loader(data):
+        rule = "a data loader must stand in a pair, that for weights and that for alpha"
+        raise invalid(where, rule, "one", "Give its data set in place of it, or two loaders.")
     if isinstance(data, tuple | list) and len(data) == 2:
         parts: Any = data if isinstance(data[0], tuple | list) else [data]
         return from_arrays(*parts)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return from_dataset(data)
-    return require_type(where, "data", data, ImageData, f"Or give {list_sources()}, arrays or a data set.")
+    return require_type(
+        where, "data", data, ImageData, f"Or give {list_sources()}, arrays, a data set or two data loaders."
+    )
 
 
 def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # noqa: B008

@@ -80,7 +80,7 @@ class SearchResult:
 def search(
     space_or_supernet: Space | nn.Module | str,
     method: Method | str | Callable[[], Method],
-    data: ImageData | str | Path,
+    data: Any,
     config: SearchConfig = SearchConfig(),  # noqa: B008
     *,
     folder: Path | str | None = None,
@@ -95,7 +95,8 @@ def search(
             ``space``, called as ``supernet(images, mix)``. A supernet of your own keeps its weights as the starting
             point and is trained in place.
         method: What to do, or its name; see :mod:`fastnas.methods.library`.
-        data: Images, or what names them: ``"digits"``, ``"cifar10:ROOT"``, ...
+        data: Images, or what names them: ``"digits"``, ``"cifar10:ROOT"``, arrays, a data set, or two data loaders,
+            for the weights and for alpha; see :func:`fastnas.data.as_data`.
         config: Size, budget and optimisers.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``. If they are there already, the search goes on
             from them, bit for bit as if it had never stopped.
@@ -112,6 +113,8 @@ def search(
     method, data = as_method(method, "search"), as_data(data, "search")
     require_type("search", "config", config, SearchConfig)
     folder = None if folder is None else Path(folder)
+    if data.loaders is not None:
+        config = data.loaders.fit(config, ranks.size > 1)
     config = plan_search(space_or_supernet, method, data, config, folder, ranks)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)

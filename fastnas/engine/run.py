@@ -320,6 +320,8 @@ def enter_stage(run: Run, stage: int) -> None:
 
 def search_halves(data: ImageData, config: SearchConfig) -> Halves:
     """The images of a search: those of its index file, or shares of every class."""
+    if data.loaders is not None:
+        return Halves(*data.loaders.halves())
     if config.index is not None:
         return read_index(config.index, data)
     if config.fractions is not None:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
-from fastnas.data import ImageData, as_data, placeholder_data
+from fastnas.data import as_data, placeholder_data
 from fastnas.engine.fit import require_fit
 from fastnas.errors import complaint, require, require_type
 from fastnas.mechanisms.draw import TwoPaths, gumbel_selected
@@ -94,7 +94,7 @@ class Plan:
 def plan(
     space: Space | str,
     method: Method | str | Callable[[], Method],
-    data: ImageData | str | Path,
+    data: Any,
     config: SearchConfig = SearchConfig(),  # noqa: B008
     *,
     budget: str | Budget | None,

@@ -117,7 +117,7 @@ def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
 
 def retrain(
     genotype: Genotype | str | Path,
-    data: ImageData | str | Path,
+    data: Any,
     config: RetrainConfig = RetrainConfig(),  # noqa: B008
     setup: TrainingSetup = TrainingSetup(),  # noqa: B008
     *,
@@ -131,7 +131,7 @@ def retrain(
 
     Args:
         genotype: What to build, or its name (``"DARTS_V2"``), file or text.
-        data: Images, or what names them.
+        data: Images, or what names them, see :func:`fastnas.data.as_data`; two data loaders train and test.
         config: Size, budget and optimiser.
         setup: Seed, share of the images, precision, device; a ``SearchConfig`` will do.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
@@ -145,9 +145,12 @@ def retrain(
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
     """
-    genotype, data = as_genotype(genotype, own, "retrain"), as_data(data, "retrain")
+    genotype, data = as_genotype(genotype, own, "retrain"), as_data(data, "retrain", pairs="parts")
     require_type("retrain", "config", config, RetrainConfig)
     folder = None if folder is None else Path(folder)
+    if data.loaders is not None:
+        setup = data.loaders.fit(setup, ranks.size > 1)
+        config = data.loaders.fit(config, ranks.size > 1)
     if config.augment is not None or config.colour is not None:
         data = set_augment(data, config.augment, config.colour)
     require_divisible(ranks, config.batch_size)
