@@ -2,11 +2,12 @@
 
 import errno
 import glob
+import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -21,6 +22,8 @@ if TYPE_CHECKING:  # a machine where kernels are measured need not have it
 T = TypeVar("T")
 TEMPORARY = ".part"  # how the names of files end that are not complete
 ABANDONED = 3600.0  # seconds after which nobody writes to such a file any more
+LARGEST = 2**28  # bytes of a file of text
+CHECKSUM = "checksum"
 STRICT: "ConfigDict" = {"extra": "forbid"}  # a misspelt field in a configuration file is an error
 
 
@@ -106,20 +109,99 @@ def explain(error: OSError, path: Path) -> OSError:
     return made
 
 
-def write_json(path: Path, data: object, indent: int | None = 2) -> None:
-    """Write ``data`` as JSON, atomically; with ``indent`` ``None`` in one line."""
+def write_json(path: Path, data: object, indent: int | None = 2, checksum: bool = False) -> None:
+    """Write ``data`` as JSON, atomically.
+
+    Args:
+        path: The file.
+        data: What it shall hold; a mapping, if it gets a checksum.
+        indent: Of the text; ``None`` for one line.
+        checksum: Add the key ``checksum``, by which :func:`read_json` notices every change.
+    """
+    if checksum:
+        assert isinstance(data, Mapping)
+        data = {**data, CHECKSUM: sum_up(data)}
     text = json.dumps(data, indent=indent, allow_nan=False) + "\n"
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
+def sum_up(data: object, before: str = "") -> str:
+    """Sixteen hexadecimal digits of what JSON says of ``data``, in whatever order and layout.
+
+    Args:
+        data: What can be written as JSON.
+        before: What stands before it, if its place counts.
+    """
+    text = json.dumps(data, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(f"{before}{text}".encode()).hexdigest()[:16]
+
+
 def read_json(path: Path) -> object:
-    """Read a JSON file; a missing or broken one is named in a single line."""
+    """Read a JSON file, and compare it with its checksum, if it has one; the checksum itself is left out.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: In one line, if it holds no JSON, or something else than was written.
+    """
+    return without_checksum(parse_json(read_text(path), path), str(path))
+
+
+def without_checksum(content: object, what: str) -> object:
+    """Decoded JSON without its checksum, if it has one.
+
+    Raises:
+        ValueError: If the checksum is that of something else.
+    """
+    if not isinstance(content, dict) or CHECKSUM not in content:
+        return content
+    rest = {name: value for name, value in content.items() if name != CHECKSUM}
+    if content[CHECKSUM] != sum_up(rest):
+        remedy = f"Restore it. If the change is yours, delete its line {CHECKSUM!r}."
+        raise ValueError(complaint("run", f"{what} must hold what was written", "something else", remedy))
+    return rest
+
+
+def parse_json(text: str, path: Path, line: int | None = None) -> object:
+    """Decode JSON. Numbers that are not finite are none.
+
+    Args:
+        text: What was read.
+        path: From where, for errors.
+        line: And its line.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(complaint("run", f"{path.name} must exist", f"no file {path}")) from None
-    except (ValueError, RecursionError) as error:  # among others UnicodeDecodeError, and numbers of too many digits
-        raise ValueError(complaint("run", f"{path} must hold JSON", str(error).split(":")[0])) from None
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:  # among others numbers of too many digits
+        place = f"{path}" if line is None else f"line {line} of {path}"
+        got = str(error).split(":")[0] or "too many brackets"
+        raise ValueError(complaint("run", f"{place} must hold JSON", got)) from None
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name}, which is no finite number")
+
+
+def read_text(path: Path, what: str = "JSON") -> str:
+    """The text of a regular file of at most :data:`LARGEST` bytes.
+
+    Args:
+        path: The file.
+        what: It should hold, for errors.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: In one line, if it is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(complaint("run", f"{path.name} must exist", f"no file {path}"))
+    size = path.stat().st_size if path.is_file() else None
+    if size is None or size > LARGEST:
+        rule = f"{path} must be a file of at most {LARGEST >> 20} MiB"
+        raise ValueError(complaint("run", rule, "no regular file" if size is None else f"{size:,} bytes"))
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(complaint("run", f"{path} must hold {what}", "bytes that are no text")) from None
 
 
 def checked(adapter: "TypeAdapter[T]", data: object, where: str, rule: str) -> T:
@@ -145,29 +227,44 @@ def checked(adapter: "TypeAdapter[T]", data: object, where: str, rule: str) -> T
 
 
 def append_json_line(path: Path, record: Mapping[str, object]) -> None:
-    """Append one record to a file of JSON lines and bring it to the disk."""
+    """Append one record to a file of JSON lines and bring it to the disk; a half line at its end goes."""
     line = json.dumps(record, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line)
+        with path.open("ab+") as file:
+            _drop_half_line(file)
+            file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise explain(error, path) from None
 
 
+def _drop_half_line(file: BinaryIO) -> None:
+    """Cut ``file`` behind its last complete line."""
+    end = file.seek(0, os.SEEK_END)
+    if end == 0 or (file.seek(end - 1), file.read(1))[1] == b"\n":
+        return
+    file.seek(0)
+    file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The complete records of a file of JSON lines; a last line that a kill cut short is left out."""
-    return list(_complete_records(path)) if path.exists() else []
+    """The records of a file of JSON lines; a last line that a kill cut short is left out, and a missing file has none.
 
-
-def _complete_records(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            return
+    Raises:
+        ValueError: In one line, if a complete line is no JSON object.
+    """
+    if not path.exists():
+        return []
+    records = []
+    for number, line in enumerate(read_text(path).split("\n")[:-1], 1):
+        record = parse_json(line, path, number)
+        if not isinstance(record, dict):
+            got = type(record).__name__
+            raise ValueError(complaint("run", f"line {number} of {path} must be a JSON object", got))
+        records.append(record)
+    return records
 
 
 def keep_json_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:

@@ -1,47 +1,37 @@
 """How well is the memory of a search step predicted, does every plan keep its budget, and what does recomputing cost?
 
 Predictions run the step on tensors without memory; measurements run it on real ones and follow every storage, or on a
-GPU ask its allocator. `accuracy` compares both over many configurations, `random` over drawn
-ones, `draws` lets methods draw for themselves,
+GPU ask its allocator. `accuracy` compares both over many configurations (`memory_random.py` over drawn ones), `draws`
+lets methods draw for themselves,
 `budgets` plans and measures what was planned, `bytes` counts whole supernets, `rss` asks the operating system, `times`
 takes the seconds of one search under several plans, with the cells that FASTNAS_BACKEND names.
 """
 
 import multiprocessing
-import resource
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from random import Random
 from statistics import median
 from time import perf_counter, process_time
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import tyro
 from pydantic import ByteSize, TypeAdapter
 
-from fastnas.data import DataConfig, placeholder_data
 from fastnas.memory.budget import Budget, show_bytes
 from fastnas.memory.planner import plan
-from fastnas.memory.prediction import measure, measure_peaks, predict
-from fastnas.memory.scene import CPU, Setup, moments, real_scene
-from fastnas.methods.library import METHODS
+from fastnas.memory.prediction import measure_peaks, predict
+from fastnas.memory.scene import CPU, moments, real_scene
 from fastnas.ranks import torch_device
-from fastnas.spaces.registry import space_by_name
-from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import backend_for, forced_backend
-from measuring.device import CudaDevice
-from measuring.memory import step_peak
+from measuring.memory_cases import GPU_BLOCK, Case, case, compared, configurations, resident, whole_supernets
 from measuring.writing import Section, provenance
 
-Part = Literal["accuracy", "random", "draws", "budgets", "bytes", "rss", "times"]
+Part = Literal["accuracy", "draws", "budgets", "bytes", "rss", "times"]
 ORIGINAL = 119.9 * 2**20
 """Bytes an image that the published DARTS supernet keeps for C=16, 8 cells, 32x32: 2.01 GB for 16 images."""
-GPU_BLOCK = 512
-"""What CUDA's allocator rounds up to."""
-SMALL = SearchConfig(channels=8, cells=3, epochs=6, batch_size=8, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,92 +71,6 @@ class Options:
     batch_size: int = 16
 
 
-class Case(NamedTuple):
-    """A configuration."""
-
-    title: str
-    setup: Setup
-
-
-def case(method: str, space: str, data: str = "digits", side: int = 16, **changes: object) -> Case:
-    """A configuration by its names."""
-    made = METHODS[method]()
-    if method == "parsec":
-        few = replace(made.hypergradient, draws=2)  # type: ignore[type-var]
-        made = replace(made, hypergradient=few, weight_average=few)  # type: ignore[arg-type]
-    config = replace(SMALL, **changes)  # type: ignore[arg-type]
-    if made.partial_channels > 1:
-        config = replace(config, channels=max(config.channels, 4 * made.partial_channels))
-    in_space = space_by_name(space).with_depth(config.cells)
-    words = " ".join(config.recompute)
-    title = f"{method}, {space}, C={config.channels}, {config.cells} cells, {config.batch_size}×{side}², "
-    return Case(
-        f"{title}{config.precision}, {words}",
-        Setup(in_space, made, placeholder_data(data, DataConfig(resolution=side)), config),
-    )
-
-
-def configurations() -> Iterator[Case]:
-    """Methods, spaces, batches, resolutions, precisions and plans."""
-    for method in METHODS:
-        yield case(method, "nasbench201", cells=1, batch_size=16)
-    for method in ("darts", "darts_2nd", "pc_darts", "gdas", "snas", "p_darts", "smooth_darts_adv", "nasp", "parsec"):
-        yield case(method, "darts")
-    for space in ("s1", "s2", "s3", "s4", "sharpdarts"):
-        yield case("darts", space)
-    for method in ("proxyless_nas", "darts", "gdas"):
-        yield case(method, "proxyless", cells=1, side=32)
-    for batch_size, side in ((4, 32), (16, 32), (64, 8), (2, 64), (32, 16)):
-        yield case("darts", "darts", side=side, channels=16, batch_size=batch_size)
-    yield case("pc_darts_imagenet", "darts", "imagenet", 224, channels=16, batch_size=2)
-    yield case("proxyless_nas", "proxyless", "imagenet", 224, channels=16, cells=1, batch_size=2)
-    for method, space in (("darts", "darts"), ("pc_darts", "darts"), ("gdas", "darts"), ("darts", "nasbench201")):
-        yield case(method, space, precision="bfloat16", side=32)
-    for words in (("edges",), ("cell",), ("none", "edges", "cell", "none"), ("cell", "joined", "joined", "none")):
-        yield case("darts", "darts", side=32, channels=16, recompute=words)
-        yield case("pc_darts", "darts", side=32, recompute=words)
-    for words in (("edges",), ("cell",)):
-        yield case("darts", "nasbench201", cells=2, side=32, recompute=words)
-        yield case("proxyless_nas", "proxyless", cells=1, side=32, recompute=words)
-    yield case("darts_2nd", "nasbench201", cells=1, recompute=("cell",))
-    yield case("darts", "darts", side=32, precision="bfloat16", recompute=("edges",))
-
-
-def random_case(seed: int) -> Case:
-    """A small configuration of which every setting is drawn."""
-    rng = Random(seed)
-    space = rng.choice(["darts", "nasbench201", "s1", "s2", "s3", "s4", "sharpdarts", "proxyless"])
-    methods = [name for name in METHODS if space != "proxyless" or METHODS[name]().partial_channels == 1]
-    plain = [name for name in methods if name not in ("p_darts", "darts_plus", "dso_nas", "dso_nas_full")]
-    cells = {"nasbench201": rng.choice([1, 2]), "proxyless": 1}.get(space, rng.choice([3, 4, 5]))
-    words = [("none",), ("edges",), ("cell",), ("none", "edges", "cell", "none"), ("cell", "joined", "edges")]
-    return case(
-        rng.choice(plain),
-        space,
-        "digits",
-        rng.choice([16, 24]),
-        cells=cells,
-        channels=rng.choice([4, 8, 12]),
-        batch_size=rng.choice([4, 8]),
-        precision=rng.choice(["float32", "float32", "bfloat16"]),
-        recompute=rng.choice(words),
-    )
-
-
-class Compared(NamedTuple):
-    """Peak bytes of the largest phase of a step."""
-
-    predicted: int
-    measured: int
-
-
-def compared(setup: Setup, device: torch.device) -> Compared:
-    """The same search predicted as for the allocator of ``device``, and measured there."""
-    if device.type == "cpu":
-        return Compared(predict(setup).peak.num_bytes, measure(setup).peak.num_bytes)
-    return Compared(predict(setup, GPU_BLOCK).peak.num_bytes, step_peak(CudaDevice(device), setup))
-
-
 def accuracy(options: Options) -> Section:
     """Predicted and measured peaks of every configuration."""
     device, rows, errors = torch_device(options.device), [], []
@@ -185,29 +89,6 @@ def accuracy(options: Options) -> Section:
         )
     columns = ("configuration", "predicted", "measured", "error")
     return Section("Is the peak what was predicted?", columns, rows, notes, ok=middle <= 0.03 and worst <= 0.1)
-
-
-def random(options: Options) -> Section:
-    """Predicted and measured peaks of configurations drawn at random, and what the operating system says of them."""
-    rows, errors, ratios = [], [], []
-    for seed in range(options.first or 50):
-        title, setup = random_case(seed)
-        predicted, measured = compared(setup, CPU)
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            tracked, resident = pool.apply(_resident, (random_case, seed))
-        errors.append(predicted / measured - 1)
-        ratios.append(resident / tracked)
-        numbers = [f"{predicted / 1e6:.2f}", f"{measured / 1e6:.2f}", f"{errors[-1]:+.4%}", f"{ratios[-1]:.2f}"]
-        rows.append([title, *numbers])
-        print(rows[-1], flush=True)
-    worst, middle = max(map(abs, errors)), median(map(abs, errors))
-    notes = [
-        f"{len(rows)} configurations, seeds from 0: median error {middle:.4%}, largest {worst:.4%}. MB of the largest "
-        f"phase. Resident memory of a fresh process, beyond what it had before the step, is {median(ratios):.2f} times "
-        f"the prediction in the median ({min(ratios):.2f} to {max(ratios):.2f})."
-    ]
-    columns = ("configuration", "predicted", "measured", "error", "resident / predicted")
-    return Section("Is the peak of any configuration what was predicted?", columns, rows, notes, ok=worst <= 0.01)
 
 
 def draws(options: Options) -> Section:
@@ -262,14 +143,6 @@ def budgets(options: Options) -> Section:
     return Section("Does every plan keep its budget?", columns, rows, notes, ok=exceeded == 0)
 
 
-def whole_supernets() -> Iterator[Case]:
-    """The published searches."""
-    yield case("darts", "darts", "cifar10", 32, channels=16, cells=8, batch_size=16)
-    yield case("darts", "darts", "cifar10", 32, channels=16, cells=8, batch_size=64)
-    yield case("pc_darts_imagenet", "darts", "imagenet", 224, channels=16, cells=8, batch_size=128)
-    yield case("proxyless_nas", "proxyless", "imagenet", 224, channels=16, cells=4, batch_size=256)
-
-
 def count_bytes(options: Options) -> Section:
     """Peaks of whole supernets, predicted."""
     rows = []
@@ -300,10 +173,11 @@ def _resident_case(number: int) -> Case:
 def rss(options: Options) -> Section:
     """The peak of resident memory in a fresh process, beyond what it had before the step."""
     rows = []
-    for number, (title, _) in enumerate(_resident_cases()):
+    for number, (title, setup) in enumerate(_resident_cases()):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            tracked, resident = pool.apply(_resident, (_resident_case, number))
-        rows.append([title, f"{tracked / 1e6:.0f}", f"{resident / 1e6:.0f}", f"{resident / tracked:.2f}"])
+            found, given = pool.apply(resident, (_resident_case, number))
+        tracked = predict(setup).peak.num_bytes - given
+        rows.append([title, f"{tracked / 1e6:.0f}", f"{found / 1e6:.0f}", f"{found / tracked:.2f}"])
         print(rows[-1], flush=True)
     note = (
         "MB beyond what was there before the step. The difference is what operations hold inside themselves, and what "
@@ -311,21 +185,6 @@ def rss(options: Options) -> Section:
     )
     columns = ("configuration", "predicted", "resident", "ratio")
     return Section("What does the operating system say?", columns, rows, [note])
-
-
-def _resident(make: Callable[[int], Case], number: int) -> tuple[int, int]:
-    torch.set_num_threads(1)
-    small = case("darts", "nasbench201", cells=1, batch_size=2).setup
-    for phase in real_scene(small, moments(small)[0]).phases().values():
-        phase()  # loads libraries and makes tables, which are no part of a step
-    setup = make(number).setup
-    scene = real_scene(setup, moments(setup)[0])
-    given = sum(t.untyped_storage().nbytes() for tensors in scene.given.values() for t in tensors)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    for phase in scene.phases().values():
-        phase()
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return predict(setup).peak.num_bytes - given, after - before
 
 
 def times(options: Options) -> Section:
@@ -370,7 +229,6 @@ def times(options: Options) -> Section:
 
 PARTS: dict[Part, Callable[[Options], Section]] = {
     "accuracy": accuracy,
-    "random": random,
     "draws": draws,
     "budgets": budgets,
     "bytes": count_bytes,

@@ -8,8 +8,8 @@ from rich.table import Table
 from fastnas.data import ImageData
 from fastnas.experiment.experiment import Outcome
 from fastnas.experiment.series import Judged
-from fastnas.files import read_json_lines
 from fastnas.report.text import genotype_text
+from fastnas.run_files import BrokenImage, read_records
 from fastnas.selection import load_selection, summary
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.training.retrain import RetrainResult
@@ -51,7 +51,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         console.print(comparison_table(outcome.searched, outcome.random))
         console.print(verdict(outcome.searched, outcome.random), markup=False, highlight=False, soft_wrap=True)
     for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
-        skipped = f"{len(read_json_lines(path))} images could not be read and were skipped: {path}"
+        skipped = f"{len(read_records(path, BrokenImage))} images could not be read and were skipped: {path}"
         console.print(skipped, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
 

@@ -87,7 +87,7 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
         data = load_data(command.data, command.images)
     with open_run(folder, ranks):
         if ranks.is_first:
-            write_json(folder / "genotype.json", genotype_to_json(genotype))
+            write_json(folder / "genotype.json", genotype_to_json(genotype), checksum=True)
         line = run_folder_line(folder, f"repeat the command with {pasted('--run', folder)}")
         for text in [line, *data_lines(data)]:
             console.print(text, markup=False, highlight=False, soft_wrap=True)

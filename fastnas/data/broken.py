@@ -5,7 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from fastnas.errors import complaint
-from fastnas.files import append_json_line, read_json_lines
+from fastnas.files import append_json_line
+from fastnas.run_files import BrokenImage, read_records
 
 # What PIL raises for files that are no images, or broken ones: among others SyntaxError for PNG, ValueError for PPM
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
@@ -46,7 +47,7 @@ class BrokenImages:
 
     def __init__(self, limit: int = 0, path: Path | None = None) -> None:
         self.limit, self.path = limit, path
-        self.names = {record["image"] for record in read_json_lines(path)} if path is not None else set()
+        self.names = {record["image"] for record in read_records(path, BrokenImage)} if path is not None else set()
 
     def add(self, error: UnreadableImage) -> None:
         """Count an image.

@@ -17,10 +17,11 @@ from fastnas.engine.record import evaluated_mix
 from fastnas.engine.run import Run, fresh_state, search_halves, stage_supernet
 from fastnas.engine.step import search_step
 from fastnas.errors import invalid
-from fastnas.files import read_json, write_json
+from fastnas.files import write_json
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks, local_device
+from fastnas.run_files import BudgetFile, read_file
 from fastnas.spaces.space import Space
 from fastnas.training.config import SearchConfig
 
@@ -245,12 +246,10 @@ def plan_search(
 
 def read_budget(folder: Path | None) -> dict[str, Any]:
     """What a run with minutes has decided so far."""
-    if folder is None or not (folder / FILE).exists():
-        return {}
-    return read_json(folder / FILE)  # type: ignore[return-value]
+    return {} if folder is None else dict(read_file(folder / FILE, BudgetFile) or {})
 
 
 def write_budget(folder: Path | None, part: Mapping[str, Any], ranks: Ranks = ALONE) -> None:
     """Add a decision to ``budget.json``."""
     if folder is not None and ranks.is_first:
-        write_json(folder / FILE, {**read_budget(folder), **part})
+        write_json(folder / FILE, {**read_budget(folder), **part}, checksum=True)

@@ -35,12 +35,12 @@ from fastnas.engine.run import (
 )
 from fastnas.engine.step import outer_eigenvalue, search_step
 from fastnas.errors import require_type
-from fastnas.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.mechanisms.control import RollBack, Stop
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
+from fastnas.run_files import SearchEpoch, append_record, keep_epochs
 from fastnas.seeds import stream
 from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.genotype import Genotype
@@ -178,19 +178,12 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
                 enter_stage(run, saved["stage"])
             run.state.load_state_dict(saved)
     epochs_done = run.state.step // run.steps
-    history = _kept(run, metrics, epochs_done)
-    whole = run.method.control is None or len(history) == epochs_done
-    rule = f"{metrics} must hold the {epochs_done} epochs of the checkpoint beside it, which decide when to stop"
-    remedy = f"Delete {checkpoint} to start this part of the run again."
-    require(whole, "search", rule, f"{len(history)} of them", remedy)
-    return history
+    return _kept(run, metrics, epochs_done)
 
 
 def _kept(run: Run, metrics: Path, epochs: int) -> list[dict[str, Any]]:
     """The records of the first ``epochs``; the others are dropped from the file."""
-    if run.ranks.is_first:
-        return keep_json_lines(metrics, lambda record: record["epoch"] < epochs)
-    return [record for record in read_json_lines(metrics) if record["epoch"] < epochs]
+    return keep_epochs(metrics, SearchEpoch, epochs, write=run.ranks.is_first)  # type: ignore[return-value]
 
 
 def _save(run: Run, folder: Path | None) -> None:
@@ -227,7 +220,7 @@ def _epochs(
         history.append(record)
         _keep_snapshot(run, epoch)
         if folder is not None and run.ranks.is_first:
-            append_json_line(folder / "metrics.jsonl", record)
+            append_record(folder / "metrics.jsonl", record)
         _save(run, folder)
         if on_step is not None:
             on_step(state.step, run.total_steps)

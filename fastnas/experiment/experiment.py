@@ -123,9 +123,8 @@ def _run(
             place = folder / "retrain" / name
             results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
             if ranks.is_first:
-                write_json(
-                    folder / "comparison.json", {"networks": [_summary(i, result) for i, result in enumerate(results)]}
-                )
+                networks = [_summary(i, result) for i, result in enumerate(results)]
+                write_json(folder / "comparison.json", {"networks": networks}, checksum=True)
     if ranks.is_first:
         from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
 
@@ -194,10 +193,10 @@ def find(
         ranks: The processes that search together.
     """
     if ranks.is_first and not (folder / "config.json").exists():
-        write_json(folder / "config.json", experiment_to_json(experiment))
-        write_json(folder / "data.json", parts.data.describe())
+        write_json(folder / "config.json", experiment_to_json(experiment), checksum=True)
+        write_json(folder / "data.json", parts.data.describe(), checksum=True)
     if ranks.is_first and parts.space.name not in SPACES:
-        write_json(folder / "space.json", space_to_json(parts.space))
+        write_json(folder / "space.json", space_to_json(parts.space), checksum=True)
     config = experiment.config if device is None else replace(experiment.config, device=device)
     has_ladder, ladder, minutes = experiment.select == "ladder", experiment.ladder, config.minutes
     share = partial(share_of, ladder=has_ladder, retraining=experiment.retrain_searched)
@@ -212,10 +211,11 @@ def find(
             ladder = fit_ladder(ladder, 60 * minutes * share(LADDER), result, scene, folder, ranks)
         result = climb_from(result, scene, ladder, _accept(experiment, parts), folder, show_progress, ranks)
     if ranks.is_first:
-        write_json(folder / "genotype.json", genotype_to_json(result.genotype))
+        write_json(folder / "genotype.json", genotype_to_json(result.genotype), checksum=True)
         save_tensors(folder / "alpha.pt", result.alpha)
         if result.returned is not None:
-            write_json(folder / "stop.json", {"epoch": result.returned, "reason": result.stopped})
+            stop = {"epoch": result.returned, "reason": result.stopped}
+            write_json(folder / "stop.json", stop, checksum=True)
     return result
 
 

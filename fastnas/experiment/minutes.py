@@ -12,8 +12,8 @@ from fastnas.data import class_balanced_fraction
 from fastnas.engine import SearchResult
 from fastnas.engine.budget import read_budget, write_budget
 from fastnas.experiment.selecting import Scene
-from fastnas.files import read_json_lines
 from fastnas.ranks import Ranks, local_device
+from fastnas.run_files import RungRecord, SearchEpoch, read_records
 from fastnas.selection import LadderConfig
 from fastnas.selection.scoring import HeldOut, path_of
 from fastnas.selection.short_training import ShortTraining
@@ -98,8 +98,9 @@ def fit_retraining(
 
 def seconds_so_far(folder: Path) -> float:
     """What the search and the ladder of a run folder took."""
-    records = [*read_json_lines(folder / "metrics.jsonl"), *read_json_lines(folder / "selection.jsonl")]
-    return sum(record["seconds"] for record in records)
+    epochs = read_records(folder / "metrics.jsonl", SearchEpoch)
+    rungs = read_records(folder / "selection.jsonl", RungRecord)
+    return sum(epoch["seconds"] for epoch in epochs) + sum(rung["seconds"] for rung in rungs)
 
 
 def _time_step(genotype: Genotype, scene: Scene) -> float:

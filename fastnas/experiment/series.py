@@ -4,7 +4,6 @@ Each search has a run folder of its own and is an ordinary run, which ``fastnas 
 alone. They are judged by a short retraining on images that it does not train on; the test set has no say.
 """
 
-import json
 import multiprocessing
 import os
 import signal
@@ -119,7 +118,7 @@ _JUDGED = TypeAdapter(Judged)
 
 def save_series(series: Series, folder: Path) -> None:
     """Write ``series.json``, from which a resume knows what to do."""
-    write_json(folder / "series.json", _AS_JSON.dump_python(series, mode="json"))
+    write_json(folder / "series.json", _AS_JSON.dump_python(series, mode="json"), checksum=True)
 
 
 def load_series(folder: Path, trust: bool = False) -> Series:
@@ -190,7 +189,7 @@ def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Jud
     rule = "judged.json must say what came of a search"
     judged = [checked(_JUDGED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
     best = max(range(len(judged)), key=lambda number: judged[number].accuracy)  # the first of equals
-    write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in judged]})
+    write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in judged]}, checksum=True)
     return judged, best
 
 
@@ -296,7 +295,7 @@ def _search_and_judge(series: Series, number: int, folder: Path, data: ImageData
     text = genotype_to_text(found.genotype)
     judged = Judged(str(folder), member.config.seed, member.strength, text, accuracy, found.stopped)
     console.print(f"run {number}: {100 * accuracy:.2f} % of the held-out images", highlight=False, soft_wrap=True)
-    write_json(folder / "judged.json", json.loads(_JUDGED.dump_json(judged)))
+    write_json(folder / "judged.json", asdict(judged), checksum=True)
 
 
 def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: str) -> float:

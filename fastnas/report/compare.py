@@ -9,8 +9,9 @@ from typing import Any
 from jinja2 import Environment
 
 from fastnas.errors import invalid
-from fastnas.files import read_json, write_atomically
+from fastnas.files import write_atomically
 from fastnas.report.page import flatten
+from fastnas.run_files import Comparison, Settings, read_file
 
 Row = dict[str, str]
 _PAGE = """<!doctype html><meta charset="utf-8"><title>fastnas: runs compared</title>
@@ -64,16 +65,13 @@ def write_comparison(rows: Sequence[Row], csv_file: Path, page: Path) -> None:
 
 
 def _settings(run: Path) -> Mapping[str, str]:
-    content: Any = read_json(run / "config.json")
-    if not isinstance(content, Mapping):
-        raise invalid("compare", f"{run / 'config.json'} must hold settings", type(content).__name__)
+    content: Any = read_file(run / "config.json", Settings)
     return dict(flatten({key: value for key, value in content.items() if key != "versions"}))
 
 
 def _results(run: Path) -> Row:
-    path = run / "comparison.json"
-    content: Any = read_json(path) if path.exists() else {}
-    networks = {network["name"]: network for network in content.get("networks", [])}
+    content = read_file(run / "comparison.json", Comparison)
+    networks = {network["name"]: network for network in ([] if content is None else content["networks"])}
     searched = networks.pop("searched", None)
     random = [network["test_accuracy"] for network in networks.values()]
     return {

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from fastnas.files import read_json, read_json_lines, write_atomically
+from fastnas.files import read_json, write_atomically
 from fastnas.report.curves import (
     edge_mix_figure,
     eigenvalue_figure,
@@ -19,6 +19,18 @@ from fastnas.report.curves import (
 )
 from fastnas.report.draw import cell_figure
 from fastnas.report.svg import svg
+from fastnas.run_files import (
+    Comparison,
+    DataDescription,
+    Ending,
+    RungRecord,
+    SearchEpoch,
+    Settings,
+    TrainingEpoch,
+    read_epochs,
+    read_file,
+    read_records,
+)
 from fastnas.spaces.formats import genotype_from_json, genotype_to_text, parse_genotype, space_from_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
@@ -44,15 +56,14 @@ def write_report(run: Path) -> Path:
     if not (run / "config.json").is_file():
         remedy = "Name a folder that fastnas search has made."
         raise FileNotFoundError(complaint("report", "run must be a run folder", f"{run}, without config.json", remedy))
-    settings: Any = read_json(run / "config.json")
-    named = isinstance(settings, Mapping) and isinstance(settings.get("space"), str)
-    require(named, "report", "config.json must name its space", str(run / "config.json"), "Is it the file of a search?")
+    settings: Any = read_file(run / "config.json", Settings)
     own = space_from_json(read_json(run / "space.json")) if (run / "space.json").exists() else None
     space = own or space_by_name(settings["space"])
-    records = read_json_lines(run / "metrics.jsonl")
-    comparison: Any = read_json(run / "comparison.json") if (run / "comparison.json").exists() else {}
-    networks = comparison.get("networks", [])
-    data: Any = read_json(run / "data.json") if (run / "data.json").exists() else {}
+    records: Any = read_epochs(run / "metrics.jsonl", SearchEpoch)
+    _check_shapes(run / "metrics.jsonl", records, space)
+    comparison = read_file(run / "comparison.json", Comparison)
+    networks: Any = [] if comparison is None else comparison["networks"]
+    data: Any = read_file(run / "data.json", DataDescription) or {}
     genotype = _genotype(run, records, own)
     environment = Environment(
         loader=PackageLoader("fastnas.report", "."), autoescape=select_autoescape(), undefined=StrictUndefined
@@ -83,6 +94,18 @@ def write_report(run: Path) -> Path:
     path = run / "report.html"
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
     return path
+
+
+def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space) -> None:
+    """Raise unless the coefficients in ``records`` are those of ``space``."""
+    for number, record in enumerate(records, 1):
+        for cell_type in space.cell_types:
+            expected = list(map(len, space.alive(cell_type)))
+            rows, edges = record["mix"].get(cell_type, []), record["edge_mix"].get(cell_type)
+            fits = list(map(len, rows)) == expected and cell_type in record["entropy"]
+            fits = fits and (edges is None or len(edges) == len(expected))
+            rule = f"line {number} of {path} must hold the coefficients of {space.name}"
+            require(fits, "report", rule, f"other ones of the {cell_type} cells")
 
 
 def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
@@ -165,7 +188,7 @@ def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[float | No
 
 def _rungs(run: Path) -> Iterator[dict[str, Any]]:
     """The heights of the ladder, as far as it was climbed."""
-    records = read_json_lines(run / "selection.jsonl")
+    records = read_records(run / "selection.jsonl", RungRecord)
     for rung in sorted({record["rung"] for record in records}):
         here = [record for record in records if record["rung"] == rung]
         best = min(here, key=lambda record: record["loss"])
@@ -213,14 +236,14 @@ def _mixes(records: Sequence[Mapping[str, Any]], space: Space) -> Iterator[tuple
 
 
 def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | None:
-    stop: Any = read_json(run / "stop.json") if (run / "stop.json").exists() else {}
-    figure = eigenvalue_figure(records, stop.get("epoch"))
+    stop = read_file(run / "stop.json", Ending)
+    figure = eigenvalue_figure(records, None if stop is None else stop["epoch"])
     return None if figure is None else _inline(figure)
 
 
 def _retraining(run: Path) -> Markup | None:
     folders = sorted((run / "retrain").glob("*/metrics.jsonl"), key=lambda path: (path.parent.name != "searched", path))
-    trainings = {path.parent.name: records for path in folders if (records := read_json_lines(path))}
+    trainings = {path.parent.name: records for path in folders if (records := read_epochs(path, TrainingEpoch))}
     return _inline(retrain_figure(trainings)) if trainings else None
 
 

@@ -6,7 +6,7 @@ lets the supernet score them all by batch statistics on held-out images, and tra
 """
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from time import perf_counter
@@ -17,9 +17,10 @@ import numpy as np
 from fastnas.data import ImageData, class_balanced_fraction
 from fastnas.engine import SearchResult
 from fastnas.engine.run import search_halves
-from fastnas.files import append_json_line, read_json, read_json_lines, write_json
+from fastnas.files import write_json
 from fastnas.methods.method import Method
 from fastnas.ranks import local_device
+from fastnas.run_files import RungRecord, SelectionFile, append_record, read_file, read_records
 from fastnas.selection.config import LadderConfig
 from fastnas.selection.proposals import Accept, Proposal, propose
 from fastnas.selection.scoring import HeldOut, path_of
@@ -171,7 +172,7 @@ class _Log:
     def __init__(self, folder: Path | None, on_rung: OnRung | None) -> None:
         self.path = None if folder is None else folder / "selection.jsonl"
         self.on_rung = on_rung
-        before = [] if self.path is None else [Rung(**record) for record in read_json_lines(self.path)]
+        before = [] if self.path is None else [Rung(**record) for record in read_records(self.path, RungRecord)]
         self.known = {(one.rung, one.steps, one.genotype): one for one in before}
         self.rungs: list[Rung] = []
         self.losses: dict[tuple[int, str], float] = {}
@@ -190,7 +191,7 @@ class _Log:
             one = Rung(rung, text, proposal.origin, steps, loss, accuracy, seconds)
             self.known[rung, steps, text] = one
             if self.path is not None:
-                append_json_line(self.path, asdict(one))
+                append_record(self.path, asdict(one))
         self.losses[rung, text] = one.loss
         self.rungs.append(one)
         if self.on_rung is not None:
@@ -207,7 +208,7 @@ def save_selection(selection: Selection, folder: Path) -> None:
         "origin": selection.origin,
         "rungs": [asdict(rung) for rung in selection.rungs],
     }
-    write_json(folder / "selection.json", content)
+    write_json(folder / "selection.json", content, checksum=True)
 
 
 def summary(selection: Selection) -> list[str]:
@@ -227,9 +228,8 @@ def summary(selection: Selection) -> list[str]:
 
 def load_selection(folder: Path, space: Space) -> Selection | None:
     """The selection of a run folder, if it has one."""
-    path = folder / "selection.json"
-    if not path.exists():
+    content = read_file(folder / "selection.json", SelectionFile)
+    if content is None:
         return None
-    content: Mapping[str, Any] = read_json(path)  # type: ignore[assignment]
     rungs = [Rung(**rung) for rung in content["rungs"]]
     return Selection(parse_genotype(content["genotype"], space), content["origin"], rungs)

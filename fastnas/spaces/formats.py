@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastnas.errors import complaint, invalid, require, require_type, suggest
+from fastnas.files import without_checksum
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
@@ -72,7 +73,7 @@ def parse_genotype(text: str, own: Space | None = None) -> Genotype:
     """Parse one of the three text forms and check the result against its space."""
     text = text.strip()
     if text.startswith("{"):
-        return genotype_from_json(_parse_json(text), own)
+        return genotype_from_json(without_checksum(_parse_json(text), "the genotype"), own)
     if text.startswith("|"):
         return _parse_nasbench201(text)
     require("Genotype(" in text, WHERE, f"text must be {FORMS}", _excerpt(text))

@@ -27,12 +27,12 @@ from fastnas.data import (
 )
 from fastnas.data.division import class_balanced_fraction
 from fastnas.errors import require_type
-from fastnas.files import append_json_line, keep_json_lines, read_json_lines
 from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
 from fastnas.networks.derived import build_network
 from fastnas.networks.model import Model, ModelInfo, describe_space, find_preprocessing
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
+from fastnas.run_files import TrainingEpoch, append_record, keep_epochs
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
@@ -256,9 +256,7 @@ class _Training:
                 self.optimizer.load_state_dict(saved["optimizer"])
                 self.step = saved["step"]
         epochs_done = self.step // self.steps
-        if self.ranks.is_first:
-            return keep_json_lines(metrics, lambda record: record["epoch"] < epochs_done)
-        return [record for record in read_json_lines(metrics) if record["epoch"] < epochs_done]
+        return keep_epochs(metrics, TrainingEpoch, epochs_done, write=self.ranks.is_first)  # type: ignore[return-value]
 
     def epochs(self, folder: Path | None, on_step: Callable[[int, int], None] | None) -> Iterator[dict[str, Any]]:
         config = self.config
@@ -289,7 +287,7 @@ class _Training:
                 record = self.record(epoch, lr) | {"seconds": perf_counter() - started}
                 started = perf_counter()
                 if folder is not None and self.ranks.is_first:
-                    append_json_line(folder / "metrics.jsonl", record)
+                    append_record(folder / "metrics.jsonl", record)
                     save_checkpoint(folder / "checkpoint.pt", self.identity, self.state_dict())
                 yield record
             if on_step is not None:

@@ -16,6 +16,7 @@ from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, Eigen
 from fastnas.mechanisms.pruning import BelowThreshold
 from fastnas.mechanisms.schedules import Constant, Progress
 from fastnas.methods.library import asap, darts, dso_nas, p_darts, robust_darts_ada, robust_darts_dp, snas
+from fastnas.run_files import SearchEpoch, read_epochs
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.training.config import SearchConfig
@@ -152,8 +153,9 @@ def test_records_that_a_stop_needs_and_that_are_gone_are_missed(tmp_path):
         search(SPACE, method, DIGITS, TINY, folder=tmp_path)
     plain = tmp_path / "plain"
     search(SPACE, darts(), DIGITS, TINY, folder=plain)
-    (plain / "metrics.jsonl").unlink()
-    assert len(search(SPACE, darts(), DIGITS, TINY, folder=plain).history) == 0  # nothing to decide
+    (plain / "metrics.jsonl").write_text("")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl must hold the 4 epochs of the checkpoint .* got 0 of them"):
+        search(SPACE, darts(), DIGITS, TINY, folder=plain)
 
 
 def test_darts_plus_may_return_the_epoch_before():
@@ -189,7 +191,7 @@ def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch
     assert [record["epoch"] for record in result.history] == [0, 1, 2, 3]
     assert [record["weight_decay"] for record in result.history] == pytest.approx([3e-4, 3e-3, 3e-3, 3e-3])
     assert [back["to"] for back in result.history[-1]["roll_backs"]] == [0]
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_epochs(tmp_path / "metrics.jsonl", SearchEpoch)
     assert without_seconds(lines) == without_seconds(result.history)
     decayed = replace(RETURNING, control=lambda space, records: None)
     plain = search(SPACE, decayed, DIGITS, TINY)

@@ -1,7 +1,6 @@
 """The loop: what each step touches, what a seed decides, and what a resume repeats."""
 
 import importlib
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +11,7 @@ import fastnas
 from fastnas.data import load_data
 from fastnas.engine import relax, search
 from fastnas.methods.library import darts, pc_darts
+from fastnas.run_files import SearchEpoch, read_epochs
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet
 from fastnas.training.config import SearchConfig, TrainingSetup
@@ -103,7 +103,7 @@ def test_a_run_that_stops_anywhere_goes_on_bit_for_bit(tmp_path, reference, step
     resumed = search(NASBENCH201, pc_darts(), DIGITS, config, folder=tmp_path)
     assert logits(resumed) == logits(reference)
     assert without_seconds(resumed.history) == without_seconds(reference.history)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    lines = read_epochs(tmp_path / "metrics.jsonl", SearchEpoch)
     assert without_seconds(lines) == without_seconds(reference.history)
 
 

@@ -1,8 +1,10 @@
 """The plumbing for a GPU whose allocator is asked, on a machine that has none."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import memory as script
+import memory_random
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from fastnas.memory.tracker import Tracker
 from fastnas.methods.library import darts, p_darts
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.training.config import SearchConfig
-from measuring import memory
+from measuring import memory, memory_cases
 from measuring.device import HostDevice, Memory
 
 TINY = SearchConfig(channels=4, cells=1, epochs=6, batch_size=8, device="cpu")
@@ -56,7 +58,7 @@ def test_a_device_that_does_not_count_is_refused():
 
 
 def test_on_a_gpu_the_error_has_a_sign_and_what_was_too_low_is_counted(monkeypatch):
-    found = iter([script.Compared(109, 100), script.Compared(99, 100), script.Compared(100, 100)])
+    found = iter([memory_cases.Compared(109, 100), memory_cases.Compared(99, 100), memory_cases.Compared(100, 100)])
     monkeypatch.setattr(script, "torch_device", lambda name: torch.device("cuda"))
     monkeypatch.setattr(script, "compared", lambda setup, device: next(found))
     section = script.accuracy(script.Options(first=3))
@@ -71,7 +73,7 @@ def test_exceeded_budgets_are_counted(monkeypatch):
     prediction = SimpleNamespace(peak=SimpleNamespace(num_bytes=10**6))
     monkeypatch.setattr(script, "predict", lambda setup, granularity: prediction)
     monkeypatch.setattr(script, "plan", lambda *arguments, **options: chosen)
-    monkeypatch.setattr(script, "compared", lambda setup, device: script.Compared(0, next(peaks)))
+    monkeypatch.setattr(script, "compared", lambda setup, device: memory_cases.Compared(0, next(peaks)))
     section = script.budgets(script.Options())
     assert section.notes == ["MB; 1 budgets exceeded."]
     assert not section.ok
@@ -83,13 +85,29 @@ QUICK = (4, 10)
 
 @pytest.mark.parametrize("seed", [pytest.param(s, marks=() if s in QUICK else pytest.mark.slow) for s in range(50)])
 def test_the_peak_of_a_random_configuration_is_what_was_predicted(seed):
-    title, setup = script.random_case(seed)
-    predicted, measured = script.compared(setup, torch.device("cpu"))
+    title, setup = memory_cases.random_case(seed)
+    predicted, measured = memory_cases.compared(setup, torch.device("cpu"))
     assert predicted == pytest.approx(measured, rel=0.01), title
 
 
+def make_record(seed):
+    sizes = {"predicted": 995 + seed, "measured": 1000, "predicted_above": 100, "resident_above": 200 + seed}
+    return {"seed": seed, "title": "tiny", **sizes, "seconds": 0.1}
+
+
+def test_random_configurations_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(memory_random, "measure_case", lambda seed: asked.append(seed) or make_record(seed))
+    options = memory_random.Options(count=2, records=tmp_path / "r.jsonl")
+    assert memory_random.main(options) == 0
+    assert memory_random.main(replace(options, count=3, minutes=1e9, out=tmp_path / "r.md")) == 0
+    assert asked == [0, 1, 2]
+    page = (tmp_path / "r.md").read_text()
+    assert "3 configurations: median error 0.4000%, largest 0.5000%; 3 predictions were too low." in page
+    assert "2.01 times" in page
+
+
 @pytest.mark.slow
-def test_the_operating_system_agrees_with_the_prediction_of_a_random_configuration(capsys):
-    section = script.random(script.Options(first=2))
-    assert section.ok
-    assert all(0.5 < float(row[-1]) < 3 for row in section.rows)
+def test_the_operating_system_agrees_with_the_prediction_of_a_random_configuration():
+    record = memory_random.measure_case(0)
+    assert 0.5 < record["resident_above"] / record["predicted_above"] < 3

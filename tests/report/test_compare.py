@@ -8,6 +8,8 @@ import pytest
 from fastnas.cli.main import main
 from fastnas.files import write_json
 
+REST = {"genotype": {}, "seconds": 1.0}
+
 
 @pytest.fixture
 def runs(tmp_path):
@@ -18,7 +20,7 @@ def runs(tmp_path):
         write_json(run / "genotype.json", {})
         (run / "checkpoint.pt").write_text("large")
         networks = [
-            {"name": name, "test_accuracy": 0.5 + 0.1 * place, "num_params": 1000, "multiply_adds": 2000}
+            {"name": name, "test_accuracy": 0.5 + 0.1 * place, "num_params": 1000, "multiply_adds": 2000, **REST}
             for place, name in enumerate(("searched", "random_1", "random_2"))
         ]
         if number == 0:

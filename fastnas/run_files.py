@@ -1,0 +1,269 @@
+"""What the files of a run folder may hold: each of them is read through one of the schemas here.
+
+Records of a search, a training and a ladder are JSON lines, each with a checksum of itself and of all before it, so
+that changed, lost and repeated ones are noticed. Seconds do not count: two runs that found the same have the same
+checksums.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypeVar
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from typing_extensions import TypedDict
+
+from fastnas.errors import complaint
+from fastnas.files import CHECKSUM, append_json_line, checked, read_json, read_json_lines, sum_up, write_atomically
+
+T = TypeVar("T")
+WHERE = "run"
+_CONFIG = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+_UNSUMMED = ("seconds", CHECKSUM)
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Rows = dict[str, list[list[float]]]
+
+
+class _RollBack(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    to: Count
+
+
+class SearchEpoch(TypedDict):
+    """A line of ``metrics.jsonl`` of a search."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    epoch: Count
+    epochs: Positive
+    stage: NotRequired[Count]
+    step: Count
+    weight_lr: float
+    weight_decay: NotRequired[float]
+    tau: NotRequired[float]
+    alpha_moves: bool
+    inner_loss: float
+    inner_accuracy: Share
+    outer_loss: float
+    outer_accuracy: Share
+    entropy: dict[str, float]
+    alpha: Rows
+    beta: dict[str, Any]
+    mix: Rows
+    edge_mix: dict[str, list[float]]
+    genotype: str
+    roll_backs: NotRequired[list[_RollBack]]
+    eigenvalue: NotRequired[float | None]
+    seconds: Seconds
+
+
+class TrainingEpoch(TypedDict):
+    """A line of ``metrics.jsonl`` of a training."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    epoch: Count
+    epochs: Positive
+    lr: float
+    train_loss: float
+    train_accuracy: float | None
+    test_loss: float | None
+    test_accuracy: float | None
+    seconds: Seconds
+
+
+class TrainedNetwork(TypedDict):
+    """An entry of ``comparison.json``."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    name: str
+    genotype: NotRequired[dict[str, Any]]
+    num_params: Count
+    multiply_adds: Count
+    test_accuracy: float
+    seconds: Seconds
+
+
+class Comparison(TypedDict):
+    """``comparison.json``."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    networks: list[TrainedNetwork]
+
+
+class Ending(TypedDict):
+    """``stop.json``: the epoch whose architecture a search returned, and why."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    epoch: Count
+    reason: str
+
+
+class DataDescription(TypedDict):
+    """``data.json``."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    name: NotRequired[str]
+    test_images: NotRequired[Count]
+    notes: NotRequired[list[str]]
+
+
+class _SearchBudget(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    epochs: Positive
+    warmup_epochs: Count | None
+    fractions: Annotated[list[Share], Field(min_length=2, max_length=2)] | None
+    evaluation_images: Positive | None
+
+
+class _LadderBudget(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    proposals: Positive
+    entrants: Positive
+
+
+class _RetrainingBudget(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    epochs: Positive
+
+
+class BudgetFile(TypedDict):
+    """``budget.json``: what a run with minutes decided."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    search: NotRequired[_SearchBudget]
+    ladder: NotRequired[_LadderBudget]
+    retraining: NotRequired[_RetrainingBudget]
+
+
+class RungRecord(TypedDict):
+    """A line of ``selection.jsonl``."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    rung: Count
+    genotype: str
+    origin: str
+    steps: Count
+    loss: float
+    accuracy: Share
+    seconds: Seconds
+
+
+class SelectionFile(TypedDict):
+    """``selection.json``."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    genotype: str
+    origin: str
+    rungs: list[RungRecord]
+
+
+class Settings(TypedDict):
+    """``config.json``, as far as a page shows it; :mod:`fastnas.experiment.settings` knows all of it."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    method: NotRequired[str]
+    space: str
+    data: NotRequired[str]
+    versions: NotRequired[dict[str, str]]
+
+
+class BrokenImage(TypedDict):
+    """A line of ``broken.jsonl``."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    image: str
+    reason: str
+
+
+def read_file(path: Path, schema: type[T]) -> T | None:
+    """A JSON file of a run folder, or ``None`` if there is none.
+
+    Args:
+        path: The file.
+        schema: One of the classes of this module.
+
+    Raises:
+        ValueError: In one line, if it holds something else.
+    """
+    if not path.exists():
+        return None
+    content = read_json(path)
+    checked(TypeAdapter(schema), content, WHERE, f"{path} must be what a run writes")
+    return content  # type: ignore[return-value]  (not what pydantic makes of it, which has another order)
+
+
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append a record, with a checksum of it and of all before it, and bring it to the disk."""
+    before = read_json_lines(path)
+    last = str(before[-1].get(CHECKSUM, "")) if before else ""
+    append_json_line(path, {**record, CHECKSUM: _sum_up(record, last)})
+
+
+def read_records(path: Path, schema: type[T]) -> list[T]:
+    """The complete records of a file of JSON lines, without their checksums; a missing file has none.
+
+    Args:
+        path: The file.
+        schema: One of the classes of this module.
+
+    Raises:
+        ValueError: In one line, if one of them is no such record, or was changed, lost or repeated. Lines without
+            checksums, which earlier versions wrote, are only compared with the schema.
+    """
+    records: list[Any] = []
+    adapter, last = TypeAdapter(schema), ""
+    for number, line in enumerate(read_json_lines(path), 1):
+        rule = f"line {number} of {path} must be what a run writes"
+        found = line.pop(CHECKSUM, "")
+        checked(adapter, line, WHERE, rule)
+        records.append(line)
+        if (found or last) and found != _sum_up(line, last):
+            remedy = "It was changed, or lines before it were lost or repeated. Restore the file."
+            raise ValueError(complaint(WHERE, rule, "another checksum", remedy))
+        last = found
+    return records
+
+
+def read_epochs(path: Path, schema: type[T]) -> list[T]:
+    """The records of the epochs of a search or a training, in order and without gaps.
+
+    Raises:
+        ValueError: As :func:`read_records`, and for records of wrong epochs.
+    """
+    records = read_records(path, schema)
+    for number, record in enumerate(records):
+        epoch, epochs = record["epoch"], record["epochs"]  # type: ignore[index]
+        if epoch != number or epoch >= epochs:
+            rule = f"line {number + 1} of {path} must be of epoch {number}"
+            raise ValueError(complaint(WHERE, rule, f"epoch {epoch} of {epochs}", "Restore the file."))
+    return records
+
+
+def keep_epochs(path: Path, schema: type[T], done: int, write: bool = True) -> list[T]:
+    """The records of the epochs that a checkpoint has behind it; later ones are dropped from the file.
+
+    Args:
+        path: The file.
+        schema: Of its records.
+        done: How many there must be.
+        write: Drop them from the file, too: one of several processes does.
+
+    Raises:
+        ValueError: If there are fewer, or one is not what was written.
+    """
+    records = read_epochs(path, schema)
+    if len(records) < done:
+        rule = f"{path} must hold the {done} epochs of the checkpoint beside it"
+        remedy = f"Restore the file, or delete {path.with_name('checkpoint.pt')} to start this part of the run again."
+        raise ValueError(complaint(WHERE, rule, f"{len(records)} of them", remedy))
+    if write and path.exists():
+        text = "".join(json.dumps(line, allow_nan=False) + "\n" for line in read_json_lines(path)[:done])
+        write_atomically(path, lambda file: file.write(text.encode()))
+    return records[:done]
+
+
+def _sum_up(record: Mapping[str, Any], before: str) -> str:
+    return sum_up({name: value for name, value in record.items() if name not in _UNSUMMED}, before)
