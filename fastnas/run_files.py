@@ -71,6 +71,7 @@ class TrainingEpoch(TypedDict):
     train_accuracy: float | None
     test_loss: float | None
     test_accuracy: float | None
+    test_confusion: NotRequired[list[list[Count]] | None]
     seconds: Seconds
 
 
@@ -106,6 +107,7 @@ class DataDescription(TypedDict):
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
     name: NotRequired[str]
+    classes: NotRequired[list[str]]
     test_images: NotRequired[Count]
     notes: NotRequired[list[str]]
 

@@ -86,7 +86,7 @@ def write_report(run: Path) -> Path:
         rungs=list(_rungs(run)),
         networks=networks,
         retraining=_retraining(run),
-        confusion=confusions(read_json_lines(run / "retrain" / "searched" / "metrics.jsonl"), data.get("classes", [])),
+        confusion=confusions(_trained(run), data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
         versions=settings.get("versions", {}),
@@ -162,6 +162,10 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
     return f"{by_chance} {_points(half)} on {test_images:,} test images (95 %)."
 
 
+def _trained(run: Path) -> Any:
+    return read_epochs(run / "retrain" / "searched" / "metrics.jsonl", TrainingEpoch)
+
+
 def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
     """The confusions of a finished training, a row a class; ``None`` without them, or for more classes than a table has
     room for.
@@ -171,7 +175,7 @@ def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> 
         classes: Their names.
     """
     counts = records[-1].get("test_confusion") if records else None
-    if not counts or len(counts) != len(classes) or len(counts) > MOST_COLUMNS:
+    if not counts or len(counts) > MOST_COLUMNS or {len(row) for row in [counts, *counts]} != {len(classes)}:
         return None
     recalls = [f"{100 * row[i] / sum(row):.1f} %" if sum(row) else "–" for i, row in enumerate(counts)]
     return {"classes": list(classes), "rows": list(zip(classes, counts, recalls, strict=True))}
