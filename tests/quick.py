@@ -15,4 +15,6 @@ def quick_method(name, draws=2):
         method = replace(method, hypergradient=replace(method.hypergradient, draws=draws))
     if name.startswith("proxyless_nas"):
         method = replace(method, update_schedule=replace(method.update_schedule, alpha_every=1))
+    if name == "spos":
+        method = replace(method, choice=replace(method.choice, population=4, generations=2))
     return method

@@ -70,6 +70,8 @@ def check(
         if method is None:
             raise invalid("check", "method must stand beside a space or a supernet", "none")
         method = as_method(method, "check")
+        moves, why = method.update_schedule.alpha_moves, "alpha never moves"
+        require(moves, "check", "a method must have a gradient of alpha", f"{method.name}, in which {why}")
         build = build_of(method, networks_of(subject), images_of(seed) if images is None else images, claim)
         space = subject if isinstance(subject, Space) else subject.space
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]

@@ -19,6 +19,7 @@ from fastnas.data import (
     steps_per_epoch,
 )
 from fastnas.engine.budget import plan_search, with_rates
+from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.fit import require_fit
 from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
@@ -42,7 +43,7 @@ from fastnas.methods.registry import as_method
 from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
 from fastnas.run_files import SearchEpoch, append_record, keep_epochs
 from fastnas.seeds import stream
-from fastnas.spaces.formats import parse_genotype
+from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
@@ -87,6 +88,7 @@ def search(
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
     ranks: Ranks = ALONE,
+    accept: Callable[[Genotype], bool] = lambda genotype: True,
 ) -> SearchResult:
     """Search an architecture: train alpha and the weights of a supernet, as the method says, then derive.
 
@@ -103,6 +105,7 @@ def search(
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
         ranks: The processes that search together, see :func:`fastnas.ranks.joined`; the first one writes.
+        accept: Which architectures a choice by evaluation may return.
 
     Raises:
         ValueError: For data, sizes or files that do not fit together.
@@ -136,6 +139,11 @@ def search(
                 on_epoch(record)
     verdict = _decide(run, history)
     genotype = derived(run, coefficients_at(run, config.epochs - 1))
+    if method.choice is not None:
+        with deterministic():
+            genotype = parse_genotype(
+                ranks.told(genotype_to_text(choose(run, accept)) if ranks.is_first else ""), run.space
+            )
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
     returned = verdict.epoch if isinstance(verdict, Stop) else None
     if returned is not None:
@@ -258,7 +266,8 @@ def _batches(run: Run) -> Batches:
     step, stage = run.state.step, run.state.stage
     borders = stage_borders(run.method, run.config)
     first = borders[stage] + run.progress(borders[stage]).warmup
-    never = run.total_steps + 1  # a joint step has one batch for both
+    schedule, never = run.method.update_schedule, run.total_steps + 1
+    alone = schedule.joint or not schedule.alpha_moves  # a joint step has one batch for both
     return iter(
         paired_batches(
             run.data,
@@ -267,7 +276,7 @@ def _batches(run: Run) -> Batches:
             seed=run.config.seed,
             first_step=step,
             num_steps=borders[stage + 1] * run.steps - step,
-            search_from_step=never if run.method.update_schedule.joint else first * run.steps,
+            search_from_step=never if alone else first * run.steps,
             workers=run.config.workers,
             sampling=run.config.sampling,
             ranks=run.ranks,

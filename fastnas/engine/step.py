@@ -37,7 +37,9 @@ def _move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
     if schedule.joint and moves:
         _joint_step(run, weight_batch)
         return
-    due = search_batch is not None and moves and (run.state.step + 1) % schedule.alpha_every == 0
+    due = (
+        search_batch is not None and moves and schedule.alpha_moves and (run.state.step + 1) % schedule.alpha_every == 0
+    )
     if due and not schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
     _weight_step(run, weight_batch)

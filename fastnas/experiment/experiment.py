@@ -20,6 +20,7 @@ from fastnas.experiment.selecting import Scene, climb_from, draw_contestants
 from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.experiment.watching import ShowProgress, watched
 from fastnas.files import save_tensors, write_json
+from fastnas.mechanisms.choice import Evolution, Perturbation
 from fastnas.methods.library import REGULARISED
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
@@ -151,6 +152,10 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
         ValueError: For names, sizes or settings that do not fit together, before anything runs.
     """
     parts = resolve(experiment, data_of(experiment) if data is None else data)
+    if parts.method.choice is not None and experiment.config.minutes is not None:
+        rule = "--minutes must stand beside a derivation or the ladder, whose time it can plan"
+        got = f"{parts.method.name}, which chooses by evaluations of its supernet"
+        raise invalid("Experiment", rule, got, "Give --epochs instead.")
     _check_sizes(experiment, parts)
     return parts
 
@@ -168,10 +173,20 @@ def resolve(experiment: Experiment, data: ImageData) -> Parts:
     method = method_named(experiment.method, experiment.strength)
     method = method if experiment.order is None else with_order(method, experiment.order)
     method = method if experiment.stop is None else with_stop(method, experiment.stop)
+    method = _with_choice(method, experiment)
     space = load_space(experiment.space).with_depth(experiment.config.cells)
     require(experiment.retrain.auxiliary == 0 or space.has_auxiliary_head, "Experiment", *_NO_AUXILIARY, space.name)
     costs = cost_table(experiment.cost, space, network_size(experiment.retrain, data))
     return Parts(within_budget(method, experiment.cost, costs), space, data, costs)
+
+
+def _with_choice(method: Method, experiment: Experiment) -> Method:
+    if experiment.select == "evolution":
+        return replace(method, choice=method.choice or Evolution())
+    if experiment.select == "perturbation":
+        epochs = experiment.tune_epochs
+        return replace(method, choice=Perturbation() if epochs is None else Perturbation(epochs))
+    return method
 
 
 def find(
@@ -203,7 +218,7 @@ def find(
     if minutes is not None:
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
-    result = _search(parts, config, folder, show_progress, ranks)
+    result = _search(parts, config, folder, show_progress, ranks, _accept(experiment, parts))
     if has_ladder:
         small = replace(experiment.retrain, channels=config.channels, cells=config.cells)
         scene = _scene(replace(experiment, retrain=small), parts, config)
@@ -273,11 +288,11 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
 
 
 def _search(
-    parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks
+    parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks, accept: Accept
 ) -> SearchResult:
     title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
     with watched("search", title, folder, show_progress, ranks) as watch:
-        return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, **watch)
+        return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, accept=accept, **watch)
 
 
 def _retrain(

@@ -15,10 +15,11 @@ from fastnas.experiment.selecting import Scene
 from fastnas.ranks import Ranks, local_device
 from fastnas.run_files import RungRecord, SearchEpoch, read_records
 from fastnas.selection import LadderConfig
-from fastnas.selection.scoring import HeldOut, path_of
+from fastnas.selection.scoring import HeldOut
 from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
+from fastnas.supernet.paths import path_of
 from fastnas.training.config import RetrainConfig
 
 SEARCH, LADDER, RETRAINING = 0.45, 0.15, 0.4

@@ -40,7 +40,9 @@ class Experiment:
         space: Where to search.
         data: Where the images come from.
         images: What to do with them.
-        select: By the argmax of the coefficients, as published, or by a ladder of evaluations.
+        select: By the method's own way, mostly the argmax of the coefficients (argmax); by a ladder of evaluations; by
+            what the supernet misses most (perturbation), or an evolutionary search among its paths (evolution).
+        tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
         config: The search.
@@ -58,7 +60,8 @@ class Experiment:
     space: Annotated[str, arg(help=SPACE_HELP)] = "darts"
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     images: Annotated[DataConfig, arg(name="")] = DataConfig()
-    select: Literal["argmax", "ladder"] = "argmax"
+    select: Literal["argmax", "ladder", "perturbation", "evolution"] = "argmax"
+    tune_epochs: float | None = None
     random_genotypes: int = 4
     retrain_searched: bool = True
     config: Annotated[SearchConfig, arg(name="")] = SearchConfig()
@@ -67,6 +70,8 @@ class Experiment:
     ladder: LadderConfig = LadderConfig()
 
     def __post_init__(self) -> None:
+        if self.tune_epochs is not None and self.select != "perturbation":
+            raise invalid("Experiment", "tune_epochs needs select=perturbation", self.select)
         if self.random_genotypes < 0:
             raise invalid("Experiment", "random_genotypes must not be negative", self.random_genotypes)
 

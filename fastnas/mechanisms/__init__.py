@@ -8,6 +8,7 @@ from fastnas.mechanisms.alpha_optimizer import (
     gradient_descent,
     keep_pair_probability,
 )
+from fastnas.mechanisms.choice import Evolution, Judge, Perturbation
 from fastnas.mechanisms.control import (
     EigenvalueRollBack,
     EigenvalueRule,
@@ -33,6 +34,7 @@ from fastnas.mechanisms.draw import (
     ProximalEdges,
     Sample,
     TwoPaths,
+    UniformPath,
     gumbel_all,
     gumbel_selected,
     gumbel_selected_with_scalars,
@@ -59,10 +61,13 @@ __all__ = [
     "EigenvalueRollBack",
     "EigenvalueRule",
     "EigenvalueStop",
+    "Evolution",
     "FirstOf",
     "GumbelHard",
     "GumbelSoftmax",
+    "Judge",
     "MaxW",
+    "Perturbation",
     "Progress",
     "Proximal",
     "ProximalEdges",
@@ -78,6 +83,7 @@ __all__ = [
     "Stop",
     "TwoCosines",
     "TwoPaths",
+    "UniformPath",
     "UpdateSchedule",
     "adam",
     "all_decided",

@@ -225,6 +225,23 @@ class Categorical(Draw):
 
 
 @dataclass(frozen=True)
+class UniformPath(Draw):
+    """One candidate an edge, all equally often and whatever alpha is: a uniform path (Guo et al., 2020,
+    arXiv:1904.00420, section 3.3)."""
+
+    turns_off = True
+    one_hot = True
+    paths = 1
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+        hard_EK = gumbel_softmax(torch.zeros_like(alpha_EK), seed, form="argmax", alive=alive_EK).mix
+        return Sample(hard_EK, hard_EK > 0, hard_EK > 0)
+
+    def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
+        return _masked(torch.zeros_like(alpha_EK), alive_EK).softmax(-1)
+
+
+@dataclass(frozen=True)
 class BinaryGate(Draw):
     """One path runs, and alpha gets ``J(p) b`` with ``b_k`` the gradient of gate ``k``: ProxylessNAS (Cai et al., 2019,
     arXiv:1812.00332, eq. 4). ``b`` needs the output of every candidate in the alpha step."""

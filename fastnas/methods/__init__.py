@@ -1,6 +1,6 @@
 """What a method is, and the methods of the family."""
 
-from fastnas.methods.later import beta_darts, darts_minus, drnas, fair_darts, gaea
+from fastnas.methods.later import beta_darts, darts_minus, drnas, fair_darts, gaea, spos
 from fastnas.methods.library import (
     asap,
     darts,
@@ -63,4 +63,5 @@ __all__ = [
     "smooth_darts_adv",
     "smooth_darts_rs",
     "snas",
+    "spos",
 ]

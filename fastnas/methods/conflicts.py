@@ -44,6 +44,12 @@ def conflicts(method: "Method", show: Callable[[Any], str]) -> list[tuple[bool, 
             "Its gradient is that of a surrogate, and the weights step with a choice of their own.",
         ),
         (
+            not method.update_schedule.alpha_moves and method.choice is None,
+            "update_schedule.alpha_moves=False",
+            "choice=None",
+            "Nothing would choose the architecture.",
+        ),
+        (
             needs_twice and method.draw is not None and method.draw.once_differentiable,
             gradient,
             draw,

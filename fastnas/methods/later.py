@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from fastnas.mechanisms.alpha_optimizer import gradient_descent
+from fastnas.mechanisms.choice import Evolution
 from fastnas.mechanisms.derivation import AboveThreshold
-from fastnas.mechanisms.draw import DirichletSample
+from fastnas.mechanisms.draw import DirichletSample, UniformPath
 from fastnas.mechanisms.penalty import mean_logsumexp, zero_one
 from fastnas.mechanisms.relaxation import mirror_softmax, sigmoid
 from fastnas.mechanisms.schedules import Constant, Ramp
@@ -12,6 +13,21 @@ from fastnas.mechanisms.update_schedule import UpdateSchedule
 from fastnas.methods.library import darts
 from fastnas.methods.method import Method, Term
 from fastnas.methods.registry import register_method
+
+
+@register_method
+def spos(*, population: int = 50, generations: int = 20) -> Method:
+    """Train uniform single paths of a supernet and then search among them by evolution
+    (Guo et al., 2020, arXiv:1904.00420). Alpha never moves; paths are ranked by their loss on the half for alpha. The
+    records of its epochs hold no architecture that means anything."""
+    return replace(
+        darts(),
+        name="spos",
+        source="Guo et al., 2020, arXiv:1904.00420",
+        draw=UniformPath(),
+        update_schedule=UpdateSchedule(alpha_moves=False),
+        choice=Evolution(population, generations),
+    )
 
 
 @register_method

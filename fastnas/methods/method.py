@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from fastnas.bilevel.hypergradient import Hypergradient, first_order
 from fastnas.bilevel.score_function import ImportanceWeighted
 from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Projection, adam
+from fastnas.mechanisms.choice import Choice
 from fastnas.mechanisms.control import Control
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
@@ -97,6 +98,8 @@ class Method:
         control: *End of the search.* When it stops or goes back; ``None`` for never.
         eigenvalue_every: Epochs between two measurements of the dominant eigenvalue; 0 for none.
         derivation: From coefficients to a genotype.
+        choice: Chooses the architecture at the end, by evaluations of the supernet on the half for alpha; ``None`` for
+            what ``derivation`` makes of the coefficients.
 
     Raises:
         ValueError: If two parts have no meaning together.
@@ -159,6 +162,7 @@ class Method:
     control: Control | None = None
     eigenvalue_every: int = 0
     derivation: Callable = derive
+    choice: Choice | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_share < 1:

@@ -23,11 +23,12 @@ from fastnas.ranks import local_device
 from fastnas.run_files import RungRecord, SelectionFile, append_record, read_file, read_records
 from fastnas.selection.config import LadderConfig
 from fastnas.selection.proposals import Accept, Proposal, propose
-from fastnas.selection.scoring import HeldOut, path_of
+from fastnas.selection.scoring import HeldOut
 from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
+from fastnas.supernet.paths import path_of
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 OnRung = Callable[["Rung"], None]

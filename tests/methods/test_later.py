@@ -6,14 +6,17 @@ import pytest
 import torch
 from scipy.stats import gamma
 
+from fastnas.data import load_data
+from fastnas.engine import search
 from fastnas.engine.budget import with_rates
 from fastnas.engine.coefficients import Sampler
 from fastnas.engine.record import evaluated_mix
 from fastnas.engine.step import search_step
+from fastnas.mechanisms.choice import Perturbation
 from fastnas.mechanisms.derivation import AboveThreshold, derive
 from fastnas.mechanisms.draw import DirichletSample
 from fastnas.mechanisms.schedules import Constant
-from fastnas.methods import beta_darts, darts, darts_2nd, darts_minus, drnas, fair_darts, gaea, gdas
+from fastnas.methods import beta_darts, darts, darts_2nd, darts_minus, drnas, fair_darts, gaea, gdas, spos
 from fastnas.methods.variants import with_order
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.training.config import SearchConfig
@@ -176,3 +179,39 @@ def test_dirichlet_samples_have_their_mean_and_leave_the_dead_at_zero():
     with pytest.raises(ValueError, match=r"--order 2: .*first derivative and no second"):
         with_order(drnas(), 2)
     assert replace(drnas(), hypergradient=darts_2nd(by_differences=True).hypergradient).unrolls
+
+
+def test_spos_steps_along_single_uniform_paths_and_alpha_stays():
+    run = halfway(spos())
+    weight_batch, search_batch = make_batches()
+    mix = run.sampler("weights")(run.state.alpha).mix
+    rows = mix.candidates["normal"]
+    assert rows.sum(-1).tolist() == [1.0] * len(SPACE.edges)
+    expected = stepped(run, gradients(run, weight_batch, lambda alpha_EK: rows + 0 * alpha_EK))
+    before = {name: a.detach().clone() for name, a in run.state.alpha.items()}
+    start = {name: p.detach().clone() for name, p in run.state.w.items()}
+    search_step(run, weight_batch, search_batch)
+    for name, x in expected.items():
+        parts = name.split(".")
+        if "edges" in parts:  # what does not run keeps its weights, without decay
+            row, primitive = parts[parts.index("edges") + 1 :][:2]
+            runs = bool(rows[int(row), SPACE.primitives.index(primitive)])
+            assert_near(run.state.w, {name: x if runs else start[name]})
+        else:
+            assert_near(run.state.w, {name: x})
+    assert all(torch.equal(a, before[name]) for name, a in run.state.alpha.items())
+
+
+def test_a_choice_ends_a_search_and_a_resumed_one_likewise(tmp_path):
+    config = SearchConfig(channels=4, cells=1, epochs=1, batch_size=16, train_fraction=0.1, device="cpu")
+    data = load_data("digits")
+    for method in (
+        spos(population=6, generations=2),
+        replace(darts(), choice=Perturbation(tune_epochs=0.5)),
+    ):
+        folder = tmp_path / method.name
+        found = search(NASBENCH201, method, data, config, folder=folder)
+        NASBENCH201.check(found.genotype)
+        assert search(NASBENCH201, method, data, config, folder=folder).genotype == found.genotype
+    with pytest.raises(ValueError, match=r"alpha_moves=False does not work with choice=None"):
+        replace(spos(), choice=None)

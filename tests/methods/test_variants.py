@@ -8,7 +8,7 @@ from fastnas.methods.library import METHODS, darts, darts_plus, pc_darts, robust
 from fastnas.methods.variants import with_order, with_stop
 
 DRAWS = ["gdas", "gdas_nasbench201", "snas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
-NO_SECOND_ORDER = [*DRAWS, "gaea", "drnas"]
+NO_SECOND_ORDER = [*DRAWS, "gaea", "single_darts", "drnas", "spos"]
 NO_STOP = [*NO_SECOND_ORDER, "p_darts", "robust_darts", "robust_darts_ada"]
 
 

@@ -13,11 +13,11 @@ from fastnas.methods.library import METHODS, darts, pc_darts
 from fastnas.selection import LadderConfig, climb, select
 from fastnas.selection.ladder import load_selection, save_selection
 from fastnas.selection.proposals import Proposal, neighbours, propose, samples
-from fastnas.selection.scoring import path_of
 from fastnas.spaces import DARTS, NASBENCH201, SPACES
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import Mix
+from fastnas.supernet.paths import path_of
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import RetrainConfig, SearchConfig
 

@@ -1,0 +1,106 @@
+"""The end of a search by evaluations of its supernet."""
+
+import math
+from collections.abc import Callable, Mapping
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastnas.data import evaluation_batches, training_batches
+from fastnas.engine.record import coefficients_at
+from fastnas.engine.run import Run
+from fastnas.engine.step import apply_gradients
+from fastnas.mechanisms.choice import Coefficients, Judge
+from fastnas.seeds import stream
+from fastnas.spaces.genotype import Genotype
+from fastnas.supernet.mix import Columns, Mix
+from fastnas.supernet.paths import path_of
+from fastnas.training.numerics import autocast, evaluate
+from fastnas_kernels.tensors import accumulator
+
+IMAGES = 2048  # of the half for alpha, where the configuration does not say how many
+
+
+def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True) -> Genotype:
+    """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way.
+
+    Args:
+        run: A search that is over.
+        accept: Which architectures may be chosen, as by a limit of their cost.
+    """
+    assert run.method.choice is not None
+    reached = coefficients_at(run, run.config.epochs - 1)
+    edges = {name: x.tolist() for name, x in reached.edges.items()}
+    rounds = count()
+
+    def loss_of_path(genotype: Genotype) -> float:
+        return _loss(run, path_of(run.space, genotype, edges, run.device))
+
+    def as_mix(mix: Coefficients) -> Mix:
+        tensors = {name: torch.tensor(x, dtype=torch.float32, device=run.device) for name, x in mix.items()}
+        return Mix(tensors, reached.edges, {name: _running(x) for name, x in mix.items()})
+
+    def loss_at(mix: Coefficients) -> float:
+        return _loss(run, as_mix(mix))
+
+    def tune(mix: Coefficients, epochs: float, share: float) -> None:
+        _tune(run, as_mix(mix), round(epochs * run.steps), share, next(rounds))
+
+    mix = {name: x.detach().cpu().numpy().astype(float) for name, x in reached.candidates.items()}
+    judge = Judge(mix, loss_of_path, loss_at, tune, accept)
+    return run.method.choice(run.space, judge, stream(run.config.seed, "choice"))
+
+
+def _running(mix_EK: np.ndarray) -> Columns:
+    return tuple(tuple(np.flatnonzero(row).tolist()) for row in mix_EK)
+
+
+def _loss(run: Run, mix: Mix) -> float:
+    """Mean loss on images held out, by the statistics of each batch; infinite where it is no number."""
+    images = run.config.evaluation_images or IMAGES
+    batches = evaluation_batches(
+        run.data,
+        run.data.train,
+        run.evaluation_order[:images],
+        batch_size=run.config.batch_size,
+        workers=run.config.workers,
+        device=run.device,
+        broken=run.broken,
+    )
+    try:
+        with torch.no_grad():
+            found = evaluate(lambda x: run.state.supernet(x, mix), batches, run.device, run.config.precision)
+    except FloatingPointError:
+        return math.inf
+    return found.loss if math.isfinite(found.loss) else math.inf
+
+
+def _tune(run: Run, mix: Mix, steps: int, share: float, number: int) -> None:
+    """Steps of the weights at fixed coefficients, at a rate that falls from a tenth of the search's by a cosine."""
+    if steps == 0:
+        return
+    config, w = run.config, run.state.w
+    final = min(config.weight_lr_final, config.weight_lr / 10)
+    lr = final + (config.weight_lr / 10 - final) * (1 + math.cos(math.pi * share)) / 2
+    optimizer = torch.optim.SGD(w.values(), lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    batches = training_batches(
+        run.data,
+        run.halves[0],
+        batch_size=config.batch_size,
+        seed=stream(config.seed, "tuning", number),
+        first_step=0,
+        num_steps=steps,
+        workers=config.workers,
+        device=run.device,
+        broken=run.broken,
+    )
+    for images, labels in batches:
+        with autocast(run.device, config.precision):
+            logits = run.state.supernet(images, mix)
+        loss = F.cross_entropy(logits.to(accumulator(logits.dtype)), labels)
+        found = torch.autograd.grad(loss, list(w.values()), allow_unused=True)
+        gradients: Mapping[str, Tensor | None] = dict(zip(w, found, strict=True))
+        apply_gradients(optimizer, w, gradients, config.grad_clip)
