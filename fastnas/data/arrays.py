@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastnas.data.broken import UnreadableImage
 from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
 from fastnas.data.images import ImageData, ImageSet, Items
@@ -126,7 +127,10 @@ class _Scaled:
     values: tuple[float, float]
 
     def __call__(self, index: int) -> Tensor:
-        return torch.from_numpy(_scale(np.asarray(self.image(index)), self.values))
+        values = np.asarray(self.image(index))
+        if not np.isfinite(values).all():
+            raise UnreadableImage(f"image {index} of the data set", "NaN or infinity")
+        return torch.from_numpy(_scale(values, self.values))
 
 
 @dataclass(frozen=True)

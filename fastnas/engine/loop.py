@@ -1,6 +1,7 @@
 """THE loop: every method of the library goes through it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
 from fastnas.training.config import SearchConfig
+from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import deterministic
 from fastnas_kernels.check import require
 
@@ -133,7 +135,7 @@ def search(
     run = Run(method, data, config, device, halves, steps, state, ranks, broken)
     ranks.require_same("the configuration", run.identity)
     history = _restore(run, folder)
-    with deterministic():
+    with deterministic(), _explained(run, folder):
         for record in _epochs(run, history, folder, on_step):
             if on_epoch is not None:
                 on_epoch(record)
@@ -261,10 +263,32 @@ def _cut(run: Run, phase: str, batch: Batch) -> Batch:
     return batch._replace(images=cut_out(batch.images, min(run.data.resolution) // 2, probability, seed))
 
 
-def _batches(run: Run) -> Batches:
-    """The batches from here to the end of the stage."""
-    step, stage = run.state.step, run.state.stage
+def _explained(run: Run, folder: Path | None) -> AbstractContextManager[None]:
+    """Inside the block, a number that is not finite ends the search in one line that says where it came from."""
+    state, every = run.state, run.method.update_schedule.alpha_every
+
+    def find() -> Fault | None:
+        start = state.step - state.step % run.steps
+        start -= run.steps if start == state.step and len(state.losses.inner) == run.steps else 0
+        steps = range(start, start + run.steps)
+        return find_fault(state.losses, steps, [step for step in steps if (step + 1) % every == 0])
+
+    def read(step: int) -> dict[str, Batch | None]:
+        return dict(zip(("weight", "alpha"), next(_batches(run, step, 1)), strict=True))
+
+    def variables() -> dict[str, list[Tensor]]:
+        return {"alpha": [*state.alpha.values()], "weight": [*state.w.values()]}
+
+    config = run.config
+    rates = {"alpha": f"--alpha-lr ({config.alpha_lr:g})", "weight": f"--weight-lr ({config.weight_lr:g})"}
+    return explained("search", find, read, variables, rates, folder)
+
+
+def _batches(run: Run, step: int | None = None, count: int | None = None) -> Batches:
+    """The batches from here to the end of the stage, or ``count`` from ``step`` on."""
+    step, stage = run.state.step if step is None else step, run.state.stage
     borders = stage_borders(run.method, run.config)
+    count = borders[stage + 1] * run.steps - step if count is None else count
     first = borders[stage] + run.progress(borders[stage]).warmup
     schedule, never = run.method.update_schedule, run.total_steps + 1
     alone = schedule.joint or not schedule.alpha_moves  # a joint step has one batch for both
@@ -275,7 +299,7 @@ def _batches(run: Run) -> Batches:
             batch_size=run.config.batch_size,
             seed=run.config.seed,
             first_step=step,
-            num_steps=borders[stage + 1] * run.steps - step,
+            num_steps=count,
             search_from_step=never if alone else first * run.steps,
             workers=run.config.workers,
             sampling=run.config.sampling,

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -39,6 +40,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
+from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import (
     Losses,
     autocast,
@@ -159,7 +161,7 @@ def retrain(
     shape = (data.channels, *data.resolution)
     cost = num_parameters(training.network), multiply_adds(training.network, shape)
     history = training.restore(folder)
-    with deterministic():
+    with deterministic(), training.explained(folder):
         for record in training.epochs(folder, on_step):
             history.append(record)
             if on_epoch is not None:
@@ -261,21 +263,7 @@ class _Training:
     def epochs(self, folder: Path | None, on_step: Callable[[int, int], None] | None) -> Iterator[dict[str, Any]]:
         config = self.config
         total = self.steps * config.epochs
-        batches = training_batches(
-            self.data,
-            self.indices,
-            batch_size=config.batch_size,
-            seed=self.setup.seed,
-            first_step=self.step,
-            num_steps=total - self.step,
-            workers=self.setup.workers,
-            cutout=config.cutout,
-            sampling=self.setup.sampling,
-            ranks=self.ranks,
-            device=self.device,
-            broken=self.broken,
-            drop_last=config.drop_last,
-        )
+        batches = self.batches(self.step, total - self.step)
         started = perf_counter()
         for batch in batches:
             epoch = self.step // self.steps
@@ -292,6 +280,38 @@ class _Training:
                 yield record
             if on_step is not None:
                 on_step(self.step, total)
+
+    def batches(self, step: int, count: int) -> Iterator[Batch]:
+        """``count`` batches from ``step`` on."""
+        config = self.config
+        return training_batches(
+            self.data,
+            self.indices,
+            batch_size=config.batch_size,
+            seed=self.setup.seed,
+            first_step=step,
+            num_steps=count,
+            workers=self.setup.workers,
+            cutout=config.cutout,
+            sampling=self.setup.sampling,
+            ranks=self.ranks,
+            device=self.device,
+            broken=self.broken,
+            drop_last=config.drop_last,
+        )
+
+    def explained(self, folder: Path | None) -> AbstractContextManager[None]:
+        """Inside the block, a number that is not finite ends the training in one line that says where it came from."""
+
+        def find() -> Fault | None:
+            done = len(self.losses.inner)
+            return find_fault(self.losses, range(self.step - done, self.step))
+
+        def read(step: int) -> dict[str, Batch | None]:
+            return {"weight": next(self.batches(step, 1), None)}
+
+        rates = {"weight": f"the learning rate ({self.config.lr:g})"}
+        return explained("retrain", find, read, lambda: {"weight": [*self.network.parameters()]}, rates, folder)
 
     def train_step(self, batch: Batch, drop_path: float) -> None:
         config = self.config
