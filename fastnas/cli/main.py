@@ -76,6 +76,7 @@ HEADINGS = {
     "NetworkSize": "the network",
     "CostConfig": "costs",
     "LadderConfig": "selection",
+    "Techniques": "techniques",
     "TrainingSetup": "training",
 }
 

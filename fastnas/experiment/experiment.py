@@ -24,7 +24,7 @@ from fastnas.mechanisms.choice import Evolution, Perturbation
 from fastnas.methods.library import REGULARISED
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
-from fastnas.methods.variants import with_order, with_stop
+from fastnas.methods.variants import with_order, with_stop, with_techniques
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
 from fastnas.selection.proposals import Accept
@@ -173,7 +173,7 @@ def resolve(experiment: Experiment, data: ImageData) -> Parts:
     method = method_named(experiment.method, experiment.strength)
     method = method if experiment.order is None else with_order(method, experiment.order)
     method = method if experiment.stop is None else with_stop(method, experiment.stop)
-    method = _with_choice(method, experiment)
+    method = with_techniques(_with_choice(method, experiment), experiment.techniques)
     space = load_space(experiment.space).with_depth(experiment.config.cells)
     require(experiment.retrain.auxiliary == 0 or space.has_auxiliary_head, "Experiment", *_NO_AUXILIARY, space.name)
     costs = cost_table(experiment.cost, space, network_size(experiment.retrain, data))

@@ -6,6 +6,7 @@ from dataclasses import replace
 from fastnas.costs.config import CostConfig
 from fastnas.data import DataConfig
 from fastnas.experiment.settings import Experiment
+from fastnas.methods.variants import Techniques
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 _CIFAR_RETRAINING = RetrainConfig(
@@ -164,6 +165,7 @@ RECIPES: Mapping[str, Experiment] = {
         space="sharpdarts",
         data="cifar10:data",
         images=DataConfig(augment="auto"),
+        techniques=Techniques(cutout=1.0),
         config=SearchConfig(
             channels=16, cells=8, epochs=120, batch_size=48, weight_lr=0.025, weight_lr_final=1e-4, alpha_lr=3e-4
         ),

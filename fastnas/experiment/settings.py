@@ -15,7 +15,7 @@ from fastnas.costs.config import CostConfig
 from fastnas.data import DataConfig, list_sources
 from fastnas.errors import describe, invalid
 from fastnas.files import STRICT, checked, read_json
-from fastnas.methods.variants import Order, StopBy
+from fastnas.methods.variants import Order, StopBy, Techniques
 from fastnas.selection import LadderConfig
 from fastnas.spaces.registry import list_spaces
 from fastnas.training.config import RetrainConfig, SearchConfig
@@ -35,7 +35,9 @@ class Experiment:
         method: How to search.
         order: 2 differentiates through the next step of the weights, 1 does not; unset for the method's own.
         stop: Also stop when the loss becomes sharp in alpha: eigenvalue by RobustDARTS's paper, eigenvalue_code by its
-            code, eigenvalue_ada to go back and regularise more instead.
+            code, eigenvalue_ada to go back and regularise more instead; or at two skip connections (skips), or when the
+            ranking stood for ten epochs (rank).
+        techniques: Parts of other methods.
         strength: How much robust_darts_l2, robust_darts_dp or dso_nas regularise; unset for the method's own.
         space: Where to search.
         data: Where the images come from.
@@ -56,6 +58,7 @@ class Experiment:
     method: Annotated[str, arg(help=METHOD_HELP)] = "pc_darts"
     order: Order | None = None
     stop: StopBy | None = None
+    techniques: Annotated[Techniques, arg(name="")] = Techniques()
     strength: float | None = None
     space: Annotated[str, arg(help=SPACE_HELP)] = "darts"
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"

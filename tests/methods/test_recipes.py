@@ -11,7 +11,9 @@ from fastnas.data import load_data, paired_batches, training_batches
 from fastnas.data.transforms import ColourJitter, training_transform
 from fastnas.engine import search
 from fastnas.experiment.recipes import RECIPES
-from fastnas.methods import darts
+from fastnas.mechanisms.schedules import Progress
+from fastnas.methods import darts, sharp_darts
+from fastnas.methods.variants import with_techniques
 from fastnas.networks.chain import ChainNetwork
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.spaces.chain_space import PROXYLESS
@@ -61,6 +63,7 @@ def test_sharp_darts_trains_as_published():
     recipe = RECIPES["sharp_darts_cifar10"]
     training = recipe.retrain
     assert recipe.images.augment == training.augment == "auto"
+    assert with_techniques(sharp_darts(), recipe.techniques).cutout(Progress(0, 120)) == 1.0
     assert (training.epochs, training.batch_size, training.cutout) == (2000, 64, 16)
     rates = [learning_rate(training, epoch) for epoch in range(2000)]
     assert (max(rates), rates.index(max(rates)), rates[-1]) == (0.025, 5, 1e-8)

@@ -1,11 +1,19 @@
 """Second order and the stop by curvature as options of any method, and where they have no meaning."""
 
+from dataclasses import replace
+from math import exp
+
 import pytest
+import torch
 
 from fastnas.bilevel.hypergradient import Unrolled, first_order
-from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueStop, FirstOf
-from fastnas.methods.library import METHODS, darts, darts_plus, pc_darts, robust_darts
-from fastnas.methods.variants import with_order, with_stop
+from fastnas.engine.step import search_step
+from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueStop, FirstOf, RankStable, SkipCount
+from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
+from fastnas.mechanisms.schedules import Constant, Progress, Ramp
+from fastnas.methods.library import METHODS, darts, darts_plus, p_darts, pc_darts, robust_darts
+from fastnas.methods.variants import Techniques, with_order, with_stop, with_techniques
+from tests.engine.points import make_batches, make_run
 
 DRAWS = ["gdas", "gdas_nasbench201", "snas", "parsec", "nasp", "proxyless_nas", "proxyless_nas_r"]
 NO_SECOND_ORDER = [*DRAWS, "gaea", "single_darts", "drnas", "spos"]
@@ -56,3 +64,72 @@ def test_going_back_combines_with_another_control():
     assert both.control.controls == (darts_plus().control, EigenvalueRollBack())
     assert both.snapshots == EigenvalueRollBack().keeps
     assert robust_darts().eigenvalue_every == 1
+
+
+def test_stopping_by_skips_and_by_rank_are_options_of_any_method():
+    assert with_stop(METHODS["gdas"](), "skips").control == SkipCount()
+    assert with_stop(robust_darts(), "rank").control.controls == (robust_darts().control, RankStable())
+    assert with_stop(robust_darts(), "rank").eigenvalue_every == 1
+
+
+def test_operation_dropout_and_resetting_surplus_identities_are_those_of_p_darts():
+    method = with_techniques(METHODS["gdas"](), Techniques(skip_dropout=0.4, skip_cap=2))
+    at = Progress(3, 25, 0, 0)
+    assert method.skip_dropout(at) == p_darts(skip_dropout=(0.4,)).skip_dropout(at) == pytest.approx(0.4 * exp(-0.6))
+    assert method.derivation == p_darts().derivation
+
+
+def test_an_l1_penalty_pulls_every_weight_towards_zero():
+    run = make_run(with_techniques(darts(), Techniques(l1=0.01)), grad_clip=0.0)
+    free, signs = make_run(darts(), grad_clip=0.0), {n: p.detach().sign() for n, p in run.state.w.items()}
+    for one in (run, free):
+        search_step(one, make_batches()[0], None)
+    for name, p in run.state.w.items():
+        torch.testing.assert_close(p.detach(), free.state.w[name].detach() - 0.1 * 0.01 * signs[name])
+
+
+@pytest.mark.parametrize(
+    ("techniques", "equals"),
+    [
+        ({"drop_path": 0.2, "cutout": 1.0}, {"drop_path": Ramp(0.0, 0.2), "cutout": Constant(1.0)}),
+        ({"smoothing": "random"}, {"perturbation": random_smoothing, "radius": Ramp(0.03, 0.3, after=1)}),
+        ({"smoothing": "adversarial"}, {"perturbation": Adversarial(), "radius": Ramp(0.03, 0.3, after=1)}),
+        ({"partial_channels": 4, "edge_normalisation": True}, {"partial_channels": 4, "edge_normalisation": True}),
+        ({"temperature": (1.6, 0.1)}, {"tau": Ramp(1.6, 0.1)}),
+        ({"beta_decay": 50.0}, {"alpha_penalties": METHODS["beta_darts"]().alpha_penalties}),
+        ({"auxiliary_skip": 1.0}, {"auxiliary_skip": METHODS["darts_minus"]().auxiliary_skip}),
+    ],
+    ids="-".join,
+)
+def test_a_technique_is_the_part_of_the_method_that_it_comes_from(techniques, equals):
+    assert with_techniques(darts(), Techniques(**techniques)) == replace(darts(), **equals)
+
+
+def test_proximal_steps_and_sparsity_make_nasp_and_dso_nas_of_darts():
+    name = {"name": "same", "source": "same"}
+    assert replace(with_techniques(darts(), Techniques(proximal=True)), **name) == replace(METHODS["nasp"](), **name)
+    sparse, dso = with_techniques(darts(), Techniques(sparsity=1e-3)), METHODS["dso_nas"]()
+    assert (sparse.relaxation, sparse.prune, sparse.derivation) == (dso.relaxation, dso.prune, dso.derivation)
+
+
+@pytest.mark.parametrize(
+    ("method", "techniques", "message"),
+    [
+        ("gdas", {"smoothing": "random"}, "--smoothing: method gdas: perturbation does not work with draw"),
+        ("nasp", {"auxiliary_skip": 1.0}, "--auxiliary-skip: method nasp: auxiliary_skip does not work with draw"),
+        ("parsec", {"partial_channels": 2}, "--partial-channels: method parsec: joint_inputs does not work with"),
+    ],
+)
+def test_a_technique_without_meaning_is_refused_in_one_line(method, techniques, message):
+    with pytest.raises(ValueError, match=message):
+        with_techniques(METHODS[method](), Techniques(**techniques))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"drop_path": 1.0}, {"cutout": 1.5}, {"l1": -1.0}, {"temperature": (1.0, 0.0)}, {"skip_dropout": -0.1}],
+    ids=lambda x: next(iter(x)),
+)
+def test_numbers_without_meaning_are_refused(value):
+    with pytest.raises(ValueError, match=f"Techniques: {next(iter(value))} must"):
+        Techniques(**value)
