@@ -1,8 +1,10 @@
 """Put the engine under a network that somebody else wrote, and take it away again."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from fastnas.acceleration.evaluation import find_modules, obstacle
 from fastnas.acceleration.mixed_op import MixedOp
@@ -21,8 +23,18 @@ from fastnas.acceleration.wiring import (
 )
 from fastnas_kernels.check import complaint
 
-_Proved = dict[object, Wiring | Unrecognised]
-"""What the proof said of every kind of module: networks repeat their cells."""
+
+@dataclass(frozen=True)
+class _Session:
+    """What all modules of a network share.
+
+    Args:
+        proved: What the proof said of every kind of module: networks repeat their cells.
+        keeps_layout: Whether maps stay contiguous where they were, because dropout draws by the layout.
+    """
+
+    proved: dict[object, Wiring | Unrecognised]
+    keeps_layout: bool
 
 
 def accelerate(network: nn.Module) -> AccelerationReport:
@@ -39,6 +51,9 @@ def accelerate(network: nn.Module) -> AccelerationReport:
     sums and products of its candidates, it is left alone, and the report says which. Then copy and engine are
     evaluated side by side in float64; where output, gradients or running statistics differ by more than 1e-10, or one
     has a gradient where the other has none, it is left, too. So is what mixes nothing: the engine would not be faster.
+
+    Maps leave the engine in channels-last memory, unless the network holds a dropout that drops: it draws by the
+    layout, so there the layout is kept, and the same seed drops the same values.
 
     Only ``forward`` of the replaced modules changes. Parameters and buffers stay the same objects under the same
     names, hooks on a replaced module fire, running statistics move as before. A module with hooks on parts that the
@@ -58,7 +73,8 @@ def accelerate(network: nn.Module) -> AccelerationReport:
     """
     if not isinstance(network, nn.Module):
         raise TypeError(complaint("accelerate", "network must be a torch.nn.Module", type(network).__name__))
-    entries = list(_visit(network, "", set(), {}))
+    keeps_layout = any(isinstance(part, _DropoutNd) and part.p > 0 for part in network.modules())
+    entries = list(_visit(network, "", set(), _Session({}, keeps_layout)))
     replaced = tuple(entry for entry in entries if isinstance(entry, Replaced))
     return AccelerationReport(replaced, tuple(entry for entry in entries if isinstance(entry, Left)))
 
@@ -74,7 +90,7 @@ def restore(network: nn.Module) -> None:
             del module.forward, module._replicate_for_data_parallel
 
 
-def _visit(module: nn.Module, name: str, seen: set[int], proved: _Proved) -> Iterator[Replaced | Left]:
+def _visit(module: nn.Module, name: str, seen: set[int], session: _Session) -> Iterator[Replaced | Left]:
     if id(module) in seen:
         return
     seen.add(id(module))
@@ -87,7 +103,7 @@ def _visit(module: nn.Module, name: str, seen: set[int], proved: _Proved) -> Ite
         return
     if looks_like_cell(module) or looks_mixed(module):
         try:
-            yield _replace(module, proved).describe(name)
+            yield _replace(module, session).describe(name)
         except Unrecognised as error:
             yield Left(name, str(error))
         else:
@@ -96,10 +112,10 @@ def _visit(module: nn.Module, name: str, seen: set[int], proved: _Proved) -> Ite
         yield Left(name, _hint(module))
         return
     for child_name, child in module.named_children():
-        yield from _visit(child, f"{name}.{child_name}" if name else child_name, seen, proved)
+        yield from _visit(child, f"{name}.{child_name}" if name else child_name, seen, session)
 
 
-def _replace(module: nn.Module, proved: _Proved) -> StandIn:
+def _replace(module: nn.Module, session: _Session) -> StandIn:
     if "forward" in module.__dict__:
         raise Unrecognised("its forward was replaced by somebody else")
     is_cell = looks_like_cell(module)
@@ -110,18 +126,18 @@ def _replace(module: nn.Module, proved: _Proved) -> StandIn:
     if reason is not None:
         raise Unrecognised(reason)
     key = signature(module)
-    if key not in proved:
-        proved[key] = _prove_one(module, wirings)
-    wiring = proved[key]
+    if key not in session.proved:
+        session.proved[key] = _prove_one(module, wirings)
+    wiring = session.proved[key]
     if isinstance(wiring, Unrecognised):
         raise wiring
     if is_cell and (wiring.fixed or wiring.skips_zeros):  # its own forward runs at times, and then calls these
         for operation in mixed_operations(module).values():
             try:
-                _replace(operation, proved)
+                _replace(operation, session)
             except Unrecognised:
                 continue
-    return install(module, wiring)
+    return install(module, replace(wiring, keeps_layout=wiring.changes_layout and session.keeps_layout))
 
 
 def _prove_one(module: nn.Module, wirings: list[Wiring]) -> Wiring | Unrecognised:

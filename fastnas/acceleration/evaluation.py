@@ -77,14 +77,49 @@ def evaluate(module: nn.Module, wiring: Wiring, found: EvaluatedModules, argumen
     states: list[Tensor] = list(arguments[:num_states])  # type: ignore[arg-type]
     if wiring.is_cell:
         states = [prepare(state) for prepare, state in zip(found.inputs, states, strict=True)]
-    mixed = None
-    if wiring.plan.num_coefficients:
-        mixed = _evaluate_known(where, wiring, found, states, rows, beta[0] if beta else None)  # type: ignore[arg-type]
-    for position, primitive in enumerate(wiring.edges[0].primitives):
-        if primitive.by_itself is not None:
-            term = rows[0][position] * found.by_themselves[primitive.by_itself](states[0])
-            mixed = term if mixed is None else mixed + term
-    return mixed
+    edge_mix: Tensor | Sequence[Tensor] | None = beta[0] if beta else None  # type: ignore[assignment]
+    if not wiring.by_themselves:
+        result = _evaluate_known(where, wiring, found, states, rows, edge_mix)
+        return _laid_out_as(states[0], result) if wiring.keeps_layout else result
+    return _evaluate_by_nodes(where, wiring, found, states, rows, edge_mix)
+
+
+def _evaluate_by_nodes(
+    where: str,
+    wiring: Wiring,
+    found: EvaluatedModules,
+    states: list[Tensor],
+    rows: Tensor | Sequence[Rows],
+    beta: Tensor | Sequence[Tensor] | None,
+) -> Tensor:
+    """Node by node, for some candidates run by themselves, in the order and the memory layout of the module's own
+    forward: they may draw random numbers."""
+    plan = wiring.plan
+    states = list(states)
+    for target, parts in enumerate(wiring.by_node or ((),), start=len(states)):
+        total = None
+        for part in parts:
+            some = rows[list(part.edges)] if isinstance(rows, Tensor) else [rows[number] for number in part.edges]
+            shares = None if beta is None else torch.stack([beta[number] for number in part.edges])
+            inputs = [states[source] for source in part.sources]
+            term = _laid_out_as(states[0], _evaluate_known(where, part.wiring, found, inputs, some, shares))
+            total = term if total is None else total + term
+        for number, edge in enumerate(wiring.edges):
+            source, end = (plan.edges[number].source, plan.edges[number].target) if plan.edges else (0, target)
+            for position, primitive in enumerate(edge.primitives if end == target else ()):
+                if primitive.by_itself is not None:
+                    term = rows[number][position] * found.by_themselves[primitive.by_itself](states[source])
+                    term = term if beta is None else beta[number] * term
+                    total = term if total is None else total + term
+        assert total is not None  # coefficients that switch everything off were declined before
+        states.append(total)
+    outputs = states[-wiring.num_outputs :]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+
+
+def _laid_out_as(state: Tensor, maps: Tensor) -> Tensor:
+    """``maps``, contiguous if ``state`` is."""
+    return maps.contiguous() if state.is_contiguous() else maps
 
 
 def _evaluate_known(

@@ -114,6 +114,8 @@ def _watched(twin: nn.Module, wiring: Wiring, device: torch.device, generator: t
         for name, buffer in twin.named_buffers():
             buffer.copy_(buffers[name])
     skips_zeros = any(one.reads_coefficients for one in seen)
+    if skips_zeros and wiring.is_cell and wiring.by_themselves:
+        raise Unrecognised("it looks at the values of its coefficients, and some of its candidates are foreign")
     if any(one.reads_shapes for one in seen) and not skips_zeros:
         _require_same_operations(twin, wiring, generator)
     guards = {str(guard): guard for one in seen for guard in one.guards}

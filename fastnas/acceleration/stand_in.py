@@ -134,8 +134,10 @@ class StandIn:
             what += "; while " + " and ".join(f"{name}={value!r}" for name, value in wiring.fixed)
         unknown = [primitive.why for edge in wiring.edges for primitive in edge.primitives if primitive.by_itself]
         if unknown:
-            what += f"; runs itself beside the engine: {'; '.join(unknown)}"
-        return Replaced(name, "cell" if wiring.is_cell else "edge", what, wiring.changes_layout)
+            more = f"; and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            what += f"; runs itself beside the engine{', node by node' if wiring.is_cell else ''}: {unknown[0]}{more}"
+        changes_layout = wiring.changes_layout and not wiring.keeps_layout
+        return Replaced(name, "cell" if wiring.is_cell else "edge", what, changes_layout)
 
 
 def structure_of(module: nn.Module) -> list[tuple[str, type]]:

@@ -13,24 +13,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastnas.acceleration.stand_in import stand_in_of
 from fastnas.acceleration.wiring import candidate_list, looks_like_cell, looks_mixed
+from fastnas.supernet.search_cell import SearchCell
 
 LABEL = "fastnas: "
 
 
 def find_parts(network: nn.Module) -> dict[nn.Module, tuple[str, str]]:
-    """Cells, edges and candidates of ``network`` with their names."""
+    """Cells, edges and candidates of ``network`` with their names; of our own supernets the cells."""
     kinds: dict[nn.Module, tuple[str, str]] = {}
 
     def visit(module: nn.Module, name: str) -> None:
         if module in kinds:
             return
+        if isinstance(module, SearchCell):
+            kinds[module] = "cells", name
+            return
         present = stand_in_of(module)
         if present is not None:  # what lies inside does not run, and a hook on it would bring back its own forward
             kinds[module] = "cells" if present.wiring.is_cell else "edges", name
             return
-        if looks_like_cell(module):
+        ours = any(isinstance(part, SearchCell) for part in module.modules())
+        if looks_like_cell(module) and not ours:
             kinds[module] = "cells", name
-        elif looks_mixed(module):
+        elif looks_mixed(module) and not ours:
             kinds[module] = "edges", name
             found = candidate_list(module)
             for number, candidate in enumerate(found[1] if found else ()):
@@ -73,7 +78,7 @@ class Labels:
         kind = self.kinds[module][0]
         mark = record_function(LABEL + kind)
         mark.__enter__()
-        self._stack.append((kind, mark, stand_in_of(module) is not None))
+        self._stack.append((kind, mark, isinstance(module, SearchCell) or stand_in_of(module) is not None))
 
     def _end(self, _module: nn.Module, _inputs: object, _output: object) -> None:
         self._stack.pop()[1].__exit__(None, None, None)

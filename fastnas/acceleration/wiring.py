@@ -51,6 +51,7 @@ class Wiring:
         guards: Plain values that the module's ``forward`` reads and that must stay as they are.
         modes: Names of the parts whose training mode it reads.
         changes_layout: Whether the engine's maps are channels-last where the module's are contiguous.
+        keeps_layout: Whether they are copied into the layout of the module's.
     """
 
     plan: CellPlan
@@ -65,6 +66,7 @@ class Wiring:
     guards: tuple[Guard, ...] = ()
     modes: tuple[str, ...] = ()
     changes_layout: bool = False
+    keeps_layout: bool = False
 
     @property
     def is_cell(self) -> bool:
@@ -94,6 +96,32 @@ class Wiring:
     def columns(self) -> tuple[tuple[int, ...], ...]:
         """For each edge, which of its coefficients belong to live candidates."""
         return tuple(tuple(k for k, p in enumerate(e.primitives) if p.candidate is not None) for e in self.edges)
+
+    @cached_property
+    def by_node(self) -> tuple[tuple["Part", ...], ...]:
+        """For each node of a cell of which some candidates run by themselves, what the engine evaluates at once: all
+        edges that enter it, in two parts if those from the inputs have another stride."""
+        return tuple(self._parts(target) for target in range(self.plan.num_inputs, self.plan.num_states))
+
+    def _parts(self, target: int) -> tuple["Part", ...]:
+        plan = self.plan
+        numbers = [number for number, edge in enumerate(plan.edges) if edge.target == target]
+        groups = [numbers]
+        if plan.stride > 1:
+            of_inputs = [number for number in numbers if plan.edges[number].source < plan.num_inputs]
+            groups = [of_inputs, numbers[len(of_inputs) :]]
+        parts = []
+        for group in groups:
+            live = tuple(number for number in group if plan.edges[number].candidates)
+            if not live:
+                continue
+            sources = tuple(plan.edges[number].source for number in live)
+            stride = self.edges[live[0]].stride
+            edges = tuple(EdgePlan(i, len(live), plan.edges[number].candidates) for i, number in enumerate(live))
+            alone = CellPlan(plan.channels, len(live), 1, edges, stride, 1, plan.eps)
+            wiring = replace(self, plan=alone, edges=tuple(self.edges[number] for number in live), num_outputs=1)
+            parts.append(Part(live, sources, wiring))
+        return tuple(parts)
 
     @cached_property
     def flat_columns(self) -> list[list[int]]:
@@ -127,6 +155,21 @@ class Wiring:
             plans = []
         num_nodes = self.plan.num_nodes if plans else 0
         return replace(self, edges=tuple(edges), plan=replace(self.plan, edges=tuple(plans), num_nodes=num_nodes))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some edges of a cell as one evaluation.
+
+    Args:
+        edges: Their numbers in the cell.
+        sources: The state that each reads.
+        wiring: Of these edges alone.
+    """
+
+    edges: tuple[int, ...]
+    sources: tuple[int, ...]
+    wiring: Wiring
 
 
 _OFF = Primitive(None, 1)
@@ -274,7 +317,7 @@ def _cell_wiring(module: nn.Module) -> Wiring:
         Unrecognised: If the number of mixed operations or of other parts does not fit that.
     """
     operations = mixed_operations(module)
-    edges = [read_edge(operation, f"{name}.") for name, operation in operations.items()]
+    edges = [read_edge(operation, f"{name}.", keep_unknown=True) for name, operation in operations.items()]
     nodes = list(accumulate(range(2, len(edges) + 2)))
     if len(edges) not in nodes:
         raise Unrecognised(f"{len(edges)} mixed operations do not make a complete graph with two inputs")
@@ -288,6 +331,9 @@ def _cell_wiring(module: nn.Module) -> Wiring:
             f"it holds {len(inputs)} parts beside its mixed operations ({inputs}), not one for each input"
         )
     plan = _plan(edges, ends, 2, _channels_after(module.get_submodule(inputs[0]), edges[0].channels))
+    unknown = [primitive for edge in edges for primitive in edge.primitives if primitive.by_itself is not None]
+    if unknown and (plan.k > 1 or 2 * len(unknown) > plan.num_coefficients + len(unknown)):
+        raise Unrecognised(unknown[0].why)
     nested = isinstance(found[1][0], nn.ModuleList)
     required, defaults = arguments_of(module)
     return Wiring(plan, tuple(edges), tuple(inputs), required, defaults, nested, num_nodes)

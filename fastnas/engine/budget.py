@@ -1,7 +1,7 @@
 """How long a search runs when it is told the minutes, and how fast alpha moves in the steps that it has."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastnas.data import ImageData, paired_batches
+from fastnas.data import Batch, ImageData, paired_batches
 from fastnas.engine.record import evaluated_mix
 from fastnas.engine.run import Run, fresh_state, search_halves, stage_supernet
 from fastnas.engine.step import search_step
@@ -105,9 +105,10 @@ def time_steps(
     )
 
 
-def _time_stage(
-    space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int, clock: Clock
-) -> StepTimes:
+def fresh_run(
+    space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int, steps: int
+) -> tuple[Run, Iterator[tuple[Batch, Batch | None]]]:
+    """A search of its own, at the beginning of a stage, and batches for its ``steps``, to be measured."""
     device, halves = local_device(config.device), search_halves(data, config)
     config = replace(config, minutes=None, epochs=len(method.stages), warmup_epochs=0)
     config = with_rates(config, method, 1)
@@ -118,7 +119,6 @@ def _time_stage(
     if keeps is not None:
         even = {name: [[1.0] * len(row) for row in rows] for name, rows in state.alive.items()}
         state.alive = {name: keep_best(even[name], rows, keeps) for name, rows in state.alive.items()}
-    steps = 2 * (TIMED + 1) + 1
     run = Run(method, data, config, device, (for_weights, halves.alpha), steps, state)
     state.stage, state.step = stage, stage * steps
     batches = paired_batches(
@@ -132,10 +132,19 @@ def _time_stage(
         workers=0,
         device=device,
     )
+    return run, batches
+
+
+def _time_stage(
+    space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int, clock: Clock
+) -> StepTimes:
+    steps = 2 * (TIMED + 1) + 1
+    run, batches = fresh_run(space, method, data, config, stage, steps)
+    device = run.device
     with_alpha = _time_each(clock, device, batches, lambda pair: search_step(run, *pair))
-    state.step = stage * steps
+    run.state.step = stage * steps
     alone = _time_each(clock, device, batches, lambda pair: search_step(run, pair[0], None))
-    state.step = stage * steps
+    run.state.step = stage * steps
     mix, images = evaluated_mix(run, stage), next(batches)[0].images
     with torch.no_grad():
         evaluation = _time_each(clock, device, iter([images] * (TIMED + 1)), lambda x: run.state.supernet(x, mix))

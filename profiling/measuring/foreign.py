@@ -19,6 +19,7 @@ def foreign_module(checkout: Path, name: str, device: torch.device) -> object:
     if device.type == "cpu":  # supernets of this family ask for a GPU
         torch.Tensor.cuda = lambda self, *_, **__: self
         nn.Module.cuda = lambda self, *_, **__: self
+        torch.cuda.FloatTensor = torch.FloatTensor
     return importlib.import_module(name)
 
 

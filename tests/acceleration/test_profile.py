@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -158,3 +159,21 @@ def test_the_command_line_prints_the_table_and_fails_on_a_fault(tmp_path, monkey
     assert "candidates run more than once" in capsys.readouterr().out
     assert main(["profile", f"{tmp_path}/mine.py:batch"]) == 1
     assert "profile: batch must return a network and (images, labels)" in capsys.readouterr().err
+
+
+def test_a_search_of_ours_is_profiled_by_its_settings(tmp_path, capsys):
+    from fastnas.cli.main import main  # noqa: PLC0415  (imports everything)
+    from fastnas.experiment.recipes import RECIPES  # noqa: PLC0415
+    from fastnas.experiment.settings import experiment_to_json  # noqa: PLC0415
+
+    small = replace(RECIPES["digits"].config, channels=8, cells=3, batch_size=4)
+    settings = tmp_path / "config.json"
+    settings.write_text(json.dumps(experiment_to_json(replace(RECIPES["digits"], config=small))))
+    assert main(["profile", str(settings)]) in (0, 1)  # a loader that is slow beside so small a step is named
+    out = capsys.readouterr().out
+    for part in ("forward", "backward", "optimiser", "alpha step", "loader", "cells"):
+        assert part in out
+    assert "candidates" not in out
+    assert "fault: the host waits" not in out
+    assert "has no gradient" not in out
+    assert main(["profile", "digits", "--accelerate"]) == 1

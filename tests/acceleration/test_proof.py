@@ -192,6 +192,19 @@ def test_an_accelerated_network_is_exported_and_traced_by_its_own_forward():
     assert not any("fastnas" in str(name) for name in names)
 
 
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_an_accelerated_network_is_exported_to_onnx(tmp_path, dynamo):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module = Mixture().eval()
+    fastnas.accelerate(module)
+    given = torch.randn(2, C, 6, 6), torch.rand(3)
+    torch.onnx.export(module, given, tmp_path / "mixture.onnx", dynamo=dynamo, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "mixture.onnx")
+    (result,) = session.run(None, {i.name: x.numpy() for i, x in zip(session.get_inputs(), given, strict=True)})
+    assert (torch.from_numpy(result) - module(*given)).abs().max() < 1e-5
+
+
 class Noise(nn.Module):
     def forward(self, x):
         return torch.randn_like(x)

@@ -140,12 +140,22 @@ def assert_trained_alike(one, other):
         assert a is None or (a - b).abs().max() <= 1e-9 * a.abs().max() + 1e-11
 
 
-def test_one_foreign_candidate_leaves_the_edges_of_its_cell_to_the_engine(make_block):
+def test_one_foreign_candidate_runs_itself_in_a_cell_that_is_replaced_whole(make_block):
     block = make_block()
     change(block.links[4], "bias")
     report = accelerate(block)
-    assert [entry.name for entry in report.replaced] == [f"links.{i}" for i in range(5)]
-    assert {entry.name for entry in report.left} == {""}
+    assert [(entry.name, entry.level) for entry in report.replaced] == [("", "cell")]
+    assert "node by node: candidate links.4.paths.0 (Wrapped): its convolutions have a bias" in report.replaced[0].what
+
+
+def test_a_node_of_foreign_candidates_alone_leaves_the_edges_of_its_cell_to_the_engine(make_block):
+    block = make_block()
+    for link in block.links[:2]:
+        change(link, "bias")
+        link.paths = nn.ModuleList([link.paths[0]])
+    report = accelerate(block)
+    assert [entry.name for entry in report.replaced] == [f"links.{i}" for i in range(2, 5)]
+    assert "" in {entry.name for entry in report.left}
 
 
 def test_a_dropout_that_drops_nothing_does_no_harm(make_blend):

@@ -1,0 +1,89 @@
+"""Cells of which some candidates are foreign run on the engine node by node, and draw the same random numbers."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fastnas import accelerate
+from tests.acceleration.conftest import CHANNELS
+
+
+class Noise(nn.Module):
+    """The candidate of space S4 (Zela et al., 2020, arXiv:1909.09656)."""
+
+    def __init__(self, stride):
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x):
+        return torch.randn_like(x[:, :, :: self.stride, :: self.stride], memory_format=torch.contiguous_format)
+
+
+def with_dropout(block):
+    """Dropout behind the identities, as in the stages of P-DARTS (Chen et al., 2019, arXiv:1904.12760)."""
+    for link in block.links:
+        if not list(link.paths[4].parameters()):
+            link.paths[4] = nn.Sequential(link.paths[4], nn.Dropout(0.4))
+    return block
+
+
+def with_noise(block):
+    for number, link in enumerate(block.links):
+        link.paths[3] = Noise(block.stride if number not in (4,) else 1)
+    return block
+
+
+def seen(block, *arguments):
+    """Everything that training sees of one evaluation from one seed."""
+    torch.manual_seed(5)
+    variables = [x.clone().requires_grad_() for x in arguments]
+    y = block(*variables)
+    found = torch.autograd.grad((y**3).sum(), [*variables, *block.parameters()], allow_unused=True)
+    return [y, *found, *(b.clone() for b in block.buffers())], torch.get_rng_state()
+
+
+@pytest.mark.parametrize("change", [with_dropout, with_noise])
+@pytest.mark.parametrize(("name", "stride"), [("Block", 1), ("Block", 2), ("WholeWeightedBlock", 1)])
+def test_a_cell_with_foreign_candidates_is_replaced_whole_and_draws_the_same(make_block, change, name, stride):
+    own = change(make_block(name, stride)).double()
+    fast = copy.deepcopy(own)
+    (entry,) = accelerate(fast).replaced
+    assert entry.level == "cell"
+    assert "runs itself beside the engine, node by node: candidate links." in entry.what
+    x = [torch.randn(3, CHANNELS, 6, 6, dtype=torch.float64) for _ in range(2)]
+    rows = [torch.rand(5, 8, dtype=torch.float64), *([torch.rand(5).double()] if name != "Block" else [])]
+    for training in (True, False):
+        (theirs, drawn), (mine, also) = (seen(net.train(training), *x, *rows) for net in (own, fast))
+        assert torch.equal(drawn, also)
+        largest = max(t.abs().max() for t in theirs if t is not None)
+        for a, b in zip(theirs, mine, strict=True):
+            assert (a is None) == (b is None)
+            assert a is None or (a - b).abs().max() <= 1e-10 * a.abs().max() + 1e-14 * largest
+
+
+def test_dropout_behind_a_cell_drops_the_same_values(make_block):
+    class Dropped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block, self.drop = make_block(), nn.Dropout(0.5)
+
+        def forward(self, *arguments):
+            return self.drop(self.block(*arguments))
+
+    own = Dropped()
+    fast = copy.deepcopy(own)
+    assert "channels-last" not in str(accelerate(fast))
+    x = [torch.randn(3, CHANNELS, 6, 6, dtype=torch.float64) for _ in range(2)]
+    rows = torch.rand(5, 8, dtype=torch.float64)
+    results = []
+    for net in (own, fast):
+        torch.manual_seed(5)
+        results.append(net(*x, rows))
+    assert (results[0] - results[1]).abs().max() <= 1e-10 * results[0].abs().max()
+
+
+def test_without_dropout_the_layout_is_the_engines_and_the_report_says_so(make_block):
+    block = make_block()
+    assert "maps leave the engine in channels-last memory" in str(accelerate(block))
