@@ -24,7 +24,10 @@ TEMPORARY = ".part"  # how the names of files end that are not complete
 ABANDONED = 3600.0  # seconds after which nobody writes to such a file any more
 LARGEST = 2**28  # bytes of a file of text
 CHECKSUM = "checksum"
-STRICT: "ConfigDict" = {"extra": "forbid"}  # a misspelt field in a configuration file is an error
+STRICT: "ConfigDict" = {
+    "extra": "forbid",
+    "allow_inf_nan": False,
+}  # a misspelt field in a configuration file is an error
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path | None = None) -> None:

@@ -7,11 +7,17 @@ leave the losses, so alpha, weights and optimisers stay equal in all of them bit
 """
 
 import os
+import signal
+import socket
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,6 +26,7 @@ from fastnas_kernels.check import complaint, require
 from fastnas_kernels.collectives import averaged_loss, reduced, shared
 
 WHERE = "ranks"
+GRACE = 1.0  # seconds
 PATIENCE = timedelta(minutes=30)  # for the slowest process, which may be reading a data set
 
 
@@ -174,10 +181,66 @@ def joined(device: str) -> Iterator[Ranks]:
         raise ConnectionError(
             complaint(WHERE, "the processes must find each other", str(error), "Start them with torchrun.")
         ) from None
+    before = _raise_when_told_to_end()
     try:
+        places: list[tuple[str, int]] = [("", 0)] * size
+        dist.all_gather_object(places, (socket.gethostname(), os.getpid()))
         yield ranks
+    except (RuntimeError, _Terminated) as error:
+        if not _is_of_transport(error):
+            raise
+        _restore_signal(signal.SIG_IGN)  # torchrun tells whoever is left to end
+        time.sleep(GRACE)  # until the operating system knows who has ended
+        dead = [rank for rank, place in enumerate(places) if not _may_live(*place)]
+        if ranks.index != next(rank for rank in range(size) if rank not in dead):
+            raise SystemExit(1) from None  # one speaks for all
+        if not dead and isinstance(error, _Terminated):
+            raise SystemExit(128 + signal.SIGTERM) from None
+        ended = [f"rank {rank} (process {places[rank][1]} on {places[rank][0]})" for rank in dead]
+        got = f"the end of {' and '.join(ended)}" if ended else "a broken connection to another machine"
+        remedy = "Everything up to the last checkpoint is kept: start all of them again, with --resume."
+        raise ConnectionError(complaint(WHERE, "all processes must live until the end", got, remedy)) from None
     finally:
+        _restore_signal(before)
         dist.destroy_process_group()
+
+
+class _Terminated(BaseException):
+    """Somebody told this process to end."""
+
+
+def _raise_when_told_to_end() -> Any:
+    """Let SIGTERM raise :class:`_Terminated` in the main thread; returns what it did before."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+
+    def handle(*_: object) -> None:
+        raise _Terminated
+
+    return signal.signal(signal.SIGTERM, handle)
+
+
+def _restore_signal(handler: Any) -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _is_of_transport(error: BaseException) -> bool:
+    """Whether the exchange between processes broke."""
+    text = str(error)
+    return isinstance(error, dist.DistError | _Terminated) or any(
+        word in text for word in ("gloo", "NCCL", "Connection")
+    )  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _may_live(host: str, pid: int) -> bool:
+    """Whether a process runs; of another machine nobody knows."""
+    if host != socket.gethostname():
+        return True
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def require_divisible(ranks: Ranks, batch_size: int) -> None:

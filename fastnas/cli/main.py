@@ -115,9 +115,11 @@ def _run(verb: str, arguments: list[str]) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     from fastnas.cli.options import UsageError  # noqa: PLC0415
-    from fastnas.errors import Unavailable  # noqa: PLC0415
+    from fastnas.errors import Unavailable, complaint  # noqa: PLC0415
     from fastnas.ranks import place_in_environment  # noqa: PLC0415
 
+    warnings.filterwarnings("always", category=RuntimeWarning, module="fastnas")
+    warnings.formatwarning = _format_warning
     # PyTorch's own dual numbers, which second order goes through, say it of themselves
     warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated", category=FutureWarning)
     name = "fastnas"
@@ -138,14 +140,36 @@ def _run(verb: str, arguments: list[str]) -> int:
     except (ValueError, FloatingPointError, Unavailable, torch.OutOfMemoryError, OSError, RecursionError) as error:
         _say(f"{name}: {_explain(error)}")
         return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
+        remedy = "Take fewer channels, cells or images a batch, or smaller images; `fastnas plan` says what fits."
+        _say(f"{name}: {complaint('memory', 'what runs must fit into memory', _first_words(error), remedy)}")
+        return 1
     return 1 if succeeded is False else 0
+
+
+def _format_warning(message: Warning | str, category: type[Warning], file: str, line: int, text: Any = None) -> str:
+    """A warning of ours in one line without the place that gave it."""
+    is_ours = f"{Path(fastnas.__file__).parent}" in file and issubclass(category, RuntimeWarning)
+    where = "fastnas: note" if is_ours else f"{file}:{line}: {category.__name__}"
+    return f"{where}: {_printable(str(message))}\n"
 
 
 def _say(text: str) -> None:
     """One line of printable characters, whatever the names in it hold."""
+    print(_printable(text), file=sys.stderr)
+
+
+def _printable(text: str) -> str:
     line = " ".join(text.split())
-    printable = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
-    print(printable, file=sys.stderr)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
+
+
+def _first_words(error: BaseException) -> str:
+    """What the allocator says, without the place in its source."""
+    text = " ".join(str(error).split()).rpartition("] ")[2]
+    return text[:100].rstrip(".") or "more than there is"
 
 
 def _explain(error: Exception) -> str:

@@ -28,6 +28,16 @@ from fastnas.supernet.mbconv import MBCONV_OPERATIONS
 from fastnas.supernet.mix import built_on
 from fastnas_kernels.check import require
 
+MOST: Mapping[str, int] = {
+    "channels": 2**14,
+    "cells": 1000,
+    "resolution": 4096,
+    "image_channels": 1024,
+    "num_classes": 2**20,
+    "batch_size": 2**20,
+}
+"""Beyond these nothing exists that could run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSize:
@@ -53,12 +63,15 @@ class NetworkSize:
 
     def __post_init__(self) -> None:
         height, width = height_and_width(self.resolution)
-        if min(height, width) < 1:
-            raise invalid("NetworkSize", "resolution must be positive", self.resolution)
+        if not 1 <= min(height, width) <= max(height, width) <= MOST["resolution"]:
+            rule = f"resolution must lie between 1 and {MOST['resolution']} pixels"
+            raise invalid("NetworkSize", rule, self.resolution)
         if height == width:  # one spelling of a square, so that equal sizes are equal
             object.__setattr__(self, "resolution", height)
         for name in ("channels", "cells", "image_channels", "num_classes", "batch_size"):
             require(getattr(self, name) >= 1, "NetworkSize", f"{name} must be positive", getattr(self, name))
+            rule = f"{name} must be at most {MOST[name]:,}"
+            require(getattr(self, name) <= MOST[name], "NetworkSize", rule, getattr(self, name))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

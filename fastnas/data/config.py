@@ -8,6 +8,7 @@ from fastnas.files import STRICT
 from fastnas.supernet.layout import Fit, Resolution, height_and_width
 
 WHERE = "data"
+LARGEST = 4096  # pixels; a batch of such images is several GB
 SMALLEST = 8  # pixels; a search space halves them twice
 Decoder = Literal["simplejpeg", "turbojpeg"]
 Augment = Literal["none", "crop", "flip-crop", "photo", "auto"]
@@ -46,6 +47,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.resolution is not None and min(height_and_width(self.resolution)) < SMALLEST:
             raise invalid(WHERE, f"resolution must be at least {SMALLEST} pixels", self.resolution)
+        if self.resolution is not None and max(height_and_width(self.resolution)) > LARGEST:
+            raise invalid(WHERE, f"resolution must be at most {LARGEST} pixels", self.resolution)
         check_colour(self.colour)
 
 

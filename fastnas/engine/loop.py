@@ -48,7 +48,7 @@ from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
-from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
+from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
 from fastnas.training.config import SearchConfig
 from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import deterministic
@@ -187,6 +187,8 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
             if saved["stage"] > 0:
                 enter_stage(run, saved["stage"])
             run.state.load_state_dict(saved)
+        if run.state.step < run.total_steps:
+            note_threads(checkpoint, saved, run.device)
     epochs_done = run.state.step // run.steps
     return _kept(run, metrics, epochs_done)
 
@@ -201,7 +203,8 @@ def _save(run: Run, folder: Path | None) -> None:
         run.state.losses.check("search", run.state.step)
         run.ranks.require_same("alpha and the weights", alike([*run.state.alpha.values(), *run.state.w.values()]))
     if folder is not None and run.ranks.is_first:
-        save_checkpoint(folder / "checkpoint.pt", run.identity, run.state.state_dict())
+        state = {**run.state.state_dict(), "threads": torch.get_num_threads()}
+        save_checkpoint(folder / "checkpoint.pt", run.identity, state)
 
 
 def _epochs(

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastnas.errors import invalid
+from fastnas.files import remove_leftovers
 from fastnas.ranks import ALONE, Ranks
 
 try:
@@ -40,6 +41,7 @@ def open_run(folder: Path, ranks: Ranks = ALONE) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(folder):
+            remove_leftovers(folder)  # of processes that were killed: nobody else writes here now
             yield
     except BaseException:
         if made and not any(any(folder.rglob(name)) for name in _RESULTS):

@@ -36,6 +36,7 @@ from fastnas.training.retrain import retrain
 from fastnas_kernels.check import complaint, require
 
 WHERE = "series"
+MOST_RUNS = 10_000
 GRACE = 30.0  # seconds that a search has to close its files when it is told to stop
 FAULTS = (ValueError, FloatingPointError, torch.OutOfMemoryError, OSError)
 
@@ -60,7 +61,7 @@ class Series:
     short_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        require(self.runs >= 1, WHERE, "runs must be at least 1", self.runs)
+        require(1 <= self.runs <= MOST_RUNS, WHERE, f"runs must lie between 1 and {MOST_RUNS}", self.runs)
         fits = not self.strengths or self.runs in (1, len(self.strengths))
         rule = f"runs must be one for each of the {len(self.strengths)} strengths, or unset"
         require(fits, WHERE, rule, self.runs)

@@ -1,5 +1,6 @@
 """Everything that decides a run, and the file that keeps it."""
 
+import math
 import platform
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ class Experiment:
             raise invalid("Experiment", "tune_epochs needs select=perturbation", self.select)
         if self.random_genotypes < 0:
             raise invalid("Experiment", "random_genotypes must not be negative", self.random_genotypes)
+        if self.strength is not None and not 0 <= self.strength < math.inf:
+            raise invalid("Experiment", "strength must be a number that is not negative", self.strength)
 
 
 _AS_JSON = TypeAdapter(Experiment)

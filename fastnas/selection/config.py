@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fastnas.errors import invalid
 from fastnas.files import STRICT
 
+MOST = 10**7  # of anything
+
 
 @dataclass(frozen=True, kw_only=True)
 class LadderConfig:
@@ -31,6 +33,8 @@ class LadderConfig:
             value = getattr(self, name)
             if value < 1:
                 raise invalid("LadderConfig", f"{name} must be at least 1", value)
+            if value > MOST:
+                raise invalid("LadderConfig", f"{name} must be at most {MOST:,}", value)
 
     @property
     def rungs(self) -> list[tuple[int, int]]:

@@ -81,6 +81,21 @@ def has_checkpoint(path: Path) -> bool:
     return path.exists() or _previous(path).exists()
 
 
+def note_threads(path: Path, saved: Mapping[str, Any], device: torch.device) -> None:
+    """Warn if what goes on has another number of threads than what was saved: sums then have another order.
+
+    Args:
+        path: The checkpoint, for the warning.
+        saved: Its state, with its number of ``threads``, if it knows that.
+        device: Where it goes on.
+    """
+    before, now = saved.get("threads"), torch.get_num_threads()
+    if device.type == "cpu" and before not in (None, now):
+        rule = f"{path} must go on with {before} threads to end with the same bits"
+        remedy = f"It goes on; the last digits will differ. For the same ones set OMP_NUM_THREADS={before}."
+        warnings.warn(complaint(WHERE, rule, now, remedy), RuntimeWarning, stacklevel=2)
+
+
 @contextmanager
 def restoring(path: Path) -> Iterator[None]:
     """Turn whatever goes wrong inside, while a state is taken over, into one line."""

@@ -1,5 +1,7 @@
 """Budgets and optimisers. What a method *is* lives in :mod:`fastnas.methods.library`."""
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,22 @@ from fastnas.data.config import Augment, Colour, check_colour
 from fastnas.errors import invalid
 from fastnas.files import STRICT
 from fastnas.supernet.recompute import Word, require_words
+
+MOST: Mapping[str, int] = {
+    "seed": 2**62,
+    "channels": 2**14,
+    "cells": 1000,
+    "epochs": 10**6,
+    "batch_size": 2**20,
+    "workers": 1024,
+    "checkpoint_steps": 2**40,
+    "cutout": 2**14,
+    "lr": 10**6,
+    "weight_lr": 10**6,
+    "alpha_lr": 10**6,
+    "minutes": 10**7,
+}
+"""Beyond these nothing exists that could run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +57,7 @@ class TrainingSetup:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        _require_possible(self)
         _require_not_negative(self, "seed", "workers", "max_broken")
         if not 0 < self.train_fraction <= 1 + 1e-12:
             raise invalid(type(self).__name__, "train_fraction must lie in (0, 1]", self.train_fraction)
@@ -115,6 +134,7 @@ class RetrainConfig:
     evaluate_every: int = 2
 
     def __post_init__(self) -> None:
+        _require_possible(self)
         _require_positive(self, "channels", "cells", "epochs", "batch_size", "lr", "evaluate_every")
         _require_not_negative(self, "momentum", "weight_decay", "grad_clip", "cutout", "auxiliary")
         _require_not_negative(self, "lr_final", "lr_warmup_epochs")
@@ -224,6 +244,15 @@ class SearchConfig(TrainingSetup):
         if self.fractions is not None and self.index is not None:
             rule, got = "fractions and index must not stand together", f"{self.fractions} and {self.index}"
             raise invalid("SearchConfig", rule, got, "The index file knows its fractions.")
+
+
+def _require_possible(config: object) -> None:
+    """Raise for numbers that are none, and for sizes that no machine has."""
+    for name, value in vars(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise invalid(type(config).__name__, f"{name} must be a finite number", value)
+        if name in MOST and value is not None and value > MOST[name]:
+            raise invalid(type(config).__name__, f"{name} must be at most {MOST[name]:,}", value)
 
 
 def _require_positive(config: object, *names: str) -> None:

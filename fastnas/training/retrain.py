@@ -38,7 +38,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
-from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
+from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import (
@@ -257,6 +257,8 @@ class _Training:
                 self.network.load_state_dict(saved["network"])
                 self.optimizer.load_state_dict(saved["optimizer"])
                 self.step = saved["step"]
+            if self.step < self.steps * self.config.epochs:
+                note_threads(checkpoint, saved, self.device)
         epochs_done = self.step // self.steps
         return keep_epochs(metrics, TrainingEpoch, epochs_done, write=self.ranks.is_first)  # type: ignore[return-value]
 
@@ -368,4 +370,5 @@ class _Training:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
+        states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {**states, "step": self.step, "threads": torch.get_num_threads()}

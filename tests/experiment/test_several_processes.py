@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def test_what_does_not_fit_several_processes_is_one_line_from_each(tmp_path, cha
     done = torchrun("fastnas", *TINY, "--folder", tmp_path / "run", *changes)
     assert done.returncode == 1
     assert f"fastnas, rank 0: {line}" in done.stderr
+    assert "fastnas/experiment" not in done.stderr  # torchrun has a traceback of its own, and we none
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_all_with_a_line_that_names_it(tmp_path):
+    done = torchrun("tests.dying", *TINY, "--folder", tmp_path / "run")
+    assert time.time() - (tmp_path / "run" / "checkpoint.pt").stat().st_mtime < 60  # the step before
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("fastnas, rank")]
+    (line,) = lines
+    assert line.startswith(
+        "fastnas, rank 0: ranks: all processes must live until the end, got the end of rank 1 (process"
+    )
+    assert "with --resume" in line
+    assert "fastnas/engine" not in done.stderr  # no traceback of ours
 
 
 @pytest.mark.slow
