@@ -30,6 +30,7 @@ VERBS = (
     "index",
     "shards",
 )
+LONGEST = 1200  # characters of a line that says what is wrong
 USAGE = 2  # the exit status of a command line that spells no command
 
 
@@ -163,6 +164,7 @@ def _say(text: str) -> None:
 
 def _printable(text: str) -> str:
     line = " ".join(text.split())
+    line = line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 4 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in line)
 
 
@@ -178,6 +180,8 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         remedy = "What was saved before is whole: free some space and go on with --resume."
         return complaint("disk", "there must be room for the run's files", error.strerror, remedy)
+    if isinstance(error, OSError) and str(error).startswith("[Errno") and error.filename is not None:
+        return complaint("files", f"{error.filename} must be a usable name", error.strerror or "an error")
     return str(error)
 
 

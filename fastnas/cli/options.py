@@ -131,6 +131,7 @@ def parse(
         if token.startswith("--") and flag not in known:
             unknown = _shown(token.split("=")[0])
             raise UsageError(f"fastnas {verb}: there is no option {unknown}. {_nearest(flag, known)}")
+    _require_numbers(verb, options, arguments)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -139,7 +140,7 @@ def parse(
         if exit.code == 0:
             raise
         raise UsageError(f"fastnas {verb}: {_complaint(said.getvalue(), options, arguments)}") from None
-    _require_finite(verb, command, group)
+    _require_possible(verb, command, group)
     return command
 
 
@@ -258,28 +259,46 @@ def _complaint(box: str, options: Sequence[Option], arguments: Sequence[str]) ->
         return f"{option.flag} takes {option.takes}, got {_given(option, arguments)}."
     if first.startswith("Unrecognized"):
         return f"{_shown(first.partition(': ')[2])!s} belongs to no option. --help lists them."
-    return _shown(first)
+    return re.sub(r"^Error parsing [\w.-]+: ", "", first)  # what our own settings say of their values
 
 
 def _given(option: Option, arguments: Sequence[str]) -> str:
+    """What stands behind ``option`` on the command line, for errors."""
+    values = _values(option, arguments)
+    return repr(_shown(" ".join(values))) if values else "nothing"
+
+
+def _values(option: Option, arguments: Sequence[str]) -> list[str]:
     """What stands behind ``option`` on the command line."""
     for position, token in enumerate(arguments):
         flag, equals, value = token.partition("=")
         if flag.replace("_", "-") in option.spellings:
-            if equals:
-                return repr(_shown(value))
             rest = arguments[position + 1 :]
             end = next((i for i, other in enumerate(rest) if other.startswith("--")), len(rest))
-            return repr(_shown(" ".join(rest[:end]))) if end else "nothing"
-    return "nothing"
+            return [value] if equals else list(rest[:end])
+    return []
 
 
-def _require_finite(verb: str, command: Any, group: Callable[[str, str], str]) -> None:
+def _is_not_finite(text: str) -> bool:
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _require_numbers(verb: str, options: Sequence[Option], arguments: Sequence[str]) -> None:
+    """Raise for numbers that are not finite, before any settings see them: here the option has its name."""
+    for option in options:
+        if option.kind is float or float in get_args(option.kind):
+            for value in _values(option, arguments):
+                if _is_not_finite(value):
+                    raise UsageError(f"fastnas {verb}: {option.flag} takes a finite number, got {float(value)}.")
+
+
+def _require_possible(verb: str, command: Any, group: Callable[[str, str], str]) -> None:
     for option in list_options(command, group):
         values = option.default if isinstance(option.default, tuple) else (option.default,)
         for value in values:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UsageError(f"fastnas {verb}: {option.flag} takes a finite number, got {value}.")
             if isinstance(value, int) and abs(value) > sys.maxsize:
                 raise UsageError(f"fastnas {verb}: {option.flag} takes a number below 2^63, got a larger one.")
             if isinstance(value, str | Path) and "\0" in str(value):

@@ -70,7 +70,7 @@ class NetworkSize:
             object.__setattr__(self, "resolution", height)
         for name in ("channels", "cells", "image_channels", "num_classes", "batch_size"):
             require(getattr(self, name) >= 1, "NetworkSize", f"{name} must be positive", getattr(self, name))
-            rule = f"{name} must be at most {MOST[name]:,}"
+            rule = f"{name} must be at most {MOST[name]}"
             require(getattr(self, name) <= MOST[name], "NetworkSize", rule, getattr(self, name))
 
     @property

@@ -28,7 +28,7 @@ from fastnas.methods.variants import with_order, with_stop, with_techniques
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
 from fastnas.selection.proposals import Accept
-from fastnas.spaces.benchmark import Table, TableEntry, look_up, read_table
+from fastnas.spaces.benchmark import Table, TableEntry, look_up, read_table, require_space
 from fastnas.spaces.formats import genotype_to_json, space_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import SPACES
@@ -102,6 +102,8 @@ def run_experiment(
     known = None if table is None else read_table(table)
     with ranks.first_before_others():
         parts = prepare(experiment)
+    if known is not None:
+        require_space(known, parts.space)
     with open_run(folder, ranks):
         on_start(parts.data)
         return _run(experiment, parts, folder, show_progress, known, ranks)

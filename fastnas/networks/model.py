@@ -1,5 +1,6 @@
 """Trained networks as folders: ``weights.safetensors`` beside ``model.json``, which describes the network whole."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as load_weights
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,6 +26,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.layout import Fit, Resolution, height_and_width
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
+_DIGEST = "weights_sha256"  # the key of the description that tells damaged weights
 _PLACES = (".", "model", "retrain/searched/model")  # in a run folder
 
 
@@ -203,8 +206,13 @@ class Model(torch.nn.Module):
             for name, tensor in self.network.state_dict().items()
             if not name.startswith("auxiliary.")
         }
-        write_atomically(folder / WEIGHTS, lambda file: file.write(save(tensors)))
-        write_json(folder / DESCRIPTION, asdict(self.info))
+        content = save(tensors)
+        write_atomically(folder / WEIGHTS, lambda file: file.write(content))
+        write_json(folder / DESCRIPTION, {**asdict(self.info), _DIGEST: _digest(content)}, checksum=True)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def describe_space(genotype: Genotype, space: Space | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -229,14 +237,19 @@ def load(path: Path | str, device: str = "cpu") -> Model:
         remedy = "Give the folder of a finished fastnas search or fastnas retrain."
         raise invalid("model", f"the folder must hold a {DESCRIPTION}", str(path), remedy)
     try:
-        info = TypeAdapter(ModelInfo).validate_python(read_json(folder / DESCRIPTION))
+        described: Any = read_json(folder / DESCRIPTION)
+        digest = described.pop(_DIGEST, None) if isinstance(described, dict) else None
+        info = TypeAdapter(ModelInfo).validate_python(described)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise invalid("model", f"{folder / DESCRIPTION} must describe a model", f"{place}: {first['msg']}") from None
     network = info.build()
     try:
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        content = (folder / WEIGHTS).read_bytes()
+        if digest not in (None, _digest(content)):
+            raise RuntimeError("other bytes than those that were written")
+        network.load_state_dict(load_weights(content))
     except (OSError, RuntimeError, SafetensorError) as error:
         got = " ".join(str(error).split())[:200]
         raise invalid("model", f"{folder / WEIGHTS} must hold the weights of the network", got) from None

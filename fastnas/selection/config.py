@@ -34,7 +34,7 @@ class LadderConfig:
             if value < 1:
                 raise invalid("LadderConfig", f"{name} must be at least 1", value)
             if value > MOST:
-                raise invalid("LadderConfig", f"{name} must be at most {MOST:,}", value)
+                raise invalid("LadderConfig", f"{name} must be at most {MOST}", value)
 
     @property
     def rungs(self) -> list[tuple[int, int]]:

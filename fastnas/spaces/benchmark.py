@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastnas.errors import invalid
-from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
 
 WHERE = "table"
 ARCHITECTURE = "architecture"
@@ -93,6 +94,17 @@ def read_table(path: Path, column: str | None = None) -> Table:
             rule = f"{path}, line {line}, must have an accuracy in percent as {name}"
             raise invalid(WHERE, rule, repr(str(row[name])[:40]))
     return Table(str(path), name, accuracies)
+
+
+def require_space(table: Table, space: Space) -> None:
+    """Raise unless the architectures of ``table`` are those of ``space``: it is looked into at the end of a search."""
+    first = next(iter(table.accuracies))
+    try:
+        found = parse_genotype(first, space).space
+    except ValueError:
+        found = "no known one"
+    if found != space.name:
+        raise invalid(WHERE, f"{table.name} must be a table of the space {space.name}", f"{first[:60]!r} of {found}")
 
 
 def look_up(table: Table, genotype: Genotype) -> TableEntry:

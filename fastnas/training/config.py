@@ -252,7 +252,7 @@ def _require_possible(config: object) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise invalid(type(config).__name__, f"{name} must be a finite number", value)
         if name in MOST and value is not None and value > MOST[name]:
-            raise invalid(type(config).__name__, f"{name} must be at most {MOST[name]:,}", value)
+            raise invalid(type(config).__name__, f"{name} must be at most {MOST[name]}", value)
 
 
 def _require_positive(config: object, *names: str) -> None:

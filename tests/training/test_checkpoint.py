@@ -1,12 +1,20 @@
 import errno
 import pickle
 import random
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastnas.training.checkpoint import FORMAT, has_checkpoint, load_checkpoint, restoring, save_checkpoint
+from fastnas.training.checkpoint import (
+    FORMAT,
+    has_checkpoint,
+    load_checkpoint,
+    note_threads,
+    restoring,
+    save_checkpoint,
+)
 
 CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -158,3 +166,18 @@ def test_a_state_of_another_form_is_one_line(tmp_path, state):
     with pytest.raises(ValueError, match=message) as caught, restoring(tmp_path / "checkpoint.pt"):
         module.load_state_dict(state["w"])
     assert "\n" not in str(caught.value)
+
+
+def test_another_number_of_threads_is_told(tmp_path):
+    path = tmp_path / "c.pt"
+    saved = {"threads": torch.get_num_threads() + 1}
+    rule = (
+        rf"must go on with {saved['threads']} threads to end with the same bits, got .*NUM_THREADS={saved['threads']}"
+    )
+    with pytest.warns(RuntimeWarning, match=rule):
+        note_threads(path, saved, CPU)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        note_threads(path, saved, torch.device("cuda"))
+        note_threads(path, {"threads": torch.get_num_threads()}, CPU)
+        note_threads(path, {}, CPU)
