@@ -79,15 +79,19 @@ def with_skips(space: Space, mix: Mix, added: float) -> Mix:
     """
     if added == 0:
         return mix
-    skip = space.primitives.index("skip_connect")
-    moved = {}
-    for name, mix_EK in mix.candidates.items():
-        alive = mix.alive.get(name)
-        rows = [row for row in range(len(space.edges)) if alive is None or skip in alive[row]]
-        auxiliary_EK = torch.zeros_like(mix_EK)
-        auxiliary_EK[rows, skip] = added
-        moved[name] = mix_EK + auxiliary_EK
+    moved = {
+        name: mix_EK + added * _skips(space, mix.alive.get(name), mix_EK.device)
+        for name, mix_EK in mix.candidates.items()
+    }
     return mix._replace(candidates=moved)
+
+
+@lru_cache(maxsize=64)
+def _skips(space: Space, alive: Columns | None, device: torch.device) -> Tensor:
+    """One where a skip connection is alive, ``[E, K]``; on the device, once for what is alive."""
+    skip, rows = space.primitives.index("skip_connect"), range(len(space.edges))
+    living = [alive is None or skip in alive[row] for row in rows]
+    return torch.tensor([[k == skip and on for k in range(len(space.primitives))] for on in living], device=device)
 
 
 def _edges(space: Space, alpha: Tensors) -> dict[str, Tensor]:

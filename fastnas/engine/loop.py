@@ -23,6 +23,7 @@ from fastnas.engine.budget import plan_search, with_rates
 from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.fit import require_fit
+from fastnas.engine.graphs import StepGraphs, step_graphs
 from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
 from fastnas.engine.run import (
     Run,
@@ -211,7 +212,7 @@ def _epochs(
     run: Run, history: list[dict[str, Any]], folder: Path | None, on_step: OnStep | None
 ) -> Iterator[dict[str, Any]]:
     """Run the epochs that are left, appending the record of each to ``history``."""
-    state, batches, stopwatch = run.state, None, Stopwatch()
+    state, batches, stopwatch, graphs = run.state, None, Stopwatch(), step_graphs(run)
     while state.step < run.total_steps:
         if state.step % run.steps == 0:
             verdict = _decide(run, history)
@@ -226,7 +227,7 @@ def _epochs(
             _prune(run)
         batches = _batches(run) if batches is None else batches
         lr = _set_learning_rate(run, history)
-        search_batch = _rest_of_epoch(run, batches, folder, on_step)
+        search_batch = _rest_of_epoch(run, batches, folder, on_step, graphs)
         epoch = state.step // run.steps - 1
         eigenvalue = _measure(run, search_batch, epoch)
         record = record_of(run, epoch, lr, eigenvalue, stopwatch)
@@ -240,14 +241,19 @@ def _epochs(
         yield record
 
 
-def _rest_of_epoch(run: Run, batches: Batches, folder: Path | None, on_step: OnStep | None) -> Batch | None:
+def _rest_of_epoch(
+    run: Run, batches: Batches, folder: Path | None, on_step: OnStep | None, graphs: StepGraphs | None
+) -> Batch | None:
     """Step to the end of the epoch; returns the last batch for alpha."""
     state, every = run.state, run.config.checkpoint_steps
     while True:
         weight_batch, search_batch = next(batches)
         weight_batch = _cut(run, "weights", weight_batch)
         search_batch = None if search_batch is None else _cut(run, "alpha", search_batch)
-        search_step(run, weight_batch, search_batch)
+        if graphs is None:
+            search_step(run, weight_batch, search_batch)
+        else:
+            graphs(weight_batch, search_batch)
         if state.step % run.steps == 0:
             return search_batch
         if every > 0 and state.step % every == 0:

@@ -237,7 +237,7 @@ class Run:
     def identity(self) -> str:
         """What must be equal for a checkpoint to fit: all but where, how fast and in how much memory it runs."""
         numbers = asdict(replace(self.config, device="cpu", workers=0, checkpoint_steps=0, max_broken=0, index=None))
-        del numbers["recompute"]  # it changes no number, and earlier checkpoints do not know it
+        del numbers["recompute"], numbers["graph"]  # they change no number, and earlier checkpoints do not know them
         del numbers["class_weights"], numbers["sampling"]
         numbers |= self.config.balancing
         del numbers["minutes"], numbers["evaluation_images"]  # what they decide stands beside them; records alone

@@ -27,19 +27,31 @@ def search_step(run: Run, weight_batch: Batch, search_batch: Batch | None) -> No
     coefficients the second. Where the method asks for it, both move at once on ``weight_batch``.
     """
     with run.statistics():
-        _move(run, weight_batch, search_batch)
+        move(run, weight_batch, search_batch)
+    count_step(run)
+
+
+def count_step(run: Run) -> None:
+    """Note that a step has been made, and look at the losses now and then."""
     run.state.step += 1
     run.state.losses.check_now_and_then("search", run.state.step)
 
 
-def _move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
+def is_alpha_due(run: Run, search_batch: Batch | None) -> bool:
+    """Whether the next step moves alpha."""
     schedule, moves = run.method.update_schedule, run.at.epoch >= run.at.warmup
-    if schedule.joint and moves:
+    if schedule.joint:
+        return moves
+    its_turn = schedule.alpha_moves and (run.state.step + 1) % schedule.alpha_every == 0
+    return search_batch is not None and moves and its_turn
+
+
+def move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
+    """A step without its count: all that happens on the device."""
+    schedule, due = run.method.update_schedule, is_alpha_due(run, search_batch)
+    if schedule.joint and due:
         _joint_step(run, weight_batch)
         return
-    due = (
-        search_batch is not None and moves and schedule.alpha_moves and (run.state.step + 1) % schedule.alpha_every == 0
-    )
     if due and not schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
     _weight_step(run, weight_batch)

@@ -39,7 +39,9 @@ Projection = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 def adam(alpha: list[Tensor], settings: AlphaSettings) -> torch.optim.Optimizer:
     """Adam at a constant rate, as DARTS and most of its family (Liu et al., 2019, arXiv:1806.09055)."""
-    return torch.optim.Adam(alpha, settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
+    on_gpu = alpha[0].is_cuda  # there its count of steps lies on the device, where a CUDA graph can move it
+    betas, decay = settings.betas, settings.weight_decay
+    return torch.optim.Adam(alpha, settings.lr, betas=betas, weight_decay=decay, capturable=on_gpu)
 
 
 def gradient_descent(alpha: list[Tensor], settings: AlphaSettings) -> torch.optim.Optimizer:
@@ -74,11 +76,10 @@ class ApgNag(torch.optim.Optimizer):
             for x in group["params"]:
                 if x.grad is None:
                     continue
-                velocity = self.state[x].get("velocity", torch.zeros_like(x))
+                velocity = self.state[x].setdefault("velocity", torch.zeros_like(x))
                 moved = x - group["lr"] * x.grad
                 z = moved.sign() * (moved.abs() - group["lr"] * group["gamma"]).clamp(min=0)
-                velocity = z - x + group["momentum"] * velocity
-                self.state[x]["velocity"] = velocity
+                velocity.copy_(z - x + group["momentum"] * velocity)  # in place, as a CUDA graph needs it
                 x.copy_((z + group["momentum"] * velocity).clamp(min=0))
 
 

@@ -1,6 +1,7 @@
 """The coefficients that a supernet mixes with."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -100,15 +101,21 @@ def built_on(space: Space, cell_type: str, row: int) -> tuple[str, ...]:
     return tuple(primitive for primitive in space.candidates(cell_type, row) if primitive != "none")
 
 
+@lru_cache(maxsize=256)
+def _places(runs: Columns, width: int, device: torch.device) -> Tensor:
+    """Where the coefficients of the candidates that run lie among all; on the device, once for what is alive."""
+    places = [row * width + k for row, run in enumerate(runs) for k in run]
+    return torch.tensor(places, dtype=torch.long).to(device)
+
+
 class _Living:
     """The coefficients of the candidates that run, gathered for all edges of a cell type at once."""
 
     def __init__(self, space: Space, alive: Columns, mix_EK: Tensor) -> None:
         self.runs = [[k for k in row if space.primitives[k] != "none"] for row in alive]
         self.names = [tuple(space.primitives[k] for k in row) for row in self.runs]
-        width = len(space.primitives)
-        positions = [row * width + k for row, run in enumerate(self.runs) for k in run]
-        self.coefficients = mix_EK.flatten()[torch.tensor(positions, dtype=torch.long).to(mix_EK.device)]
+        places = _places(tuple(map(tuple, self.runs)), len(space.primitives), mix_EK.device)
+        self.coefficients = mix_EK.flatten()[places]
 
     def of_node(self, rows: range) -> tuple[Tensor, tuple[tuple[str, ...], ...]]:
         before = sum(len(run) for run in self.runs[: rows.start])

@@ -191,6 +191,8 @@ class SearchConfig(TrainingSetup):
             part, so that N processes compute what one does.
         evaluation_images: Images of the half for alpha on which every epoch's record is measured; unset for all.
         checkpoint_steps: Steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
+        graph: On a GPU, launch a whole step at once as a CUDA graph, where the method takes nothing from the host in a
+            step.
     """
 
     __pydantic_config__ = STRICT
@@ -224,6 +226,7 @@ class SearchConfig(TrainingSetup):
     synchronise_statistics: bool = False
     evaluation_images: int | None = None
     checkpoint_steps: int = 0
+    graph: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
