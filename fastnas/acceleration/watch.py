@@ -38,8 +38,8 @@ def find_parts(network: nn.Module) -> dict[nn.Module, tuple[str, str]]:
         elif looks_mixed(module) and not ours:
             kinds[module] = "edges", name
             found = candidate_list(module)
-            for number, candidate in enumerate(found[1] if found else ()):
-                kinds[candidate] = "candidates", f"{name}.{found[0]}.{number}" if found else ""
+            for key, candidate in (found[1] if found else {}).items():
+                kinds[candidate] = "candidates", f"{name}.{found[0]}.{key}" if found else ""
             return
         for child_name, child in module.named_children():
             visit(child, f"{name}.{child_name}" if name else child_name)

@@ -189,14 +189,21 @@ def arguments_of(module: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, o
     return (required, defaults) if plain else ((), ())
 
 
-def candidate_list(module: nn.Module) -> tuple[str, nn.ModuleList] | None:
-    """The one list of modules that ``module`` holds, with its name; ``None`` if it holds none or several."""
-    filled = [(n, part) for n, part in module.named_children() if isinstance(part, nn.ModuleList) and len(part) > 0]
+def candidate_list(module: nn.Module) -> tuple[str, dict[str, nn.Module]] | None:
+    """The modules in the one list or dictionary of modules that ``module`` holds, by their keys, with its name;
+    ``None`` if it holds none or several."""
+    filled = [(name, items) for name, part in module.named_children() if (items := _listed(part))]
     return filled[0] if len(filled) == 1 else None
 
 
+def _listed(part: nn.Module) -> dict[str, nn.Module]:
+    """What is in a list or dictionary of modules, also what is in it twice."""
+    held = part._modules if isinstance(part, (nn.ModuleList, nn.ModuleDict)) else {}
+    return {key: item for key, item in held.items() if item is not None}
+
+
 def looks_mixed(module: nn.Module) -> bool:
-    """Whether ``module`` has the shape of a mixed operation: a list of candidates, ``forward(x, weights)``."""
+    """Whether ``module`` has the shape of a mixed operation: listed candidates, ``forward(x, weights)``."""
     return candidate_list(module) is not None and len(arguments_of(module)[0]) == 2
 
 
@@ -206,8 +213,8 @@ def mixed_operations(module: nn.Module) -> dict[str, nn.Module]:
     if found is None:
         return {}
     name, items = found
-    groups = {f"{name}.{i}": item for i, item in enumerate(items) if isinstance(item, nn.ModuleList)} or {name: items}
-    flat = {f"{prefix}.{j}": item for prefix, group in groups.items() for j, item in enumerate(group)}
+    groups = {f"{name}.{key}": _listed(item) for key, item in items.items() if _listed(item)} or {name: items}
+    flat = {f"{prefix}.{key}": item for prefix, group in groups.items() for key, item in group.items()}
     return flat if all(looks_mixed(item) for item in flat.values()) else {}
 
 
@@ -232,8 +239,8 @@ def read_candidates(module: nn.Module, prefix: str = "", keep_unknown: bool = Fa
         raise Unrecognised("it does not hold one list of candidates")
     list_name, items = found
     primitives = []
-    for position, item in enumerate(items):
-        path = f"{prefix}{list_name}.{position}"
+    for key, item in items.items():
+        path = f"{prefix}{list_name}.{key}"
         try:
             primitive = read_primitive(item)
         except (Unrecognised, *FOREIGN_ERRORS) as error:
@@ -325,7 +332,11 @@ def _cell_wiring(module: nn.Module) -> Wiring:
     ends = [(source, target) for target in range(2, num_nodes + 2) for source in range(target)]
     found = candidate_list(module)
     assert found is not None
-    inputs = [n for n, part in module.named_children() if n != found[0] and not isinstance(part, nn.ModuleList)]
+    inputs = [
+        name
+        for name, part in module.named_children()
+        if name != found[0] and not isinstance(part, (nn.ModuleList, nn.ModuleDict))
+    ]
     if len(inputs) != 2:
         raise Unrecognised(
             f"it holds {len(inputs)} parts beside its mixed operations ({inputs}), not one for each input"
@@ -334,7 +345,7 @@ def _cell_wiring(module: nn.Module) -> Wiring:
     unknown = [primitive for edge in edges for primitive in edge.primitives if primitive.by_itself is not None]
     if unknown and (plan.k > 1 or 2 * len(unknown) > plan.num_coefficients + len(unknown)):
         raise Unrecognised(unknown[0].why)
-    nested = isinstance(found[1][0], nn.ModuleList)
+    nested = any(map(_listed, found[1].values()))
     required, defaults = arguments_of(module)
     return Wiring(plan, tuple(edges), tuple(inputs), required, defaults, nested, num_nodes)
 

@@ -305,6 +305,46 @@ def test_our_own_mixed_operation_is_no_foreign_one():
     assert reasons(nn.Sequential(MixedOp(8, 1))) == {"0": "it runs on the engine by itself"}
 
 
+def test_modules_are_found_by_keys_too(make_block):
+    """Edges by name, and candidates by name."""
+
+    class Keyed(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.left, self.right = block.left, block.right
+            keys = [f"{node}<-{source}" for node in range(2) for source in range(2 + node)]
+            self.edges = nn.ModuleDict(dict(zip(keys, block.links, strict=True)))
+
+        def forward(self, a, b, table):
+            states, row = [self.left(a), self.right(b)], 0
+            for node in range(2):
+                terms = []
+                for source, state in enumerate(list(states)):
+                    terms.append(self.edges[f"{node}<-{source}"](state, table[row]))
+                    row += 1
+                states.append(sum(terms))
+            return states[-1]
+
+    class Named(nn.Module):
+        def __init__(self, blend):
+            super().__init__()
+            self.ops = nn.ModuleDict({f"op_{k}": path for k, path in enumerate(blend.paths)})
+
+        def forward(self, x, weights):
+            return sum(w * op(x) for w, op in zip(weights, self.ops.values(), strict=True))
+
+    own = Keyed(make_block())
+    fast = copy.deepcopy(own)
+    assert [(entry.name, entry.level) for entry in accelerate(fast).replaced] == [("", "cell")]
+    x, table = arguments()[0], torch.rand(5, 8, dtype=torch.float64)
+    expected, result = own(x, x, table), fast(x, x, table)
+    assert (expected - result).abs().max() <= 1e-10 * expected.abs().max()
+    own = Named(make_block().links[0])
+    fast = copy.deepcopy(own)
+    assert [entry.level for entry in accelerate(fast).replaced] == ["edge"]
+    assert_trained_alike(own, fast)
+
+
 def test_candidates_without_a_mixed_operation_are_reported(make_blend):
     class Cell(nn.Module):
         def __init__(self):
