@@ -188,4 +188,6 @@ def _hint(module: nn.Module) -> str:
             f"{kind} of {framework} keeps its coefficients to itself: put fastnas.MixedOp in its place, which takes "
             "them as an argument, or describe the space to fastnas.search"
         )
-    return f"{kind} holds candidates, but computes no forward(x, weights) of them"
+    others = [name for name in dir(type(module)) if name.startswith("forward_")]
+    remedy = f": let forward(x, weights) do what {' or '.join(others)} does" if others else ""
+    return f"{kind} holds candidates, but computes no forward(x, weights) of them{remedy}"

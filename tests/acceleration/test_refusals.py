@@ -356,3 +356,17 @@ def test_candidates_without_a_mixed_operation_are_reported(make_blend):
 
     left = reasons(Cell())
     assert left == {"edges": "ModuleDict holds candidates, but computes no forward(x, weights) of them"}
+
+
+def test_a_forward_of_another_name_is_named(make_blend):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.paths = make_blend().paths
+
+        def forward_darts(self, x, weights):
+            return sum(w * path(x) for w, path in zip(weights, self.paths, strict=True))
+
+    assert reasons(Named())[""].endswith(
+        "forward(x, weights) of them: let forward(x, weights) do what forward_darts does"
+    )
