@@ -12,8 +12,9 @@ from torch import Tensor
 from fastnas.data.broken import UnreadableImage
 from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
-from fastnas.data.images import ImageData, ImageSet, Items
-from fastnas.data.prepare import LOOKED_AT, Defaults, check_labels, prepare, say
+from fastnas.data.images import ImageData, ImageSet, Items, as_they_are, is_large
+from fastnas.data.pixels import Normalise
+from fastnas.data.prepare import LOOKED_AT, Defaults, check_labels, compare_classes, measure, prepare, say
 from fastnas.data.seeded import seeded
 from fastnas.errors import describe, invalid
 
@@ -28,6 +29,7 @@ def from_arrays(
     classes: Sequence[str] | None = None,
     config: DataConfig = DataConfig(),  # noqa: B008
     augment: Callable[[Any], Tensor] | None = None,
+    dimensions: int | None = None,
     name: str = "arrays",
 ) -> ImageData:
     """Make a data set of arrays or tensors.
@@ -35,11 +37,14 @@ def from_arrays(
     Args:
         train: Images ``[N, C, H, W]``, ``[N, H, W, C]`` with 1, 3 or 4 channels, or ``[N, H, W]``, and labels ``[N]``.
             Images are uint8, or numbers of another type, which are scaled: [0, 1] if they lie in it, and otherwise from
-            the lowest to the highest of the training images. A network sees them with mean 0 and deviation 1.
+            the lowest to the highest of the training images. A network sees them with mean 0 and deviation 1. Series
+            are ``[N, C, L]`` or ``[N, L]``, volumes ``[N, C, D, H, W]``.
         test: The same to test on; without it a fifth of ``train`` is held out, class by class, the same for every seed.
         classes: Their names; without them the numbers up to the highest label.
         config: What to do with the images.
         augment: A transform of images ``[C, H, W]`` in place of a named one.
+        dimensions: 1 for series and 3 for volumes, whose shapes may be those of images, too; 2 for images. Without it
+            ``[N, C, D, H, W]`` are volumes, ``[N, L]`` are series, and others are images.
         name: What runs and reports call it.
 
     Raises:
@@ -52,7 +57,7 @@ def from_arrays(
         >>> from_arrays((images, labels)).resolution
         (16, 24)
     """
-    pairs = [_as_images(*_unpack(pair)) for pair in (train, test) if pair is not None]
+    pairs = [_as_images(*_unpack(pair), dimensions) for pair in (train, test) if pair is not None]
     channels = {x.shape[1] for x, _ in pairs}
     if len(channels) > 1:
         raise invalid(WHERE, "images to train on and to test on must have as many channels", sorted(channels))
@@ -70,6 +75,7 @@ def from_dataset(
     classes: Sequence[str] | None = None,
     config: DataConfig = DataConfig(),  # noqa: B008
     augment: Callable[[Any], Tensor] | None = None,
+    dimensions: int | None = None,
     name: str | None = None,
 ) -> ImageData:
     """Make a data set of a map-style data set, whose images are read when they are needed.
@@ -81,6 +87,7 @@ def from_dataset(
         classes: Their names; without them those that the data set knows, or the numbers up to the highest label.
         config: What to do with the images.
         augment: A transform of uint8 images ``[C, H, W]`` in place of a named one.
+        dimensions: Of the images, see :func:`from_arrays`.
         name: What runs and reports call it; without it the name of the class.
 
     Raises:
@@ -90,7 +97,7 @@ def from_dataset(
     tensors: list[Any] = [getattr(part, "tensors", ()) for part in (train, test) if part is not None]
     if all(len(pair) == 2 for pair in tensors):  # a TensorDataset
         pairs = [(pair[0], pair[1]) for pair in tensors]
-        return from_arrays(*pairs, classes=classes, config=config, augment=augment, name=name)
+        return from_arrays(*pairs, classes=classes, config=config, augment=augment, dimensions=dimensions, name=name)
     sources = [_adapt(part) for part in (train, test) if part is not None]
     for source in sources:
         if source.count == 0:
@@ -101,8 +108,9 @@ def from_dataset(
     labels = [source.labels() for source in sources]
     values, channels = None, None
     if isinstance(first, Tensor):
-        if first.ndim != 3:
-            raise invalid(WHERE, "a tensor of an image must have the shape [C, H, W]", list(first.shape))
+        if first.ndim not in (2, 3, 4):
+            rule = "a tensor of an image must have the shape [C, H, W], [C, L] or [C, D, H, W]"
+            raise invalid(WHERE, rule, list(first.shape))
         channels = len(first)
         if first.dtype != torch.uint8:
             places = np.unique(np.linspace(0, sources[0].count - 1, LOOKED_AT).astype(int))
@@ -204,16 +212,21 @@ def _unpack(pair: Any) -> Pair:
     return pair[0], pair[1]
 
 
-def _as_images(images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+def _as_images(images: Any, labels: Any, dimensions: int | None) -> tuple[np.ndarray, np.ndarray]:
     x, y = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images), _as_labels(labels)
     if x.dtype.kind not in "biuf":
         raise invalid(WHERE, "images must be numbers", x.dtype)
-    if x.ndim == 3:
+    if dimensions is None:
+        dimensions = {2: 1, 5: 3}.get(x.ndim, 2)
+    if x.ndim == 1 + dimensions:
         x = x[:, None]
-    elif x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
+    elif dimensions == 2 and x.ndim == 4 and x.shape[1] not in (1, 3, 4) and x.shape[3] in (1, 3, 4):
         x = x.transpose(0, 3, 1, 2)
-    if x.ndim != 4:
-        rule = "images must have the shape [N, C, H, W], [N, H, W, C] or [N, H, W]"
+    if x.ndim != 2 + dimensions:
+        rule = {
+            1: "series must have the shape [N, C, L] or [N, L]",
+            3: "volumes must have the shape [N, C, D, H, W]",
+        }.get(dimensions, "images must have the shape [N, C, H, W], [N, H, W, C] or [N, H, W]")
         raise invalid(WHERE, rule, list(np.shape(images)))
     if len(x) != len(y):
         raise invalid(WHERE, "there must be one label for every image", f"{len(x)} images and {len(y)} labels")
@@ -268,9 +281,55 @@ def _prepare(
         test = np.setdiff1d(np.arange(len(labels)), train)
         notes.append(f"{len(test)} images of {len(labels)} are held out to test on, as no test part is given")
         sets = [sets[0].select(train), sets[0].select(test)]
+    first = sets[0].image(0)
+    if isinstance(first, Tensor) and first.dim() != 3:
+        return _prepare_maps(name, sets[0], sets[1], tuple(map(str, classes)), config, values, augment, notes)
     defaults = Defaults(channels=channels, augment="none" if values is not None else None)
     data = prepare(name, sets[0], sets[1], tuple(map(str, classes)), config, defaults, augment=augment)
     return replace(data, values=values, notes=(*notes, *data.notes))
+
+
+def _prepare_maps(
+    name: str,
+    train: ImageSet,
+    test: ImageSet,
+    classes: tuple[str, ...],
+    config: DataConfig,
+    values: tuple[float, float] | None,
+    augment: Callable[[Any], Tensor] | None,
+    notes: list[str],
+) -> ImageData:
+    """Series or volumes: all of one size, and as they are."""
+    for field in ("resolution", "fit", "image_channels", "augment", "colour"):
+        if getattr(config, field) not in (None, "none"):
+            rule = f"{field} must be left out beside series and volumes"
+            raise invalid(
+                WHERE, rule, getattr(config, field), "Bring them to one size before; augment= takes a function."
+            )
+    count = len(train.labels)
+    seen = [train.image(int(i)) for i in np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int))]
+    shapes = {tuple(one.shape) for one in seen}
+    if len(shapes) > 1:
+        raise invalid(WHERE, "series and volumes must have one size", " and ".join(map(str, sorted(shapes)[:2])))
+    channels, *size = seen[0].shape
+    for part in (train, test):
+        check_labels(part.labels, classes)
+    data = ImageData(
+        name=name,
+        train=train,
+        test=test,
+        classes=classes,
+        channels=channels,
+        resolution=tuple(size),
+        train_transform=augment or as_they_are,
+        eval_transform=as_they_are,
+        large=is_large(tuple(size)),
+        normalise=Normalise(measure(seen)),
+        augment="own" if augment else "none",
+        notes=(*notes, f"statistics of {len(seen)} training images"),
+        values=values or (0.0, 255.0),
+    )
+    return compare_classes(data)
 
 
 def _draws(image: Callable[[int], Any]) -> bool:

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 
 def is_large(size: tuple[int, ...]) -> bool:
     """Whether images of this size are photographs, for which networks begin with strided convolutions."""
-    return min(size) >= THIN and prod(size) > SMALL ** len(size)
+    return min(size) >= THIN and prod(size) > SMALL**2
 
 
 def as_they_are(images: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class ImageData:
         test: Images that nothing is trained on.
         classes: Names of the classes, or of the numbers of a regression.
         channels: 3 for colour, 1 for grey images.
-        resolution: Height and width in pixels of what a network sees.
+        resolution: Height and width in pixels of what a network sees; one number for series, three for volumes.
         train_transform: Decodes and augments, to uint8 ``[C, height, width]``; draws from torch's generator of the CPU.
         eval_transform: The same without augmentation.
         large: Images of hundreds of pixels, for which networks begin with strided convolutions.
@@ -106,7 +106,7 @@ class ImageData:
     test: ImageSet
     classes: tuple[str, ...]
     channels: int
-    resolution: tuple[int, int]
+    resolution: tuple[int, ...]
     train_transform: Transform
     eval_transform: Transform
     large: bool

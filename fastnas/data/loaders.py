@@ -250,7 +250,7 @@ def from_loaders(
     training = tuple(loaders[part] for part in ("weights", "alpha") if part in loaders)
     found = Loaders(training, loaders.get("test"), len(images), digest)
     count = sum(map(len, found.places))
-    size = shape[-2:]
+    size = shape[1:]
     tests = np.zeros(0 if test is None else len(loaders["test"]) * len(first["test"][0]), np.int64)
     data = ImageData(
         name=name,

@@ -24,18 +24,20 @@ def cut_out(images: Tensor, side: int, probability: float, seed: int) -> Tensor:
     """Blank a square in some normalised images (DeVries and Taylor, 2017, arXiv:1708.04552).
 
     Args:
-        images: ``[N, C, H, W]``; left alone.
+        images: ``[N, C, H, W]``, or with one or three sizes; left alone.
         side: Of the square, in pixels. Its centre is uniform over the image, so it may hang over the border.
         probability: Of an image to be cut.
         seed: Decides which, and where.
     """
     generator = torch.Generator().manual_seed(seed)
-    count, (height, width) = len(images), images.shape[-2:]
+    count, sizes = len(images), images.shape[2:]
     is_cut = torch.rand(count, generator=generator) < probability
-    top, left = (torch.randint(size, (count, 1), generator=generator) - side // 2 for size in (height, width))
-    row, column = torch.arange(height), torch.arange(width)
-    in_rows, in_columns = (row >= top) & (row < top + side), (column >= left) & (column < left + side)
-    square = is_cut[:, None, None] & in_rows[:, :, None] & in_columns[:, None, :]
+    square = is_cut.view(-1, *[1] * len(sizes))
+    for axis, size in enumerate(sizes):
+        first = torch.randint(size, (count, 1), generator=generator) - side // 2
+        place = torch.arange(size)
+        inside = (place >= first) & (place < first + side)
+        square = square & inside.view(count, *[size if i == axis else 1 for i in range(len(sizes))])
     return images.masked_fill(square[:, None].to(images.device), 0)
 
 
@@ -52,12 +54,13 @@ class Normalise:
     statistics: Statistics
 
     def __call__(self, images: Tensor) -> Tensor:
-        mean, std = _moments(self.statistics, images.device)
+        mean, std = _moments(self.statistics, images.device, images.dim() - 2)
         return images.contiguous().to(torch.float32, copy=True).mul_(1 / 255).sub_(mean).div_(std)
 
 
 @cache
-def _moments(statistics: Statistics, device: torch.device) -> tuple[Tensor, Tensor]:
+def _moments(statistics: Statistics, device: torch.device, dimensions: int) -> tuple[Tensor, Tensor]:
     """Once on each device: a copy from the host in every step would wait for the step before."""
-    mean, std = (torch.tensor(values, device=device).view(-1, 1, 1) for values in statistics)
+    shape = [-1, *[1] * dimensions]
+    mean, std = (torch.tensor(values, device=device).view(shape) for values in statistics)
     return mean, std

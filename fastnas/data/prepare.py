@@ -124,7 +124,7 @@ def prepare(
     statistics = defaults.statistics
     if statistics is None or len(statistics.mean) != channels:
         look = look or _look_at(train)
-        statistics = _measure([evaluate(image) for image in look.images])
+        statistics = measure([evaluate(image) for image in look.images])
         notes.append(f"statistics of {_count(look)}")
     data = ImageData(
         name=name,
@@ -140,7 +140,7 @@ def prepare(
         fit=fit,
         notes=tuple(notes),
     )
-    data = set_augment(_compare_classes(data), augment or chosen, config.colour)
+    data = set_augment(compare_classes(data), augment or chosen, config.colour)
     return use_decoder(config.decoder, data)
 
 
@@ -262,7 +262,7 @@ def _warn(notes: list[str], text: str) -> None:
     warnings.warn(text, DataWarning, stacklevel=4)
 
 
-def _measure(images: Sequence[Tensor]) -> Statistics:
+def measure(images: Sequence[Tensor]) -> Statistics:
     """Mean and standard deviation of every channel, at least a level, so that constant ones are divided by no zero."""
     values = torch.cat([image.flatten(1) for image in images], dim=1).to(torch.float64) / 255
     mean, std = values.mean(1), values.std(1, unbiased=False).clamp(min=1 / 255)
@@ -280,7 +280,8 @@ def check_labels(labels: np.ndarray, classes: Sequence[str]) -> None:
         raise invalid(WHERE, f"labels must lie in [0, {len(classes)}), one for each class", got)
 
 
-def _compare_classes(data: ImageData) -> ImageData:
+def compare_classes(data: ImageData) -> ImageData:
+    """``data``, with a warning if its classes are of very unequal size."""
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     there = counts[counts > 0]
     if not len(there) or there.max() <= IMBALANCE * there.min():

@@ -65,7 +65,13 @@ def list_sources() -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def as_data(data: object, where: str = "data", *, pairs: Literal["halves", "parts"] = "halves") -> ImageData:
+def as_data(
+    data: object,
+    where: str = "data",
+    *,
+    pairs: Literal["halves", "parts"] = "halves",
+    dimensions: int | None = None,
+) -> ImageData:
     """Return images, from the images themselves or from what names them.
 
     Args:
@@ -74,10 +80,20 @@ def as_data(data: object, where: str = "data", *, pairs: Literal["halves", "part
             data loaders (:func:`from_loaders`).
         where: The beginning of errors.
         pairs: Whether two loaders are those for weights and for alpha, or those to train and to test on.
+        dimensions: Of the maps of the network that reads them, where it is known.
 
     Raises:
         ValueError: If it is none of these, or the name or the folder is not as described.
     """
+    found = _as_data(data, where, pairs, dimensions)
+    if dimensions is not None and len(found.resolution) != dimensions:
+        rule = f"data must have {dimensions} dimensions beside the channels, as the space"
+        remedy = "Give the space its dimensions: replace(DARTS, name=..., dimensions=1)."
+        raise invalid(where, rule, f"{len(found.resolution)}, {list(found.resolution)}", remedy)
+    return found
+
+
+def _as_data(data: object, where: str, pairs: Literal["halves", "parts"], dimensions: int | None) -> ImageData:
     if isinstance(data, str | Path):
         return load_data(str(data))
     if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_loader, data)):
@@ -87,9 +103,9 @@ def as_data(data: object, where: str = "data", *, pairs: Literal["halves", "part
         raise invalid(where, rule, "one", "Give its data set in place of it, or two loaders.")
     if isinstance(data, tuple | list) and len(data) == 2:
         parts: Any = data if isinstance(data[0], tuple | list) else [data]
-        return from_arrays(*parts)
+        return from_arrays(*parts, dimensions=dimensions)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return from_dataset(data)
+        return from_dataset(data, dimensions=dimensions)
     return require_type(
         where, "data", data, ImageData, f"Or give {list_sources()}, arrays, a data set or two data loaders."
     )

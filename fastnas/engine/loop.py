@@ -116,7 +116,9 @@ def search(
     """
     if not isinstance(space_or_supernet, nn.Module):
         space_or_supernet = as_space(space_or_supernet, "search")
-    method, data = as_method(method, "search"), as_data(data, "search")
+    space = space_or_supernet if isinstance(space_or_supernet, Space) else getattr(space_or_supernet, "space", None)
+    method = as_method(method, "search")
+    data = as_data(data, "search", dimensions=getattr(space, "dimensions", 2))
     require_type("search", "config", config, SearchConfig)
     folder = None if folder is None else Path(folder)
     if data.loaders is not None:

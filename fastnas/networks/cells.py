@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fastnas.networks.network import DerivedNetwork, channels_last
+from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
@@ -17,6 +17,8 @@ from fastnas.supernet.layout import (
     ResidualReduction,
     Resolution,
     SmallStem,
+    average,
+    channels_last,
     darts_layout,
     height_and_width,
     shrink,
@@ -180,7 +182,7 @@ class DartsNetwork(DerivedNetwork):
         older, newer = self.stem(channels_last(images))
         for cell in self.cells:
             older, newer = newer, cell([older, newer])
-        return self.classifier(newer.mean((2, 3)))
+        return self.classifier(average(newer))
 
     def units(self) -> list[nn.Module]:
         return [self.stem, *self.cells]
@@ -240,7 +242,7 @@ class NasBench201Network(DerivedNetwork):
                     state = reduction(state)
             for cell in stage:  # type: ignore[union-attr]
                 state = cell([state])
-        return self.classifier(self.norm(state).relu().mean((2, 3)))
+        return self.classifier(average(self.norm(state).relu()))
 
     def units(self) -> list[nn.Module]:
         return [self.stem, *(cell for stage in self.stages for cell in stage.children())]

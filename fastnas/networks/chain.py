@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from fastnas.networks.network import DerivedNetwork, channels_last
+from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain import chain_stem
 from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
+from fastnas.supernet.layout import channels_last
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, initialise_chain
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry

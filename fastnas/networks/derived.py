@@ -14,6 +14,7 @@ from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import Resolution
+from fastnas.supernet.operations import in_dimensions
 
 
 def build_network(
@@ -64,11 +65,12 @@ def _(
     space: CellSpace, genotype, num_classes, channels, cells, image_channels, resolution, large, auxiliary
 ) -> DerivedNetwork:
     space.require_network()
-    if space.num_inputs == 1:
-        return NasBench201Network(genotype, num_classes, channels, cells, image_channels, space)
-    return DartsNetwork(
-        genotype, num_classes, channels, cells, image_channels, large, auxiliary, None, resolution, space
-    )
+    with in_dimensions(space.dimensions):
+        if space.num_inputs == 1:
+            return NasBench201Network(genotype, num_classes, channels, cells, image_channels, space)
+        return DartsNetwork(
+            genotype, num_classes, channels, cells, image_channels, large, auxiliary, None, resolution, space
+        )
 
 
 @derived_network.register

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fastnas.errors import invalid
 from fastnas.networks.model import Model, Preprocessing
-from fastnas.supernet.layout import height_and_width
 
 Format = Literal["onnx", "torch-export", "torchscript"]
 TOLERANCE = 1e-4  # of logits, absolute and relative: float32 in another order of operations
@@ -62,7 +61,8 @@ def export(
     network = network.cpu().eval()
     image = model.preprocessing
     number = 2 if dynamic_batch else 1
-    example = torch.rand(number, image.channels, *height_and_width(image.resolution))
+    size = [image.resolution] * 2 if isinstance(image.resolution, int) else image.resolution
+    example = torch.rand(number, image.channels, *size)
     low, high = image.unit
     example = low + (high - low) * example if with_preprocessing else example
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from fastnas.spaces.formats import genotype_from_json, genotype_to_json, space_f
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import SPACES
 from fastnas.spaces.space import Space
-from fastnas.supernet.layout import Fit, Resolution, height_and_width
+from fastnas.supernet.layout import Fit, Sizes, height_and_width
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 _DIGEST = "weights_sha256"  # the key of the description that tells damaged weights
@@ -45,7 +45,7 @@ class Preprocessing:
     """
 
     channels: int
-    resolution: Resolution
+    resolution: Sizes
     mean: tuple[float, ...]
     std: tuple[float, ...]
     fit: Fit = "crop"
@@ -78,7 +78,8 @@ class Preprocessing:
 
     def normalize(self, values: Tensor) -> Tensor:
         """From pixels in [0, 255], or numbers as the arrays hold, ``[..., C, H, W]``, to what the network reads."""
-        mean, std = (torch.tensor(x, device=values.device)[:, None, None] for x in (self.mean, self.std))
+        shape = [-1, *[1] * (2 if isinstance(self.resolution, int) else len(self.resolution))]
+        mean, std = (torch.tensor(x, device=values.device).view(shape) for x in (self.mean, self.std))
         low, high = self.unit
         return ((values - low) / (high - low) - mean) / std
 
@@ -86,7 +87,7 @@ class Preprocessing:
 def find_preprocessing(
     normalise: Callable[[Tensor], Tensor],
     channels: int,
-    resolution: Resolution,
+    resolution: Sizes,
     fit: Fit = "crop",
     margin: bool = False,
     values: tuple[float, float] | None = None,

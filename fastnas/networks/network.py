@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
 class DerivedNetwork(nn.Module):
@@ -43,8 +42,3 @@ class DerivedNetwork(nn.Module):
     def droppable(self) -> Iterator[nn.Module]:
         """The modules whose outputs drop-path may leave out, in the order in which they run."""
         return iter(())
-
-
-def channels_last(images: Tensor) -> Tensor:
-    """``images`` in the layout in which convolutions are fastest."""
-    return images.contiguous(memory_format=torch.channels_last)

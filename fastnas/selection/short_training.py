@@ -14,6 +14,7 @@ from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
+from fastnas.supernet.layout import lay_out
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import autocast, deterministic, find_class_weights, mean_cross_entropy
@@ -63,7 +64,7 @@ class ShortTraining:
                 False,
                 space,
             )
-        self.seed, self.network = seed, network.to(device).to(memory_format=torch.channels_last)
+        self.seed, self.network = seed, lay_out(network.to(device))
         self.identity = f"{genotype_to_text(genotype)} {asdict(size)} {len(indices)} {config.seed} {data.name}"
         self.identity += f" {config.balancing}" if config.is_balanced else ""
         self.optimizer = torch.optim.SGD(

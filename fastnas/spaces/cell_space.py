@@ -23,6 +23,8 @@ class CellSpace(Space):
         operations: How primitives are built, ``(channels, stride, searching) -> module``: operations of your own, the
             library's for all other names. A name stands for one of the library's sets. Equality does not look at it.
 
+        dimensions: Of the maps: 2 for images, 1 for series, 3 for volumes. The library's primitives follow.
+
     See :class:`fastnas.spaces.space.Space` for the other arguments.
 
     Example:
@@ -35,17 +37,27 @@ class CellSpace(Space):
     operations: Mapping[str, Callable[[int, int, bool], Any]] | Library = field(
         default="darts", compare=False, repr=False
     )
+    dimensions: int = 2  # type: ignore[misc]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dimensions not in (1, 2, 3):
+            raise invalid(self._where, "dimensions must be 1, 2 or 3", self.dimensions)
+
+    @property
+    def no_edge_costs(self) -> str:  # type: ignore[override]
+        return "" if self.dimensions == 2 else "Costs are those of operations on images."
 
     @property
     def no_large_images(self) -> str:
-        return "" if self.has_auxiliary_head else "Its network has no reduction cells."
+        return "" if self.num_inputs == 2 else "Its network has no reduction cells."
 
     def sources(self, target: int) -> range:
         return range(target)
 
     @property
     def has_auxiliary_head(self) -> bool:
-        return self.num_inputs == 2
+        return self.num_inputs == 2 and self.dimensions == 2
 
     @property
     def min_cells(self) -> int:
@@ -53,6 +65,9 @@ class CellSpace(Space):
 
     def require_network(self) -> None:
         shape = (self.num_inputs, self.cell_types)
+        if shape == (2, ("normal",)) and self.dimensions != 2:
+            rule = "a space of one or three dimensions must search its reduction cell"
+            raise invalid(self._where, rule, "a fixed one, which is made of filters for images")
         if shape == (2, ("normal",)) and len(self.concat) != FIXED_BRANCHES:
             cell = f"must concatenate {FIXED_BRANCHES} states, as the fixed one does"
             raise invalid(self._where, f"a space without a reduction cell of its own {cell}", self.concat)

@@ -49,6 +49,8 @@ class Space(ABC):
     concat: tuple[int, ...]
     edge_primitives: tuple[tuple[tuple[str, ...], ...], ...] | None = None
 
+    dimensions: ClassVar[int] = 2
+    """Of the maps: 2 for images; a space of cells may have 1 or 3."""
     no_partial_channels: ClassVar[str] = ""
     """Why no channels can pass by the candidates, one sentence; empty where they can."""
     no_edge_weights: ClassVar[str] = ""

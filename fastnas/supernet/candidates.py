@@ -12,7 +12,13 @@ from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.space import Space
 from fastnas.supernet.mbconv import MBCONV_OPERATIONS
 from fastnas.supernet.noise_operation import Noise
-from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, BuildOperation, Zero
+from fastnas.supernet.operations import (
+    DARTS_OPERATIONS,
+    NASBENCH201_OPERATIONS,
+    BuildOperation,
+    Zero,
+    in_dimensions,
+)
 from fastnas.supernet.sharp import SHARP_OPERATIONS
 
 _COMMON: Mapping[str, BuildOperation] = {
@@ -63,7 +69,8 @@ def build_candidate(space: Space, primitive: str, channels: int, stride: int, se
 
 @build_candidate.register
 def _(space: CellSpace, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
-    return operations_of(space)[primitive](channels, stride, searching)
+    with in_dimensions(space.dimensions):
+        return operations_of(space)[primitive](channels, stride, searching)
 
 
 @build_candidate.register

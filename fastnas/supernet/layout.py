@@ -2,14 +2,17 @@
 
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from fastnas.supernet.operations import FactorizedReduce, batch_norm, convolution, relu_conv_bn
+from fastnas.supernet.operations import FactorizedReduce, average_pairs, batch_norm, convolution, relu_conv_bn
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 
 Resolution = int | tuple[int, int]
 """Height and width in pixels, or the side of a square."""
+Sizes = int | tuple[int, ...]
+"""The same, or the sizes of maps of one or three dimensions."""
 Fit = Literal["squeeze", "pad", "crop"]
 """How an image of another shape gets to a resolution."""
 
@@ -22,6 +25,27 @@ def height_and_width(resolution: Resolution) -> tuple[int, int]:
 def shrink(size: tuple[int, int], factor: int) -> tuple[int, int]:
     """Height and width behind strides of ``factor`` in all, rounded up as the operations do."""
     return -(-size[0] // factor), -(-size[1] // factor)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """``images`` in the layout in which convolutions are fastest; maps of one or three dimensions as they are."""
+    if images.dim() != 4:
+        return images
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def lay_out(network: nn.Module) -> nn.Module:
+    """Bring the filters of ``network`` into that layout, in place."""
+    if any(p.dim() == 5 for p in network.parameters()):
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def average(maps: Tensor) -> Tensor:
+    """The mean of every channel, from ``[N, C, *size]`` to ``[N, C]``."""
+    if maps.dim() == 4:
+        return maps.mean((2, 3))
+    return maps.flatten(2).mean(2)
 
 
 class CellPlace(NamedTuple):
@@ -90,7 +114,7 @@ class LargeStem(nn.Module):
         super().__init__()
         halving = Geometry(stride=2, padding=1)
 
-        def norm(width: int) -> nn.BatchNorm2d:
+        def norm(width: int) -> nn.Module:
             return batch_norm(width, searching, affine=True)
 
         self.quarter = nn.Sequential(
@@ -121,9 +145,7 @@ class ResidualReduction(nn.Module):
             return nn.Sequential(nn.ReLU(), body, batch_norm(2 * channels, searching, affine=True))
 
         self.residual = nn.Sequential(block(channels, 2), block(2 * channels, 1))
-        self.shortcut = nn.Sequential(
-            nn.AvgPool2d(2, 2, ceil_mode=True), convolution(channels, 2 * channels, 1, searching=searching)
-        )
+        self.shortcut = nn.Sequential(average_pairs(), convolution(channels, 2 * channels, 1, searching=searching))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.residual(x)

@@ -53,7 +53,7 @@ class NoiseSource:
                 dropped[position].shape, self.noise.skip_dropout, outputs
             )
         if self.noise.drop_path > 0 and dropped:
-            kept = self._kept((len(dropped[0]), 1, 1, 1), self.noise.drop_path, outputs)
+            kept = self._kept((len(dropped[0]), *[1] * (dropped[0].dim() - 1)), self.noise.drop_path, outputs)
             dropped = [x * kept for x in dropped]
         return dropped
 

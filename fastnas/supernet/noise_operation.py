@@ -28,8 +28,7 @@ class Noise(nn.Module):
 
     def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
         seed = self.seed if seed is None else seed
-        n, channels, height, width = x.shape
-        shape = (n, channels, -(-height // self.stride), -(-width // self.stride))
+        shape = (*x.shape[:2], *(-(-size // self.stride) for size in x.shape[2:]))
         return normal_noise(shape, seed + _STREAMS * self.position, x.device, x.dtype)
 
 

@@ -1,7 +1,9 @@
 """The primitives as modules, with the bodies of their reference implementations."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,37 @@ from fastnas_kernels.normalisation import BatchNorm2d
 
 BuildOperation = Callable[[int, int, bool], nn.Module]
 """``(channels, stride, searching)`` to a module from ``[N, C, H, W]`` to ``[N, C, H / stride, W / stride]``."""
+
+
+_DIMENSIONS: ContextVar[int] = ContextVar("dimensions", default=2)
+_CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
+_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+
+
+class AvgPool3d(nn.AvgPool3d):
+    """PyTorch's, also for volumes that are smaller than its window without the padding."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if min(x.shape[2:]) >= 3:
+            return super().forward(x)
+        padded, counted = (F.pad(part, [1] * 6) for part in (x, torch.ones_like(x[:1, :1])))
+        return F.avg_pool3d(padded, 3, self.stride) / F.avg_pool3d(counted, 3, self.stride)
+
+
+_POOLS = {
+    "max": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    "avg": (nn.AvgPool1d, nn.AvgPool2d, AvgPool3d),
+}
+
+
+@contextmanager
+def in_dimensions(count: int) -> Iterator[None]:
+    """Inside the block, the library's layers are built for maps of so many dimensions: 1, 2 or 3."""
+    token = _DIMENSIONS.set(count)
+    try:
+        yield
+    finally:
+        _DIMENSIONS.reset(token)
 
 
 class Convolution(nn.Module):
@@ -40,29 +73,41 @@ def convolution(
     searching: bool,
     bias: bool = False,
 ) -> nn.Module:
-    """A convolution with PyTorch's initialisation: :class:`Convolution` while searching, ``torch.nn.Conv2d`` in a
-    derived network."""
-    if searching:
+    """A convolution with PyTorch's initialisation: :class:`Convolution` while searching on images, and otherwise one of
+    ``torch.nn``."""
+    dimensions = _DIMENSIONS.get()
+    if searching and dimensions == 2:
         return Convolution(inputs, outputs, kernel, geometry, bias)
     stride, padding, dilation, groups = geometry
     plain = nn.utils.skip_init(
-        nn.Conv2d, inputs, outputs, kernel, stride, padding, dilation, groups, bias, device=torch.get_default_device()
+        _CONVOLUTIONS[dimensions - 1],
+        *(inputs, outputs, kernel, stride, padding, dilation, groups, bias),
+        device=torch.get_default_device(),
     )
-    bound = 1 / math.sqrt(inputs // groups * kernel * kernel)
+    bound = 1 / math.sqrt(inputs // groups * kernel**dimensions)
     for parameter in plain.parameters():
         nn.init.uniform_(parameter, -bound, bound)
     return plain
 
 
-def batch_norm(channels: int, searching: bool, affine: bool | None = None) -> nn.BatchNorm2d:
+class _FlatBatchNorm(BatchNorm2d):
+    """The same for maps of one or three dimensions, whose positions are laid side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(2).unsqueeze(2)).view_as(x)
+
+
+def batch_norm(channels: int, searching: bool, affine: bool | None = None) -> nn.Module:
     """Batch normalisation by the statistics of the batch while searching, by running ones in a derived network.
 
     While searching it has no scale and shift (unless ``affine`` says so) and no state: the supernet stays a pure
     function, and a loss may be evaluated any number of times.
     """
+    dimensions = _DIMENSIONS.get()
     if not searching:
-        return nn.BatchNorm2d(channels)
-    return BatchNorm2d(channels, affine=bool(affine), track_running_stats=False)
+        return _NORMS[dimensions - 1](channels)
+    norm = BatchNorm2d if dimensions == 2 else _FlatBatchNorm
+    return norm(channels, affine=bool(affine), track_running_stats=False)
 
 
 def relu_conv_bn(
@@ -102,14 +147,36 @@ class FactorizedReduce(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()
+        if x.dim() != 4:
+            return self.norm(torch.cat([self.first(x), self.second(_shift(x))], dim=1))
         height, width = x.shape[2], x.shape[3]
         shifted = F.pad(x, [0, width % 2, 0, height % 2])[:, :, 1:, 1:]  # padded, so that odd maps round up alike
         return self.norm(torch.cat([self.first(x), self.second(shifted)], dim=1))
 
 
+def _shift(x: Tensor) -> Tensor:
+    """The map without its first position in every dimension, padded to an even size before."""
+    for d in range(2, x.dim()):
+        if x.size(d) % 2:
+            x = torch.cat([x, torch.zeros_like(x.narrow(d, 0, 1))], dim=d)
+        x = x.narrow(d, 1, x.size(d) - 1)
+    return x
+
+
 def pool(kind: str, stride: int) -> nn.Module:
-    """Max or average pooling over 3x3 pixels, not counting the padding."""
-    return nn.MaxPool2d(3, stride, 1) if kind == "max" else nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+    """Max or average pooling over 3 pixels in every dimension, not counting the padding."""
+    layer = _POOLS[kind][_DIMENSIONS.get() - 1]
+    return layer(3, stride, 1) if kind == "max" else layer(3, stride, 1, count_include_pad=False)
+
+
+def average_pairs() -> nn.Module:
+    """The mean of two pixels in every dimension, with sizes rounded up."""
+    return (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)[_DIMENSIONS.get() - 1](2, 2, ceil_mode=True)
+
+
+def take_every(x: Tensor, stride: int) -> Tensor:
+    """Every ``stride``-th position in every dimension of a map."""
+    return x[(slice(None), slice(None), *[slice(None, None, stride)] * (x.dim() - 2))]
 
 
 class Zero(nn.Module):
@@ -120,6 +187,10 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 3:
+            return torch.zeros_like(x[:, :, :: self.stride])
+        if x.dim() == 5:
+            return torch.zeros_like(x[:, :, :: self.stride, :: self.stride, :: self.stride])
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 

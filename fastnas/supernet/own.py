@@ -93,9 +93,9 @@ def _try(space: Space, primitive: str, stride: int, searching: bool) -> None:
         buffers = [name for name, _ in module.named_buffers()]
         remedy = "Use fastnas.supernet.batch_norm(channels, searching), which keeps no statistics while searching."
         require(not buffers, where, "it must keep no buffers while searching", ", ".join(buffers), remedy)
-    x = torch.randn(2, _CHANNELS, _SIDE, _SIDE)
+    x = torch.randn(2, _CHANNELS, *[_SIDE] * space.dimensions)
     y = run_user_code(lambda: call(module, x, 0), f"{primitive}{at} at an image", None, where)
-    expected = [2, _CHANNELS, _SIDE // stride, _SIDE // stride]
+    expected = [2, _CHANNELS, *[_SIDE // stride] * space.dimensions]
     got = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
     require(got == expected, where, f"at stride {stride} its output must have shape {expected}", got)
     if searching:

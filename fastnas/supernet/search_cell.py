@@ -8,14 +8,17 @@ from torch.nn import functional as F
 
 from fastnas.spaces.space import Space
 from fastnas.supernet.cell_plan import Names, is_planned, plan_of, running
+from fastnas.supernet.layout import channels_last
 from fastnas.supernet.mix import NodeMix, built_on
 from fastnas.supernet.noise_operation import Noise, call
-from fastnas.supernet.operations import BuildOperation, Convolution
+from fastnas.supernet.operations import BuildOperation, Convolution, take_every
 from fastnas.supernet.recompute import again
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.partial_channels import merge_channels, require_partial
+
+_POOLS = F.max_pool1d, F.max_pool2d, F.max_pool3d
 
 
 class SearchCell(nn.Module):
@@ -65,7 +68,9 @@ class SearchCell(nn.Module):
             for own in self.edges
         )
         self.everything = tuple(built_on(space, cell_type, row) for row in range(len(space.edges)))
-        self.planned = all(is_planned(name, operations[name]) for names in self.everything for name in names)
+        self.planned = space.dimensions == 2 and all(
+            is_planned(name, operations[name]) for names in self.everything for name in names
+        )
 
     def _stride_from(self, source: int) -> int:
         return self.stride if source < self.space.num_inputs else 1
@@ -123,7 +128,7 @@ class SearchCell(nn.Module):
                 outputs += ordered if node.noise is None else node.noise.drop(names, ordered, stride)
             state = mixed_sum(outputs, node.candidates) if outputs else self._nothing(mixed[0])
             state = state if node.offset is None else state + node.offset
-            states.append(state if self.k == 1 else merge_channels(state, _weighted(bypass, node.edges), self.k))
+            states.append(state if self.k == 1 else _merge(state, _weighted(bypass, node.edges), self.k))
         concat = self.space.concat
         return states[concat[0]] if len(concat) == 1 else torch.cat([states[i] for i in concat], dim=1)
 
@@ -135,15 +140,15 @@ class SearchCell(nn.Module):
 
     def _nothing(self, state: Tensor) -> Tensor:
         """The output of a node at which no candidate runs."""
-        return torch.zeros_like(state[:, :, :: self.stride, :: self.stride])
+        return torch.zeros_like(take_every(state, self.stride))
 
     def _split(self, state: Tensor, stride: int) -> tuple[Tensor, Tensor]:
         if self.k == 1:
             return state, state
         taken, passed = state.split([self.channels // self.k, self.channels - self.channels // self.k], dim=1)
         # ceil_mode: strided candidates round an odd map up, and so must the channels that pass by
-        passed = passed if stride == 1 else F.max_pool2d(passed, 2, 2, ceil_mode=True)
-        return taken.contiguous(memory_format=torch.channels_last), passed
+        passed = passed if stride == 1 else _POOLS[passed.dim() - 3](passed, 2, 2, ceil_mode=True)
+        return channels_last(taken.contiguous()) if passed.dim() != 4 else channels_last(taken), passed
 
 
 def _evaluate(
@@ -154,6 +159,14 @@ def _evaluate(
         for name, one in candidates.named_children()
         if name in names
     }
+
+
+def _merge(mixed: Tensor, bypass: Tensor, k: int) -> Tensor:
+    """:func:`merge_channels`, of maps of any dimensions."""
+    if mixed.dim() == 4:
+        return merge_channels(mixed, bypass, k)
+    merged = merge_channels(mixed.flatten(2).unsqueeze(2), bypass.flatten(2).unsqueeze(2), k)
+    return merged.reshape(len(mixed), -1, *mixed.shape[2:])
 
 
 def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:

@@ -8,7 +8,6 @@ from functools import singledispatch
 from itertools import pairwise
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from fastnas.errors import invalid
@@ -20,10 +19,19 @@ from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.dag import DagSupernet
 from fastnas.supernet.fixed_reduction import FixedReduction
-from fastnas.supernet.layout import CellPlace, LargeStem, ResidualReduction, SmallStem, darts_layout
+from fastnas.supernet.layout import (
+    CellPlace,
+    LargeStem,
+    ResidualReduction,
+    SmallStem,
+    average,
+    channels_last,
+    darts_layout,
+    lay_out,
+)
 from fastnas.supernet.mix import Mix, NodeMix, at_place, node_mixes
 from fastnas.supernet.noise_operation import number_noise
-from fastnas.supernet.operations import batch_norm
+from fastnas.supernet.operations import batch_norm, in_dimensions
 from fastnas.supernet.recompute import State, Unit, Word, through
 from fastnas.supernet.search_cell import SearchCell
 from fastnas_kernels.check import require
@@ -80,7 +88,7 @@ class DartsSupernet(nn.Module):
         self.cells = nn.ModuleList(map(cell, places))
         self.classifier = nn.Linear(len(space.concat) * places[-1].channels, num_classes)
         number_noise(self)
-        self.to(memory_format=torch.channels_last)
+        lay_out(self)
 
     @property
     def units(self) -> list[nn.Module]:
@@ -93,8 +101,8 @@ class DartsSupernet(nn.Module):
         units = [_of_stem(self.stem)]
         for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
             units.append(_of_cell(cell, nodes.get(cell_type), place))
-        _, newer = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
-        return self.classifier(newer.mean((2, 3)))
+        _, newer = through(units, self.recompute, channels_last(images))
+        return self.classifier(average(newer))
 
 
 def _of_stem(stem: nn.Module) -> Unit:
@@ -149,7 +157,7 @@ class NasBench201Supernet(nn.Module):
         self.norm = batch_norm(widths[-1], searching=True, affine=True)
         self.classifier = nn.Linear(widths[-1], num_classes)
         number_noise(self)
-        self.to(memory_format=torch.channels_last)
+        lay_out(self)
 
     @property
     def units(self) -> list[nn.Module]:
@@ -165,8 +173,8 @@ class NasBench201Supernet(nn.Module):
                 reduces = position > 0 and number == 0
                 before = (self.reductions[position - 1],) if reduces else ()
                 units.append(_after(before, cell, nodes, len(units)))
-        (state,) = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
-        return self.classifier(self.norm(state).relu().mean((2, 3)))
+        (state,) = through(units, self.recompute, channels_last(images))
+        return self.classifier(average(self.norm(state).relu()))
 
 
 def _after(before: tuple[nn.Module, ...], cell: nn.Module, nodes: list[NodeMix], place: int) -> Unit:
@@ -205,10 +213,11 @@ def build_supernet(
 @build_supernet.register
 def _(space: CellSpace, num_classes, channels, cells, k, image_channels, large, recompute=("none",)) -> nn.Module:
     space.require_network()
-    if space.num_inputs == 2:
-        return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space, recompute)
-    _refuse_large(space, large)
-    return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space, recompute)
+    with in_dimensions(space.dimensions):
+        if space.num_inputs == 2:
+            return DartsSupernet(num_classes, channels, cells, k, image_channels, large, space, recompute)
+        _refuse_large(space, large)
+        return NasBench201Supernet(num_classes, channels, cells, k, image_channels, space, recompute)
 
 
 @build_supernet.register

@@ -37,7 +37,9 @@ from fastnas.run_files import TrainingEpoch, append_record, keep_epochs
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
+from fastnas.supernet.layout import lay_out
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.divergence import Fault, explained, find_fault
@@ -147,7 +149,9 @@ def retrain(
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
     """
-    genotype, data = as_genotype(genotype, own, "retrain"), as_data(data, "retrain", pairs="parts")
+    genotype = as_genotype(genotype, own, "retrain")
+    dimensions = space_by_name(genotype.space, own).dimensions
+    data = as_data(data, "retrain", pairs="parts", dimensions=dimensions)
     require_type("retrain", "config", config, RetrainConfig)
     folder = None if folder is None else Path(folder)
     if data.loaders is not None:
@@ -229,7 +233,7 @@ class _Training:
                 config.auxiliary > 0,
                 own,
             )
-        self.network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = lay_out(network.to(device))
         # The same parameters, in a wrapper that averages their gradients
         training_pass = TrainingPass(self.network)
         self.averaging = DistributedDataParallel(training_pass) if ranks.size > 1 else training_pass
