@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypeVar
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter
 from typing_extensions import TypedDict
 
 from fastnas.errors import complaint
@@ -25,6 +25,8 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Text = InstanceOf[str]
+"""Also of names of files that no encoding knows, which pydantic's own strings refuse."""
 Rows = dict[str, list[list[float]]]
 
 
@@ -54,7 +56,7 @@ class SearchEpoch(TypedDict):
     beta: dict[str, Any]
     mix: Rows
     edge_mix: dict[str, list[float]]
-    genotype: str
+    genotype: Text
     roll_backs: NotRequired[list[_RollBack]]
     eigenvalue: NotRequired[float | None]
     seconds: Seconds
@@ -79,7 +81,7 @@ class TrainedNetwork(TypedDict):
     """An entry of ``comparison.json``."""
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
-    name: str
+    name: Text
     genotype: NotRequired[dict[str, Any]]
     num_params: Count
     multiply_adds: Count
@@ -99,17 +101,17 @@ class Ending(TypedDict):
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
     epoch: Count
-    reason: str
+    reason: Text
 
 
 class DataDescription(TypedDict):
     """``data.json``."""
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
-    name: NotRequired[str]
-    classes: NotRequired[list[str]]
+    name: NotRequired[Text]
+    classes: NotRequired[list[Text]]
     test_images: NotRequired[Count]
-    notes: NotRequired[list[str]]
+    notes: NotRequired[list[Text]]
 
 
 class _SearchBudget(TypedDict):
@@ -145,8 +147,8 @@ class RungRecord(TypedDict):
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
     rung: Count
-    genotype: str
-    origin: str
+    genotype: Text
+    origin: Text
     steps: Count
     loss: float
     accuracy: Share
@@ -157,8 +159,8 @@ class SelectionFile(TypedDict):
     """``selection.json``."""
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
-    genotype: str
-    origin: str
+    genotype: Text
+    origin: Text
     rungs: list[RungRecord]
 
 
@@ -166,9 +168,9 @@ class Settings(TypedDict):
     """``config.json``, as far as a page shows it; :mod:`fastnas.experiment.settings` knows all of it."""
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
-    method: NotRequired[str]
-    space: str
-    data: NotRequired[str]
+    method: NotRequired[Text]
+    space: Text
+    data: NotRequired[Text]
     versions: NotRequired[dict[str, str]]
 
 
@@ -176,8 +178,8 @@ class BrokenImage(TypedDict):
     """A line of ``broken.jsonl``."""
 
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
-    image: str
-    reason: str
+    image: Text
+    reason: Text
 
 
 def read_file(path: Path, schema: type[T]) -> T | None:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from math import isnan
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 
 class Verdict(Enum):
@@ -95,13 +95,13 @@ class Report:
         """For a terminal: what was seen, what to do about it, and where the bounds come from."""
         origins = dict.fromkeys(f.origin for f in self.findings if f.origin)
         caption = "Bounds: " + "; ".join(origins) + "."
-        table = Table("", "what should hold", title=escape(self.title), caption=caption, caption_justify="left")
+        table = Table("", "what should hold", title=Text(self.title), caption=caption, caption_justify="left")
         for heading in ("error", "bound"):
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("what was seen")
         colours = {Verdict.PASSED: "green", Verdict.FAILED: "bold red", Verdict.SKIPPED: "dim", Verdict.NOTED: "yellow"}
         for f in self.findings:
             numbers = tuple("" if isnan(value) else f"{value:.1e}" for value in (f.error, f.bound))
-            seen = escape(" ".join(part for part in (f.meaning, f.remedy) if part))
-            table.add_row(f"[{colours[f.verdict]}]{f.verdict.value}[/]", f.name, *numbers, seen)
+            seen = Text(" ".join(part for part in (f.meaning, f.remedy) if part))
+            table.add_row(Text(f.verdict.value, style=colours[f.verdict]), Text(f.name), *numbers, seen)
         return table

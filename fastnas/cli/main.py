@@ -113,10 +113,10 @@ def _summary(verb: str) -> str:
 
 def _run(verb: str, arguments: list[str]) -> int:
     import torch  # noqa: PLC0415  (two seconds, which --help need not wait for)
-    from rich.console import Console  # noqa: PLC0415
 
     from fastnas.cli.options import UsageError  # noqa: PLC0415
     from fastnas.errors import Unavailable, complaint  # noqa: PLC0415
+    from fastnas.experiment.progress import SafeConsole  # noqa: PLC0415
     from fastnas.ranks import place_in_environment  # noqa: PLC0415
 
     warnings.filterwarnings("always", category=RuntimeWarning, module="fastnas")
@@ -128,7 +128,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         ranks = place_in_environment()
         name = name if ranks.size == 1 else f"fastnas, rank {ranks.index}"
         command = parse([verb, *arguments])
-        succeeded = import_module(f"fastnas.cli.{verb}").run(command, Console(quiet=not ranks.is_first))
+        succeeded = import_module(f"fastnas.cli.{verb}").run(command, SafeConsole(quiet=not ranks.is_first))
     except SystemExit as exit:  # help was printed
         return exit.code if isinstance(exit.code, int) else 1
     except KeyboardInterrupt:

@@ -39,9 +39,16 @@ def run(command: Pack, console: Console) -> None:
     out = command.out or command.run.resolve().with_suffix(".zip")
     staged = out.with_name(f".{out.stem}.staged")
     try:
-        shutil.copytree(command.run, staged / command.run.resolve().name, ignore=shutil.ignore_patterns(*_LEFT_OUT))
+        shutil.copytree(
+            command.run, staged / _in_archive(command.run.resolve().name), ignore=shutil.ignore_patterns(*_LEFT_OUT)
+        )
         made = Path(shutil.make_archive(str(out.with_name(f".{out.stem}.making")), "zip", staged))
         made.replace(out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     console.print(f"packed: {out}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _in_archive(name: str) -> str:
+    """A name that an archive can hold: its names are UTF-8, and those of Linux are any bytes."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,12 +1,13 @@
 """What a search or a training shows while it runs."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.segment import Segment
 
 LEAST_WIDTH = {"epoch": 7, "s": 6}  # columns of the numbers that grow longer than their heading
 
@@ -47,9 +48,29 @@ def time_left(seconds: float, first: int, done: int, total: int) -> str:
     return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{left % 60:02} left"
 
 
+class SafeConsole(Console):
+    """A console on which foreign text, as names of files, is only shown: brackets are no markup, and control characters
+    and what no encoding knows are escaped."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """See :meth:`rich.console.Console.render`."""
+        for segment in super().render(renderable, options):
+            is_safe = segment.control or segment.text.replace("\n", "").isprintable()
+            yield segment if is_safe else Segment(_escape(segment.text), segment.style)
+
+
+def _escape(text: str) -> str:
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
+
+
 def plain_console() -> Console:
     """A console for one of several processes: lines alone, since two bars would fight over the last line."""
-    return Console(force_terminal=False)
+    return SafeConsole(force_terminal=False)
 
 
 class Display:
@@ -64,7 +85,7 @@ class Display:
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
-        self.console = console or Console()
+        self.console = console or SafeConsole()
         self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
         self.progress = Progress(

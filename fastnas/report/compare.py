@@ -59,9 +59,9 @@ def write_comparison(rows: Sequence[Row], csv_file: Path, page: Path) -> None:
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(csv_file, lambda file: file.write(text.getvalue().encode()))
+    write_atomically(csv_file, lambda file: file.write(text.getvalue().encode("utf-8", "backslashreplace")))
     html = Environment(autoescape=True).from_string(_PAGE).render(rows=rows)
-    write_atomically(page, lambda file: file.write(html.encode()))
+    write_atomically(page, lambda file: file.write(html.encode("utf-8", "backslashreplace")))
 
 
 def _settings(run: Path) -> Mapping[str, str]:

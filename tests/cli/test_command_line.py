@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 
 import pytest
+from rich.table import Table
+from rich.text import Text
 
 import fastnas
 from fastnas.cli.main import VERBS, heading, main, overview, parse
@@ -16,6 +18,7 @@ from fastnas.cli.recipe import shrink
 from fastnas.cli.search import FIRST, Search
 from fastnas.experiment.experiment import prepare
 from fastnas.experiment.folder import LOCK, open_run
+from fastnas.experiment.progress import SafeConsole
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import experiment_to_json, load_experiment
 
@@ -101,7 +104,7 @@ def test_a_config_of_somebody_else_runs_no_code(field, tmp_path, capsys, monkeyp
     (tmp_path / "evil.py").write_text("open('ran', 'w').close()")
     settings = experiment_to_json(RECIPES["digits"]) | {field: "evil.py:anything"}
     run = tmp_path / "run"
-    run.mkdir()
+    run.mkdir(parents=True)
     for file in (tmp_path / "c.json", run / "config.json"):
         file.write_text(json.dumps(settings))
     (tmp_path / "series").mkdir()
@@ -174,3 +177,28 @@ def test_short_epochs_need_a_series(tmp_path, capsys):
         assert main(["search", *TINY, *arguments, "--run", str(tmp_path / "run")]) == 1
         assert "short" in capsys.readouterr().err
         assert not (tmp_path / "run").exists()
+
+
+NAMES = ["caf\udce9", "\x1b]0;title\x07", "\x1b[2J", "a[/b]c", "[bold]x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_foreign_names_are_shown_escaped_and_do_nothing(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / name
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"method": name, "space": "darts", "data": name}))
+    (run / "data.json").write_text(json.dumps({"notes": [name], "classes": [name]}))
+    for words in (["report", str(run)], ["compare", str(run)], ["pack", str(run)]):
+        assert main(words) == 0
+    printed, said = capsys.readouterr()
+    assert printed.replace("\n", "").isprintable()
+    assert said == ""
+    if name.startswith("["):
+        assert name in printed  # no markup
+    table = Table(name)
+    table.add_row(Text(name))
+    SafeConsole().print(table)
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert name.encode("unicode_escape", "surrogatepass").decode()[:3] in printed
