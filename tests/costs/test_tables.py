@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -16,7 +18,18 @@ from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.sampling import random_genotype
 
+HEIGHT_AND_WIDTH = (24, 40)
 SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS, GDAS_FRC, proxyless(3)]
+
+
+@pytest.mark.parametrize("space", [DARTS, NASBENCH201, proxyless(1)], ids=lambda space: space.name)
+def test_height_and_width_count_apart(space, size_of):
+    size = replace(size_of(space), resolution=HEIGHT_AND_WIDTH)
+    turned, square = replace(size, resolution=HEIGHT_AND_WIDTH[::-1]), replace(size, resolution=HEIGHT_AND_WIDTH[0])
+    genotype = random_genotype(space, 1)
+    costs = [derived_cost(genotype, multiply_add_table(space, one)) for one in (size, turned, square)]
+    assert costs[0] == costs[1] == multiply_adds(size.build(genotype, space), (size.image_channels, *HEIGHT_AND_WIDTH))
+    assert costs[0] > 1.5 * costs[2]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)

@@ -154,3 +154,13 @@ def test_what_typical_draws_need_lies_below_the_bound():
     drawn = [replace(setup, typical=True).changed(seed=seed) for seed in range(3)]
     assert typical == pytest.approx(sorted(measure(one).peak.num_bytes for one in drawn)[1], rel=ROUNDING)
     assert predict_typical(setup_for(darts())) is None
+
+
+def test_height_and_width_are_planned_apart():
+    sides = {sides: replace(DIGITS, resolution=sides) for sides in ((8, 24), (24, 8), (8, 8))}
+    peaks = {}
+    for resolution, data in sides.items():
+        setup = Setup(NASBENCH201, darts(), data, TINY)
+        peaks[resolution] = predict(setup).peak.num_bytes
+        assert peaks[resolution] == pytest.approx(measure(setup).peak.num_bytes, rel=ROUNDING)
+    assert peaks[8, 24] == peaks[24, 8] > 1.5 * peaks[8, 8]
