@@ -22,6 +22,7 @@ TOLERANCE = 1e-10
 """Relative to the largest value of each tensor, in float64: rounding differs by 1e-13, another computation by far
 more."""
 _BUFFER = "its buffer "
+_DRAWN = "the random numbers"
 _SHAPES = ((2, 8), (1, 16), (128, 32))
 """Images and their side, for which a forward that looks at shapes must call the same operations."""
 _NUM_PATTERNS = 9
@@ -231,6 +232,8 @@ def _run(
         parameters = dict(twin.named_parameters())
         names = [f"the gradient of {name}" for name in (*wiring.arguments, *parameters)]
         result: dict[str, Tensor | None] = {"its output": output.detach()}
+        on_gpu = output.device.type == "cuda"
+        result[_DRAWN] = torch.cuda.get_rng_state(output.device) if on_gpu else torch.get_rng_state()
         if probe.gradients:
             # Squared, so that no gradient is a sum over a normalised map, which is zero. No sine here: MKL computes the
             # first one of a process to eight digits if two threads ask for it at once (fastnas.seeds)
@@ -324,11 +327,15 @@ def _difference(
 
     A weight of what runs itself may have a gradient of rounding errors alone, as a bias before a normalisation has.
     """
-    sizes = [x.abs().max().item() for x in expected.values() if x is not None and x.numel()]
+    sizes = [x.abs().max().item() for key, x in expected.items() if key != _DRAWN and x is not None and x.numel()]
     largest = max(sizes, default=0.0)
     noisy = tuple(f"the gradient of {name}." for name in by_themselves)
     for name, value in expected.items():
         mine = ours[name]
+        if name == _DRAWN:
+            if not torch.equal(value, mine):  # type: ignore[arg-type]
+                return "it draws other random numbers than the engine"
+            continue
         if value is None or mine is None:
             if value is not mine:
                 whose = "the engine gives one and its own forward none" if value is None else "the engine gives none"

@@ -87,3 +87,21 @@ def test_dropout_behind_a_cell_drops_the_same_values(make_block):
 def test_without_dropout_the_layout_is_the_engines_and_the_report_says_so(make_block):
     block = make_block()
     assert "maps leave the engine in channels-last memory" in str(accelerate(block))
+
+
+class DrawsTwice(nn.Module):
+    """Evaluates its candidates a second time and throws the result away."""
+
+    def __init__(self, blend):
+        super().__init__()
+        self.paths = nn.ModuleList([blend.paths[6], blend.paths[7], Noise(1)])
+
+    def forward(self, x, weights):
+        mixed = sum(w * path(x) for w, path in zip(weights, self.paths, strict=True))
+        self.paths[2](x)
+        return mixed
+
+
+def test_what_draws_more_than_it_uses_is_left(make_blend):
+    (entry,) = accelerate(DrawsTwice(make_blend())).left
+    assert "it draws other random numbers than the engine" in entry.reason
