@@ -154,6 +154,7 @@ class DartsNetwork(DerivedNetwork):
     ) -> None:
         super().__init__()
         space.check(genotype)
+        self.dimensions = space.dimensions
         operations = operations_of(space)
         stem_channels = channels if large else 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=False)
@@ -179,10 +180,10 @@ class DartsNetwork(DerivedNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        older, newer = self.stem(channels_last(images))
+        older, newer = self.stem(channels_last(images, self.dimensions))
         for cell in self.cells:
             older, newer = newer, cell([older, newer])
-        return self.classifier(average(newer))
+        return self.classifier(average(newer, self.dimensions))
 
     def units(self) -> list[nn.Module]:
         return [self.stem, *self.cells]
@@ -218,6 +219,7 @@ class NasBench201Network(DerivedNetwork):
     ) -> None:
         super().__init__()
         space.check(genotype)
+        self.dimensions = space.dimensions
         operations = operations_of(space)
         self.stem = SmallStem(image_channels, channels, searching=False)
         widths = [channels, 2 * channels, 4 * channels]
@@ -235,14 +237,14 @@ class NasBench201Network(DerivedNetwork):
 
     def forward(self, images: Tensor) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        state = self.stem(channels_last(images))[0]
+        state = self.stem(channels_last(images, self.dimensions))[0]
         for i, stage in enumerate(self.stages):
             for j, reduction in enumerate(self.reductions):  # TorchScript takes no index that is computed
                 if j == i - 1:
                     state = reduction(state)
             for cell in stage:  # type: ignore[union-attr]
                 state = cell([state])
-        return self.classifier(average(self.norm(state).relu()))
+        return self.classifier(average(self.norm(state).relu(), self.dimensions))
 
     def units(self) -> list[nn.Module]:
         return [self.stem, *(cell for stage in self.stages for cell in stage.children())]

@@ -27,9 +27,9 @@ def shrink(size: tuple[int, int], factor: int) -> tuple[int, int]:
     return -(-size[0] // factor), -(-size[1] // factor)
 
 
-def channels_last(images: Tensor) -> Tensor:
+def channels_last(images: Tensor, dimensions: int = 2) -> Tensor:
     """``images`` in the layout in which convolutions are fastest; maps of one or three dimensions as they are."""
-    if images.dim() != 4:
+    if dimensions != 2:
         return images
     return images.contiguous(memory_format=torch.channels_last)
 
@@ -41,9 +41,9 @@ def lay_out(network: nn.Module) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def average(maps: Tensor) -> Tensor:
+def average(maps: Tensor, dimensions: int = 2) -> Tensor:
     """The mean of every channel, from ``[N, C, *size]`` to ``[N, C]``."""
-    if maps.dim() == 4:
+    if dimensions == 2:  # and not the tensor's, which torch.fx does not know
         return maps.mean((2, 3))
     return maps.flatten(2).mean(2)
 

@@ -144,10 +144,11 @@ class FactorizedReduce(nn.Module):
         self.first = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.second = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.norm = batch_norm(outputs, searching)
+        self.dimensions = _DIMENSIONS.get()
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()
-        if x.dim() != 4:
+        if self.dimensions != 2:
             return self.norm(torch.cat([self.first(x), self.second(_shift(x))], dim=1))
         height, width = x.shape[2], x.shape[3]
         shifted = F.pad(x, [0, width % 2, 0, height % 2])[:, :, 1:, 1:]  # padded, so that odd maps round up alike
@@ -184,12 +185,12 @@ class Zero(nn.Module):
 
     def __init__(self, stride: int) -> None:
         super().__init__()
-        self.stride = stride
+        self.stride, self.dimensions = stride, _DIMENSIONS.get()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:
+        if self.dimensions == 1:
             return torch.zeros_like(x[:, :, :: self.stride])
-        if x.dim() == 5:
+        if self.dimensions == 3:
             return torch.zeros_like(x[:, :, :: self.stride, :: self.stride, :: self.stride])
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 

@@ -148,7 +148,7 @@ class SearchCell(nn.Module):
         taken, passed = state.split([self.channels // self.k, self.channels - self.channels // self.k], dim=1)
         # ceil_mode: strided candidates round an odd map up, and so must the channels that pass by
         passed = passed if stride == 1 else _POOLS[passed.dim() - 3](passed, 2, 2, ceil_mode=True)
-        return channels_last(taken.contiguous()) if passed.dim() != 4 else channels_last(taken), passed
+        return channels_last(taken) if taken.dim() == 4 else taken.contiguous(), passed
 
 
 def _evaluate(

@@ -101,8 +101,8 @@ class DartsSupernet(nn.Module):
         units = [_of_stem(self.stem)]
         for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
             units.append(_of_cell(cell, nodes.get(cell_type), place))
-        _, newer = through(units, self.recompute, channels_last(images))
-        return self.classifier(average(newer))
+        _, newer = through(units, self.recompute, channels_last(images, self.space.dimensions))
+        return self.classifier(average(newer, self.space.dimensions))
 
 
 def _of_stem(stem: nn.Module) -> Unit:
@@ -173,8 +173,8 @@ class NasBench201Supernet(nn.Module):
                 reduces = position > 0 and number == 0
                 before = (self.reductions[position - 1],) if reduces else ()
                 units.append(_after(before, cell, nodes, len(units)))
-        (state,) = through(units, self.recompute, channels_last(images))
-        return self.classifier(average(self.norm(state).relu()))
+        (state,) = through(units, self.recompute, channels_last(images, self.space.dimensions))
+        return self.classifier(average(self.norm(state).relu(), self.space.dimensions))
 
 
 def _after(before: tuple[nn.Module, ...], cell: nn.Module, nodes: list[NodeMix], place: int) -> Unit:

@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import fastnas
 from fastnas.data import from_arrays, from_dataset
+from fastnas.networks.derived import build_network
 from fastnas.selection import LadderConfig, select
 from fastnas.spaces import DARTS, NASBENCH201
+from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet import batch_norm
 from fastnas.supernet.operations import AvgPool3d
 from fastnas.training.config import RetrainConfig, SearchConfig
@@ -81,6 +83,15 @@ def test_a_cell_of_one_input_has_dimensions_too():
     result = fastnas.search(space, "darts", (series_or_volumes(1), Y), replace(SEARCH, cells=1))
     config = replace(RETRAIN, cells=1)
     assert fastnas.retrain(result.genotype, (series_or_volumes(1), Y), config, SEARCH, own=space).seconds > 0
+
+
+def test_a_network_of_images_is_traced_symbolically_and_one_of_series_scripted():
+    for dimensions, size in ((2, (16, 16)), (1, (16,))):
+        space = library_space(dimensions)
+        network = build_network(random_genotype(space, 0), 3, 4, 3, 1, size, False, False, space).eval()
+        x = torch.randn(2, 1, *size)
+        for changed in (torch.fx.symbolic_trace(network), torch.jit.script(network)):
+            torch.testing.assert_close(changed(x), network(x))
 
 
 @pytest.mark.parametrize("stride", [1, 2])
