@@ -162,6 +162,17 @@ def test_two_processes_do_not_share_a_run_folder(tmp_path, capsys):
     assert not (run / LOCK).exists()
 
 
+def test_what_a_kill_leaves_is_removed_once_the_folder_is_held(tmp_path):
+    leftovers = [tmp_path / ".checkpoint.pt.x1.part", tmp_path / "retrain" / "searched" / ".metrics.jsonl.y2.part"]
+    for path in leftovers:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    (tmp_path / "notes.part").write_text("mine")
+    with open_run(tmp_path):
+        assert not any(path.exists() for path in leftovers)
+    assert (tmp_path / "notes.part").read_text() == "mine"
+
+
 def test_a_start_that_fails_leaves_no_folder_and_offers_no_resume(tmp_path, capsys):
     for wrong in (["--table", str(tmp_path / "none.csv")], ["--channels", "10", "--method", "pc_darts"]):
         assert main(["search", *TINY, *wrong, "--run", str(tmp_path / "a" / "run")]) == 1

@@ -128,6 +128,14 @@ def fuzz(seed, runs, folder, capsys):
     return f"seed {seed}, {path.relative_to(run)}: {wrong}" if wrong else ""
 
 
+def test_without_damage_both_runs_end_as_the_first_did(runs, tmp_path, capsys):
+    for number, folder in enumerate(runs):
+        run = shutil.copytree(folder, tmp_path / str(number))
+        assert main(["search", "--resume", str(run)]) == 0
+        assert trace(run) == trace(runs[0])
+        assert main(["evaluate", str(run), "--data", "digits"]) == 0
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("piece", PIECES)
 def test_a_damaged_run_ends_as_it_would_have_or_says_what_is_wrong(piece, runs, tmp_path, capsys, monkeypatch):
