@@ -22,6 +22,7 @@ from fastnas.data import (
 from fastnas.engine.budget import plan_search, with_rates
 from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
+from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.fit import require_fit
 from fastnas.engine.graphs import StepGraphs, step_graphs
 from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
@@ -90,6 +91,7 @@ def search(
     folder: Path | str | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
+    on_compile: OnStep | None = None,
     ranks: Ranks = ALONE,
     accept: Callable[[Genotype], bool] = lambda genotype: True,
 ) -> SearchResult:
@@ -107,6 +109,7 @@ def search(
             from them, bit for bit as if it had never stopped.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
+        on_compile: On a GPU, called before the first step with the number of kernels compiled and their total.
         ranks: The processes that search together, see :func:`fastnas.ranks.joined`; the first one writes.
         accept: Which architectures a choice by evaluation may return.
 
@@ -139,6 +142,8 @@ def search(
     ranks.require_same("the configuration", run.identity)
     history = _restore(run, folder)
     with deterministic(), _explained(run, folder):
+        if run.state.step < run.total_steps:
+            compile_ahead(run, on_compile)
         for record in _epochs(run, history, folder, on_step):
             if on_epoch is not None:
                 on_epoch(record)

@@ -61,7 +61,7 @@ def move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
 
 def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel:
     """The bilevel problem of the next step."""
-    inner, outer = _loss_on(run, weight_batch), _loss_on(run, search_batch, weigh_hits=True)
+    inner, outer = batch_loss(run, weight_batch), batch_loss(run, search_batch, weigh_hits=True)
     sampler = run.sampler("alpha")
     examples = len(search_batch.labels) * run.ranks.size
 
@@ -104,7 +104,7 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
 
     Without alpha's weight decay, which the published code of RobustDARTS adds to it (1e-3).
     """
-    state, loss_on = run.state, _loss_on(run, batch)
+    state, loss_on = run.state, batch_loss(run, batch)
     at, w = run.progress(epoch), detached(state.w)
     tau, skip = run.method.tau(at), run.method.auxiliary_skip(at)
 
@@ -141,7 +141,7 @@ def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Te
 
 def _weight_step(run: Run, batch: Batch) -> None:
     state, average = run.state, run.method.weight_average
-    loss_on = _loss_on(run, batch)
+    loss_on = batch_loss(run, batch)
     sampler = run.sampler("weights")
 
     beside = list(state.alpha.values()) if run.method.clip_with_alpha else []
@@ -194,7 +194,7 @@ def _joint_step(run: Run, batch: Batch) -> None:
     state, method = run.state, run.method
     sampler = run.sampler("alpha")
     mix = sampler(state.alpha).mix
-    loss, hits = _loss_on(run, batch)(state.w, mix)
+    loss, hits = batch_loss(run, batch)(state.w, mix)
     sampled = _weighted(run, _of(run, expected=False), mix.candidates)
     of_weights = _weighted(run, method.weight_penalties, state.w)
     total = _joined(run, loss, state.alpha) + sampled + _expected_penalties(run, state.alpha) + of_weights
@@ -222,7 +222,7 @@ def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
     return mix._replace(candidates=candidates)
 
 
-def _loss_on(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHits:
+def batch_loss(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHits:
     """Mean cross-entropy (nats) and the number of rightly classified images, from weights and coefficients.
 
     Beside other processes the mean is over the images of all, and so are its gradients; the number is of this one's.

@@ -92,6 +92,7 @@ class Display:
             *columns, TextColumn("{task.fields[left]}"), console=self.console, disable=not self.is_live, transient=True
         )
         self.task: TaskID | None = None
+        self.compiling: TaskID | None = None
         self.first, self.started = 0, 0.0
         self.has_heading = False
 
@@ -104,6 +105,14 @@ class Display:
             self.task = self.progress.add_task("running", total=total, completed=done, left="")
         left = time_left(now - self.started, self.first, done, total)
         self.progress.update(self.task, completed=done, total=total, left=left)
+
+    def compiled(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` kernels are compiled; where there is no bar, say so once."""
+        if self.compiling is None:
+            self.compiling = self.progress.add_task("compiling kernels", total=total, left="")
+            if not self.is_live:
+                self._print(f"{self.title}  compiling {total} kernels")
+        self.progress.update(self.compiling, completed=done, visible=done < total)
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Print the line of an epoch."""

@@ -13,6 +13,7 @@ class Display(Protocol):
     """What shows a search or a training while it runs."""
 
     def step(self, done: int, total: int) -> None: ...
+    def compiled(self, done: int, total: int) -> None: ...
     def epoch(self, record: Mapping[str, Any]) -> None: ...
 
 
@@ -23,6 +24,7 @@ ShowProgress = Callable[[str], AbstractContextManager[Display]]
 class Watch(TypedDict, total=False):
     on_step: Callable[[int, int], None]
     on_epoch: Callable[[Mapping[str, Any]], None]
+    on_compile: Callable[[int, int], None]
 
 
 @contextmanager
@@ -37,4 +39,5 @@ def watched(what: str, title: str, folder: Path, show_progress: ShowProgress, ra
             display.epoch(record)
             events.write(what, record)
 
-        yield {"on_step": display.step, "on_epoch": on_epoch}
+        watch: Watch = {"on_step": display.step, "on_epoch": on_epoch}
+        yield watch | {"on_compile": display.compiled} if what == "search" else watch

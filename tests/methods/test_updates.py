@@ -155,9 +155,9 @@ def test_smoothing_adds_uniform_noise_to_the_coefficients_of_the_weights():
         run.method, perturbation=lambda mix, alive, loss, eps, seed: seen.update(eps=eps, seed=seed) or mix
     )
     replayed = replace(run, method=method, state=replace(run.state, w=dict(run.state.w)))
-    from fastnas.engine.step import _loss_on, _perturbed  # noqa: PLC0415
+    from fastnas.engine.step import _perturbed, batch_loss  # noqa: PLC0415
 
-    _perturbed(replayed, Mix({"normal": softmax_of(after)}, {}), _loss_on(replayed, WEIGHTS))
+    _perturbed(replayed, Mix({"normal": softmax_of(after)}, {}), batch_loss(replayed, WEIGHTS))
     assert seen["eps"] == pytest.approx(radius)
     noise = torch.empty(a.shape).uniform_(-radius, radius, generator=torch.Generator().manual_seed(seen["seed"]))
     moved = (softmax_of(after) + noise.double()).clamp(0, 1)

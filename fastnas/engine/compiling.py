@@ -1,0 +1,49 @@
+"""Compiles what the steps of a search launch on a GPU before the first one, side by side."""
+
+from collections.abc import Callable
+
+import torch
+
+from fastnas.bilevel.problem import Tensors, detached
+from fastnas.data import Batch
+from fastnas.engine.run import Run
+from fastnas.engine.step import batch_loss
+from fastnas_kernels.backend import backend_for
+from fastnas_kernels.compilation import compiling_ahead
+
+
+def compile_ahead(run: Run, on_compiled: Callable[[int, int], None] | None = None) -> None:
+    """Compile the kernels of a weight step and of an alpha step; changes nothing of the search.
+
+    Args:
+        run: The search, before a step.
+        on_compiled: Called with the number of forms that are compiled and of all.
+    """
+    if run.device.type != "cuda" or backend_for(run.device) != "triton":
+        return
+    launch_all(run, on_compiled)
+
+
+def _phases(run: Run) -> list[tuple[str, Tensors, Tensors]]:
+    """What a step differentiates: what is held enters it detached, and other kernels serve then."""
+    w, alpha = run.state.w, run.state.alpha
+    if run.method.update_schedule.joint:
+        return [("alpha", w, alpha)]
+    return [("weights", w, detached(alpha)), ("alpha", detached(w), alpha)]
+
+
+def launch_all(run: Run, on_compiled: Callable[[int, int], None] | None) -> None:
+    """A forward and a backward pass of each kind, in which cells compile and compute nothing."""
+    state, data = run.state, run.data
+    kept = [(buffer, buffer.clone()) for buffer in state.supernet.buffers()]
+    images = torch.zeros(run.config.batch_size // run.ranks.size, data.channels, *data.resolution, device=run.device)
+    loss = batch_loss(run, Batch(images, torch.zeros(len(images), dtype=torch.long, device=run.device)))
+    with compiling_ahead(on_compiled):
+        for phase, w, alpha in _phases(run):
+            value, _ = loss(w, run.sampler(phase)(alpha).mix)
+            variables = [x for x in (*w.values(), *alpha.values()) if x.requires_grad]
+            if value.requires_grad:
+                torch.autograd.grad(value, variables, allow_unused=True)
+    with torch.no_grad():
+        for buffer, before in kept:
+            buffer.copy_(before)
