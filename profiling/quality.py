@@ -5,8 +5,9 @@ each protocol, seed and budget, appended as it arrives: run it again to go on. A
 turned into steps by what steps take here (--speeds keeps that, so that a part that runs beside something else does
 the same work). Protocols:
 
-    ladder        the default: smooth_darts_rs, then the ladder of evaluation
-    METHOD        a method of the library, all of its time in the search, derived by argmax as published
+    METHOD        a method of the library, all of its time in the search, derived by argmax as published; single_darts
+                  is the default of `fastnas search`
+    ladder        single_darts, then the ladder of evaluation
     no_halving    the ladder's proposals, the best by the supernet alone
     halving       random architectures, successive halving, no search: the opponent
     random        an architecture drawn uniformly
@@ -50,7 +51,7 @@ from fastnas.training.config import RetrainConfig, SearchConfig
 VALIDATION, TEST = "cifar10_valid_accuracy", "cifar10_test_accuracy"
 CPU = torch.device("cpu")
 OF_LADDER = 0.4  # of the default protocol's time
-METHOD = "smooth_darts_rs"
+METHOD = "single_darts"
 TRAINING = RetrainConfig(channels=8, cells=1, batch_size=64, lr=0.1, nesterov=True, weight_decay=5e-4)
 SEARCH = SearchConfig(
     channels=8, cells=1, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4, device="cpu"
@@ -76,7 +77,7 @@ class Quality:
         plot: File of the plot of regret against minutes, beside --report.
     """
 
-    protocols: tuple[str, ...] = ("ladder", "halving")
+    protocols: tuple[str, ...] = ("single_darts", "halving")
     minutes: tuple[float, ...] = (5.0,)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     data: str = "folder:data/cifar10"
