@@ -48,22 +48,26 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.table is not None:
         console.print(f"known of this architecture: {outcome.table}", markup=False, highlight=False, soft_wrap=True)
     if outcome.searched is not None:
-        console.print(comparison_table(outcome.searched, outcome.random))
-        console.print(verdict(outcome.searched, outcome.random), markup=False, highlight=False, soft_wrap=True)
+        console.print(comparison_table(outcome.searched, outcome.random, outcome.halving))
+        line = verdict(outcome.searched, outcome.random, outcome.halving)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
         skipped = f"{len(read_records(path, BrokenImage))} images could not be read and were skipped: {path}"
         console.print(skipped, markup=False, highlight=False, soft_wrap=True)
     console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
 
 
-def comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -> Table:
+def comparison_table(
+    searched: RetrainResult, random: Sequence[RetrainResult], halving: RetrainResult | None = None
+) -> Table:
     """The trained networks, a row each."""
     table = Table("network", title="retrained with the same budget")
     for heading in ("parameters", "multiply-adds", "test accuracy", "balanced", "seconds"):
         table.add_column(heading, justify="right")
-    for i, result in enumerate([searched, *random]):
+    names = {"searched": searched} | ({} if halving is None else {"random search with halving": halving})
+    for name, result in [*names.items(), *((f"random {i}", result) for i, result in enumerate(random, 1))]:
         table.add_row(
-            f"random {i}" if i else "searched",
+            name,
             f"{result.num_params:,}",
             f"{result.multiply_adds:,}",
             f"{100 * result.test_accuracy:.2f} %",
@@ -73,9 +77,11 @@ def comparison_table(searched: RetrainResult, random: Sequence[RetrainResult]) -
     return table
 
 
-def verdict(searched: RetrainResult, random: Sequence[RetrainResult]) -> str:
+def verdict(searched: RetrainResult, random: Sequence[RetrainResult], halving: RetrainResult | None = None) -> str:
     """Who won, in a line."""
     found = f"searched: {100 * searched.test_accuracy:.2f} %"
+    if halving is not None:
+        found += f"   random search with halving: {100 * halving.test_accuracy:.2f} %"
     if not random:
         return found
     accuracies = [result.test_accuracy for result in random]

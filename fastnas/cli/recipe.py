@@ -30,8 +30,10 @@ def recipe_in(arguments: Sequence[str]) -> Experiment:
         ValueError: If there is no such recipe, or a file names code to run and ``--trust`` is not given.
     """
     name = value_of("--recipe", arguments)
-    if name is None or name in RECIPES:
-        found = RECIPES[name or "digits"]
+    if name is None:  # the sizes of one space are no sizes for another
+        name = "digits" if value_of("--space", arguments) in (None, "nasbench201") else "digits_darts"
+    if name in RECIPES:
+        found = RECIPES[name]
     elif Path(name).is_file():
         overridden = {key for key in ("method", "space") if value_of(f"--{key}", arguments) is not None}
         found = load_experiment(Path(name), trust="--trust" in arguments, overridden=overridden)
@@ -61,5 +63,11 @@ def shrink(experiment: Experiment) -> Experiment:
     randoms = min(1, experiment.random_genotypes)
     images = replace(experiment.images, augment=None, colour=None, image_channels=None)  # the digits are grey
     return replace(
-        experiment, config=config, retrain=retraining, random_genotypes=randoms, data="digits", images=images
+        experiment,
+        config=config,
+        retrain=retraining,
+        random_genotypes=randoms,
+        random_halving=False,
+        data="digits",
+        images=images,
     )

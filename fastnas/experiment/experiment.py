@@ -15,8 +15,8 @@ from fastnas.engine import SearchResult, require_stages, search, stage_supernet
 from fastnas.engine.budget import plan_search
 from fastnas.errors import invalid, require
 from fastnas.experiment.folder import open_run
-from fastnas.experiment.minutes import LADDER, SEARCH, fit_ladder, fit_retraining, seconds_so_far, share_of
-from fastnas.experiment.selecting import Scene, climb_from, draw_contestants
+from fastnas.experiment.minutes import LADDER, SEARCH, fit_halving, fit_ladder, fit_retraining, seconds_so_far, share_of
+from fastnas.experiment.selecting import Scene, climb_from, draw_contestants, halve_random
 from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.experiment.watching import ShowProgress, watched
 from fastnas.files import save_tensors, write_json
@@ -38,6 +38,9 @@ from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
 from fastnas.training.retrain import RetrainResult, network_size, retrain
 
+HALVING = "halving"
+"""What the winner of random search with halving is called among the retrained networks."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -47,6 +50,7 @@ class Outcome:
         genotype: The derived architecture.
         searched: Its retraining, or ``None`` if there was none.
         random: The retrained random architectures.
+        halving: The best that random search found in the same time, retrained, if that was asked for.
         table: What a table knows of the genotype, if one was given.
         report: The page.
         space: That of the genotype.
@@ -57,6 +61,7 @@ class Outcome:
     genotype: Genotype
     searched: RetrainResult | None
     random: list[RetrainResult]
+    halving: RetrainResult | None
     table: TableEntry | None
     report: Path
     space: Space
@@ -114,28 +119,34 @@ def _run(
 ) -> Outcome:
     result = find(experiment, parts, folder, show_progress, ranks=ranks)
     entry = None if known is None else look_up(known, result.genotype)
-    results = []
+    results = dict[str, RetrainResult]()
     if experiment.retrain_searched:
         seed, accept = experiment.config.seed, _accept(experiment, parts)
         contestants = draw_contestants(parts.space, result.genotype, experiment.random_genotypes, seed, accept)
+        if experiment.random_halving:
+            scene = _scene(experiment, parts, experiment.config)
+            ladder = fit_halving(seconds_so_far(folder), scene, folder, ranks)
+            contestants[HALVING] = halve_random(scene, ladder, accept, folder / HALVING, show_progress, ranks)
         if (minutes := experiment.config.minutes) is not None:
             left, scene = max(60 * minutes - seconds_so_far(folder), 0), _scene(experiment, parts, experiment.config)
             training = fit_retraining(left, list(contestants.values()), scene, folder, ranks)
             experiment = replace(experiment, retrain=training)
         for name, genotype in contestants.items():
             place = folder / "retrain" / name
-            results.append(_retrain(experiment, parts, genotype, place, name, show_progress, ranks))
+            results[name] = _retrain(experiment, parts, genotype, place, name, show_progress, ranks)
             if ranks.is_first:
-                networks = [_summary(i, result) for i, result in enumerate(results)]
+                networks = [_summary(name, result) for name, result in results.items()]
                 write_json(folder / "comparison.json", {"networks": networks}, checksum=True)
     if ranks.is_first:
         from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
 
         write_report(folder)
-    searched = results[0] if results else None
+    searched, halving = results.pop("searched", None), results.pop(HALVING, None)
     cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
     report = folder / "report.html"
-    return Outcome(result.genotype, searched, results[1:], entry, report, parts.space, result.stopped, cost)
+    return Outcome(
+        result.genotype, searched, list(results.values()), halving, entry, report, parts.space, result.stopped, cost
+    )
 
 
 def data_of(experiment: Experiment) -> ImageData:
@@ -216,7 +227,8 @@ def find(
         write_json(folder / "space.json", space_to_json(parts.space), checksum=True)
     config = experiment.config if device is None else replace(experiment.config, device=device)
     has_ladder, ladder, minutes = experiment.select == "ladder", experiment.ladder, config.minutes
-    share = partial(share_of, ladder=has_ladder, retraining=experiment.retrain_searched)
+    halving = experiment.retrain_searched and experiment.random_halving
+    share = partial(share_of, ladder=has_ladder, retraining=experiment.retrain_searched, halving=halving)
     if minutes is not None:
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
@@ -319,9 +331,9 @@ def _retrain(
         )
 
 
-def _summary(number: int, result: RetrainResult) -> dict[str, Any]:
+def _summary(name: str, result: RetrainResult) -> dict[str, Any]:
     return {
-        "name": f"random_{number}" if number else "searched",
+        "name": name,
         "genotype": genotype_to_json(result.genotype),
         "num_params": result.num_params,
         "multiply_adds": result.multiply_adds,

@@ -23,14 +23,47 @@ from fastnas.supernet.paths import path_of
 from fastnas.training.config import RetrainConfig
 
 SEARCH, LADDER, RETRAINING = 0.45, 0.15, 0.4
-"""Of the time of a run; what a run leaves out goes to the search and the ladder in their proportion."""
+"""Of the time of a run without random search, which gets as much as the search and the ladder; what a run leaves out
+goes to the others in their proportion."""
 SCORING = 0.2  # of the ladder's time
 TIMED = 4  # steps
+MOST_ENTRANTS = 256  # of a random search
 
 
-def share_of(part: float, *, ladder: bool, retraining: bool) -> float:
+def share_of(part: float, *, ladder: bool, retraining: bool, halving: bool = False) -> float:
     """The share of the run's time that ``part`` has, beside the parts that the run has."""
-    return part / (SEARCH + LADDER * ladder + RETRAINING * retraining)
+    searched = SEARCH + LADDER * ladder
+    return part / (searched * (1 + halving) + RETRAINING * retraining)
+
+
+def fit_halving(seconds: float, scene: Scene, folder: Path, ranks: Ranks) -> LadderConfig:
+    """The ladder that random architectures can climb in ``seconds``; ``budget.json`` keeps the number of them.
+
+    The first rung takes a quarter of the steps of a whole training, so that the last one is a whole training of two or
+    more.
+
+    Args:
+        seconds: What the search took.
+        scene: What was searched; its training is that of the derived networks.
+        folder: The run folder.
+        ranks: The processes of the run; the first one measures.
+    """
+    config, images = (
+        scene.training,
+        class_balanced_fraction(scene.data.train.labels, scene.config.train_fraction, scene.config.seed),
+    )
+    steps = max(1, config.epochs * (len(images) // config.batch_size) // 4)
+    ladder, chosen = LadderConfig(entrants=2, steps=steps), read_budget(folder).get("halving")
+    if chosen is None and ranks.is_first:
+        genotypes = [random_genotype(scene.space, seed) for seed in range(scene.config.seed, scene.config.seed + 4)]
+        of_step = sum(_time_step(genotype, scene) for genotype in genotypes) / len(genotypes)
+        entrants = 2
+        while replace(ladder, entrants=entrants + 1).total_steps * of_step <= seconds and entrants < MOST_ENTRANTS:
+            entrants += 1
+        chosen = {"entrants": entrants, "seconds": {"all": seconds, "step": of_step}}
+        write_budget(folder, {"halving": chosen})
+    chosen = json.loads(ranks.told(json.dumps(chosen)))
+    return replace(ladder, entrants=chosen["entrants"])
 
 
 def fit_ladder(
@@ -98,9 +131,10 @@ def fit_retraining(
 
 
 def seconds_so_far(folder: Path) -> float:
-    """What the search and the ladder of a run folder took."""
+    """What the search, the ladder and the random search of a run folder took."""
     epochs = read_records(folder / "metrics.jsonl", SearchEpoch)
-    rungs = read_records(folder / "selection.jsonl", RungRecord)
+    ladders = folder / "selection.jsonl", folder / "halving" / "selection.jsonl"
+    rungs = [rung for path in ladders for rung in read_records(path, RungRecord)]
     return sum(epoch["seconds"] for epoch in epochs) + sum(rung["seconds"] for rung in rungs)
 
 

@@ -47,6 +47,8 @@ class Experiment:
             what the supernet misses most (perturbation), or an evolutionary search among its paths (evolution).
         tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
+        random_halving: Also let random architectures train against each other by successive halving for as long as the
+            search took, and retrain the best of them: what a search has to beat.
         retrain_searched: Retrain the architecture that was found; without it the run ends with the genotype.
         config: The search.
         retrain: The training of the derived network, and of the random ones.
@@ -67,6 +69,7 @@ class Experiment:
     select: Literal["argmax", "ladder", "perturbation", "evolution"] = "argmax"
     tune_epochs: float | None = None
     random_genotypes: int = 4
+    random_halving: bool = False
     retrain_searched: bool = True
     config: Annotated[SearchConfig, arg(name="")] = SearchConfig()
     retrain: RetrainConfig = RetrainConfig()

@@ -73,9 +73,11 @@ def _results(run: Path) -> Row:
     content = read_file(run / "comparison.json", Comparison)
     networks = {network["name"]: network for network in ([] if content is None else content["networks"])}
     searched = networks.pop("searched", None)
+    halving = networks.pop("halving", None)
     random = [network["test_accuracy"] for network in networks.values()]
     return {
         "test accuracy (%)": f"{100 * searched['test_accuracy']:.2f}" if searched else "–",
+        "random search with halving (%)": f"{100 * halving['test_accuracy']:.2f}" if halving else "–",
         "random, mean (%)": f"{100 * sum(random) / len(random):.2f}" if random else "–",
         "parameters": str(searched["num_params"]) if searched else "–",
         "multiply-adds": str(searched["multiply_adds"]) if searched else "–",

@@ -179,14 +179,19 @@ def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
     """
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     axes = loss, accuracy = figure.subplots(1, 2)
-    random = [name for name in trainings if name != "searched"]
+    random = [name for name in trainings if name.startswith("random")]
+    labels = {
+        "searched": "searched",
+        "halving": "random search with halving",
+        **dict.fromkeys(random[:1], "random"),
+    }
     for name, records in trainings.items():
         searched = name == "searched"
         style: dict[str, Any] = {
-            "color": COLOURS[4] if searched else RANDOM,
+            "color": COLOURS[4] if searched else COLOURS[1] if name == "halving" else RANDOM,
             "linewidth": 2 if searched else 1,
             "zorder": 3 if searched else 2,
-            "label": "searched" if searched else "random" if name == random[0] else None,
+            "label": labels.get(name),
         }
         losses = [record["train_loss"] for record in records]
         loss.plot(_epochs(records), losses, _point_or("-", records), **style)

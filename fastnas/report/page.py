@@ -115,10 +115,13 @@ def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]
         networks: The entries of ``comparison.json``.
 
     Returns:
-        Up to three pairs of a caption and a test accuracy, a fraction.
+        Up to four pairs of a caption and a test accuracy, a fraction.
     """
     found, random = _found_and_random(networks)
     pairs = [("found by the search", found)] if found is not None else []
+    opponent = _found_by_halving(networks)
+    if opponent is not None:
+        pairs.append(("found by random search with halving in the same time", opponent))
     if random:
         plural = f"{len(random)} random architectures" if len(random) > 1 else "1 random architecture"
         pairs += [(f"mean of {plural}", sum(random) / len(random)), ("best of them", max(random))]
@@ -128,8 +131,23 @@ def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]
 def verdict(networks: Sequence[Mapping[str, Any]]) -> str | None:
     """Who won, in plain words; ``None`` before there is anything to compare."""
     found, random = _found_and_random(networks)
-    if found is None or not random:
+    opponent = _found_by_halving(networks)
+    if found is None or (not random and opponent is None):
         return None
+    sentences = [] if opponent is None else [_against_halving(found, opponent)]
+    return " ".join([*sentences, *([_against_chance(found, random)] if random else [])])
+
+
+def _against_halving(found: float, opponent: float) -> str:
+    name = "random search with halving, which had the same time"
+    if found == opponent:
+        return f"The search is level with {name}."
+    if found > opponent:
+        return f"The search beats {name}, by {_points(found - opponent)}."
+    return f"{name.capitalize()}, wins by {_points(opponent - found)}."
+
+
+def _against_chance(found: float, random: Sequence[float]) -> str:
     mean, best = sum(random) / len(random), max(random)
     beaten, total = sum(found > accuracy for accuracy in random), len(random)
     if beaten == total:
@@ -187,7 +205,11 @@ def _points(difference: float) -> str:
 
 def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[float | None, list[float]]:
     known = {network["name"]: network["test_accuracy"] for network in networks}
-    return known.get("searched"), [accuracy for name, accuracy in known.items() if name != "searched"]
+    return known.get("searched"), [accuracy for name, accuracy in known.items() if name.startswith("random")]
+
+
+def _found_by_halving(networks: Sequence[Mapping[str, Any]]) -> float | None:
+    return next((network["test_accuracy"] for network in networks if network["name"] == "halving"), None)
 
 
 def _rungs(run: Path) -> Iterator[dict[str, Any]]:
