@@ -233,6 +233,7 @@ DARTS_OPERATIONS: Mapping[str, BuildOperation] = {
     "skip_connect": _skip,
     "sep_conv_3x3": _separable(3),
     "sep_conv_5x5": _separable(5),
+    "sep_conv_7x7": _separable(7),
     "dil_conv_3x3": _dilated(3),
     "dil_conv_5x5": _dilated(5),
 }

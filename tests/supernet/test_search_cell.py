@@ -18,8 +18,11 @@ from fastnas.supernet.search_cell import SearchCell
 CHANNELS = 8
 
 
+WIDE = dataclasses.replace(DARTS, name="wide", primitives=("skip_connect", "sep_conv_7x7", "dil_conv_3x3"))
+
+
 def make_cell(stride=1, k=1, space=DARTS):
-    operations = DARTS_OPERATIONS if space is DARTS else NASBENCH201_OPERATIONS
+    operations = NASBENCH201_OPERATIONS if space is NASBENCH201 else DARTS_OPERATIONS
     identities = [nn.Identity() for _ in range(space.num_inputs)]
     return SearchCell(space, operations, identities, CHANNELS, stride, k).double()
 
@@ -124,7 +127,15 @@ def edge_by_edge(cell, inputs, alpha, beta):
 @pytest.mark.parametrize("with_edges", [False, True])
 @pytest.mark.parametrize(
     ("space", "stride", "k"),
-    [(DARTS, 1, 1), (DARTS, 1, 2), (DARTS, 2, 1), (DARTS, 2, 2), (NASBENCH201, 1, 1), (NASBENCH201, 1, 4)],
+    [
+        (DARTS, 1, 1),
+        (DARTS, 1, 2),
+        (DARTS, 2, 1),
+        (DARTS, 2, 2),
+        (NASBENCH201, 1, 1),
+        (NASBENCH201, 1, 4),
+        (WIDE, 1, 1),
+    ],
 )
 def test_equals_the_cell_written_out_edge_by_edge(space, stride, k, with_edges):
     cell, inputs = make_cell(stride, k, space), make_inputs(space)
