@@ -14,7 +14,13 @@ author = "The fastnas maintainers"
 copyright = author
 version = release = fastnas.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
@@ -23,6 +29,15 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_google_docstring = True
 nitpicky = False
+
+sphinx_gallery_conf = {  # runs the examples; `-D plot_gallery=0` only shows them
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "min_reported_time": 1e9,
+    "default_thumb_file": str(ROOT / "docs" / "images" / "cell.png"),
+}
 
 html_theme = "furo"
 html_title = f"fastnas {version}"

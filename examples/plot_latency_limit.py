@@ -34,9 +34,7 @@ print(f"costs are in {costs.unit}")
 # The limit is what a good small architecture costs. It is part of the method: derivation chooses the best architecture
 # within it, exactly. On the command line: ``--cost.of latency.json --cost.limit MILLISECONDS``.
 
-known = parse_genotype(
-    "|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_1x1~2|", space
-)
+known = parse_genotype("|nor_conv_3x3~0|+|skip_connect~0|nor_conv_1x1~1|+|skip_connect~0|none~1|nor_conv_1x1~2|", space)
 limit = derived_cost(known, costs)
 method = fastnas.methods.single_darts()
 limited = replace(method, name="limited", derivation=DeriveWithin(costs, limit, method.derivation))

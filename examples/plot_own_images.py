@@ -2,7 +2,8 @@
 Search on images of your own
 ============================
 
-A folder with ``train/<class>/*`` and ``test/<class>/*`` is data. This example draws its images, so that it runs anywhere.
+A folder with ``train/<class>/*`` and ``test/<class>/*`` is data. This example draws its images, so
+that it runs anywhere.
 """
 
 # %%

@@ -6,8 +6,8 @@ The plan is made without the GPU, and allocates nothing.
 """
 
 # %%
-# PC-DARTS on images of CIFAR-10's size, in batches of 512. A plan says what each phase needs at its peak, which cells to
-# evaluate again in the backward pass, and what else would help.
+# PC-DARTS on images of CIFAR-10's size, in batches of 512. A plan says what each phase needs at its peak, which cells
+# to evaluate again in the backward pass, and what else would help.
 
 import numpy as np
 

@@ -5,6 +5,7 @@ costs, data sets and bilevel problems have namespaces of their own: ``fastnas.me
 ``fastnas.spaces.DARTS``.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -102,3 +103,9 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+if "IPython" in sys.modules:
+    from fastnas.notebook import register
+
+    register()

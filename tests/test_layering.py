@@ -18,7 +18,7 @@ data
 training
 engine
 checks memory report selection
-experiment
+experiment notebook
 cli
 fastnas_audit""".splitlines()
 """A room may import from the rows above its own, and from itself."""

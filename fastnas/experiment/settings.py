@@ -4,10 +4,12 @@ import math
 import platform
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import TypeAdapter
 from tyro.conf import arg
 
@@ -132,5 +134,16 @@ def refuse_code(experiment: Experiment, path: Path, overridden: Collection[str] 
 
 
 def _versions() -> dict[str, str]:
+    """What runs, where, and since when."""
     packages = {name: version(name) for name in PACKAGES}
-    return {"python": platform.python_version(), "fastnas": fastnas.__version__, **packages}
+    machine = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    started = {"started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"}
+    return {
+        "python": platform.python_version(),
+        "fastnas": fastnas.__version__,
+        **packages,
+        "machine": machine,
+        **gpu,
+        **started,
+    }

@@ -128,7 +128,8 @@ def search_figure(records: Records) -> Figure:
             axis.axvspan(0.5, warm_up + 0.5, color="#F0F1F3", linewidth=0, zorder=0)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
-        _from_zero(axis)
+        if axis is not entropy:  # which would be a flat line below its largest value
+            _from_zero(axis)
         _calm(axis)
     _legend(figure, [loss, entropy])
     return figure

@@ -1,6 +1,7 @@
 """One self-contained page about a run, finished or not."""
 
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def write_report(run: Path) -> Path:
         cells=list(_cells(genotype, space)),
         genotype=genotype_to_text(genotype) if genotype else None,
         is_final=(run / "genotype.json").exists(),
+        commands=next_commands(run, settings) if (run / "genotype.json").exists() else [],
         curves=_inline(search_figure(records)) if records else None,
         warm_up=warm_up_epochs(records),
         eigenvalue=_eigenvalue(run, records),
@@ -106,6 +108,23 @@ def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space
             fits = fits and (edges is None or len(edges) == len(expected))
             rule = f"line {number} of {path} must hold the coefficients of {space.name}"
             require(fits, "report", rule, f"other ones of the {cell_type} cells")
+
+
+def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What one may want to do with a finished run, and the commands that do it, for a shell."""
+    folder, data = shlex.quote(str(run)), shlex.quote(str(settings.get("data", "DATA")))
+    commands = [
+        ("train it larger", f"fastnas retrain {folder}/genotype.json --data {data} --channels 36 --epochs 100"),
+        ("search again, the same", f"fastnas search --recipe {folder}/config.json"),
+        ("search again, another seed", f"fastnas search --recipe {folder}/config.json --seed 1"),
+    ]
+    if (run / "model").is_dir():
+        commands += [
+            ("classify images", f"fastnas predict {folder} IMAGE ..."),
+            ("export the model", f"fastnas export {folder} --to onnx"),
+            ("share the run", f"fastnas pack {folder}"),
+        ]
+    return commands
 
 
 def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:

@@ -47,6 +47,12 @@ class Genotype:
     normal: CellGenotype
     reduction: CellGenotype | None = None
 
+    def __str__(self) -> str:
+        """The text that the field exchanges, as :func:`fastnas.spaces.formats.genotype_to_text` writes it."""
+        from fastnas.spaces.formats import genotype_to_text  # noqa: PLC0415  (which is made of genotypes)
+
+        return genotype_to_text(self)
+
     @property
     def cells(self) -> Mapping[str, CellGenotype]:
         """The searched cells by type."""

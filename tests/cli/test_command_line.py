@@ -24,7 +24,7 @@ from fastnas.experiment.settings import experiment_to_json, load_experiment
 
 TINY = ["--space", "nasbench201", "--method", "darts", "--channels", "4", "--cells", "1", "--epochs", "1"]
 TINY += ["--warmup-epochs", "0", "--batch-size", "32", "--train-fraction", "0.1", "--device", "cpu"]
-TINY += ["--random-genotypes", "0", "--no-retrain-searched", "--select", "argmax"]
+TINY += ["--recipe", "digits_darts", "--random-genotypes", "0", "--no-retrain-searched", "--select", "argmax"]
 
 
 @pytest.mark.parametrize(

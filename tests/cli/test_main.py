@@ -31,6 +31,7 @@ SETTINGS = {
     "batch-size": 32,
     "train-fraction": 0.1,
     "device": "cpu",
+    "recipe": "digits_darts",
     "random-genotypes": 1,
     "retrain.channels": 8,
     "retrain.cells": 1,

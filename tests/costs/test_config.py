@@ -159,6 +159,7 @@ SETTINGS = {
     "train-fraction": 0.1,
     "device": "cpu",
     "select": "argmax",
+    "recipe": "digits_darts",
     "random-genotypes": 1,
     "retrain.channels": 8,
     "retrain.cells": 1,

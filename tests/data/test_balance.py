@@ -160,7 +160,17 @@ def test_the_command_line_balances_and_reports(tmp_path, photo, capsys):
                 photo(12, 12, seed=i).save(folder / f"{i}.png")
     size = ["--channels", "4", "--cells", "3", "--epochs", "2", "--batch-size", "6", "--device", "cpu"]
     size += ["--retrain.channels", "4", "--retrain.cells", "3", "--retrain.epochs", "1", "--retrain.batch-size", "6"]
-    options = ["--data", f"folder:{tmp_path / 'data'}", *size, "--random-genotypes", "0", "--select", "argmax"]
+    options = [
+        "--recipe",
+        "digits_darts",
+        "--data",
+        f"folder:{tmp_path / 'data'}",
+        *size,
+        "--random-genotypes",
+        "0",
+        "--select",
+        "argmax",
+    ]
     run = tmp_path / "run"
     with pytest.warns(UserWarning, match="classes are unequal"):
         assert main(["search", *options, "--class-weights", "balanced", "--run", str(run)]) in (None, 0)

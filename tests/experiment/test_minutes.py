@@ -27,6 +27,8 @@ def test_shares_add_up_to_the_whole_whatever_a_run_leaves_out():
         for retraining in (True, False):
             parts = SEARCH + LADDER * ladder + RETRAINING * retraining
             assert share_of(parts, ladder=ladder, retraining=retraining) == pytest.approx(1)
+    beside_random_search = 2 * SEARCH + RETRAINING
+    assert share_of(beside_random_search, ladder=False, retraining=True, halving=True) == pytest.approx(1)
 
 
 def test_minutes_is_an_option_of_a_search():
@@ -60,3 +62,20 @@ def test_a_ladder_without_time_keeps_the_argmax(tmp_path, monkeypatch):
     scene = Scene(NASBENCH201, darts(), DIGITS, TINY.config, TINY.retrain)
     monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.05)
     assert fit_ladder(TINY.ladder, 0.0, found, scene, tmp_path, ALONE).entrants == 1
+
+
+def test_random_search_with_halving_has_the_time_of_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.01)
+    opposed = replace(TINY, select="argmax", random_genotypes=1, random_halving=True)
+    outcome = run_experiment(opposed, tmp_path, Display)
+    budget = read_json(tmp_path / "budget.json")["halving"]
+    searched = sum(epoch["seconds"] for epoch in read_json_lines(tmp_path / "metrics.jsonl"))
+    assert budget["seconds"]["all"] == pytest.approx(searched)
+    rungs = read_json_lines(tmp_path / "halving" / "selection.jsonl")
+    assert sum(one["rung"] == 1 for one in rungs) == budget["entrants"] >= 2
+    names = [network["name"] for network in read_json(tmp_path / "comparison.json")["networks"]]
+    assert names == ["searched", "random_1", "halving"]
+    assert outcome.halving is not None
+    assert "random search with halving" in (tmp_path / "report.html").read_text()
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: pytest.fail("it is planned"))
+    assert run_experiment(opposed, tmp_path, Display).halving.test_accuracy == outcome.halving.test_accuracy

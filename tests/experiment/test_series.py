@@ -33,6 +33,7 @@ SETTINGS = {
     "train-fraction": 0.1,
     "device": "cpu",
     "select": "argmax",
+    "recipe": "digits_darts",
     "random-genotypes": 0,
     "retrain.channels": 4,
     "retrain.cells": 1,

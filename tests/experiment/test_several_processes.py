@@ -22,6 +22,7 @@ SETTINGS = {
     "train-fraction": 0.3,
     "checkpoint-steps": 1,
     "select": "argmax",
+    "recipe": "digits_darts",
     "random-genotypes": 0,
     "retrain.epochs": 1,
     "retrain.channels": 4,

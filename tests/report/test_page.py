@@ -1,10 +1,11 @@
 import re
+import shlex
 
 import pytest
 
 from fastnas.files import append_json_line, write_json
 from fastnas.report.curves import eigenvalue_figure
-from fastnas.report.page import accuracies, flatten, sampling_error, verdict, write_report
+from fastnas.report.page import accuracies, flatten, next_commands, sampling_error, verdict, write_report
 
 
 def network(name, accuracy):
@@ -129,3 +130,22 @@ def test_a_configuration_without_a_space_is_refused(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"report: run must be a run folder, got .* without config\.json"):
         write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("halving", "says"), [(0.91, "beats random search with halving"), (0.92, "level"), (0.93, "wins by 1.00 points")]
+)
+def test_the_verdict_begins_with_random_search_that_had_the_same_time(halving, says):
+    entries = [network("searched", 0.92), network("random_1", 0.5), network("halving", halving)]
+    assert says in verdict(entries).partition(". ")[0] + "."
+    assert ("best of them", 0.5) in accuracies(entries)
+
+
+def test_the_commands_that_come_next_can_be_pasted(tmp_path):
+    run = tmp_path / "a run"
+    (run / "model").mkdir(parents=True)
+    commands = [command for _, command in next_commands(run, {"data": "folder:my photos"})]
+    for command in commands:
+        arguments = shlex.split(command)
+        assert arguments[0] == "fastnas"
+        assert any(str(run) in argument for argument in arguments)

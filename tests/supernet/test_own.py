@@ -20,7 +20,18 @@ from fastnas.supernet.own import load_space
 README = Path(fastnas.__file__).parent / "spaces" / "README.md"
 EXAMPLE = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)[0]
 TINY = ["--channels", "4", "--cells", "1", "--epochs", "2", "--warmup-epochs", "1", "--batch-size", "32"]
-TINY += ["--train-fraction", "0.1", "--device", "cpu", "--random-genotypes", "0", "--retrain.channels", "4"]
+TINY += [
+    "--recipe",
+    "digits_darts",
+    "--train-fraction",
+    "0.1",
+    "--device",
+    "cpu",
+    "--random-genotypes",
+    "0",
+    "--retrain.channels",
+    "4",
+]
 TINY += ["--select", "argmax"]
 TINY += ["--retrain.cells", "1", "--retrain.epochs", "1", "--retrain.batch-size", "32"]
 TWO_CELLS = (
