@@ -27,6 +27,7 @@ from fastnas.methods.registry import as_method
 from fastnas.methods.variants import with_order, with_stop, with_techniques
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
+from fastnas.selection import derive_from_average
 from fastnas.selection.proposals import Accept
 from fastnas.spaces.benchmark import Table, TableEntry, look_up, read_table, require_space
 from fastnas.spaces.formats import genotype_to_json, space_to_json
@@ -233,6 +234,8 @@ def find(
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
     result = _search(parts, config, folder, show_progress, ranks, _accept(experiment, parts))
+    if experiment.select == "average":
+        result = replace(result, genotype=derive_from_average(parts.space, parts.method, result.history))
     if has_ladder:
         small = replace(experiment.retrain, channels=config.channels, cells=config.cells)
         scene = _scene(replace(experiment, retrain=small), parts, config)

@@ -50,6 +50,7 @@ RECIPES: Mapping[str, Experiment] = {
     "digits": Experiment(
         method="single_darts",
         space="nasbench201",
+        select="average",
         random_genotypes=8,
         random_halving=True,
         config=SearchConfig(

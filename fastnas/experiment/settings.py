@@ -45,8 +45,8 @@ class Experiment:
         space: Where to search.
         data: Where the images come from.
         images: What to do with them.
-        select: By the method's own way, mostly the argmax of the coefficients (argmax); by a ladder of evaluations; by
-            what the supernet misses most (perturbation), or an evolutionary search among its paths (evolution).
+        select: By the method's own way, mostly the argmax of the coefficients (argmax); by those averaged over the last
+            half of the epochs (average); by a ladder of evaluations; by what the supernet misses most (perturbation), or an evolutionary search among its paths (evolution).
         tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         random_halving: Also let random architectures train against each other by successive halving for as long as the
@@ -68,7 +68,7 @@ class Experiment:
     space: Annotated[str, arg(help=SPACE_HELP)] = "darts"
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     images: Annotated[DataConfig, arg(name="")] = DataConfig()
-    select: Literal["argmax", "ladder", "perturbation", "evolution"] = "argmax"
+    select: Literal["argmax", "average", "ladder", "perturbation", "evolution"] = "argmax"
     tune_epochs: float | None = None
     random_genotypes: int = 4
     random_halving: bool = False
