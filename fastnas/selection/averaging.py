@@ -1,7 +1,7 @@
 """The architecture of coefficients that are averaged over the end of a search.
 
-Where two candidates are close, the argmax of the last epoch decides by the noise of a few steps. The mean of iterates has
-less of it (Polyak and Juditsky, 1992, "Acceleration of stochastic approximation by averaging").
+Where two candidates are close, the argmax of the last epoch decides by the noise of a few steps. The mean of
+iterates has less of it (Polyak and Juditsky, 1992, "Acceleration of stochastic approximation by averaging").
 """
 
 from collections.abc import Mapping, Sequence
