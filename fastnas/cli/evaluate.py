@@ -21,6 +21,7 @@ class Evaluate:
 
     Args:
         run: A run folder, that of a retraining, or a model folder.
+        space: FILE.py:NAME or module:name of the network's space, if that has operations of your own.
         data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT, of the same classes.
         batch_size: Images in one pass.
         workers: Processes that decode images; 0 decodes between the passes.
@@ -28,6 +29,7 @@ class Evaluate:
     """
 
     run: Positional[Path]
+    space: str | None = None
     data: str
     batch_size: int = 256
     workers: int = 0
@@ -42,7 +44,7 @@ def default(arguments: list[str]) -> Evaluate:
 def run(command: Evaluate, console: Console) -> None:
     """Print accuracy and loss."""
     device = torch_device(command.device)
-    model = load(command.run, str(device))
+    model = load(command.run, str(device), space=command.space)
     image = model.preprocessing
     data = load_data(command.data, DataConfig(resolution=image.resolution, fit=image.fit))
     if tuple(map(str, data.classes)) != model.classes:

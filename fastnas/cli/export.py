@@ -17,6 +17,7 @@ class Export:
 
     Args:
         run: A run folder, that of a retraining, or a model folder.
+        space: FILE.py:NAME or module:name of the network's space, if that has operations of your own.
         to: onnx, torch-export or torchscript.
         out: The file; by default RUN/model.onnx, .pt2 or .pt.
         dynamic_batch: Take any number of images; otherwise one.
@@ -24,6 +25,7 @@ class Export:
     """
 
     run: Positional[Path]
+    space: str | None = None
     to: Format = "onnx"
     out: Path | None = None
     dynamic_batch: bool = False
@@ -37,7 +39,7 @@ def default(arguments: list[str]) -> Export:
 
 def run(command: Export, console: Console) -> None:
     """Write the file."""
-    model = load(command.run)
+    model = load(command.run, space=command.space)
     out = command.out or command.run / f"model{ENDINGS[command.to]}"
     difference = export(
         model, out, command.to, dynamic_batch=command.dynamic_batch, with_preprocessing=command.with_preprocessing

@@ -20,6 +20,7 @@ class Predict:
 
     Args:
         run: A run folder, that of a retraining, or a model folder.
+        space: FILE.py:NAME or module:name of the network's space, if that has operations of your own.
         images: Image files.
         top: Classes to name for each image.
         json: Print JSON, a list with an entry an image.
@@ -29,6 +30,7 @@ class Predict:
 
     run: Positional[Path]
     images: Positional[tuple[Path, ...]]
+    space: str | None = None
     top: int = 5
     json: bool = False
     batch_size: int = 64
@@ -42,7 +44,7 @@ def default(arguments: list[str]) -> Predict:
 
 def run(command: Predict, console: Console) -> None:
     """Print the classes."""
-    model = load(command.run, str(torch_device(command.device)))
+    model = load(command.run, str(torch_device(command.device)), space=command.space)
     top = min(command.top, len(model.classes))
     table, entries = Table("image", "class", "probability"), []
     for start in range(0, len(command.images), command.batch_size):

@@ -1,12 +1,15 @@
 """The derived network of a genotype, by the kind of its space."""
 
+from collections.abc import Callable
 from functools import singledispatch
+
+from torch import nn
 
 from fastnas.errors import invalid
 from fastnas.networks.cells import DartsNetwork, NasBench201Network
 from fastnas.networks.chain import ChainNetwork
 from fastnas.networks.graph import GraphNetwork
-from fastnas.networks.network import DerivedNetwork
+from fastnas.networks.network import DerivedNetwork, OwnNetwork
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import Genotype
@@ -15,6 +18,7 @@ from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import Resolution
 from fastnas.supernet.operations import in_dimensions
+from fastnas.user_code import run_user_code
 
 
 def build_network(
@@ -42,6 +46,22 @@ def build_network(
         raise invalid("retrain", rule, auxiliary, "Their network has no auxiliary head.")
     space.require_depth(cells)
     return derived_network(space, genotype, num_classes, channels, cells, image_channels, resolution, large, auxiliary)
+
+
+BuildNetwork = Callable[[Genotype], nn.Module]
+"""From a genotype to a network of one's own, from images to logits."""
+
+
+def build_own_network(build: BuildNetwork, genotype: Genotype, where: str = "retrain") -> OwnNetwork:
+    """The network that a function of one's own makes for ``genotype``.
+
+    Raises:
+        ValueError: If it makes no module.
+    """
+    module = run_user_code(lambda: build(genotype), "network(genotype)", None, where)
+    if not isinstance(module, nn.Module):
+        raise invalid(where, "network must be a function from a genotype to a module", type(module).__name__)
+    return OwnNetwork(module)
 
 
 @singledispatch

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from torch.nn import functional as F
 
 from fastnas.errors import invalid
 from fastnas.files import read_json, write_atomically, write_json
-from fastnas.networks.derived import build_network
+from fastnas.networks.derived import BuildNetwork, build_network, build_own_network
 from fastnas.networks.network import DerivedNetwork
+from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_from_json, genotype_to_json, space_from_json, space_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import SPACES
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import Fit, Sizes, height_and_width
+from fastnas.supernet.own import as_space
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 _DIGEST = "weights_sha256"  # the key of the description that tells damaged weights
@@ -120,6 +122,7 @@ class ModelInfo:
         large: Whether the stem halves the resolution, for images of hundreds of pixels.
         preprocessing: From an image to what the network reads.
         task: What the logits mean.
+        own_network: Whether a function of one's own makes the network.
         metrics: What was measured: ``test_accuracy`` (a fraction), ``num_params``, ``multiply_adds``.
     """
 
@@ -130,20 +133,34 @@ class ModelInfo:
     cells: int
     large: bool
     preprocessing: Preprocessing
+    own_network: bool = False
     task: str = "classification"
     metrics: dict[str, float] = field(default_factory=dict)
 
-    def build(self, image_channels: int | None = None) -> DerivedNetwork:
+    def build(
+        self,
+        image_channels: int | None = None,
+        own: Space | None = None,
+        network: BuildNetwork | None = None,
+    ) -> DerivedNetwork:
         """The network, with fresh weights.
 
         Args:
             image_channels: Channels of its images, where they are not those that it was trained on.
+            own: Its space, where that has operations of its own, which no file holds.
+            network: From the genotype to the network, where it was made by such a function.
 
         Raises:
-            ValueError: If its space has operations of its own, which no file holds.
+            ValueError: If one of the two is missing, or another one.
         """
-        space = None if self.space is None else space_from_json(self.space)
+        space = _with_operations(self.space, own)
         genotype = genotype_from_json(self.genotype, space)
+        if self.own_network != (network is not None):
+            rule = "be the function that made the network" if self.own_network else "be left out"
+            remedy = "fastnas.load(path, network=...)." if self.own_network else "The library makes this one."
+            raise invalid("model", f"network must {rule}", "none" if network is None else "one", remedy)
+        if network is not None:
+            return build_own_network(network, genotype, "model")
         image = self.preprocessing
         sizes = (
             len(self.classes),
@@ -218,19 +235,45 @@ def _digest(content: bytes) -> str:
 
 def describe_space(genotype: Genotype, space: Space | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The genotype as JSON, and its space where it is none of the library's."""
-    own = None if space is None or space.name in SPACES else space_to_json(space)
-    return genotype_to_json(genotype), own
+    if space is None or space.name in SPACES:
+        return genotype_to_json(genotype), None
+    operations = getattr(space, "operations", "darts")
+    names = operations if isinstance(operations, str) else sorted(set(operations) & set(space.primitives))
+    return genotype_to_json(genotype), space_to_json(space) | {"operations": names}
 
 
-def load(path: Path | str, device: str = "cpu") -> Model:
+def _with_operations(written: dict[str, Any] | None, own: Space | None) -> Space | None:
+    """The space of a description, with the operations that it names or that ``own`` has."""
+    space = None if written is None else space_from_json(written)
+    names = None if written is None else written.get("operations")
+    if own is not None and own != space:
+        rule = "space must be that of the network, " + ("one of the library's" if space is None else repr(space.name))
+        raise invalid("model", rule, repr(own.name), "Leave it out." if space is None else "")
+    if isinstance(names, list) and names and own is None:
+        rule = f"the space {space and space.name!r} must be given, which has operations of its own: {', '.join(names)}"
+        raise invalid("model", rule, "none", "fastnas.load(path, space=...), or --space FILE.py:NAME.")
+    if isinstance(names, str) and isinstance(space, CellSpace):
+        return replace(space, operations=names)  # type: ignore[arg-type]
+    return space if own is None else own
+
+
+def load(
+    path: Path | str,
+    device: str = "cpu",
+    *,
+    space: Space | str | None = None,
+    network: BuildNetwork | None = None,
+) -> Model:
     """A trained network with its classes, preprocessing, genotype, sizes and metrics.
 
     Args:
         path: A run folder, that of a retraining, or a folder that holds ``model.json``.
         device: Where to put it.
+        space: Its space, or ``FILE.py:NAME``, where that has operations of its own, which no file holds.
+        network: The function that made the network, where it is none of the library's.
 
     Raises:
-        ValueError: If there is none, or one of its files is broken.
+        ValueError: If there is none, one of its files is broken, or its operations are missing.
     """
     places = [Path(path) / place for place in _PLACES]
     folder = next((place for place in places if (place / DESCRIPTION).is_file()), None)
@@ -245,13 +288,14 @@ def load(path: Path | str, device: str = "cpu") -> Model:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise invalid("model", f"{folder / DESCRIPTION} must describe a model", f"{place}: {first['msg']}") from None
-    network = info.build()
+    own = as_space(space, "model") if space is not None else None
+    built = info.build(own=own, network=network)
     try:
         content = (folder / WEIGHTS).read_bytes()
         if digest not in (None, _digest(content)):
             raise RuntimeError("other bytes than those that were written")
-        network.load_state_dict(load_weights(content))
+        built.load_state_dict(load_weights(content))
     except (OSError, RuntimeError, SafetensorError) as error:
         got = " ".join(str(error).split())[:200]
         raise invalid("model", f"{folder / WEIGHTS} must hold the weights of the network", got) from None
-    return Model(network.eval(), info).to(device).eval()
+    return Model(built.eval(), info).to(device).eval()

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 
 
 class DerivedNetwork(nn.Module):
@@ -42,3 +42,22 @@ class DerivedNetwork(nn.Module):
     def droppable(self) -> Iterator[nn.Module]:
         """The modules whose outputs drop-path may leave out, in the order in which they run."""
         return iter(())
+
+
+class OwnNetwork(DerivedNetwork):
+    """A network of one's own for a genotype, such as that of a supernet of one's own.
+
+    Args:
+        module: From images to logits ``[N, classes]``.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of the module."""
+        return self.module(images)
+
+    def units(self) -> list[nn.Module]:
+        return [self.module]

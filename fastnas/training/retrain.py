@@ -27,10 +27,12 @@ from fastnas.data import (
     training_batches,
 )
 from fastnas.data.division import class_balanced_fraction
-from fastnas.errors import require_type
+from fastnas.errors import invalid, require_type
+from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
-from fastnas.networks.derived import build_network
+from fastnas.networks.derived import BuildNetwork, build_network, build_own_network
 from fastnas.networks.model import Model, ModelInfo, describe_space, find_preprocessing
+from fastnas.networks.network import DerivedNetwork
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.run_files import TrainingEpoch, append_record, keep_epochs
@@ -127,6 +129,7 @@ def retrain(
     *,
     folder: Path | str | None = None,
     own: Space | None = None,
+    network: BuildNetwork | None = None,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
     ranks: Ranks = ALONE,
@@ -140,6 +143,8 @@ def retrain(
         setup: Seed, share of the images, precision, device; a ``SearchConfig`` will do.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
         own: The genotype's space, if the library does not know it.
+        network: A function from the genotype to a network of your own, as that of a supernet of your own; sizes are its
+            affair, and so are drop-path and an auxiliary head. :func:`fastnas.load` needs it again.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
         ranks: The processes that train together. Each normalises by its part of a batch, and the running statistics
@@ -153,6 +158,9 @@ def retrain(
     dimensions = space_by_name(genotype.space, own).dimensions
     data = as_data(data, "retrain", pairs="parts", dimensions=dimensions)
     require_type("retrain", "config", config, RetrainConfig)
+    if network is not None and (config.drop_path or config.auxiliary):
+        rule = "drop_path and auxiliary must be 0 beside network=, which makes its own"
+        raise invalid("retrain", rule, f"{config.drop_path:g} and {config.auxiliary:g}")
     folder = None if folder is None else Path(folder)
     if data.loaders is not None:
         setup = data.loaders.fit(setup, ranks.size > 1)
@@ -161,7 +169,7 @@ def retrain(
         data = set_augment(data, config.augment, config.colour)
     require_divisible(ranks, config.batch_size)
     broken = BrokenImages(setup.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
-    training = _Training(genotype, data, config, setup, own, ranks, broken)
+    training = _Training(genotype, data, config, setup, own, ranks, broken, network)
     shape = (data.channels, *data.resolution)
     cost = num_parameters(training.network), multiply_adds(training.network, shape)
     history = training.restore(folder)
@@ -171,7 +179,7 @@ def retrain(
             if on_epoch is not None:
                 on_epoch(record)
     seconds = sum(record["seconds"] for record in history)
-    network = training.network.eval().to(memory_format=torch.contiguous_format)
+    trained = training.network.eval().to(memory_format=torch.contiguous_format)
     accuracies = [history[-1].get(name) for name in ("test_accuracy", "test_balanced_accuracy")]
     named = zip(
         ("test_accuracy", "test_balanced_accuracy", "num_params", "multiply_adds"), [*accuracies, *cost], strict=True
@@ -182,9 +190,10 @@ def retrain(
     )
     written, space = describe_space(genotype, own)
     sizes = (config.channels, config.cells, data.large)
-    info = ModelInfo(written, space, tuple(map(str, data.classes)), *sizes, image, metrics=measured)
+    is_own = network is not None
+    info = ModelInfo(written, space, tuple(map(str, data.classes)), *sizes, image, own_network=is_own, metrics=measured)
     confusion = history[-1].get("test_confusion")
-    result = RetrainResult(genotype, *cost, *accuracies, seconds, network, info, confusion)
+    result = RetrainResult(genotype, *cost, *accuracies, seconds, trained, info, confusion)
     if folder is not None and ranks.is_first:
         result.save(folder / "model")
     return result
@@ -211,6 +220,7 @@ class _Training:
         own: Space | None,
         ranks: Ranks,
         broken: BrokenImages,
+        build: BuildNetwork | None = None,
     ) -> None:
         self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
         self.device = device = local_device(setup.device)
@@ -222,17 +232,7 @@ class _Training:
             labels = data.train.labels[self.indices]
             self.weights = find_class_weights(setup, labels, len(data.classes), device)
         with torch_seed(stream(setup.seed, "retraining weights")):
-            network = build_network(
-                genotype,
-                len(data.classes),
-                config.channels,
-                config.cells,
-                data.channels,
-                data.resolution,
-                data.large,
-                config.auxiliary > 0,
-                own,
-            )
+            network = self._build(genotype, own) if build is None else build_own_network(build, genotype)
         self.network = lay_out(network.to(device))
         # The same parameters, in a wrapper that averages their gradients
         training_pass = TrainingPass(self.network)
@@ -248,8 +248,23 @@ class _Training:
         self.losses = Losses()
         numbers = asdict(config) | {name: getattr(setup, name) for name in ("seed", "train_fraction", "precision")}
         numbers |= setup.balancing
+        numbers |= {} if build is None else {"network": fingerprint(build)}
         self.identity = json.dumps([genotype_to_json(genotype), data.identity, digest_data(data), numbers])
         ranks.require_same("the configuration", self.identity)
+
+    def _build(self, genotype: Genotype, own: Space | None) -> DerivedNetwork:
+        data, config = self.data, self.config
+        return build_network(
+            genotype,
+            len(data.classes),
+            config.channels,
+            config.cells,
+            data.channels,
+            data.resolution,
+            data.large,
+            config.auxiliary > 0,
+            own,
+        )
 
     def restore(self, folder: Path | None) -> list[dict[str, Any]]:
         if folder is None:
