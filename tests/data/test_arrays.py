@@ -83,7 +83,7 @@ def test_sixteen_bits_and_whole_numbers_are_scaled():
 )
 def test_what_is_no_data_is_one_line(train, message):
     with pytest.raises(ValueError, match=message) as error:
-        from_arrays(train)
+        from_arrays(train, dimensions=2)
     assert str(error.value).count("\n") == 0
 
 
@@ -108,7 +108,7 @@ def test_a_data_set_that_draws_is_warned_of():
 def test_an_iterable_is_refused():
     with pytest.raises(ValueError, match="must have a length and items"):
         from_dataset(iter([]))
-    with pytest.raises(ValueError, match=r"Or give digits, .* arrays or a data set"):
+    with pytest.raises(ValueError, match=r"Or give digits, .* arrays, a data set or two data loaders"):
         as_data(3)
 
 
