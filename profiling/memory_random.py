@@ -62,23 +62,30 @@ def measure_case(seed: int) -> dict[str, Any]:
     }
 
 
-def describe(records: list[dict[str, Any]]) -> Section:
-    """The table of the configurations, and what it says in short."""
-    rows, errors, ratios = [], [], []
+def describe(records: list[dict[str, Any]], count: int) -> Section:
+    """The table of the configurations, and what it says in short.
+
+    Args:
+        records: What :func:`measure_case` returned.
+        count: How many there are to be.
+    """
+    rows, errors, excesses = [], [], []
     for record in records:
         errors.append(record["predicted"] / record["measured"] - 1)
-        ratios.append(record["resident_above"] / record["predicted_above"])
+        excesses.append((record["resident_above"] - record["predicted_above"]) / 1e6)
         sizes = [f"{record[name] / 1e6:.2f}" for name in ("predicted", "measured")]
-        rows.append([str(record["seed"]), record["title"], *sizes, f"{errors[-1]:+.4%}", f"{ratios[-1]:.2f}"])
+        rows.append([str(record["seed"]), record["title"], *sizes, f"{errors[-1]:+.4%}", f"{excesses[-1]:+.1f}"])
     sizes = [abs(error) for error in errors]
     below = sum(error < 0 for error in errors)
     notes = [
-        f"{len(rows)} configurations: median error {median(sizes):.4%}, largest {max(sizes):.4%}; {below} predictions "
-        f"were too low. MB of the largest phase, weights and all.",
-        f"Resident memory of a fresh process, beyond what it had before the step, is {median(ratios):.2f} times the "
-        f"prediction of the same in the median ({min(ratios):.2f} to {max(ratios):.2f}).",
+        f"{len(rows)} configurations of {count}: median error {median(sizes):.4%}, largest {max(sizes):.4%}; {below} "
+        f"predictions were too low. MB of the largest phase, weights and all.",
+        "What the operating system sees of the same step in a fresh process, resident memory beyond what it had "
+        f"before, is {median(excesses):.1f} MB more than predicted in the median ({min(excesses):.1f} to "
+        f"{max(excesses):.1f}): "
+        f"what operations hold inside, and what allocators keep. A plan for ram leaves 512 MiB and a tenth for that.",
     ]
-    columns = ("seed", "configuration", "predicted", "measured", "error", "resident / predicted")
+    columns = ("seed", "configuration", "predicted", "measured", "error", "resident beyond predicted")
     return Section("Is the peak of any configuration what was predicted?", columns, rows, notes, ok=max(sizes) <= 0.01)
 
 
@@ -91,7 +98,7 @@ def main(options: Options) -> int:
             known[seed] = measure_case(seed)
             append_json_line(options.records, known[seed])
             print(json.dumps(known[seed]), flush=True)
-    section = describe([known[seed] for seed in sorted(known) if seed < options.count])
+    section = describe([known[seed] for seed in sorted(known) if seed < options.count], options.count)
     lines = subprocess.run(["lscpu"], capture_output=True, text=True, check=False).stdout.splitlines()
     processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("Model name")), "unknown")
     about = "\n".join(f"{key}: {value}" for key, value in provenance({"device": processor}).items())

@@ -103,11 +103,12 @@ def test_random_configurations_go_on_where_they_stopped(tmp_path, monkeypatch, c
     assert memory_random.main(replace(options, count=3, minutes=1e9, out=tmp_path / "r.md")) == 0
     assert asked == [0, 1, 2]
     page = (tmp_path / "r.md").read_text()
-    assert "3 configurations: median error 0.4000%, largest 0.5000%; 3 predictions were too low." in page
-    assert "2.01 times" in page
+    assert "3 configurations of 3: median error 0.4000%, largest 0.5000%; 3 predictions were too low." in page
+    assert "| +0.0 |" in page
 
 
 @pytest.mark.slow
 def test_the_operating_system_agrees_with_the_prediction_of_a_random_configuration():
     record = memory_random.measure_case(0)
-    assert 0.5 < record["resident_above"] / record["predicted_above"] < 3
+    excess = record["resident_above"] - record["predicted_above"]
+    assert -0.1 * record["predicted_above"] < excess < 512 * 2**20  # what a plan for ram leaves
