@@ -80,7 +80,10 @@ def evaluate(module: nn.Module, wiring: Wiring, found: EvaluatedModules, argumen
     edge_mix: Tensor | Sequence[Tensor] | None = beta[0] if beta else None  # type: ignore[assignment]
     if not wiring.by_themselves:
         result = _evaluate_known(where, wiring, found, states, rows, edge_mix)
-        return _laid_out_as(states[0], result) if wiring.keeps_layout else result
+        if wiring.keeps_layout:
+            result = _laid_out_as(states[0], result)
+        # A copy, for the engine keeps its maps: what stands behind may change the module's in place (drop-path does)
+        return result.clone(memory_format=_layout(result)) if result.requires_grad else result
     return _evaluate_by_nodes(where, wiring, found, states, rows, edge_mix)
 
 
@@ -113,8 +116,11 @@ def _evaluate_by_nodes(
                     total = term if total is None else total + term
         assert total is not None  # coefficients that switch everything off were declined before
         states.append(total)
-    outputs = states[-wiring.num_outputs :]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
+    return torch.cat(states[-wiring.num_outputs :], 1) if wiring.is_cell else states[-1]
+
+
+def _layout(maps: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if maps.is_contiguous() else torch.channels_last
 
 
 def _laid_out_as(state: Tensor, maps: Tensor) -> Tensor:

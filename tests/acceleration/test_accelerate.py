@@ -253,6 +253,22 @@ def test_edges_are_weighed_without_partial_channels_too(make_block):
     assert_alike(*(torch.autograd.grad((y**3).sum(), shares) for y in (mine, theirs)))
 
 
+@pytest.mark.parametrize("kind", ["cell", "edge"])
+def test_what_stands_behind_may_change_the_maps_in_place(make_block, make_blend, kind):
+    """As the drop-path of the family does."""
+    own = make_block() if kind == "cell" else make_blend()
+    fast, (a, b, table) = copy.deepcopy(own), block_arguments()
+    accelerate(fast)
+    results = []
+    for module in (own, fast):
+        weights = table.clone().requires_grad_()
+        y = module(a, b, weights) if kind == "cell" else module(a, weights[0])
+        y.div_(0.8).mul_(0.5)
+        results.append(torch.autograd.grad((y**3).sum(), [weights, *module.parameters()], materialize_grads=True,
+                                           allow_unused=True))  # fmt: skip
+    assert_alike(results[1], results[0])
+
+
 def test_what_is_no_module_is_refused():
     with pytest.raises(TypeError, match=r"accelerate: network must be a torch\.nn\.Module, got dict"):
         accelerate({})
