@@ -18,7 +18,10 @@ def require_fit(method: Method, space: Space) -> None:
     no_growth = "" if space.depth is None else "Every block has a row of alpha, which a deeper network would not have."
     no_skips = "" if "skip_connect" in space.primitives else "It counts skip connections, of which the space has none."
     partial, grows = method.partial_channels, any(stage.added_cells for stage in method.stages)
+    repeats = "Its blocks have coefficients of their own, so that no two cells share any."
+    of_its_own = repeats if space.depth is not None else ""
     refusals = [
+        (method.alignment is not None, "alignment", of_its_own),
         (partial > 1, f"partial_channels={partial}", space.no_partial_channels),
         (method.edge_normalisation, "edge_normalisation", space.no_edge_weights),
         (grows, "stages with added_cells", no_growth),

@@ -43,6 +43,10 @@ def why_not_captured(run: Run) -> str | None:
         return "every perturbation takes a seed from the host"
     if method.drop_path(at) > 0 or method.skip_dropout(at) > 0:
         return "what is dropped at random comes from a generator that the host seeds in every step"
+    if method.matching is not None:
+        return "which candidates freeze is decided on the host in every step"
+    if method.alignment is not None and method.alignment.radius is not None:
+        return "the length of a difference is read by the host in every step"
     if "noise" in run.space.primitives:
         return "the primitive noise takes a seed from the host"
     return None

@@ -55,6 +55,8 @@ class SearchState:
     alive: dict[str, Alive]
     stage: int = 0
     step: int = 0
+    frozen: list[str] = field(default_factory=list)
+    agreement: dict[str, tuple[float, int]] = field(default_factory=dict)
     losses: Losses = field(default_factory=Losses)
     snapshots: dict[int, dict[str, Any]] = field(default_factory=dict)
     roll_backs: list[dict[str, Any]] = field(default_factory=list)
@@ -73,6 +75,8 @@ class SearchState:
             "stage": self.stage,
             "step": self.step,
             "losses": asdict(self.losses),
+            "frozen": list(self.frozen),
+            "agreement": {name: list(pair) for name, pair in self.agreement.items()},
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -89,6 +93,8 @@ class SearchState:
         self.alive = {name: tuple(map(tuple, rows)) for name, rows in saved["alive"].items()}
         self.step = saved["step"]
         self.losses = Losses(**saved["losses"])
+        self.frozen = list(saved.get("frozen", ()))
+        self.agreement = {name: (pair[0], pair[1]) for name, pair in saved.get("agreement", {}).items()}
         self.snapshots = saved.get("snapshots", self.snapshots)
         self.roll_backs = saved.get("roll_backs", self.roll_backs)
 

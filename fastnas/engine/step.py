@@ -10,6 +10,7 @@ from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
 from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch
 from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
+from fastnas.engine.regularise import alignment_gradients, match, without_frozen
 from fastnas.engine.run import Run
 from fastnas.methods.method import Term
 from fastnas.ranks import Ranks
@@ -52,9 +53,11 @@ def move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
     if schedule.joint and due:
         _joint_step(run, weight_batch)
         return
+    matching = due and run.method.matching is not None
+    of_alpha = _slopes_on(run, search_batch) if matching else None  # type: ignore[arg-type]
     if due and not schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
-    _weight_step(run, weight_batch)
+    _weight_step(run, weight_batch, of_alpha)
     if due and schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
 
@@ -139,7 +142,14 @@ def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Te
                 a.copy_(after if alive_EK is None else torch.where(alive_EK, after, before[name]))
 
 
-def _weight_step(run: Run, batch: Batch) -> None:
+def _slopes_on(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """The gradient of the loss on ``batch`` for all weights."""
+    state = run.state
+    loss, _ = _loss_on(run, batch)(state.w, run.sampler("weights")(detached(state.alpha)).mix)
+    return gradients_of(loss, state.w)
+
+
+def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None = None) -> None:
     state, average = run.state, run.method.weight_average
     loss_on = batch_loss(run, batch)
     sampler = run.sampler("weights")
@@ -163,7 +173,14 @@ def _weight_step(run: Run, batch: Batch) -> None:
         gradients = _accumulated(run, loss_of, weights_K)
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
     own, others = gradients[: len(state.w)], gradients[len(state.w) :]
-    _move_weights(run, dict(zip(state.w, own, strict=True)), [g for g in others if g is not None])
+    named = dict(zip(state.w, own, strict=True))
+    if of_alpha is not None:
+        match(run, named, of_alpha)
+    if run.method.alignment is not None:
+        mix = _perturbed(run, sampler(detached(state.alpha)).mix, loss_on)
+        added = alignment_gradients(run, mix, lambda w, at: loss_on(w, at)[0])
+        named = dict(zip(named, _sums(list(named.values()), list(added.values())), strict=True))
+    _move_weights(run, without_frozen(run, named), [g for g in others if g is not None])
 
 
 def _move_weights(run: Run, gradients: Mapping[str, Tensor | None], others: Sequence[Tensor] = ()) -> None:

@@ -1,6 +1,15 @@
 """What a method is, and the methods of the family."""
 
-from fastnas.methods.later import beta_darts, darts_minus, drnas, fair_darts, gaea, spos
+from fastnas.methods.later import (
+    beta_darts,
+    darts_minus,
+    drnas,
+    fair_darts,
+    gaea,
+    lambda_darts,
+    oles,
+    spos,
+)
 from fastnas.methods.library import (
     asap,
     darts,
@@ -44,9 +53,11 @@ __all__ = [
     "fair_darts",
     "gaea",
     "gdas",
+    "lambda_darts",
     "list_methods",
     "method_by_name",
     "nasp",
+    "oles",
     "p_darts",
     "parsec",
     "pc_darts",

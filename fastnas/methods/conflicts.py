@@ -50,6 +50,18 @@ def conflicts(method: "Method", show: Callable[[Any], str]) -> list[tuple[bool, 
             "Nothing would choose the architecture.",
         ),
         (
+            method.matching is not None and (joint or method.weight_average is not None or of_weights is not None),
+            "matching",
+            "update_schedule.joint, weight_average or a draw",
+            "It compares the gradients of all candidates on both halves.",
+        ),
+        (
+            method.alignment is not None and (joint or method.weight_average is not None or of_weights is not None),
+            "alignment",
+            "update_schedule.joint, weight_average or a draw",
+            "It compares what cells make of the same coefficients.",
+        ),
+        (
             needs_twice and method.draw is not None and method.draw.once_differentiable,
             gradient,
             draw,

@@ -288,6 +288,20 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             ),
             retraining=_SEPARATE,
         ),
+        "oles": _row(
+            _differs(
+                "the two gradients are taken at the same weights and as one vector each",
+                f"{_LATER}oles_freezes_candidates_whose_gradients_disagree",
+            ),
+            retraining=_SEPARATE,
+        ),
+        "lambda_darts": _row(
+            _code(
+                f"{_LATER}lambda_darts_climbs_the_agreement_of_its_cells",
+                "exact by default; with `radius=1e-4` by differences, as the code",
+            ),
+            retraining=_SEPARATE,
+        ),
     }
 )
 """By the names of methods, in the order of the page."""

@@ -6,6 +6,7 @@ from fastnas.mechanisms.alpha_optimizer import gradient_descent
 from fastnas.mechanisms.choice import Evolution
 from fastnas.mechanisms.derivation import AboveThreshold
 from fastnas.mechanisms.draw import DirichletSample, UniformPath
+from fastnas.mechanisms.matching import Alignment, GradientMatching
 from fastnas.mechanisms.penalty import mean_logsumexp, zero_one
 from fastnas.mechanisms.relaxation import mirror_softmax, sigmoid
 from fastnas.mechanisms.schedules import Constant, Ramp
@@ -93,4 +94,28 @@ def darts_minus(*, first: float = 1.0) -> Method:
         name="darts_minus",
         source="Chu et al., 2021, arXiv:2009.01027",
         auxiliary_skip=Ramp(first, 0.0, after=1),
+    )
+
+
+@register_method
+def oles(*, window: int = 20, threshold: float = 0.4) -> Method:
+    """Freeze a candidate when its gradients on the two halves of the images no longer agree
+    (Jiang et al., 2023, NeurIPS 36). Each pair of gradients is taken at the same weights and as one vector; the
+    published code compares with the step before, and averages over the parts of filters."""
+    return replace(
+        darts(), name="oles", source="Jiang et al., 2023, NeurIPS 36", matching=GradientMatching(window, threshold)
+    )
+
+
+@register_method
+def lambda_darts(*, weight: float = 0.125, radius: float | None = None) -> Method:
+    """Train the weights so that all cells agree on what to choose
+    (Movahedi et al., 2023, arXiv:2210.07998). The weight of the mean cosine of their gradients grows from 0 to
+    ``weight``. Its second derivatives are exact; with ``radius=1e-4`` differences, as in the published code. Needs two
+    normal cells; with fewer it is DARTS."""
+    return replace(
+        darts(),
+        name="lambda_darts",
+        source="Movahedi et al., 2023, arXiv:2210.07998",
+        alignment=Alignment(Ramp(0.0, weight), radius),
     )

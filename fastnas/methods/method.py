@@ -12,6 +12,7 @@ from fastnas.mechanisms.choice import Choice
 from fastnas.mechanisms.control import Control
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
+from fastnas.mechanisms.matching import Alignment, GradientMatching
 from fastnas.mechanisms.penalty import Objective, Penalty, Reward
 from fastnas.mechanisms.perturbation import Perturbation
 from fastnas.mechanisms.pruning import Prune, Stage
@@ -81,6 +82,8 @@ class Method:
             architecture is derived from.
         cutout: Probability of blanking a square of half its side in an image of a step.
         weight_decay_factor: Multiplies the configured weight decay.
+        matching: When the weights of a candidate freeze; ``None`` for never.
+        alignment: Lets the cells agree on what to choose; ``None`` for nothing.
         clip_with_alpha: Whether the norm that the weights' gradient is clipped by includes that of alpha on the same
             loss.
         clip_elements: Largest magnitude of an element of a gradient, of the weights or of alpha; 0 for no limit.
@@ -149,6 +152,8 @@ class Method:
     auxiliary_skip: Schedule = Constant(0.0)
     cutout: Schedule = Constant(0.0)
     weight_decay_factor: float = 1.0
+    matching: GradientMatching | None = None
+    alignment: Alignment | None = None
     clip_with_alpha: bool = False
     clip_elements: float = 0.0
 

@@ -28,6 +28,7 @@ class Mix(NamedTuple):
             none.
         noise: What is dropped at random, if anything.
         seed: What the primitive ``noise`` draws from in this evaluation; a search takes another one in every step.
+        shifts: What is added to the coefficients ``[E, K]`` of a cell type in single cells, by their places.
     """
 
     candidates: Mapping[str, Tensor]
@@ -36,6 +37,7 @@ class Mix(NamedTuple):
     offsets: Mapping[str, Tensor] = NOTHING
     noise: EdgeNoise | None = None
     seed: int = 0
+    shifts: Mapping[str, Mapping[int, Tensor]] = NOTHING
 
 
 class NodeMix(NamedTuple):
@@ -48,6 +50,7 @@ class NodeMix(NamedTuple):
         offset: A number to add to every pixel, if there is one.
         noise: What drops outputs, the same object in all nodes of a cell; see :func:`at_place`.
         seed: That of the mix.
+        at: The candidates' coefficients in single cells, by their places, where they differ.
     """
 
     candidates: Tensor
@@ -56,10 +59,22 @@ class NodeMix(NamedTuple):
     offset: Tensor | None = None
     noise: NoiseSource | None = None
     seed: int = 0
+    at: Mapping[int, Tensor] = NOTHING
 
 
 def node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
     """Cut the coefficients of a cell type into nodes; ``none``, whose output is zero, is left out."""
+    nodes, shifts = _node_mixes(space, mix, cell_type), mix.shifts.get(cell_type, NOTHING)
+    moved = {}
+    for place, shift_EK in shifts.items():
+        at_place = {**mix.candidates, cell_type: mix.candidates[cell_type] + shift_EK}
+        moved[place] = _node_mixes(space, mix._replace(candidates=at_place), cell_type)
+    if not moved:
+        return nodes
+    return [n._replace(at={p: those[i].candidates for p, those in moved.items()}) for i, n in enumerate(nodes)]
+
+
+def _node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
     mix_EK = mix.candidates[cell_type]
     edge_mix_E, offset_E = mix.edges.get(cell_type), mix.offsets.get(cell_type)
     if edge_mix_E is not None:
@@ -81,7 +96,9 @@ def node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
 
 
 def at_place(nodes: list[NodeMix], place: int) -> list[NodeMix]:
-    """``nodes`` for the cell at ``place`` of a network, whose noise begins anew."""
+    """``nodes`` for the cell at ``place`` of a network, with its own coefficients; its noise begins anew."""
+    if place in nodes[0].at:
+        nodes = [node._replace(candidates=node.at[place]) for node in nodes]
     noise = nodes[0].noise
     if noise is None:
         return nodes

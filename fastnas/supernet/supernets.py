@@ -95,6 +95,10 @@ class DartsSupernet(nn.Module):
         """The stem and the cells, which ``recompute`` has words for."""
         return [self.stem, *self.cells]
 
+    def places(self, cell_type: str) -> list[int]:
+        """Where the cells of a type stand, as :func:`fastnas.supernet.mix.at_place` counts."""
+        return [place for place, name in enumerate(self.types) if name == cell_type]
+
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
@@ -163,6 +167,10 @@ class NasBench201Supernet(nn.Module):
     def units(self) -> list[nn.Module]:
         """The stem and the cells, which ``recompute`` has words for."""
         return [self.stem, *(cell for stage in self.stages for cell in stage.children())]
+
+    def places(self, cell_type: str) -> list[int]:
+        """Where the cells of a type stand, as :func:`fastnas.supernet.mix.at_place` counts."""
+        return list(range(1, len(self.units)))
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""

@@ -5,20 +5,37 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy.stats import gamma
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.engine.budget import with_rates
 from fastnas.engine.coefficients import Sampler
+from fastnas.engine.fit import require_fit
 from fastnas.engine.record import evaluated_mix
 from fastnas.engine.step import search_step
 from fastnas.mechanisms.choice import Perturbation
 from fastnas.mechanisms.derivation import AboveThreshold, derive
 from fastnas.mechanisms.draw import DirichletSample
 from fastnas.mechanisms.schedules import Constant
-from fastnas.methods import beta_darts, darts, darts_2nd, darts_minus, drnas, fair_darts, gaea, gdas, spos
+from fastnas.methods import (
+    beta_darts,
+    darts,
+    darts_2nd,
+    darts_minus,
+    drnas,
+    fair_darts,
+    gaea,
+    gdas,
+    lambda_darts,
+    oles,
+    spos,
+)
 from fastnas.methods.variants import with_order
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
+from fastnas.spaces.chain_space import PROXYLESS
+from fastnas.supernet.mix import Mix
 from fastnas.training.config import SearchConfig
 from tests.engine.points import SPACE, make_batches, make_run
 from tests.methods.references import assert_near, gradients, loss_at, softmax_of, stepped
@@ -215,3 +232,57 @@ def test_a_choice_ends_a_search_and_a_resumed_one_likewise(tmp_path):
         assert search(NASBENCH201, method, data, config, folder=folder).genotype == found.genotype
     with pytest.raises(ValueError, match=r"alpha_moves=False does not work with choice=None"):
         replace(spos(), choice=None)
+
+
+def test_oles_freezes_candidates_whose_gradients_disagree():
+    run = halfway(oles(window=2, threshold=1.0))
+    weight_batch, search_batch = make_batches()
+    one, other = gradients(run, weight_batch), gradients(run, search_batch)
+    moved = {n: a - other[n] for n, a in run.state.alpha.items()}
+    one = gradients(
+        replace(run, state=replace(run.state, alpha={n: a.detach() for n, a in moved.items()})), weight_batch
+    )
+    search_step(run, weight_batch, search_batch)
+    assert run.state.agreement
+    for group, (total, count) in run.state.agreement.items():
+        names = [name for name in run.state.w if name.startswith(f"{group}.")]
+        a, b = (torch.cat([g[name].flatten() for name in names]) for g in (one, other))
+        assert total == pytest.approx(float(a @ b / (a.norm() * b.norm())), abs=1e-7)
+        assert count == 1
+    assert run.state.frozen == []
+    search_step(run, weight_batch, search_batch)
+    assert len(run.state.frozen) == len(run.state.agreement) == 3 * 2 * len(SPACE.edges)  # convolutions of three cells
+    before = {name: p.detach().clone() for name, p in run.state.w.items()}
+    search_step(run, weight_batch, search_batch)
+    stayed = {name for name, p in run.state.w.items() if torch.equal(p, before[name])}
+    assert stayed == {name for name in before if ".edges." in name}
+    saved = run.state.state_dict()
+    run.state.frozen = []
+    run.state.load_state_dict(saved)
+    assert len(run.state.frozen) == 18
+    with pytest.raises(ValueError, match="matching does not work with"):
+        replace(gdas(), matching=oles().matching)
+
+
+@pytest.mark.parametrize("radius", [None, 1e-6])
+def test_lambda_darts_climbs_the_agreement_of_its_cells(radius):
+    run = halfway(lambda_darts(weight=0.5, radius=radius))
+    weight_batch, search_batch = make_batches()
+    of_alpha = gradients(run, search_batch)
+    moved = {n: (a - of_alpha[n]).detach() for n, a in run.state.alpha.items()}
+    w = {n: p.detach().requires_grad_() for n, p in run.state.w.items()}
+    at = {"normal": softmax_of(moved["alpha.normal"])}
+    shifts = {place: torch.zeros_like(at["normal"]).requires_grad_() for place in (1, 2, 3)}
+    mix = Mix(at, {}, shifts={"normal": shifts})
+    loss = F.cross_entropy(functional_call(run.state.supernet, w, (weight_batch.images, mix)), weight_batch.labels)
+    slopes = [g.flatten() for g in torch.autograd.grad(loss, list(shifts.values()), create_graph=True)]
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    agreement = sum(slopes[i] @ slopes[j] / (slopes[i].norm() * slopes[j].norm()) for i, j in pairs) / 3
+    total = loss - 0.5 * 3 / 5 * agreement
+    found = torch.autograd.grad(total, list(w.values()), allow_unused=True, materialize_grads=True)
+    expected = stepped(run, dict(zip(w, found, strict=True)))
+    search_step(run, weight_batch, search_batch)
+    for name, x in expected.items():
+        torch.testing.assert_close(run.state.w[name].detach(), x, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="alignment must not stand beside the space proxyless"):
+        require_fit(lambda_darts(), PROXYLESS)
