@@ -37,19 +37,28 @@ def cuda_capture(work: Callable[[], None]) -> Callable[[], object]:
 def why_not_captured(run: Run) -> str | None:
     """Why steps of the epoch that ``run`` is in are not captured in a graph; ``None`` where they are."""
     method, at = run.method, run.at
-    if method.draw is not None or method.weight_draw is not None or method.joint_inputs:
-        return "every draw takes a seed from the host"
-    if method.perturbation is not None and method.radius(at) > 0:
-        return "every perturbation takes a seed from the host"
-    if method.drop_path(at) > 0 or method.skip_dropout(at) > 0:
-        return "what is dropped at random comes from a generator that the host seeds in every step"
-    if method.matching is not None:
-        return "which candidates freeze is decided on the host in every step"
-    if method.alignment is not None and method.alignment.radius is not None:
-        return "the length of a difference is read by the host in every step"
-    if "noise" in run.space.primitives:
-        return "the primitive noise takes a seed from the host"
-    return None
+    alignment = method.alignment
+    reasons = [
+        (
+            method.draw is not None or method.weight_draw is not None or method.joint_inputs,
+            "every draw takes a seed from the host",
+        ),
+        (
+            method.perturbation is not None and method.radius(at) > 0,
+            "every perturbation takes a seed from the host",
+        ),
+        (
+            method.drop_path(at) > 0 or method.skip_dropout(at) > 0,
+            "what is dropped at random comes from a generator that the host seeds in every step",
+        ),
+        (method.matching is not None, "which candidates freeze is decided on the host in every step"),
+        (
+            alignment is not None and alignment.radius is not None,
+            "the length of a difference is read by the host in every step",
+        ),
+        ("noise" in run.space.primitives, "the primitive noise takes a seed from the host"),
+    ]
+    return next((why for broken, why in reasons if broken), None)
 
 
 def step_graphs(run: Run) -> "StepGraphs | None":
