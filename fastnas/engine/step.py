@@ -145,7 +145,7 @@ def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Te
 def _slopes_on(run: Run, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the loss on ``batch`` for all weights."""
     state = run.state
-    loss, _ = _loss_on(run, batch)(state.w, run.sampler("weights")(detached(state.alpha)).mix)
+    loss, _ = batch_loss(run, batch)(state.w, run.sampler("weights")(detached(state.alpha)).mix)
     return gradients_of(loss, state.w)
 
 
