@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastnas import mechanisms as mechanisms
     from fastnas import methods as methods
     from fastnas import spaces as spaces
+    from fastnas import tasks as tasks
     from fastnas.acceleration.accelerate import accelerate as accelerate
     from fastnas.acceleration.accelerate import restore as restore
     from fastnas.acceleration.mixed_op import MixedOp as MixedOp
@@ -31,19 +32,19 @@ if TYPE_CHECKING:
     from fastnas.spaces.genotype import Genotype as Genotype
     from fastnas.training.config import RetrainConfig as RetrainConfig
     from fastnas.training.config import SearchConfig as SearchConfig
-    from fastnas.training.retrain import RetrainResult as RetrainResult
+    from fastnas.training.result import RetrainResult as RetrainResult
     from fastnas.training.retrain import retrain as retrain
 
 __version__ = "0.1.0"
 
-_NAMESPACES = ("bilevel", "costs", "data", "mechanisms", "methods", "spaces")
+_NAMESPACES = ("bilevel", "costs", "data", "mechanisms", "methods", "spaces", "tasks")
 _HOMES = {
     "Genotype": "spaces.genotype",
     "Method": "methods.method",
     "MixedOp": "acceleration.mixed_op",
     "Plan": "memory.planner",
     "RetrainConfig": "training.config",
-    "RetrainResult": "training.retrain",
+    "RetrainResult": "training.result",
     "SearchConfig": "training.config",
     "SearchResult": "engine.loop",
     "accelerate": "acceleration.accelerate",
@@ -83,6 +84,7 @@ __all__ = [
     "retrain",
     "search",
     "spaces",
+    "tasks",
 ]
 
 

@@ -48,9 +48,9 @@ class SearchEpoch(TypedDict):
     tau: NotRequired[float]
     alpha_moves: bool
     inner_loss: float
-    inner_accuracy: Share
+    inner_accuracy: NotRequired[Share]
     outer_loss: float
-    outer_accuracy: Share
+    outer_accuracy: NotRequired[Share]
     entropy: dict[str, float]
     alpha: Rows
     beta: dict[str, Any]
@@ -70,9 +70,9 @@ class TrainingEpoch(TypedDict):
     epochs: Positive
     lr: float
     train_loss: float
-    train_accuracy: float | None
+    train_accuracy: NotRequired[float | None]
     test_loss: float | None
-    test_accuracy: float | None
+    test_accuracy: NotRequired[float | None]
     test_confusion: NotRequired[list[list[Count]] | None]
     seconds: Seconds
 
@@ -85,7 +85,7 @@ class TrainedNetwork(TypedDict):
     genotype: NotRequired[dict[str, Any]]
     num_params: Count
     multiply_adds: Count
-    test_accuracy: float
+    test_accuracy: NotRequired[float]
     seconds: Seconds
 
 
@@ -151,7 +151,8 @@ class RungRecord(TypedDict):
     origin: Text
     steps: Count
     loss: float
-    accuracy: Share
+    accuracy: float
+    score: NotRequired[str]
     seconds: Seconds
 
 

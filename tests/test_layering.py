@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = """\
 fastnas_kernels
 errors seeds files fingerprint ranks
-user_code run_files
+user_code run_files tasks
 spaces bilevel
 mechanisms supernet
 networks methods acceleration

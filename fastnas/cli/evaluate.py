@@ -22,7 +22,8 @@ class Evaluate:
     Args:
         run: A run folder, that of a retraining, or a model folder.
         space: FILE.py:NAME or module:name of the network's space, if that has operations of your own.
-        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT or shards:ROOT, of the same classes.
+        data: digits, cifar10:ROOT, cifar100:ROOT, imagenet:ROOT, folder:ROOT, shards:ROOT or arrays:FILE.npz, of the
+            same classes or outputs.
         batch_size: Images in one pass.
         workers: Processes that decode images; 0 decodes between the passes.
         device: Where to run; auto takes a GPU if there is one.
@@ -42,11 +43,11 @@ def default(arguments: list[str]) -> Evaluate:
 
 
 def run(command: Evaluate, console: Console) -> None:
-    """Print accuracy and loss."""
+    """Print score and loss."""
     device = torch_device(command.device)
     model = load(command.run, str(device), space=command.space)
     image = model.preprocessing
-    data = load_data(command.data, DataConfig(resolution=image.resolution, fit=image.fit))
+    data = load_data(command.data, DataConfig(resolution=image.resolution, fit=image.fit, task=model.task.name))
     if tuple(map(str, data.classes)) != model.classes:
         rule = f"{command.data} must have the classes of the network, {_shorten(model.classes)}"
         raise invalid("evaluate", rule, _shorten(tuple(map(str, data.classes))))
@@ -56,9 +57,12 @@ def run(command: Evaluate, console: Console) -> None:
     data = replace(data, normalise=image.normalize)  # the network's own statistics
     batches = evaluation_batches(data, data.test, batch_size=command.batch_size, workers=command.workers, device=device)
     with torch.no_grad():
-        found = evaluate(model, batches, device)
-    line = f"{len(data.test.labels):,} test images: accuracy {100 * found.accuracy:.2f} %, "
-    line += f"balanced {100 * found.balanced_accuracy:.2f} %, loss {found.loss:.4f}"
+        found = evaluate(model, batches, device, task=model.task)
+    score = model.task.score_kind
+    line = f"{len(data.test.labels):,} test images: {score.label} {score.show(found.score)}, "
+    balanced = found.balanced_accuracy
+    line += "" if balanced is None else f"balanced {100 * balanced:.2f} %, "
+    line += f"loss {found.loss:.4f}"
     console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
@@ -12,6 +13,7 @@ from tyro.conf import Positional
 
 from fastnas.networks.model import load
 from fastnas.ranks import torch_device
+from fastnas.tasks import Regression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +47,20 @@ def default(arguments: list[str]) -> Predict:
 def run(command: Predict, console: Console) -> None:
     """Print the classes."""
     model = load(command.run, str(torch_device(command.device)), space=command.space)
-    top = min(command.top, len(model.classes))
-    table, entries = Table("image", "class", "probability"), []
+    gives_numbers = isinstance(model.task, Regression)
+    top = len(model.classes) if gives_numbers else min(command.top, len(model.classes))
+    what, number = ("output", "value") if gives_numbers else ("class", "probability")
+    table, entries = Table("image", what, number), []
     for start in range(0, len(command.images), command.batch_size):
         files = command.images[start : start + command.batch_size]
-        best = model.predict(list(files)).topk(top)
-        for file, values, indices in zip(files, best.values.tolist(), best.indices.tolist(), strict=True):
-            found = [{"class": model.classes[i], "probability": p} for i, p in zip(indices, values, strict=True)]
-            entries.append({"image": str(file), "classes": found})
+        answers = model.predict(list(files))
+        order = answers.sort(dim=1, descending=True, stable=True).indices
+        order = torch.arange(top).expand(len(answers), top) if gives_numbers else order[:, :top].cpu()
+        for file, values, indices in zip(files, answers.cpu().gather(1, order).tolist(), order.tolist(), strict=True):
+            found = [{what: model.classes[i], number: p} for i, p in zip(indices, values, strict=True)]
+            entries.append({"image": str(file), "outputs" if gives_numbers else "classes": found})
             for row, one in enumerate(found):
-                table.add_row(Text(str(file) if row == 0 else ""), Text(one["class"]), f"{one['probability']:.4f}")
+                table.add_row(Text(str(file) if row == 0 else ""), Text(one[what]), f"{one[number]:.4f}")
     if command.json:
         console.print(json.dumps(entries, indent=2), markup=False, highlight=False, soft_wrap=True)
     else:

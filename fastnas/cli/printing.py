@@ -12,6 +12,7 @@ from fastnas.report.text import genotype_text
 from fastnas.run_files import BrokenImage, read_records
 from fastnas.selection import load_selection, summary
 from fastnas.spaces.formats import genotype_to_text
+from fastnas.tasks import SCORES
 from fastnas.training.retrain import RetrainResult
 
 
@@ -23,11 +24,11 @@ def data_lines(data: ImageData) -> list[str]:
 def series_table(judged: Sequence[Judged], best: int) -> Table:
     """What came of several searches, and which one goes on."""
     table = Table("run", title="judged by a short retraining")
-    for heading in ("seed", "strength", "held-out accuracy", "", "stopped"):
+    for heading in ("seed", "strength", f"held-out {SCORES[judged[0].score].label}", "", "stopped"):
         table.add_column(heading)
     for number, one in enumerate(judged):
         strength = "–" if one.strength is None else f"{one.strength:g}"
-        marks = f"{100 * one.accuracy:.2f} %", "best" if number == best else "", one.stopped
+        marks = one.shown, "best" if number == best else "", one.stopped
         table.add_row(str(number), str(one.seed), strength, *marks)
     return table
 
@@ -62,7 +63,9 @@ def comparison_table(
 ) -> Table:
     """The trained networks, a row each."""
     table = Table("network", title="retrained with the same budget")
-    for heading in ("parameters", "multiply-adds", "test accuracy", "balanced", "seconds"):
+    score = searched.score_kind
+    classified = searched.test_balanced_accuracy is not None
+    for heading in ("parameters", "multiply-adds", f"test {score.label}", *["balanced"] * classified, "seconds"):
         table.add_column(heading, justify="right")
     names = {"searched": searched} | ({} if halving is None else {"random search with halving": halving})
     for name, result in [*names.items(), *((f"random {i}", result) for i, result in enumerate(random, 1))]:
@@ -70,8 +73,8 @@ def comparison_table(
             name,
             f"{result.num_params:,}",
             f"{result.multiply_adds:,}",
-            f"{100 * result.test_accuracy:.2f} %",
-            "–" if result.test_balanced_accuracy is None else f"{100 * result.test_balanced_accuracy:.2f} %",
+            score.show(result.score),
+            *[f"{100 * (result.test_balanced_accuracy or 0):.2f} %"] * classified,
             f"{result.seconds:.1f}",
         )
     return table
@@ -79,15 +82,16 @@ def comparison_table(
 
 def verdict(searched: RetrainResult, random: Sequence[RetrainResult], halving: RetrainResult | None = None) -> str:
     """Who won, in a line."""
-    found = f"searched: {100 * searched.test_accuracy:.2f} %"
+    score = searched.score_kind
+    found = f"searched: {score.show(searched.score)}"
     if halving is not None:
-        found += f"   random search with halving: {100 * halving.test_accuracy:.2f} %"
+        found += f"   random search with halving: {score.show(halving.score)}"
     if not random:
         return found
-    accuracies = [result.test_accuracy for result in random]
-    mean, best = sum(accuracies) / len(accuracies), max(accuracies)
-    beaten = sum(searched.test_accuracy > accuracy for accuracy in accuracies)
+    scores = [result.score for result in random]
+    mean, best = sum(scores) / len(scores), score.best(scores)
+    beaten = sum(score.is_better(searched.score, other) for other in scores)
     return (
-        f"{found}   random: mean {100 * mean:.2f} %, best {100 * best:.2f} % of {len(random)}   "
+        f"{found}   random: mean {score.show(mean)}, best {score.show(best)} of {len(random)}   "
         f"(the search beats {beaten} of them)"
     )

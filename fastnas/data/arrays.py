@@ -14,9 +14,10 @@ from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
 from fastnas.data.images import ImageData, ImageSet, Items, as_they_are, is_large
 from fastnas.data.pixels import Normalise
-from fastnas.data.prepare import LOOKED_AT, Defaults, check_labels, compare_classes, measure, prepare, say
+from fastnas.data.prepare import LOOKED_AT, Defaults, compare_classes, measure, prepare, say
 from fastnas.data.seeded import seeded
 from fastnas.errors import describe, invalid
+from fastnas.tasks import Task, as_task
 
 HELD_OUT = 0.2  # of the images, class by class, where no test part is given
 Pair = tuple[Any, Any]
@@ -31,6 +32,7 @@ def from_arrays(
     augment: Callable[[Any], Tensor] | None = None,
     dimensions: int | None = None,
     name: str = "arrays",
+    task: Task | str | None = None,
 ) -> ImageData:
     """Make a data set of arrays or tensors.
 
@@ -46,6 +48,7 @@ def from_arrays(
         dimensions: 1 for series and 3 for volumes, whose shapes may be those of images, too; 2 for images. Without it
             ``[N, C, D, H, W]`` are volumes, ``[N, L]`` are series, and others are images.
         name: What runs and reports call it.
+        task: What the labels are, see :mod:`fastnas.tasks`; without it classes.
 
     Raises:
         ValueError: If shapes, types or labels are not as described, or a number is not finite.
@@ -57,7 +60,8 @@ def from_arrays(
         >>> from_arrays((images, labels)).resolution
         (16, 24)
     """
-    pairs = [_as_images(*_unpack(pair), dimensions) for pair in (train, test) if pair is not None]
+    task = as_task(task)
+    pairs = [_as_images(*_unpack(pair), dimensions, task) for pair in (train, test) if pair is not None]
     channels = {x.shape[1] for x, _ in pairs}
     if len(channels) > 1:
         raise invalid(WHERE, "images to train on and to test on must have as many channels", sorted(channels))
@@ -65,7 +69,7 @@ def from_arrays(
     sets = [ImageSet(y, Items(x if values is None else _scale(x, values))) for x, y in pairs]
     if values is None and any(x.dtype != np.uint8 for x, _ in pairs):
         raise invalid(WHERE, "images to test on must be uint8, as those to train on", [str(x.dtype) for x, _ in pairs])
-    return _prepare(name, sets, classes, config, channels.pop(), values, augment)
+    return _prepare(name, sets, classes, config, channels.pop(), values, augment, task)
 
 
 def from_dataset(
@@ -77,6 +81,7 @@ def from_dataset(
     augment: Callable[[Any], Tensor] | None = None,
     dimensions: int | None = None,
     name: str | None = None,
+    task: Task | str | None = None,
 ) -> ImageData:
     """Make a data set of a map-style data set, whose images are read when they are needed.
 
@@ -89,15 +94,18 @@ def from_dataset(
         augment: A transform of uint8 images ``[C, H, W]`` in place of a named one.
         dimensions: Of the images, see :func:`from_arrays`.
         name: What runs and reports call it; without it the name of the class.
+        task: What the second part of a pair is, see :mod:`fastnas.tasks`; without it a class.
 
     Raises:
         ValueError: If an item is no such pair, or labels are no classes.
     """
-    name = type(train).__name__ if name is None else name
+    name, task = type(train).__name__ if name is None else name, as_task(task)
     tensors: list[Any] = [getattr(part, "tensors", ()) for part in (train, test) if part is not None]
     if all(len(pair) == 2 for pair in tensors):  # a TensorDataset
         pairs = [(pair[0], pair[1]) for pair in tensors]
-        return from_arrays(*pairs, classes=classes, config=config, augment=augment, dimensions=dimensions, name=name)
+        return from_arrays(
+            *pairs, classes=classes, config=config, augment=augment, dimensions=dimensions, name=name, task=task
+        )
     sources = [_adapt(part) for part in (train, test) if part is not None]
     for source in sources:
         if source.count == 0:
@@ -105,7 +113,7 @@ def from_dataset(
     first = sources[0].image(0)
     if not isinstance(first, Image.Image | Tensor):
         raise invalid(WHERE, "an image must be a PIL image or a tensor [C, H, W]", describe(first))
-    labels = [source.labels() for source in sources]
+    labels = [task.take_targets(source.labels()) for source in sources]
     values, channels = None, None
     if isinstance(first, Tensor):
         if first.ndim not in (2, 3, 4):
@@ -120,7 +128,7 @@ def from_dataset(
         for source, y in zip(sources, labels, strict=True)
     ]
     known = classes if classes is not None else sources[0].classes
-    data = _prepare(name, sets, known, config, channels, values, augment)
+    data = _prepare(name, sets, known, config, channels, values, augment, task)
     if _draws(sources[0].image):
         text = (
             f"{name} changes its images at random, the held-out ones among them: leave that to --augment or to augment="
@@ -212,8 +220,9 @@ def _unpack(pair: Any) -> Pair:
     return pair[0], pair[1]
 
 
-def _as_images(images: Any, labels: Any, dimensions: int | None) -> tuple[np.ndarray, np.ndarray]:
-    x, y = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images), _as_labels(labels)
+def _as_images(images: Any, labels: Any, dimensions: int | None, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    x = np.asarray(images.detach().cpu() if isinstance(images, Tensor) else images)
+    y = task.take_targets(labels)
     if x.dtype.kind not in "biuf":
         raise invalid(WHERE, "images must be numbers", x.dtype)
     if dimensions is None:
@@ -237,8 +246,10 @@ def _as_images(images: Any, labels: Any, dimensions: int | None) -> tuple[np.nda
 
 def _as_labels(labels: Any) -> np.ndarray:
     """Whole numbers stay what they are; everything else is left to whoever checks labels."""
+    if isinstance(labels, list) and labels and isinstance(labels[0], Tensor | Image.Image):
+        labels = np.stack([np.asarray(one) for one in labels])
     y = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    return y.astype(np.int64) if y.dtype.kind in "iu" else y
+    return y.astype(np.int64) if y.dtype.kind in "iu" and y.ndim == 1 else y
 
 
 def _range(x: np.ndarray) -> tuple[float, float]:
@@ -266,16 +277,15 @@ def _prepare(
     channels: int | None,
     values: tuple[float, float] | None,
     augment: Callable[[Any], Tensor] | None,
+    task: Task,
 ) -> ImageData:
     labels = sets[0].labels
-    if classes is None:
-        count = int(labels.max()) + 1 if labels.dtype.kind in "iu" and labels.size else 1
-        classes = [str(i) for i in range(count)]
+    classes = task.name_outputs(labels) if classes is None else classes
     if values is not None and config.augment in ("photo", "auto"):
         rule = f"augment {config.augment} must have images of 8 bits"
         raise invalid(WHERE, rule, "other numbers", "Choose none, crop or flip-crop, or give augment= a transform.")
     notes = [f"values from {values[0]:g} to {values[1]:g} are scaled to those of pixels"] if values else []
-    check_labels(labels, classes)
+    task.check(labels, classes)
     if len(sets) == 1:
         train = class_balanced_fraction(labels, 1 - HELD_OUT, seed=0)
         test = np.setdiff1d(np.arange(len(labels)), train)
@@ -283,9 +293,9 @@ def _prepare(
         sets = [sets[0].select(train), sets[0].select(test)]
     first = sets[0].image(0)
     if isinstance(first, Tensor) and first.dim() != 3:
-        return _prepare_maps(name, sets[0], sets[1], tuple(map(str, classes)), config, values, augment, notes)
+        return _prepare_maps(name, sets[0], sets[1], tuple(map(str, classes)), config, values, augment, notes, task)
     defaults = Defaults(channels=channels, augment="none" if values is not None else None)
-    data = prepare(name, sets[0], sets[1], tuple(map(str, classes)), config, defaults, augment=augment)
+    data = prepare(name, sets[0], sets[1], tuple(map(str, classes)), config, defaults, augment=augment, task=task)
     return replace(data, values=values, notes=(*notes, *data.notes))
 
 
@@ -298,6 +308,7 @@ def _prepare_maps(
     values: tuple[float, float] | None,
     augment: Callable[[Any], Tensor] | None,
     notes: list[str],
+    task: Task,
 ) -> ImageData:
     """Series or volumes: all of one size, and as they are."""
     for field in ("resolution", "fit", "image_channels", "augment", "colour"):
@@ -313,9 +324,10 @@ def _prepare_maps(
         raise invalid(WHERE, "series and volumes must have one size", " and ".join(map(str, sorted(shapes)[:2])))
     channels, *size = seen[0].shape
     for part in (train, test):
-        check_labels(part.labels, classes)
+        task.check(part.labels, classes)
     data = ImageData(
         name=name,
+        task=task.fit(train.labels),
         train=train,
         test=test,
         classes=classes,

@@ -10,6 +10,7 @@ from fastnas.supernet.layout import Fit, Resolution, height_and_width
 WHERE = "data"
 LARGEST = 4096  # pixels; a batch of such images is several GB
 SMALLEST = 8  # pixels; a search space halves them twice
+TaskName = Literal["classification", "multi_label", "regression"]
 Decoder = Literal["simplejpeg", "turbojpeg"]
 Augment = Literal["none", "crop", "flip-crop", "photo", "auto"]
 Colour = tuple[float, float, float, float]
@@ -31,6 +32,8 @@ class DataConfig:
             data, which is no flip for grey images.
         colour: Largest changes of brightness, contrast, saturation and hue that photo makes; unset for DARTS's 0.4,
             0.4, 0.4 and 0.2.
+        task: What the labels of arrays are: classification, multi_label (0 or 1, [N, labels]) or regression (numbers
+            [N] or [N, D]).
         decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
     """
 
@@ -43,6 +46,7 @@ class DataConfig:
     augment: Augment | None = None
     colour: Colour | None = None
     decoder: Decoder = "simplejpeg"
+    task: TaskName = "classification"
 
     def __post_init__(self) -> None:
         if self.resolution is not None and min(height_and_width(self.resolution)) < SMALLEST:

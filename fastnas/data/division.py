@@ -33,6 +33,7 @@ def class_balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> n
         ValueError: If ``fraction`` is out of range, or would leave a class without an image.
     """
     require(0 < fraction <= 1, WHERE, "train_fraction must lie in (0, 1]", fraction)
+    labels = _strata(labels)
     first, _ = _cut_classes(np.arange(len(labels)), labels, fraction, stream(seed, "fraction"))
     emptied = np.setdiff1d(labels, labels[first])
     got = f"{fraction}, which leaves none of class {emptied[0]}" if len(emptied) else ""
@@ -58,6 +59,7 @@ def split_halves(
     Raises:
         ValueError: If a class has too few images to stand in both.
     """
+    labels = _strata(labels)
     for_weights, for_alpha = _cut_classes(indices, labels, weight_share, stream(seed, "halves"))
     present = np.unique(labels[indices])
     for half, name in ((for_weights, "weights"), (for_alpha, "alpha")):
@@ -91,6 +93,11 @@ def steps_per_epoch(
     rule = f"batch_size must not exceed {what} ({num_images})"
     require(batch_size <= num_images, WHERE, rule, batch_size, "Lower --batch-size or raise --train-fraction.")
     return num_images // batch_size + (not drop_last and num_images % batch_size >= LEAST)
+
+
+def _strata(labels: np.ndarray) -> np.ndarray:
+    """What is divided evenly: the classes; targets that are no classes, ``[N, ...]``, are one."""
+    return labels if labels.ndim == 1 else np.zeros(len(labels), np.int64)
 
 
 def _cut_classes(indices: np.ndarray, labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastnas.data.encoded import EncodedImage
 from fastnas.supernet.layout import Fit
+from fastnas.tasks import CLASSIFICATION, Task
 
 if TYPE_CHECKING:
     from fastnas.data.loaders import Loaders
@@ -53,7 +54,7 @@ class ImageSet:
     """Images with their targets.
 
     Args:
-        labels: Class of every image, int64 ``[N]``.
+        labels: Class of every image, int64 ``[N]``; for other tasks their targets ``[N, ...]``.
         image: From an index to an encoded image, a PIL image or a uint8 tensor ``[C, H, W]`` with the channels of its
             data set; raises ``UnreadableImage`` for one that cannot be read. It is pickled for worker processes.
         names: What the images are called in their data set, wherever it lies; empty if they have no names.
@@ -99,6 +100,7 @@ class ImageData:
         notes: What was found out and decided, a sentence each.
         values: Of arrays that are no pixels of 8 bits, the numbers that became 0 and 255.
         loaders: Data loaders of one's own, which give the batches in place of ``train`` and ``test``.
+        task: What the outputs of a network mean, and how networks are trained and compared.
     """
 
     name: str
@@ -116,6 +118,7 @@ class ImageData:
     notes: tuple[str, ...] = ()
     values: tuple[float, float] | None = None
     loaders: "Loaders | None" = None
+    task: Task = CLASSIFICATION
 
     @property
     def identity(self) -> list[Any]:
@@ -126,7 +129,8 @@ class ImageData:
     def describe(self) -> dict[str, Any]:
         """What decides how the images look to a network, as JSON."""
         statistics = getattr(self.normalise, "statistics", None)
-        return {
+        other = {} if self.task.name == "classification" and self.task.own_loss is None else self.task.describe()
+        return ({"task": other} if other else {}) | {
             "name": self.name,
             "classes": list(self.classes),
             "train_images": len(self.train.labels),

@@ -41,7 +41,7 @@ class _Failure(NamedTuple):
     group: int = 0
 
 
-_Sample = tuple[Tensor, int, int]
+_Sample = tuple[Tensor, int | Tensor, int]
 
 
 class _Loaded(NamedTuple):
@@ -60,9 +60,15 @@ class _Samples(Dataset):
         index, seed, group = key
         try:
             with torch_seed(seed):
-                return self.transform(self.images.image(index)), int(self.images.labels[index]), group
+                return *self._pair(index), group
         except UnreadableImage as error:
             return _Failure(error.name, error.got, group)
+
+    def _pair(self, index: int) -> tuple[Tensor, int | Tensor]:
+        if self.images.labels.ndim == 1:
+            return self.transform(self.images.image(index)), int(self.images.labels[index])
+        target = torch.as_tensor(self.images.labels[index])
+        return self.transform(self.images.image(index)), target
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,8 @@ class _Collate:
         if not read or (self.replaces and not all(readable)):
             return _Loaded(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), failures)
         images, labels, _ = zip(*read, strict=True)
-        return _Loaded(_stacked(images), torch.tensor(labels), failures)
+        targets = torch.tensor(labels) if isinstance(labels[0], int) else torch.stack(labels)
+        return _Loaded(_stacked(images), targets, failures)
 
     def _readable(self, group: Sequence[_Sample | _Failure]) -> list[_Sample]:
         read = [sample for sample in group if not isinstance(sample, _Failure)]

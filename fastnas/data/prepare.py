@@ -19,6 +19,7 @@ from fastnas.data.images import SMALL, THIN, ImageData, ImageSet, is_large
 from fastnas.data.pixels import Normalise, Statistics
 from fastnas.errors import invalid
 from fastnas.supernet.layout import height_and_width
+from fastnas.tasks import CLASSIFICATION, Classification, Task
 
 LOOKED_AT = 500  # training images, evenly over the set, that decide what nobody said
 PHOTO = 224  # pixels: side of the square whose area large images are brought to
@@ -78,6 +79,7 @@ def prepare(
     defaults: Defaults = Defaults(),
     *,
     augment: Callable[[Any], Tensor] | None = None,
+    task: Task = CLASSIFICATION,
 ) -> ImageData:
     """A data set of these images.
 
@@ -89,6 +91,7 @@ def prepare(
         config: What to do with the images; it goes before ``defaults``.
         defaults: What the source knows of them.
         augment: A transform of uint8 images ``[C, H, W]`` in place of a named one.
+        task: What the labels are.
 
     Raises:
         ValueError: If labels are no classes, or no image can be read.
@@ -96,7 +99,7 @@ def prepare(
     from fastnas.data.transforms import evaluation_transform  # noqa: PLC0415  (torchvision takes two seconds)
 
     for part in (train, test):
-        check_labels(part.labels, classes)
+        task.check(part.labels, classes)
     notes: list[str] = []
     said = config.resolution is not None or defaults.resolution is not None
     known = said and None not in (config.image_channels or defaults.channels, defaults.statistics)
@@ -128,6 +131,7 @@ def prepare(
         notes.append(f"statistics of {_count(look)}")
     data = ImageData(
         name=name,
+        task=task.fit(train.labels),
         train=train,
         test=test,
         classes=classes,
@@ -269,19 +273,10 @@ def measure(images: Sequence[Tensor]) -> Statistics:
     return Statistics(tuple(round(x, 6) for x in mean.tolist()), tuple(round(x, 6) for x in std.tolist()))
 
 
-def check_labels(labels: np.ndarray, classes: Sequence[str]) -> None:
-    """Raise unless ``labels`` are numbers of ``classes``, one an image."""
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        got, remedy = f"{labels.dtype}{list(labels.shape)}", "Convert them with .astype(int) if they are classes."
-        raise invalid(WHERE, "labels must be whole numbers, one an image", got, remedy)
-    wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-    if len(wrong):
-        got = f"{labels[wrong[0]]} for image {wrong[0]}"
-        raise invalid(WHERE, f"labels must lie in [0, {len(classes)}), one for each class", got)
-
-
 def compare_classes(data: ImageData) -> ImageData:
     """``data``, with a warning if its classes are of very unequal size."""
+    if not isinstance(data.task, Classification):
+        return data
     counts = np.bincount(data.train.labels, minlength=len(data.classes))
     there = counts[counts > 0]
     if not len(there) or there.max() <= IMBALANCE * there.min():

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from fastnas.data.loaders import from_loaders, is_loader
 from fastnas.data.pixels import CIFAR, GREY
 from fastnas.data.prepare import Defaults, prepare
 from fastnas.data.shards import read_shards
-from fastnas.errors import complaint, invalid, require_type
+from fastnas.errors import complaint, describe, invalid, require_type
 from fastnas.supernet.layout import height_and_width
+from fastnas.tasks import Task
 
 Load = Callable[[Path, DataConfig], ImageData]
 
@@ -31,18 +33,20 @@ class Source:
         load: From a folder and what to do with the images to the data set.
         has_root: Whether it is in a folder, which stands after a colon.
         sizes: Classes, channels and side in pixels, where they are known before anything is read.
+        takes_tasks: Whether its labels may be no classes, as ``config.task`` says.
     """
 
     load: Load
     has_root: bool = True
     sizes: tuple[int, int, int] | None = None
+    takes_tasks: bool = False
 
 
 SOURCES: dict[str, Source] = {}
 
 
 def register_source(
-    name: str, *, has_root: bool = True, sizes: tuple[int, int, int] | None = None
+    name: str, *, has_root: bool = True, sizes: tuple[int, int, int] | None = None, takes_tasks: bool = False
 ) -> Callable[[Load], Load]:
     """Make the decorated function the loader of ``name`` (see :class:`Source`): ``load_data("name:ROOT")`` calls it.
 
@@ -53,7 +57,7 @@ def register_source(
         raise invalid(WHERE, "a source needs a new name without a colon", repr(name))
 
     def register(load: Load) -> Load:
-        SOURCES[name] = Source(load, has_root, sizes)
+        SOURCES[name] = Source(load, has_root, sizes, takes_tasks)
         return load
 
     return register
@@ -71,6 +75,7 @@ def as_data(
     *,
     pairs: Literal["halves", "parts"] = "halves",
     dimensions: int | None = None,
+    task: Task | str | None = None,
 ) -> ImageData:
     """Return images, from the images themselves or from what names them.
 
@@ -81,11 +86,16 @@ def as_data(
         where: The beginning of errors.
         pairs: Whether two loaders are those for weights and for alpha, or those to train and to test on.
         dimensions: Of the maps of the network that reads them, where it is known.
+        task: What the labels of arrays and data sets are, see :mod:`fastnas.tasks`; without it classes.
 
     Raises:
         ValueError: If it is none of these, or the name or the folder is not as described.
     """
-    found = _as_data(data, where, pairs, dimensions)
+    known = isinstance(data, str | Path | ImageData) or is_loader(data)
+    if task is not None and (known or (isinstance(data, tuple | list) and any(map(is_loader, data)))):
+        remedy = "Give it where the data is made: fastnas.data.from_arrays(..., task=...)."
+        raise invalid(where, "task must stand beside arrays or a data set", describe(data), remedy)
+    found = _as_data(data, where, pairs, dimensions, task)
     if dimensions is not None and len(found.resolution) != dimensions:
         rule = f"data must have {dimensions} dimensions beside the channels, as the space"
         remedy = "Give the space its dimensions: replace(DARTS, name=..., dimensions=1)."
@@ -93,7 +103,9 @@ def as_data(
     return found
 
 
-def _as_data(data: object, where: str, pairs: Literal["halves", "parts"], dimensions: int | None) -> ImageData:
+def _as_data(
+    data: object, where: str, pairs: Literal["halves", "parts"], dimensions: int | None, task: Task | str | None
+) -> ImageData:
     if isinstance(data, str | Path):
         return load_data(str(data))
     if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_loader, data)):
@@ -103,9 +115,9 @@ def _as_data(data: object, where: str, pairs: Literal["halves", "parts"], dimens
         raise invalid(where, rule, "one", "Give its data set in place of it, or two loaders.")
     if isinstance(data, tuple | list) and len(data) == 2:
         parts: Any = data if isinstance(data[0], tuple | list) else [data]
-        return from_arrays(*parts, dimensions=dimensions)
+        return from_arrays(*parts, dimensions=dimensions, task=task)
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return from_dataset(data, dimensions=dimensions)
+        return from_dataset(data, dimensions=dimensions, task=task)
     return require_type(
         where, "data", data, ImageData, f"Or give {list_sources()}, arrays, a data set or two data loaders."
     )
@@ -118,8 +130,9 @@ def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # n
         source: ``digits`` (1,797 handwritten digits that come with scikit-learn), ``cifar10:ROOT``,
             ``cifar100:ROOT``, ``imagenet:ROOT`` (torchvision's formats), ``folder:ROOT``, a folder with
             ``train/<class>/*`` and ``test/<class>/*`` or ``val/<class>/*``, ``shards:ROOT``, what ``fastnas shards``
-            made of one of these, or one of your own (:func:`register_source`). ``ROOT/classes.txt``, if it is there,
-            names the classes of a whole of which the folders are a part, one a line.
+            made of one of these, ``arrays:FILE.npz`` with ``x_train`` and ``y_train``, or one of your own
+            (:func:`register_source`). ``ROOT/classes.txt``, if it is there, names the classes of a whole of which the
+            folders are a part, one a line.
         config: What to do with the images.
 
     Raises:
@@ -131,6 +144,9 @@ def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # n
         ('0', '1', '2', '3', '4', '5', '6', '7', '8', '9')
     """
     found, root = find_source(source)
+    if config.task != "classification" and not found.takes_tasks:
+        remedy = "Give arrays:FILE.npz, or arrays in Python."
+        raise invalid(WHERE, f"--task must be classification beside {source}", config.task, remedy)
     return found.load(Path(root).expanduser(), config)
 
 
@@ -218,6 +234,24 @@ def _load_cifar(name: str, dataset: Callable[..., Any], root: Path, config: Data
 
 register_source("imagenet", sizes=(1000, 3, 224))(load_imagenet)
 register_source("folder")(load_folder)
+
+
+@register_source("arrays", takes_tasks=True)
+def _load_arrays(root: Path, config: DataConfig) -> ImageData:
+    try:
+        with np.load(root, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        got = f"{type(error).__name__}: {first_sentence(error)}"
+        raise invalid(WHERE, f"{root} must be a file of arrays, as np.savez writes", got) from None
+    needed = ("x_train", "y_train")
+    if missing := [name for name in needed if name not in arrays]:
+        rule = f"{root} must hold x_train and y_train; x_test, y_test and classes are used if they are there"
+        raise invalid(WHERE, rule, f"no {' and no '.join(missing)}")
+    test = (arrays["x_test"], arrays["y_test"]) if {"x_test", "y_test"} <= arrays.keys() else None
+    classes = list(map(str, arrays["classes"])) if "classes" in arrays else None
+    train = arrays["x_train"], arrays["y_train"]
+    return from_arrays(train, test, classes=classes, config=config, name=root.stem, task=config.task)
 
 
 @register_source("shards")

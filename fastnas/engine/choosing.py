@@ -72,7 +72,9 @@ def _loss(run: Run, mix: Mix) -> float:
     )
     try:
         with torch.no_grad():
-            found = evaluate(lambda x: run.state.supernet(x, mix), batches, run.device, run.config.precision)
+            found = evaluate(
+                lambda x: run.state.supernet(x, mix), batches, run.device, run.config.precision, task=run.data.task
+            )
     except FloatingPointError:
         return math.inf
     return found.loss if math.isfinite(found.loss) else math.inf

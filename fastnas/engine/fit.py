@@ -1,9 +1,12 @@
-"""Which methods have a meaning in which spaces."""
+"""Which methods have a meaning in which spaces, and for which tasks."""
 
+from fastnas.errors import invalid
 from fastnas.mechanisms.control import SKIPS
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method
 from fastnas.spaces.space import Space
+from fastnas.tasks import Task, require_unbalanced
+from fastnas.training.config import SearchConfig
 from fastnas_kernels.check import complaint
 
 
@@ -32,3 +35,11 @@ def require_fit(method: Method, space: Space) -> None:
         if asked and why:
             rule = f"{choice} must not stand beside the space {space.name}"
             raise ValueError(complaint(f"method {method.name}", rule, "both", why))
+
+
+def require_task(task: Task, method: Method, config: SearchConfig) -> None:
+    """Raise where the method or the settings ask for what the task does not have."""
+    require_unbalanced(task, config.is_balanced)
+    if method.reward is not None and not (task.score_kind.is_share and task.score_kind.higher_is_better):
+        rule = f"{method.name}, whose reward is made of an accuracy and a cost, needs a score that is a share"
+        raise invalid("search", rule, f"the {task.score_kind.label} of {task.name}", "Use proxyless_nas.")

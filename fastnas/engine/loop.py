@@ -23,7 +23,7 @@ from fastnas.engine.budget import plan_search, with_rates
 from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
-from fastnas.engine.fit import require_fit
+from fastnas.engine.fit import require_fit, require_task
 from fastnas.engine.graphs import StepGraphs, step_graphs
 from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
 from fastnas.engine.run import (
@@ -50,6 +50,7 @@ from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
+from fastnas.tasks import Task
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
 from fastnas.training.config import SearchConfig
 from fastnas.training.divergence import Fault, explained, find_fault
@@ -88,6 +89,7 @@ def search(
     data: Any,
     config: SearchConfig = SearchConfig(),  # noqa: B008
     *,
+    task: Task | str | None = None,
     folder: Path | str | None = None,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
@@ -105,6 +107,7 @@ def search(
         data: Images, or what names them: ``"digits"``, ``"cifar10:ROOT"``, arrays, a data set, or two data loaders,
             for the weights and for alpha; see :func:`fastnas.data.as_data`.
         config: Size, budget and optimisers.
+        task: What the labels of arrays and data sets are, see :mod:`fastnas.tasks`; without it classes.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``. If they are there already, the search goes on
             from them, bit for bit as if it had never stopped.
         on_step: Called after every step with the number of steps done and their total.
@@ -121,11 +124,12 @@ def search(
         space_or_supernet = as_space(space_or_supernet, "search")
     space = space_or_supernet if isinstance(space_or_supernet, Space) else getattr(space_or_supernet, "space", None)
     method = as_method(method, "search")
-    data = as_data(data, "search", dimensions=getattr(space, "dimensions", 2))
+    data = as_data(data, "search", dimensions=getattr(space, "dimensions", 2), task=task)
     require_type("search", "config", config, SearchConfig)
     folder = None if folder is None else Path(folder)
     if data.loaders is not None:
         config = data.loaders.fit(config, ranks.size > 1)
+    require_task(data.task, method, config)
     config = plan_search(space_or_supernet, method, data, config, folder, ranks)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)

@@ -80,8 +80,11 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
             config.precision,
             run.ranks,
             run.held_out_weights,
+            run.data.task,
         )
-    inner = state.losses.take_means(run.ranks)
+    inner = state.losses.take_means(run.ranks, run.data.task)
+
+    score = run.data.task.score_name
 
     def plain(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         return {name: tensor.detach().cpu().tolist() for name, tensor in tensors.items()}
@@ -96,10 +99,10 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
         "tau": method.tau(at),
         "alpha_moves": at.epoch >= at.warmup,
         "inner_loss": inner.loss,
-        "inner_accuracy": inner.accuracy,
+        f"inner_{score}": inner.score,
         "outer_loss": outer.loss,
-        "outer_accuracy": outer.accuracy,
-        "outer_balanced_accuracy": outer.balanced_accuracy,
+        f"outer_{score}": outer.score,
+        **({} if outer.confusion is None else {"outer_balanced_accuracy": outer.balanced_accuracy}),
         "entropy": plain({name: entropy(mix_EK) for name, mix_EK in mix.candidates.items()}),
         "alpha": plain(by_cell_type(state.alpha, "alpha", lambda x: x)),
         "beta": plain(by_cell_type(state.alpha, "beta", lambda x: x)),

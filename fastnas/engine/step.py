@@ -16,7 +16,7 @@ from fastnas.methods.method import Term
 from fastnas.ranks import Ranks
 from fastnas.seeds import stream
 from fastnas.supernet.mix import Mix
-from fastnas.training.numerics import autocast, mean_cross_entropy
+from fastnas.training.numerics import autocast
 
 LossAndHits = Callable[[Tensors, Mix], tuple[Tensor, Tensor]]
 
@@ -83,8 +83,9 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
     def reward(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
         mix = sampler(alpha, draw).mix
         loss, hits = outer(w, mix)
-        accuracy = run.ranks.mean(hits / len(search_batch.labels))
-        worth = accuracy if run.method.reward is None else run.method.reward(accuracy, mix.candidates)
+        score = run.ranks.mean(run.data.task.score(hits, len(search_batch.labels)).float())
+        score = score if run.data.task.score_kind.higher_is_better else -score
+        worth = score if run.method.reward is None else run.method.reward(score, mix.candidates)
         return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
 
     state = tuple(run.state.supernet.buffers())  # a supernet of one's own may keep statistics
@@ -169,7 +170,7 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
         with torch.no_grad():
             losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_of, range(average.draws)), strict=True))
         weights_K = average.weights(losses_K, len(batch.labels) * run.ranks.size)
-        loss, hits = (weights_K * losses_K).sum(), hits_K.float().mean().round().long()
+        loss, hits = (weights_K * losses_K).sum(), _mean_of(hits_K)
         gradients = _accumulated(run, loss_of, weights_K)
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
     own, others = gradients[: len(state.w)], gradients[len(state.w) :]
@@ -181,6 +182,12 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
         added = alignment_gradients(run, mix, lambda w, at: loss_on(w, at)[0])
         named = dict(zip(named, _sums(list(named.values()), list(added.values())), strict=True))
     _move_weights(run, without_frozen(run, named), [g for g in others if g is not None])
+
+
+def _mean_of(statistics_K: Tensor) -> Tensor:
+    """Of several draws, in the type of one."""
+    mean = statistics_K.float().mean(0)
+    return mean if statistics_K.is_floating_point() else mean.round().to(statistics_K.dtype)
 
 
 def _move_weights(run: Run, gradients: Mapping[str, Tensor | None], others: Sequence[Tensor] = ()) -> None:
@@ -240,12 +247,14 @@ def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
 
 
 def batch_loss(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHits:
-    """Mean cross-entropy (nats) and the number of rightly classified images, from weights and coefficients.
+    """The mean loss and the statistics of the task's score, for classes the number of rightly classified images, from
+    weights and coefficients.
 
     Beside other processes the mean is over the images of all, and so are its gradients; the number is of this one's.
     Classes with weights in the loss have them in the number if ``weigh_hits``: rewards are made of it.
     """
     images, labels = (x.to(run.device, non_blocking=True) for x in (batch.images, batch.labels))
+    task = run.data.task
 
     def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
         w, mix = _shared(run.ranks, w, mix)
@@ -255,11 +264,10 @@ def batch_loss(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHi
                 logits = net(images, mix)
             else:
                 logits = functional_call(net, dict(w), (images, mix), tie_weights=run.has_tied_weights)
-        value = run.ranks.mean(mean_cross_entropy(logits, labels, run.class_weights))
-        right = logits.argmax(1) == labels
+        value = run.ranks.mean(task.loss(logits, labels, run.class_weights))
         if weigh_hits and run.class_weights is not None:
-            return value, (right * run.class_weights[labels]).sum()
-        return value, right.sum()
+            return value, ((logits.argmax(1) == labels) * run.class_weights[labels]).sum()
+        return value, task.statistics(logits.detach(), labels)
 
     return loss
 

@@ -340,7 +340,6 @@ def _summary(name: str, result: RetrainResult) -> dict[str, Any]:
         "genotype": genotype_to_json(result.genotype),
         "num_params": result.num_params,
         "multiply_adds": result.multiply_adds,
-        "test_accuracy": result.test_accuracy,
-        "test_balanced_accuracy": result.test_balanced_accuracy,
+        **{name: value for name, value in result.info.metrics.items() if name.startswith("test_")},
         "seconds": result.seconds,
     }

@@ -31,6 +31,7 @@ from fastnas.files import STRICT, checked, read_json, write_json
 from fastnas.ranks import torch_device
 from fastnas.spaces.benchmark import read_table
 from fastnas.spaces.formats import genotype_to_text
+from fastnas.tasks import SCORES
 from fastnas.training.config import RetrainConfig
 from fastnas.training.retrain import retrain
 from fastnas_kernels.check import complaint, require
@@ -101,8 +102,10 @@ class Judged:
         seed: Its seed.
         strength: How much it regularised; ``None`` for the method's own.
         genotype: What it found, as text.
-        accuracy: Share of the held-out images that the short retraining classified rightly.
+        accuracy: Share of the held-out images that the short retraining classified rightly, or the score of another
+            task.
         stopped: Why it ended before its last epoch, or nothing.
+        score: The name of that score.
     """
 
     folder: str
@@ -111,6 +114,17 @@ class Judged:
     genotype: str
     accuracy: float
     stopped: str
+    score: str = "accuracy"
+
+    @property
+    def shown(self) -> str:
+        """The score with its unit."""
+        return SCORES[self.score].show(self.accuracy)
+
+    @property
+    def rank(self) -> float:
+        """The higher, the better."""
+        return self.accuracy if SCORES[self.score].higher_is_better else -self.accuracy
 
 
 _AS_JSON = TypeAdapter(Series)
@@ -189,7 +203,7 @@ def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Jud
         raise ValueError(complaint(WHERE, f"run {number} must end", message.rstrip("."), remedy))
     rule = "judged.json must say what came of a search"
     judged = [checked(_JUDGED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
-    best = max(range(len(judged)), key=lambda number: judged[number].accuracy)  # the first of equals
+    best = max(range(len(judged)), key=lambda number: judged[number].rank)  # the first of equals
     write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in judged]}, checksum=True)
     return judged, best
 
@@ -294,8 +308,10 @@ def _search_and_judge(series: Series, number: int, folder: Path, data: ImageData
     found = find(member, parts, folder, lambda title: Display(f"run {number}: {title}", console), device)
     accuracy = _judge(series, parts, folder, found.genotype, device)
     text = genotype_to_text(found.genotype)
-    judged = Judged(str(folder), member.config.seed, member.strength, text, accuracy, found.stopped)
-    console.print(f"run {number}: {100 * accuracy:.2f} % of the held-out images", highlight=False, soft_wrap=True)
+    judged = Judged(
+        str(folder), member.config.seed, member.strength, text, accuracy, found.stopped, data.task.score_name
+    )
+    console.print(f"run {number}: {judged.shown} on the held-out images", highlight=False, soft_wrap=True)
     write_json(folder / "judged.json", asdict(judged), checksum=True)
 
 
@@ -314,4 +330,4 @@ def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: st
         own=parts.space,
     )
     balanced = result.test_balanced_accuracy if config.is_balanced else None
-    return result.test_accuracy if balanced is None else balanced
+    return result.score if balanced is None else balanced

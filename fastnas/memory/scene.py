@@ -226,7 +226,7 @@ def _with_batches(run: Run, setup: Setup) -> Scene:
 
     def batch() -> Batch:
         shape = (config.batch_size, data.channels, *data.resolution)
-        labels = torch.arange(config.batch_size, device=run.device) % len(data.classes)
+        labels = data.task.example_targets(config.batch_size, len(data.classes), run.device)
         return Batch(torch.randn(shape, device=run.device), labels)
 
     if run.method.snapshots:

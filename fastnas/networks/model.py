@@ -13,7 +13,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastnas.errors import invalid
 from fastnas.files import read_json, write_atomically, write_json
@@ -26,6 +25,7 @@ from fastnas.spaces.registry import SPACES
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import Fit, Sizes, height_and_width
 from fastnas.supernet.own import as_space
+from fastnas.tasks import SCORES, Score, Task, task_from_json
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 _DIGEST = "weights_sha256"  # the key of the description that tells damaged weights
@@ -121,9 +121,10 @@ class ModelInfo:
         cells: Depth, in the unit of ``--cells``.
         large: Whether the stem halves the resolution, for images of hundreds of pixels.
         preprocessing: From an image to what the network reads.
-        task: What the logits mean.
+        task: What the outputs mean, as :meth:`fastnas.tasks.Task.describe` has it.
         own_network: Whether a function of one's own makes the network.
-        metrics: What was measured: ``test_accuracy`` (a fraction), ``num_params``, ``multiply_adds``.
+        metrics: What was measured: ``test_accuracy`` (a fraction) or the score of another task, ``num_params``,
+            ``multiply_adds``.
     """
 
     genotype: dict[str, Any]
@@ -134,8 +135,18 @@ class ModelInfo:
     large: bool
     preprocessing: Preprocessing
     own_network: bool = False
-    task: str = "classification"
+    task: dict[str, Any] | str = "classification"
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def score_name(self) -> str:
+        """What networks of the task are compared by, as in ``metrics``."""
+        return task_from_json(self.task).score_name
+
+    @property
+    def score_kind(self) -> Score:
+        """What the score is, and which way it is better."""
+        return SCORES[self.score_name]
 
     def build(
         self,
@@ -191,6 +202,11 @@ class Model(torch.nn.Module):
         return self.info.classes
 
     @property
+    def task(self) -> Task:
+        """What the outputs mean."""
+        return task_from_json(self.info.task)
+
+    @property
     def preprocessing(self) -> Preprocessing:
         """From an image to what the network reads."""
         return self.info.preprocessing
@@ -212,9 +228,10 @@ class Model(torch.nn.Module):
 
     @torch.no_grad()
     def predict(self, images: list[Image.Image | Path | str]) -> Tensor:
-        """The probability of every class, ``[N, classes]``, for images or their files."""
+        """The probability of every class or label, ``[N, classes]``, for images or their files; of a regression the
+        numbers."""
         device = next(self.parameters()).device
-        return F.softmax(self(torch.stack([self.preprocessing(image) for image in images]).to(device)), dim=1)
+        return self.task.predict(self(torch.stack([self.preprocessing(image) for image in images]).to(device)))
 
     def save(self, folder: Path | str) -> None:
         """Write the two files of the model into ``folder``."""

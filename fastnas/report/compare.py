@@ -12,6 +12,7 @@ from fastnas.errors import invalid
 from fastnas.files import write_atomically
 from fastnas.report.page import flatten
 from fastnas.run_files import Comparison, Settings, read_file
+from fastnas.tasks import SCORES, read_score
 
 Row = dict[str, str]
 _PAGE = """<!doctype html><meta charset="utf-8"><title>fastnas: runs compared</title>
@@ -47,10 +48,12 @@ def compare_runs(runs: Sequence[Path]) -> list[Row]:
     names = dict.fromkeys(name for one in settings for name in one)
     first = ("method", "space", "data")
     differ = [n for n in names if n not in first and len({one.get(n) for one in settings}) > 1]
-    return [
+    rows = [
         {"run": run.resolve().name} | {name: one.get(name, "–") for name in (*first, *differ)} | _results(run)
         for run, one in zip(runs, settings, strict=True)
     ]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name, "–") for name in columns} for row in rows]  # runs of other tasks have other scores
 
 
 def write_comparison(rows: Sequence[Row], csv_file: Path, page: Path) -> None:
@@ -74,11 +77,19 @@ def _results(run: Path) -> Row:
     networks = {network["name"]: network for network in ([] if content is None else content["networks"])}
     searched = networks.pop("searched", None)
     halving = networks.pop("halving", None)
-    random = [network["test_accuracy"] for network in networks.values()]
+    found = None if searched is None else read_score(searched, "test")
+    random = [value for network in networks.values() if (value := read_score(network, "test")[1]) is not None]
+    score = SCORES["accuracy"] if found is None else found[0]
+    opponent = None if halving is None else read_score(halving, "test")[1]
+    digits = ".2f" if score.is_share else ".4g"
     return {
-        "test accuracy (%)": f"{100 * searched['test_accuracy']:.2f}" if searched else "–",
-        "random search with halving (%)": f"{100 * halving['test_accuracy']:.2f}" if halving else "–",
-        "random, mean (%)": f"{100 * sum(random) / len(random):.2f}" if random else "–",
+        f"test {score.title}": f"{score.factor * found[1]:{digits}}" if found and found[1] is not None else "–",
+        f"random search with halving{' (%)' if score.is_share else ''}": "–"
+        if opponent is None
+        else f"{score.factor * opponent:{digits}}",
+        f"random, mean{' (%)' if score.is_share else ''}": f"{score.factor * sum(random) / len(random):{digits}}"
+        if random
+        else "–",
         "parameters": str(searched["num_params"]) if searched else "–",
         "multiply-adds": str(searched["multiply_adds"]) if searched else "–",
     }

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.space import Space
+from fastnas.tasks import SCORES, Score, read_score
 
 # Okabe and Ito's colours; the pattern of the line tells the primitives apart where colour does not
 COLOURS = ("#8A8F94", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#000000")
@@ -106,24 +107,26 @@ def edge_mix_figure(records: Records, space: Space, cell_type: str) -> Figure:
 
 
 def search_figure(records: Records) -> Figure:
-    """Losses, accuracies and the entropy of the coefficients over the epochs of a search.
+    """Losses, scores and the entropy of the coefficients over the epochs of a search.
 
     Args:
         records: Lines of ``metrics.jsonl``, at least one.
     """
-    figure = Figure(figsize=(WIDTH, 2.7), layout="constrained")
+    figure, score = Figure(figsize=(WIDTH, 2.7), layout="constrained"), SCORES["accuracy"]
     axes = loss, accuracy, entropy = figure.subplots(1, 3)
     epochs, line = _epochs(records), _point_or("-", records)
     for half, name, colour in (("inner", "weight half", COLOURS[4]), ("outer", "alpha half", COLOURS[1])):
         loss.plot(epochs, [record[f"{half}_loss"] for record in records], line, color=colour, label=name)
-        accuracy.plot(epochs, [100 * record[f"{half}_accuracy"] for record in records], line, color=colour)
+        score = read_score(records[0], half)[0]
+        values = [score.factor * (read_score(record, half)[1] or 0.0) for record in records]
+        accuracy.plot(epochs, values, line, color=colour)
     for i, cell_type in enumerate(records[0]["entropy"]):
         values = [record["entropy"][cell_type] for record in records]
         pattern = _point_or(("-", "--")[i % 2], records)
         label = f"{cell_type} cell" if len(records[0]["entropy"]) > 1 else "all edges"
         entropy.plot(epochs, values, pattern, color=COLOURS[(3, 6)[i % 2]], label=label)
     warm_up = warm_up_epochs(records)
-    for axis, title in zip(axes, ("loss (nats)", "accuracy (%)", "entropy of the mix (nats)"), strict=True):
+    for axis, title in zip(axes, (_loss_title(score, "loss"), score.title, "entropy of the mix (nats)"), strict=True):
         if warm_up:
             axis.axvspan(0.5, warm_up + 0.5, color="#F0F1F3", linewidth=0, zorder=0)
         axis.set_title(title, fontsize=9)
@@ -173,12 +176,12 @@ def warm_up_epochs(records: Records) -> int:
 
 
 def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
-    """Training loss and test accuracy of the retrained networks, the searched one in front.
+    """Training loss and test score of the retrained networks, the searched one in front.
 
     Args:
         trainings: Lines of ``metrics.jsonl`` of every retrained network, by name.
     """
-    figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
+    figure, score = Figure(figsize=(WIDTH, 2.9), layout="constrained"), SCORES["accuracy"]
     axes = loss, accuracy = figure.subplots(1, 2)
     random = [name for name in trainings if name.startswith("random")]
     labels = {
@@ -196,15 +199,20 @@ def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
         }
         losses = [record["train_loss"] for record in records]
         loss.plot(_epochs(records), losses, _point_or("-", records), **style)
-        tested = [record for record in records if record["test_accuracy"] is not None]
-        values = [100 * record["test_accuracy"] for record in tested]
+        score = read_score(records[0], "test")[0]
+        tested = [record for record in records if read_score(record, "test")[1] is not None]
+        values = [score.factor * (read_score(record, "test")[1] or 0.0) for record in tested]
         accuracy.plot(_epochs(tested), values, marker="o", markersize=3, **style)
-    for axis, title in zip(axes, ("training loss (nats)", "test accuracy (%)"), strict=True):
+    for axis, title in zip(axes, (_loss_title(score, "training loss"), f"test {score.title}"), strict=True):
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("epoch", fontsize=9)
         _calm(axis)
     _legend(figure, [loss])
     return figure
+
+
+def _loss_title(score: Score, name: str) -> str:
+    return f"{name} (nats)" if score.is_share else name
 
 
 def _epochs(records: Records) -> list[int]:

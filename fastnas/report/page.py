@@ -3,6 +3,7 @@
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fastnas.spaces.formats import genotype_from_json, genotype_to_text, parse_g
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
+from fastnas.tasks import SCORES, Score, read_score
 from fastnas_kernels.check import complaint, require
 
 MOST_COLUMNS = 20  # classes of a table of confusions
@@ -87,6 +89,8 @@ def write_report(run: Path) -> Path:
         mixes=list(_mixes(records, space)),
         rungs=list(_rungs(run)),
         networks=networks,
+        score=_found_and_random(networks)[0],
+        shown=[read_score(network, "test")[1] for network in networks],
         retraining=_retraining(run),
         confusion=confusions(_trained(run), data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
@@ -134,52 +138,55 @@ def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]
         networks: The entries of ``comparison.json``.
 
     Returns:
-        Up to four pairs of a caption and a test accuracy, a fraction.
+        Up to four pairs of a caption and a test score, a fraction for an accuracy.
     """
-    found, random = _found_and_random(networks)
+    score, found, random = _found_and_random(networks)
     pairs = [("found by the search", found)] if found is not None else []
     opponent = _found_by_halving(networks)
     if opponent is not None:
         pairs.append(("found by random search with halving in the same time", opponent))
     if random:
         plural = f"{len(random)} random architectures" if len(random) > 1 else "1 random architecture"
-        pairs += [(f"mean of {plural}", sum(random) / len(random)), ("best of them", max(random))]
+        pairs += [(f"mean of {plural}", sum(random) / len(random)), ("best of them", score.best(random))]
     return pairs
 
 
 def verdict(networks: Sequence[Mapping[str, Any]]) -> str | None:
     """Who won, in plain words; ``None`` before there is anything to compare."""
-    found, random = _found_and_random(networks)
+    score, found, random = _found_and_random(networks)
     opponent = _found_by_halving(networks)
     if found is None or (not random and opponent is None):
         return None
-    sentences = [] if opponent is None else [_against_halving(found, opponent)]
-    return " ".join([*sentences, *([_against_chance(found, random)] if random else [])])
+    sentences = [] if opponent is None else [_against_halving(score, found, opponent)]
+    return " ".join([*sentences, *([_against_chance(score, found, random)] if random else [])])
 
 
-def _against_halving(found: float, opponent: float) -> str:
+def _against_halving(score: Score, found: float, opponent: float) -> str:
     name = "random search with halving, which had the same time"
     if found == opponent:
         return f"The search is level with {name}."
-    if found > opponent:
-        return f"The search beats {name}, by {_points(found - opponent)}."
-    return f"{name.capitalize()}, wins by {_points(opponent - found)}."
+    if score.is_better(found, opponent):
+        return f"The search beats {name}, by {_points(score, found, opponent)}."
+    return f"{name.capitalize()}, wins by {_points(score, opponent, found)}."
 
 
-def _against_chance(found: float, random: Sequence[float]) -> str:
-    mean, best = sum(random) / len(random), max(random)
-    beaten, total = sum(found > accuracy for accuracy in random), len(random)
+def _against_chance(score: Score, found: float, random: Sequence[float]) -> str:
+    mean, best = sum(random) / len(random), score.best(random)
+    beaten, total = sum(score.is_better(found, other) for other in random), len(random)
+    points = partial(_points, score)
+    better, worse = ("above", "below") if score.higher_is_better else ("below", "above")
     if beaten == total:
-        return f"The search beats every random architecture, the best one by {_points(found - best)}."
-    if found < mean:
+        return f"The search beats every random architecture, the best one by {points(found, best)}."
+    if score.is_better(mean, found):
         return (
-            f"Random sampling wins: the architecture that was found is {_points(mean - found)} below the mean of the "
-            f"random ones and {_points(best - found)} below the best. It beats {beaten} of {total}."
+            f"Random sampling wins: the architecture that was found is {points(mean, found)} {worse} the mean of the "
+            f"random ones and {points(best, found)} {worse} the best. It beats {beaten} of {total}."
         )
-    distance = f"{_points(best - found)} below the best of them" if best > found else "level with the best of them"
+    behind = f"{points(best, found)} {worse} the best of them"
+    distance = behind if score.is_better(best, found) else "level with the best of them"
     return (
-        f"The architecture that was found is {_points(found - mean)} above the mean of the random ones and {distance}. "
-        f"It beats {beaten} of {total}."
+        f"The architecture that was found is {points(found, mean)} {better} the mean of the random ones and "
+        f"{distance}. It beats {beaten} of {total}."
     )
 
 
@@ -187,16 +194,16 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
     """How far two equally good networks may be apart by chance; ``None`` before there is anything to compare.
 
     The half width of the interval of 95 % for the difference of two proportions of ``test_images`` each, at the mean
-    accuracy; retraining adds noise of its own.
+    accuracy; retraining adds noise of its own. ``None``, too, for scores that are no share of the test images.
     """
-    found, random = _found_and_random(networks)
-    if found is None or not random or not test_images:
+    score, found, random = _found_and_random(networks)
+    if found is None or not random or not test_images or score is not SCORES["accuracy"]:
         return None
     known = [found, *random]
     mean = min(sum(known) / len(known), 1 - 1 / (2 * test_images))  # a perfect score has an error, too
     half = 1.96 * math.sqrt(2 * mean * (1 - mean) / test_images)
     by_chance = "By chance alone, two equally good networks differ by up to"
-    return f"{by_chance} {_points(half)} on {test_images:,} test images (95 %)."
+    return f"{by_chance} {_points(score, half, 0)} on {test_images:,} test images (95 %)."
 
 
 def _trained(run: Path) -> Any:
@@ -218,17 +225,20 @@ def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> 
     return {"classes": list(classes), "rows": list(zip(classes, counts, recalls, strict=True))}
 
 
-def _points(difference: float) -> str:
-    return f"{100 * difference:.2f} points"
+def _points(score: Score, one: float, other: float) -> str:
+    difference = abs(one - other)
+    return f"{100 * difference:.2f} points" if score.is_share else f"{difference:.4g}"
 
 
-def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[float | None, list[float]]:
-    known = {network["name"]: network["test_accuracy"] for network in networks}
-    return known.get("searched"), [accuracy for name, accuracy in known.items() if name.startswith("random")]
+def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[Score, float | None, list[float]]:
+    """What networks are compared by, and its values."""
+    known = {network["name"]: read_score(network, "test")[1] for network in networks}
+    score = read_score(networks[0], "test")[0] if networks else SCORES["accuracy"]
+    return score, known.get("searched"), [x for name, x in known.items() if name.startswith("random") and x is not None]
 
 
 def _found_by_halving(networks: Sequence[Mapping[str, Any]]) -> float | None:
-    return next((network["test_accuracy"] for network in networks if network["name"] == "halving"), None)
+    return next((read_score(network, "test")[1] for network in networks if network["name"] == "halving"), None)
 
 
 def _rungs(run: Path) -> Iterator[dict[str, Any]]:
@@ -241,7 +251,7 @@ def _rungs(run: Path) -> Iterator[dict[str, Any]]:
             "name": f"{rung}" if rung else "0, on the supernet",
             "count": len(here),
             "steps": here[0]["steps"],
-            "accuracy": best["accuracy"],
+            "accuracy": SCORES[best.get("score", "accuracy")].show(best["accuracy"]),
             "origin": best["origin"],
             "seconds": sum(record["seconds"] for record in here),
         }

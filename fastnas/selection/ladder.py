@@ -29,6 +29,7 @@ from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.paths import path_of
+from fastnas.tasks import SCORES
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 OnRung = Callable[["Rung"], None]
@@ -47,7 +48,8 @@ class Rung:
         origin: Where it comes from, see :class:`fastnas.selection.proposals.Proposal`.
         steps: Training steps of its own that it has had.
         loss: Mean cross-entropy on the held-out images, in nats; :data:`DIVERGED` where it is no number.
-        accuracy: Share of them that were classified rightly.
+        accuracy: Share of them that were classified rightly, or the score of another task.
+        score: The name of that score.
         seconds: What it took to train and measure.
     """
 
@@ -57,6 +59,7 @@ class Rung:
     steps: int
     loss: float
     accuracy: float
+    score: str = "accuracy"
     seconds: float = field(default=0.0, compare=False)
 
 
@@ -112,7 +115,7 @@ def select(
     proposals = propose(space, method, found.genotype, found.history, ladder.proposals, config.seed, accept)
     held_out = HeldOut(data, halves.alpha, ladder.images, config, device)
     edges = found.history[-1]["edge_mix"] if found.history else {}
-    log = _Log(folder, on_rung)
+    log = _Log(folder, on_rung, data.task.score_name)
     for proposal in proposals:
         mix = path_of(space, proposal.genotype, edges, device)
         log.measured(0, proposal, 0, lambda mix=mix: held_out.measure(found.supernet, mix))
@@ -141,7 +144,7 @@ def climb(
     used = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
     for_training = np.setdiff1d(used, halves.alpha)  # the half for the weights, or more where a search takes a part
     held_out = HeldOut(data, halves.alpha, ladder.images, config, device)
-    log = _Log(folder, None) if log is None else log
+    log = _Log(folder, None, data.task.score_name) if log is None else log
     left, done = list(entrants), 0
     networks = None if folder is None else folder / "ladder"
     places = {id(p): None if networks is None else networks / f"{i}.pt" for i, p in enumerate(entrants)}
@@ -170,7 +173,8 @@ def climb(
 class _Log:
     """What was measured, in memory and in a file from which a selection goes on."""
 
-    def __init__(self, folder: Path | None, on_rung: OnRung | None) -> None:
+    def __init__(self, folder: Path | None, on_rung: OnRung | None, score: str) -> None:
+        self.score = score
         self.path = None if folder is None else folder / "selection.jsonl"
         self.on_rung = on_rung
         before = [] if self.path is None else [Rung(**record) for record in read_records(self.path, RungRecord)]
@@ -185,11 +189,11 @@ class _Log:
             started = perf_counter()
             try:
                 means = measure()
-                loss, accuracy = means.loss, means.accuracy
+                loss, accuracy = means.loss, means.score
             except FloatingPointError:
                 loss, accuracy = DIVERGED, 0.0
             seconds = perf_counter() - started
-            one = Rung(rung, text, proposal.origin, steps, loss, accuracy, seconds)
+            one = Rung(rung, text, proposal.origin, steps, loss, accuracy, self.score, seconds)
             self.known[rung, steps, text] = one
             if self.path is not None:
                 append_record(self.path, asdict(one))
@@ -221,8 +225,8 @@ def summary(selection: Selection) -> list[str]:
         what = "scored on the supernet" if rung == 0 else f"trained to {here[0].steps} steps"
         seconds = sum(one.seconds for one in here)
         lines.append(
-            f"rung {rung}: {len(here)} architectures {what}, best {100 * best.accuracy:.2f} % of the held-out images "
-            f"({best.origin}), {seconds:.0f} s"
+            f"rung {rung}: {len(here)} architectures {what}, best {SCORES[best.score].show(best.accuracy)} on the "
+            f"held-out images ({best.origin}), {seconds:.0f} s"
         )
     return [*lines, f"selected: {selection.origin}, {genotype_to_text(selection.genotype)}"]
 

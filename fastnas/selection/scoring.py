@@ -46,4 +46,6 @@ class HeldOut:
             return network(images) if mix is None else network(images, mix)
 
         with torch.no_grad(), deterministic():
-            return evaluate(logits, batches, self.device, self.config.precision, weights=self.weights)
+            return evaluate(
+                logits, batches, self.device, self.config.precision, weights=self.weights, task=self.data.task
+            )

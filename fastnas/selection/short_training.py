@@ -17,7 +17,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.layout import lay_out
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.numerics import autocast, deterministic, find_class_weights, mean_cross_entropy
+from fastnas.training.numerics import autocast, deterministic, find_class_weights
 
 
 class ShortTraining:
@@ -105,7 +105,7 @@ class ShortTraining:
                     group["lr"] = self.size.lr * (1 + math.cos(math.pi * share)) / 2
                 with autocast(self.device, self.config.precision):
                     logits = self.network(images)
-                loss = mean_cross_entropy(logits, labels, self.weights, self.size.label_smoothing)
+                loss = self.data.task.loss(logits, labels, self.weights, self.size.label_smoothing)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 if self.size.grad_clip > 0:

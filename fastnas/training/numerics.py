@@ -1,9 +1,10 @@
 """Arithmetic around a network: precision, determinism, running losses, evaluation."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from fastnas.data import Batch, class_weights
 from fastnas.ranks import ALONE, Ranks
+from fastnas.tasks import CLASSIFICATION, Classification, Task
 from fastnas.training.config import TrainingSetup
 from fastnas_kernels.check import complaint
 from fastnas_kernels.tensors import accumulator
@@ -24,19 +26,29 @@ class Means(NamedTuple):
     """Means over some images.
 
     Args:
-        loss: Mean loss in nats.
-        accuracy: Fraction of the images that were classified rightly.
-        confusion: Images of each class (rows) that were taken for each class (columns), int64 ``[C, C]``.
+        loss: Mean loss, of a classification in nats.
+        score: What the task compares networks by; for a classification the fraction classified rightly.
+        confusion: Images of each class (rows) that were taken for each class (columns), int64 ``[C, C]``; ``None``
+            where nothing is classified.
+        metrics: Those of one's own that the task names.
     """
 
     loss: float
-    accuracy: float
+    score: float
     confusion: Tensor | None = None
+    metrics: Mapping[str, float] = MappingProxyType({})
 
     @property
-    def balanced_accuracy(self) -> float:
-        """The mean recall of the classes that have images (Brodersen et al., 2010, doi:10.1109/ICPR.2010.764)."""
-        assert self.confusion is not None, "only an evaluation knows it"
+    def accuracy(self) -> float:
+        """The score of a classification."""
+        return self.score
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """The mean recall of the classes that have images (Brodersen et al., 2010, doi:10.1109/ICPR.2010.764);
+        ``None`` where nothing is classified."""
+        if self.confusion is None:
+            return None
         counts = self.confusion.sum(1)
         recalls = self.confusion.diagonal()[counts > 0] / counts[counts > 0]
         return float(recalls.double().mean())
@@ -47,26 +59,6 @@ def find_class_weights(setup: TrainingSetup, labels: np.ndarray, classes: int, d
     if not setup.is_balanced:
         return None
     return torch.tensor(class_weights(labels, classes), dtype=torch.float32, device=device)
-
-
-def mean_cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
-) -> Tensor:
-    """The mean cross-entropy of a batch, in nats, at least in float32.
-
-    Args:
-        logits: ``[N, C]``.
-        labels: Classes, int64 ``[N]``.
-        weights: Of the classes, ``[C]``; their sum over the images is not divided by, so that the losses of parts of a
-            batch average to that of the batch.
-        label_smoothing: Share of the target that is spread over all classes.
-    """
-    wide = logits.to(accumulator(logits.dtype))
-    if weights is None:
-        return F.cross_entropy(wide, labels, label_smoothing=label_smoothing)
-    weights = weights.to(wide)
-    total = F.cross_entropy(wide, labels, weights, reduction="sum", label_smoothing=label_smoothing)
-    return total / len(labels)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
@@ -90,7 +82,7 @@ class Losses:
     Args:
         inner: Losses of the weight steps, one an entry.
         outer: Losses of the alpha steps.
-        correct: Rightly classified images of each weight step.
+        correct: Rightly classified images of each weight step, or other statistics of the task's score.
         seen: Images of all weight steps.
     """
 
@@ -99,9 +91,9 @@ class Losses:
     correct: list[Tensor] = field(default_factory=list)
     seen: int = 0
 
-    def add_inner(self, loss: Tensor, num_correct: Tensor, num_images: int) -> None:
+    def add_inner(self, loss: Tensor, statistics: Tensor, num_images: int) -> None:
         self.inner.append(loss)
-        self.correct.append(num_correct)
+        self.correct.append(statistics)
         self.seen += num_images
 
     def add_outer(self, loss: Tensor) -> None:
@@ -122,11 +114,11 @@ class Losses:
                 remedy = f"Most likely {knob} is too high: lower it, or clip the gradient."
                 raise FloatingPointError(complaint(where, rule, f"nan or inf at step {at}", remedy))
 
-    def take_means(self, ranks: Ranks = ALONE) -> Means:
-        """Mean loss and accuracy of the weight steps of all processes; forgets everything."""
+    def take_means(self, ranks: Ranks = ALONE, task: Task = CLASSIFICATION) -> Means:
+        """Mean loss and score of the weight steps of all processes; forgets everything."""
         loss = sum(float(x) for x in self.inner) / len(self.inner)
-        correct = sum(int(x) for x in self.correct)
-        means = Means(*(x / ranks.size for x in ranks.totals(loss, correct / self.seen)))
+        total, seen = _add_up(torch.stack(self.correct).sum(0), self.seen, ranks)
+        means = Means(ranks.totals(loss)[0] / ranks.size, float(task.score(total, seen)))
         self.inner, self.outer, self.correct, self.seen = [], [], [], 0
         return means
 
@@ -139,8 +131,9 @@ def evaluate(
     precision: str = "float32",
     ranks: Ranks = ALONE,
     weights: Tensor | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Means:
-    """Mean cross-entropy and accuracy of ``network`` over the ``batches`` of all processes.
+    """Mean loss and score of ``network`` over the ``batches`` of all processes.
 
     Args:
         network: From images ``[N, C, H, W]`` to logits.
@@ -149,10 +142,13 @@ def evaluate(
         precision: Arithmetic of the network.
         ranks: The processes that share the images.
         weights: Of the classes in the loss, ``[C]``; the accuracy has none.
+        task: What the outputs mean.
 
     Raises:
         FloatingPointError: If the loss is not finite: the weights must not be saved over good ones.
     """
+    if not isinstance(task, Classification) or task.own_loss is not None or task.metrics:
+        return _evaluate_task(network, batches, device, precision, ranks, task)
     loss, seen, confusion = 0.0, 0, None
     for batch in batches:
         images, labels = batch.images.to(device), batch.labels.to(device)
@@ -164,11 +160,55 @@ def evaluate(
         confusion = _count(confusion, labels, logits)
     classes = (0, 0) if confusion is None else (len(confusion), 1)  # a process may have had no batch
     loss, seen, total, having = ranks.totals(loss, seen, *classes)
+    require_finite_loss(loss)
+    confusion = _sum(confusion, int(total / having), ranks)
+    return Means(loss / seen, int(confusion.diagonal().sum()) / seen, confusion)
+
+
+def _evaluate_task(
+    network: Callable[[Tensor], Tensor],
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    ranks: Ranks,
+    task: Task,
+) -> Means:
+    loss, seen, total, confusion = 0.0, 0, torch.zeros(()), None
+    for metric in task.metrics.values():
+        metric.reset()
+    for batch in batches:
+        images, targets = batch.images.to(device), batch.labels.to(device)
+        with autocast(device, precision):
+            outputs = network(images)
+        wide = outputs.to(accumulator(outputs.dtype))
+        loss += float(task.loss(wide, targets)) * len(targets)
+        seen += len(targets)
+        total = total.to(device) + task.statistics(wide, targets)
+        if isinstance(task, Classification):
+            confusion = _count(confusion, targets, wide)
+        for metric in task.metrics.values():
+            metric.update(task.predict(wide).cpu(), targets.cpu())
+    statistics, count = _add_up(total, seen, ranks)
+    mean = ranks.totals(loss)[0] / count
+    require_finite_loss(mean)
+    metrics = {name: float(metric.compute()) for name, metric in task.metrics.items()}
+    confusion = None if confusion is None else _sum(confusion, len(confusion), ranks)
+    return Means(mean, float(task.score(statistics, count)), confusion, metrics)
+
+
+def _add_up(statistics: Tensor, images: int, ranks: Ranks) -> tuple[Tensor, int]:
+    """The statistics of all processes, and how many images they were made of."""
+    if ranks.size == 1:
+        return statistics, images
+    count, *numbers = ranks.totals(images, *statistics.flatten().tolist())
+    return torch.tensor(numbers, dtype=torch.float64).view(statistics.shape), int(count)
+
+
+def require_finite_loss(loss: float) -> None:
+    """Raise ``FloatingPointError`` unless the loss of an evaluation is finite."""
     if not math.isfinite(loss):
         remedy = "Most likely the learning rate is too high: lower it, or clip the gradient."
         raise FloatingPointError(complaint("evaluation", "the loss after the epoch must be finite", loss, remedy))
-    confusion = _sum(confusion, int(total / having), ranks)
-    return Means(loss / seen, int(confusion.diagonal().sum()) / seen, confusion)
 
 
 def _count(confusion: Tensor | None, labels: Tensor, logits: Tensor) -> Tensor:

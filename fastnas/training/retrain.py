@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -31,7 +31,7 @@ from fastnas.errors import invalid, require_type
 from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
 from fastnas.networks.derived import BuildNetwork, build_network, build_own_network
-from fastnas.networks.model import Model, ModelInfo, describe_space, find_preprocessing
+from fastnas.networks.model import ModelInfo, describe_space, find_preprocessing
 from fastnas.networks.network import DerivedNetwork
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
@@ -42,6 +42,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import lay_out
+from fastnas.tasks import Classification, Task, require_unbalanced
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.divergence import Fault, explained, find_fault
@@ -51,42 +52,10 @@ from fastnas.training.numerics import (
     deterministic,
     evaluate,
     find_class_weights,
-    mean_cross_entropy,
 )
+from fastnas.training.result import RetrainResult
 
 MOST_CONFUSED = 100  # classes whose matrix of confusions is kept
-
-
-@dataclass(frozen=True)
-class RetrainResult:
-    """A trained derived network.
-
-    Args:
-        genotype: Its architecture.
-        num_params: Trained scalars, without an auxiliary head.
-        multiply_adds: Of one image's forward pass.
-        test_accuracy: Fraction of the test images classified rightly after the last epoch.
-        test_balanced_accuracy: The mean of that fraction over the classes; ``None`` where an earlier version trained.
-        seconds: Training and evaluation, without what came before a resume's checkpoint being repeated.
-        network: The network, in evaluation mode.
-        info: What describes it beside its weights: sizes, classes, preprocessing, metrics.
-        confusion: Test images of each class (rows) that were taken for each class (columns); ``None`` for more than
-            100 classes.
-    """
-
-    genotype: Genotype
-    num_params: int
-    multiply_adds: int
-    test_accuracy: float
-    test_balanced_accuracy: float | None
-    seconds: float
-    network: nn.Module
-    info: ModelInfo
-    confusion: list[list[int]] | None = None
-
-    def save(self, folder: Path | str) -> None:
-        """Write the trained network to ``folder``, from where :func:`fastnas.load` reads it."""
-        Model(self.network, self.info).save(folder)  # type: ignore[arg-type]
 
 
 def learning_rate(config: RetrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
@@ -127,6 +96,7 @@ def retrain(
     config: RetrainConfig = RetrainConfig(),  # noqa: B008
     setup: TrainingSetup = TrainingSetup(),  # noqa: B008
     *,
+    task: Task | str | None = None,
     folder: Path | str | None = None,
     own: Space | None = None,
     network: BuildNetwork | None = None,
@@ -141,6 +111,7 @@ def retrain(
         data: Images, or what names them, see :func:`fastnas.data.as_data`; two data loaders train and test.
         config: Size, budget and optimiser.
         setup: Seed, share of the images, precision, device; a ``SearchConfig`` will do.
+        task: What the labels of arrays and data sets are, see :mod:`fastnas.tasks`; without it classes.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``, and to go on from them.
         own: The genotype's space, if the library does not know it.
         network: A function from the genotype to a network of your own, as that of a supernet of your own; sizes are its
@@ -156,7 +127,7 @@ def retrain(
     """
     genotype = as_genotype(genotype, own, "retrain")
     dimensions = space_by_name(genotype.space, own).dimensions
-    data = as_data(data, "retrain", pairs="parts", dimensions=dimensions)
+    data = as_data(data, "retrain", pairs="parts", dimensions=dimensions, task=task)
     require_type("retrain", "config", config, RetrainConfig)
     if network is not None and (config.drop_path or config.auxiliary):
         rule = "drop_path and auxiliary must be 0 beside network=, which makes its own"
@@ -180,20 +151,20 @@ def retrain(
                 on_epoch(record)
     seconds = sum(record["seconds"] for record in history)
     trained = training.network.eval().to(memory_format=torch.contiguous_format)
-    accuracies = [history[-1].get(name) for name in ("test_accuracy", "test_balanced_accuracy")]
-    named = zip(
-        ("test_accuracy", "test_balanced_accuracy", "num_params", "multiply_adds"), [*accuracies, *cost], strict=True
-    )
-    measured = {name: value for name, value in named if value is not None}
+    last, score_name = history[-1], f"test_{data.task.score_name}"
+    names = (score_name, "test_balanced_accuracy", *(f"test_{name}" for name in data.task.metrics))
+    found = {name: last.get(name) for name in names} | {"num_params": cost[0], "multiply_adds": cost[1]}
+    measured = {name: value for name, value in found.items() if value is not None}
     image = find_preprocessing(
         data.normalise, data.channels, data.resolution, data.fit, data.large and data.fit == "crop", data.values
     )
     written, space = describe_space(genotype, own)
     sizes = (config.channels, config.cells, data.large)
     is_own = network is not None
-    info = ModelInfo(written, space, tuple(map(str, data.classes)), *sizes, image, own_network=is_own, metrics=measured)
-    confusion = history[-1].get("test_confusion")
-    result = RetrainResult(genotype, *cost, *accuracies, seconds, trained, info, confusion)
+    described = tuple(map(str, data.classes)), *sizes, image, is_own
+    info = ModelInfo(written, space, *described, data.task.describe(), measured)
+    confusion = last.get("test_confusion")
+    result = RetrainResult(genotype, *cost, last[score_name], seconds, trained, info, confusion)
     if folder is not None and ranks.is_first:
         result.save(folder / "model")
     return result
@@ -224,6 +195,7 @@ class _Training:
     ) -> None:
         self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
         self.device = device = local_device(setup.device)
+        require_unbalanced(data.task, setup.is_balanced)
         self.indices = class_balanced_fraction(data.train.labels, setup.train_fraction, setup.seed)
         drop_last = config.drop_last or ranks.size > 1
         self.steps = steps_per_epoch(len(self.indices), config.batch_size, drop_last=drop_last)
@@ -337,13 +309,14 @@ class _Training:
     def train_step(self, batch: Batch, drop_path: float) -> None:
         config = self.config
         images, labels = batch
+        task = self.data.task
         self.network.train()
         own = (self.ranks.index,) if self.ranks.index else ()
         with autocast(self.device, self.setup.precision):
             logits, auxiliary = self.averaging(images, drop_path, stream(self.setup.seed, "drop path", self.step, *own))
-        loss = mean_cross_entropy(logits, labels, self.weights, config.label_smoothing)
+        loss = task.loss(logits, labels, self.weights, config.label_smoothing)
         if auxiliary is not None:
-            of_auxiliary = mean_cross_entropy(auxiliary, labels, self.weights, config.label_smoothing)
+            of_auxiliary = task.loss(auxiliary, labels, self.weights, config.label_smoothing)
             loss = loss + config.auxiliary * of_auxiliary
         self.optimizer.zero_grad(set_to_none=True)
         with warnings.catch_warnings():
@@ -353,14 +326,14 @@ class _Training:
         if config.grad_clip > 0:
             nn.utils.clip_grad_norm_(self.network.parameters(), config.grad_clip)
         self.optimizer.step()
-        self.losses.add_inner(loss.detach(), (logits.argmax(1) == labels).sum(), len(labels))
+        self.losses.add_inner(loss.detach(), task.statistics(logits.detach(), labels), len(labels))
         self.step += 1
         self.losses.check_now_and_then("retrain", self.step)
 
     def record(self, epoch: int, lr: float) -> dict[str, Any]:
         config, data = self.config, self.data
         self.losses.check("retrain", self.step)
-        train = self.losses.take_means(self.ranks)
+        train = self.losses.take_means(self.ranks, data.task)
         self.ranks.take_from_first(self.network.buffers())
         test, confusion, is_last = None, None, epoch + 1 == config.epochs
         if is_last or (epoch + 1) % config.evaluate_every == 0:
@@ -373,20 +346,23 @@ class _Training:
                 broken=self.broken,
                 ranks=self.ranks,
             )
-            test = evaluate(self.network.eval(), batches, self.device, self.setup.precision, self.ranks)
+            test = evaluate(self.network.eval(), batches, self.device, self.setup.precision, self.ranks, task=data.task)
             if is_last and len(data.classes) <= MOST_CONFUSED and test.confusion is not None:
                 confusion = test.confusion.tolist()
+        score, classified = data.task.score_name, {}
+        if isinstance(data.task, Classification):
+            balanced = test.balanced_accuracy if test else None
+            classified = {"test_balanced_accuracy": balanced, "test_confusion": confusion}
         return {
             "epoch": epoch,
             "epochs": config.epochs,
             "lr": lr,
             "train_loss": train.loss,
-            "train_accuracy": train.accuracy,
+            f"train_{score}": train.score,
             "test_loss": test.loss if test else None,
-            "test_accuracy": test.accuracy if test else None,
-            "test_balanced_accuracy": test.balanced_accuracy if test else None,
-            "test_confusion": confusion,
-        }
+            f"test_{score}": test.score if test else None,
+            **{f"test_{name}": test.metrics[name] if test else None for name in data.task.metrics},
+        } | classified
 
     def state_dict(self) -> dict[str, Any]:
         states = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -18,8 +18,9 @@ from fastnas.selection.proposals import Proposal
 from fastnas.selection.scoring import HeldOut
 from fastnas.spaces import DARTS
 from fastnas.spaces.sampling import random_genotype
+from fastnas.tasks import CLASSIFICATION
 from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.numerics import evaluate, mean_cross_entropy
+from fastnas.training.numerics import evaluate
 from fastnas.training.retrain import retrain
 
 RARE = 10  # images of the rare class for 90 of the other
@@ -61,12 +62,12 @@ def test_a_balanced_pass_has_as_many_of_each_class_and_repeats_no_image_needless
 
 def test_losses_of_parts_of_a_batch_average_to_that_of_the_batch():
     logits, labels, weights = torch.randn(8, 3), torch.randint(3, (8,)), torch.tensor([0.5, 1.0, 3.0])
-    whole = mean_cross_entropy(logits, labels, weights, 0.1)
-    halves = [mean_cross_entropy(logits[part], labels[part], weights, 0.1) for part in (slice(4), slice(4, 8))]
+    whole = CLASSIFICATION.loss(logits, labels, weights, 0.1)
+    halves = [CLASSIFICATION.loss(logits[part], labels[part], weights, 0.1) for part in (slice(4), slice(4, 8))]
     torch.testing.assert_close(whole, sum(halves) / 2)
     one_by_one = F.cross_entropy(logits, labels, reduction="none") * weights[labels]
-    torch.testing.assert_close(mean_cross_entropy(logits, labels, weights), one_by_one.mean())
-    assert torch.equal(mean_cross_entropy(logits, labels), F.cross_entropy(logits, labels))
+    torch.testing.assert_close(CLASSIFICATION.loss(logits, labels, weights), one_by_one.mean())
+    assert torch.equal(CLASSIFICATION.loss(logits, labels), F.cross_entropy(logits, labels))
 
 
 def test_an_evaluation_counts_confusions_and_weights_its_loss():

@@ -1,0 +1,62 @@
+"""What a retraining returns."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from fastnas.networks.model import Model, ModelInfo
+from fastnas.spaces.genotype import Genotype
+from fastnas.tasks import Score
+
+
+@dataclass(frozen=True)
+class RetrainResult:
+    """A trained derived network.
+
+    Args:
+        genotype: Its architecture.
+        num_params: Trained scalars, without an auxiliary head.
+        multiply_adds: Of one image's forward pass.
+        score: What the task compares networks by, on the test images after the last epoch.
+        seconds: Training and evaluation, without what came before a resume's checkpoint being repeated.
+        network: The network, in evaluation mode.
+        info: What describes it beside its weights: sizes, classes, preprocessing, metrics.
+        confusion: Test images of each class (rows) that were taken for each class (columns); ``None`` for more than
+            100 classes.
+    """
+
+    genotype: Genotype
+    num_params: int
+    multiply_adds: int
+    score: float
+    seconds: float
+    network: nn.Module
+    info: ModelInfo
+    confusion: list[list[int]] | None = None
+
+    @property
+    def score_kind(self) -> Score:
+        """What the score is, and which way it is better."""
+        return self.info.score_kind
+
+    @property
+    def test_accuracy(self) -> float:
+        """The fraction of the test images classified rightly.
+
+        Raises:
+            AttributeError: For another task, whose number is :attr:`score`.
+        """
+        if self.info.score_name != "accuracy":
+            raise AttributeError(f"a {self.info.task['name']} has no accuracy: its {self.info.score_name} is .score")
+        return self.score
+
+    @property
+    def test_balanced_accuracy(self) -> float | None:
+        """The mean of that fraction over the classes; ``None`` for another task, or where an earlier version
+        trained."""
+        return self.info.metrics.get("test_balanced_accuracy")
+
+    def save(self, folder: Path | str) -> None:
+        """Write the trained network to ``folder``, from where :func:`fastnas.load` reads it."""
+        Model(self.network, self.info).save(folder)  # type: ignore[arg-type]
