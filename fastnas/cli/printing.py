@@ -13,7 +13,7 @@ from fastnas.run_files import BrokenImage, read_records
 from fastnas.selection import load_selection, summary
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.tasks import SCORES
-from fastnas.training.retrain import RetrainResult
+from fastnas.training.result import RetrainResult
 
 
 def data_lines(data: ImageData) -> list[str]:

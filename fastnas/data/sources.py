@@ -65,7 +65,8 @@ def register_source(
 
 def list_sources() -> str:
     """All sources in one line, as they are written."""
-    names = [f"{name}:ROOT" if source.has_root else name for name, source in SOURCES.items()]
+    places = {True: ":FILE.npz", False: ":ROOT"}
+    names = [name + (places[source.takes_tasks] if source.has_root else "") for name, source in SOURCES.items()]
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 

@@ -37,7 +37,8 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
-from fastnas.training.retrain import RetrainResult, network_size, retrain
+from fastnas.training.result import RetrainResult
+from fastnas.training.retrain import network_size, retrain
 
 HALVING = "halving"
 """What the winner of random search with halving is called among the retrained networks."""
