@@ -40,7 +40,7 @@ def test_every_public_name_is_listed_for_completion():
     assert set(fastnas.__all__) <= set(dir(fastnas))
 
 
-@pytest.mark.parametrize("room", ["bilevel", "costs", "data", "mechanisms", "methods", "spaces"])
+@pytest.mark.parametrize("room", ["bilevel", "costs", "data", "mechanisms", "methods", "spaces", "tasks"])
 def test_every_name_of_a_namespace_exists(room):
     namespace = getattr(fastnas, room)
     assert sorted(namespace.__all__) == sorted(set(namespace.__all__))
