@@ -31,6 +31,7 @@ from fastnas.engine.run import (
     copied,
     enter_stage,
     fresh_state,
+    on_host,
     require_stages,
     search_halves,
     stage_borders,
@@ -345,7 +346,7 @@ def _next_stage(run: Run) -> None:
     stage = run.state.stage + 1
     keeps = run.method.stages[stage].candidates
     if keeps is not None:
-        mix = _on_host(coefficients_at(run, run.state.step // run.steps - 1).candidates)
+        mix = on_host(coefficients_at(run, run.state.step // run.steps - 1).candidates)
         run.state.alive = {name: keep_best(mix[name], rows, keeps) for name, rows in run.state.alive.items()}
     enter_stage(run, stage)
 
@@ -356,12 +357,8 @@ def _prune(run: Run) -> None:
     if method.prune is None or at.epoch < at.warmup or (at.epoch - at.warmup) % method.prune_every:
         return
     with torch.no_grad():
-        mix = _on_host(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
+        mix = on_host(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
     state.alive = {name: method.prune(mix[name], rows) for name, rows in state.alive.items()}
-
-
-def _on_host(tensors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
-    return {name: x.detach().cpu().tolist() for name, x in tensors.items()}
 
 
 def _measure(run: Run, search_batch: Batch | None, epoch: int) -> float | None:

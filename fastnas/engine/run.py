@@ -108,6 +108,11 @@ def copied(nest: Any) -> Any:
     return [copied(value) for value in nest] if isinstance(nest, list) else nest
 
 
+def on_host(tensors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
+    """Tensors as lists."""
+    return {name: x.detach().cpu().tolist() for name, x in tensors.items()}
+
+
 def weight_learning_rate(
     config: SearchConfig,
     epoch: int,
