@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import tyro
@@ -9,9 +10,11 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from fastnas.data import DataConfig, evaluation_batches, load_data
+from fastnas.data.config import TaskName
 from fastnas.errors import invalid
 from fastnas.networks.model import load
 from fastnas.ranks import torch_device
+from fastnas.supernet.layout import height_and_width
 from fastnas.training.numerics import evaluate
 
 
@@ -47,7 +50,10 @@ def run(command: Evaluate, console: Console) -> None:
     device = torch_device(command.device)
     model = load(command.run, str(device), space=command.space)
     image = model.preprocessing
-    data = load_data(command.data, DataConfig(resolution=image.resolution, fit=image.fit, task=model.task.name))
+    data = load_data(
+        command.data,
+        DataConfig(resolution=height_and_width(image.resolution), fit=image.fit, task=cast(TaskName, model.task.name)),
+    )
     if tuple(map(str, data.classes)) != model.classes:
         rule = f"{command.data} must have the classes of the network, {_shorten(model.classes)}"
         raise invalid("evaluate", rule, _shorten(tuple(map(str, data.classes))))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -318,7 +318,10 @@ def _prepare_maps(
                 WHERE, rule, getattr(config, field), "Bring them to one size before; augment= takes a function."
             )
     count = len(train.labels)
-    seen = [train.image(int(i)) for i in np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int))]
+    seen = [
+        cast(Tensor, train.image(int(i)))
+        for i in np.unique(np.linspace(0, count - 1, min(count, LOOKED_AT)).astype(int))
+    ]
     shapes = {tuple(one.shape) for one in seen}
     if len(shapes) > 1:
         raise invalid(WHERE, "series and volumes must have one size", " and ".join(map(str, sorted(shapes)[:2])))

@@ -169,7 +169,9 @@ def set_augment(
 
     if augment == "auto" and data.channels != 3:
         raise invalid(WHERE, "augment auto must have images in colour", f"{data.channels} channels")
-    transform = training_transform(data.resolution, data.channels, data.fit, data.large, augment, colour)
+    transform = training_transform(
+        height_and_width(data.resolution), data.channels, data.fit, data.large, augment, colour
+    )
     return replace(data, train_transform=transform, augment="own" if callable(augment) else augment)
 
 

@@ -26,7 +26,7 @@ def one_pass(loader: Any, seed: int) -> Iterator[Any]:
     """The batches of one pass, each drawn from the seeds of its place."""
     generators = _generators(loader)
     sampler = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
+    if sampler is not None and hasattr(sampler, "set_epoch"):
         sampler.set_epoch(seed % 2**31)
     with seeded(stream(seed, "pass"), generators):
         iterator = iter(loader)

@@ -171,6 +171,9 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
         rule = "--minutes must stand beside a derivation or the ladder, whose time it can plan"
         got = f"{parts.method.name}, which chooses by evaluations of its supernet"
         raise invalid("Experiment", rule, got, "Give --epochs instead.")
+    if isinstance(parts.method.choice, Perturbation) and experiment.cost.limit is not None:
+        remedy = "Give --select argmax, average, ladder or evolution."
+        raise invalid("Experiment", "--select perturbation must stand without --cost.limit", "both", remedy)
     _check_sizes(experiment, parts)
     return parts
 
@@ -235,7 +238,7 @@ def find(
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
     result = _search(parts, config, folder, show_progress, ranks, _accept(experiment, parts))
-    if experiment.select == "average":
+    if experiment.select == "average" and parts.method.choice is None:
         result = replace(result, genotype=derive_from_average(parts.space, parts.method, result.history))
     if has_ladder:
         small = replace(experiment.retrain, channels=config.channels, cells=config.cells)
@@ -331,7 +334,8 @@ def _retrain(
             folder=folder,
             own=parts.space,
             ranks=ranks,
-            **watch,
+            on_step=watch.get("on_step"),
+            on_epoch=watch.get("on_epoch"),
         )
 
 

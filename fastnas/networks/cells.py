@@ -15,7 +15,7 @@ from fastnas.supernet.layout import (
     CellPlace,
     LargeStem,
     ResidualReduction,
-    Resolution,
+    Sizes,
     SmallStem,
     average,
     channels_last,
@@ -149,7 +149,7 @@ class DartsNetwork(DerivedNetwork):
         large: bool = False,
         auxiliary: bool = False,
         auxiliary_norm: bool | None = None,
-        resolution: Resolution = 32,
+        resolution: Sizes = 32,
         space: CellSpace = DARTS,
     ) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
-from fastnas.supernet.layout import Resolution
+from fastnas.supernet.layout import Sizes
 from fastnas.supernet.operations import in_dimensions
 from fastnas.user_code import run_user_code
 
@@ -27,7 +27,7 @@ def build_network(
     channels: int,
     cells: int,
     image_channels: int,
-    resolution: Resolution,
+    resolution: Sizes,
     large: bool,
     auxiliary: bool,
     own: Space | None = None,
@@ -72,7 +72,7 @@ def derived_network(
     channels: int,
     cells: int,
     image_channels: int,
-    resolution: Resolution,
+    resolution: Sizes,
     large: bool,
     auxiliary: bool,
 ) -> DerivedNetwork:

@@ -17,9 +17,17 @@ Fit = Literal["squeeze", "pad", "crop"]
 """How an image of another shape gets to a resolution."""
 
 
-def height_and_width(resolution: Resolution) -> tuple[int, int]:
-    """Both numbers of a resolution."""
-    return (resolution, resolution) if isinstance(resolution, int) else resolution
+def height_and_width(resolution: Sizes) -> tuple[int, int]:
+    """Both numbers of a resolution.
+
+    Raises:
+        ValueError: For the sizes of maps of one or three dimensions.
+    """
+    if isinstance(resolution, int):
+        return resolution, resolution
+    require(len(resolution) == 2, "images", "resolution must be a height and a width", resolution)
+    height, width = resolution
+    return height, width
 
 
 def shrink(size: tuple[int, int], factor: int) -> tuple[int, int]:

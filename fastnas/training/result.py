@@ -48,7 +48,8 @@ class RetrainResult:
             AttributeError: For another task, whose number is :attr:`score`.
         """
         if self.info.score_name != "accuracy":
-            raise AttributeError(f"a {self.info.task['name']} has no accuracy: its {self.info.score_name} is .score")
+            name = self.info.task if isinstance(self.info.task, str) else self.info.task["name"]
+            raise AttributeError(f"a {name} has no accuracy: its {self.info.score_name} is .score")
         return self.score
 
     @property

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -41,7 +41,7 @@ from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
-from fastnas.supernet.layout import lay_out
+from fastnas.supernet.layout import Resolution, lay_out
 from fastnas.tasks import Classification, Task, require_unbalanced
 from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
 from fastnas.training.config import RetrainConfig, TrainingSetup
@@ -82,7 +82,7 @@ def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
     return NetworkSize(
         channels=training.channels,
         cells=training.cells,
-        resolution=data.resolution,
+        resolution=cast(Resolution, data.resolution),  # only images have costs
         image_channels=data.channels,
         num_classes=len(data.classes),
         large=data.large,
@@ -153,7 +153,7 @@ def retrain(
     trained = training.network.eval().to(memory_format=torch.contiguous_format)
     last, score_name = history[-1], f"test_{data.task.score_name}"
     names = (score_name, "test_balanced_accuracy", *(f"test_{name}" for name in data.task.metrics))
-    found = {name: last.get(name) for name in names} | {"num_params": cost[0], "multiply_adds": cost[1]}
+    found: dict[str, Any] = {name: last.get(name) for name in names} | {"num_params": cost[0], "multiply_adds": cost[1]}
     measured = {name: value for name, value in found.items() if value is not None}
     image = find_preprocessing(
         data.normalise, data.channels, data.resolution, data.fit, data.large and data.fit == "crop", data.values
@@ -205,7 +205,7 @@ class _Training:
             self.weights = find_class_weights(setup, labels, len(data.classes), device)
         with torch_seed(stream(setup.seed, "retraining weights")):
             network = self._build(genotype, own) if build is None else build_own_network(build, genotype)
-        self.network = lay_out(network.to(device))
+        self.network = cast(DerivedNetwork, lay_out(network.to(device)))
         # The same parameters, in a wrapper that averages their gradients
         training_pass = TrainingPass(self.network)
         self.averaging = DistributedDataParallel(training_pass) if ranks.size > 1 else training_pass

@@ -27,6 +27,10 @@ CSV = "architecture,test\n{},50\n"
         (["search", "--short-epochs", "0"], "search: --short-epochs needs --runs or --strengths, got 0."),
         (["search", "--runs", "1000000000"], "series: runs must lie between 1 and 10000"),
         (["search", "--random-genotypes", "-1"], "Experiment: random_genotypes must not be negative"),
+        (
+            ["search", "--select", "perturbation", "--cost.of", "parameters", "--cost.limit", "30000"],
+            "Experiment: --select perturbation must stand without --cost.limit, got both.",
+        ),
         (["search", "--workers", "1000000"], "SearchConfig: workers must be at most 1024"),
         (["search", "--budget", "1e400GiB"], "plan: --budget must be a size as 24GiB"),
         (["plan", "--budget", "1e400GiB"], "plan: --budget must be a size as 24GiB"),
