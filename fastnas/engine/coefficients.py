@@ -80,7 +80,7 @@ def with_skips(space: Space, mix: Mix, added: float) -> Mix:
     if added == 0:
         return mix
     moved = {
-        name: mix_EK + added * _skips(space, mix.alive.get(name), mix_EK.device)
+        name: mix_EK + added * _skips(space, mix.alive.get(name), mix_EK.device).to(mix_EK.dtype)
         for name, mix_EK in mix.candidates.items()
     }
     return mix._replace(candidates=moved)

@@ -166,9 +166,9 @@ def test_a_search_of_ours_is_profiled_by_its_settings(tmp_path, capsys):
     from fastnas.experiment.recipes import RECIPES  # noqa: PLC0415
     from fastnas.experiment.settings import experiment_to_json  # noqa: PLC0415
 
-    small = replace(RECIPES["digits"].config, channels=8, cells=3, batch_size=4)
+    small = replace(RECIPES["digits_darts"].config, channels=8, cells=3, batch_size=4)
     settings = tmp_path / "config.json"
-    settings.write_text(json.dumps(experiment_to_json(replace(RECIPES["digits"], config=small))))
+    settings.write_text(json.dumps(experiment_to_json(replace(RECIPES["digits_darts"], config=small))))
     assert main(["profile", str(settings)]) in (0, 1)  # a loader that is slow beside so small a step is named
     out = capsys.readouterr().out
     for part in ("forward", "backward", "optimiser", "alpha step", "loader", "cells"):

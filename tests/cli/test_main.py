@@ -142,18 +142,27 @@ def run_main(capsys, *arguments):
         (["search", "--method", "magic"], "method: name must be a registered method, FILE.py:NAME or module:name"),
         (["search", "--method", "json:dumps"], "method: json:dumps() must run, got TypeError"),
         (["search", "--space", "cube"], "space: name must be a registered space, "),
-        (["search", "--channels", "10"], "SearchCell: channels / k must be a whole number (k = 4), got 10 channels."),
+        (
+            ["search", "--recipe", "digits_darts", "--channels", "10"],
+            "SearchCell: channels / k must be a whole number (k = 4), got 10 channels.",
+        ),
         (["search", "--batch-size", "4000"], "data: batch_size must not exceed the half for the weights"),
         (["search", "--train-fraction", "0.001"], "data: train_fraction must leave an image of every class"),
         (["search", "--epochs", "4", "--warmup-epochs", "9"], "SearchConfig: warmup_epochs must lie in [0, epochs)"),
-        (["search", "--retrain.auxiliary", "0.4"], "auxiliary head: the state under it must measure at least 8"),
+        (
+            ["search", "--recipe", "digits_darts", "--retrain.auxiliary", "0.4"],
+            "auxiliary head: the state under it must measure at least 8",
+        ),
         (["search", "--retrain.batch-size", "4000"], "data: batch_size must not exceed the training images of the"),
-        (["search", "--retrain.cells", "2"], "layout: cells must be at least 3, got 2."),
+        (["search", "--recipe", "digits_darts", "--retrain.cells", "2"], "layout: cells must be at least 3, got 2."),
         (["search", "--resume", "nowhere"], "search: --resume must name a run folder, got nowhere."),
         (["search", "--resume", "x", "--epochs", "3"], "search: --resume must stand without other settings"),
-        (["search", "--recipe", "soup"], "recipe: name must be one of digits, darts_cifar10"),
+        (["search", "--recipe", "soup"], "recipe: name must be one of digits, digits_darts, darts_cifar10"),
         (["search", "--space", "nasbench201", "--retrain.auxiliary", "0.4"], "Experiment: retrain.auxiliary must be 0"),
-        (["retrain", "PDARTS", "--auxiliary", "0.4"], "auxiliary head: the state under it must measure at least 8"),
+        (
+            ["retrain", "PDARTS", "--recipe", "digits_darts", "--auxiliary", "0.4"],
+            "auxiliary head: the state under it must measure at least 8",
+        ),
         (["retrain", "nobody"], "genotype: name must be a built-in name"),
         (["report", "nowhere"], "report: run must be a run folder, got nowhere, without config.json."),
         (["show", "nobody"], "genotype: name must be a built-in name"),
@@ -186,9 +195,10 @@ def test_a_broken_checkpoint_is_named_and_left_where_it_is(capsys, tmp_path, uni
     if error == "truncated":
         (run / "checkpoint.pt").write_bytes((run / "checkpoint.pt").read_bytes()[:1000])
     else:
-        (run / "config.json").write_text(
-            (run / "config.json").read_text().replace('"weight_lr": 0.1', '"weight_lr": 0.2')
-        )
+        settings = json.loads((run / "config.json").read_text())
+        del settings["checksum"]  # or the change is noticed there
+        settings["config"]["weight_lr"] *= 2
+        (run / "config.json").write_text(json.dumps(settings))
     status, _, errors = run_main(capsys, "search", "--resume", run)
     assert status == 1
     assert f"checkpoint: {run / 'checkpoint.pt'} must" in errors

@@ -16,7 +16,7 @@ def steps_of(transform):
 @pytest.mark.parametrize("statistics", [CIFAR, IMAGENET, GREY])
 def test_normalising_equals_torchvisions_bit_for_bit(statistics):
     channels = len(statistics.mean)
-    every_value = torch.arange(256, dtype=torch.uint8).expand(channels, 1, 256)
+    every_value = torch.arange(256, dtype=torch.uint8).expand(1, channels, 1, 256)
     theirs = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(*map(list, statistics))])
     assert torch.equal(Normalise(statistics)(every_value), theirs(every_value))
 

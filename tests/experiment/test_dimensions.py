@@ -90,7 +90,8 @@ def test_a_network_of_images_is_traced_symbolically_and_one_of_series_scripted()
         space = library_space(dimensions)
         network = build_network(random_genotype(space, 0), 3, 4, 3, 1, size, False, False, space).eval()
         x = torch.randn(2, 1, *size)
-        for changed in (torch.fx.symbolic_trace(network), torch.jit.script(network)):
+        traced = [torch.fx.symbolic_trace(network)] if dimensions == 2 else []
+        for changed in (*traced, torch.jit.script(network)):
             torch.testing.assert_close(changed(x), network(x))
 
 

@@ -62,7 +62,7 @@ def test_a_limit_of_the_cost_holds_on_the_ladder(tmp_path):
 
 
 def test_published_recipes_derive_as_published():
-    assert {recipe.select for recipe in RECIPES.values()} == {"argmax"}
+    assert {recipe.select for name, recipe in RECIPES.items() if name != "digits"} == {"argmax"}
 
 
 def test_the_option_is_named_select():

@@ -127,7 +127,7 @@ def test_a_strength_is_that_of_the_recipe():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runs": 0}, "runs must be at least 1, got 0"),
+        ({"runs": 0}, "runs must lie between 1 and 10000, got 0"),
         ({"runs": 3, "strengths": (1.0, 2.0)}, "runs must be one for each of the 2 strengths, or unset, got 3"),
         ({"strengths": (1.0, 1.0)}, "strengths must differ"),
         ({"short_epochs": 0}, "short_epochs must be positive, got 0"),

@@ -1,6 +1,7 @@
 """Optimisers of alpha and what follows a step, against worked numbers."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_its_state_survives_a_checkpoint():
     move(x, first, torch.ones(2))
     with torch.no_grad():
         y.copy_(x)
-    second.load_state_dict(first.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))  # as from a file: optimisers share what they are handed
     for z, optimizer in ((x, first), (y, second)):
         move(z, optimizer, torch.ones(2))
     assert torch.equal(x, y)

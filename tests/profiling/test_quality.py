@@ -83,7 +83,7 @@ def test_seeds_for_choosing_settings_are_not_reported(options, capsys):
 
 
 def test_an_unknown_protocol_is_refused(options):
-    with pytest.raises(ValueError, match="protocols must be ladder, no_halving, halving, random or a method"):
+    with pytest.raises(ValueError, match="protocols must be default, ladder, no_halving, halving, random or a method"):
         quality.main(replace(options, protocols=("chance",)))
 
 

@@ -14,7 +14,7 @@ from fastnas.training.config import RetrainConfig, SearchConfig
         ({"weight_share": 1.0}, r"weight_share must lie in \(0, 1\), got 1"),
         ({"alpha_beta1": 1.0}, r"alpha_beta1 must lie in \[0, 1\), got 1"),
         ({"grad_clip": -1.0}, "grad_clip must not be negative, got -1"),
-        ({"weight_lr": float("nan")}, "weight_lr must be positive, got nan"),
+        ({"weight_lr": float("nan")}, "weight_lr must be a finite number, got nan"),
         ({"batch_size": -4}, "batch_size must be positive, got -4"),
         ({"seed": -1}, "seed must not be negative, got -1"),
         ({"workers": -1}, "workers must not be negative, got -1"),

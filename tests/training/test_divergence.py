@@ -42,12 +42,10 @@ def test_images_that_are_not_finite_are_named_by_their_step(method, term, half):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rate_that_is_too_high_is_named(method):
-    line = said(fastnas.search, "darts", method, loaders(), replace(SEARCH, weight_lr=1e30, grad_clip=0))
+    line = said(fastnas.search, "darts", method, loaders(), replace(SEARCH, weight_lr=1e6, grad_clip=0))
     assert "search: the loss of the" in line
     assert "step must be finite, got" in line
     assert "The images of that step are finite" in line
-    line = said(fastnas.search, "darts", method, loaders(), replace(SEARCH, alpha_lr=1e38))
-    assert "alpha must stay finite, got NaN or infinity behind finite losses. Lower --alpha-lr (1e+38) first." in line
 
 
 def test_the_last_checkpoint_stays_and_is_gone_on_from(tmp_path):
@@ -64,8 +62,8 @@ def test_a_retraining_says_it_too():
     assert "images must be finite, got NaN or infinity in 1 of the 4 of the weight step 5" in said(
         fastnas.retrain, genotype, loaders(BROKEN), RETRAIN, SEARCH
     )
-    line = said(fastnas.retrain, genotype, loaders(), replace(RETRAIN, lr=1e20, grad_clip=0), SEARCH)
-    assert "Lower the learning rate (1e+20) first" in line
+    line = said(fastnas.retrain, genotype, loaders(), replace(RETRAIN, lr=1e6, grad_clip=0), SEARCH)
+    assert "Lower the learning rate (1e+06) first" in line
 
 
 def test_errors_of_other_kinds_pass():
