@@ -186,7 +186,7 @@ def joined(device: str) -> Iterator[Ranks]:
         places: list[tuple[str, int]] = [("", 0)] * size
         dist.all_gather_object(places, (socket.gethostname(), os.getpid()))
         yield ranks
-    except (RuntimeError, _Terminated) as error:
+    except (RuntimeError, ConnectionError, _Terminated) as error:
         if not _is_of_transport(error):
             raise
         _restore_signal(signal.SIG_IGN)  # torchrun tells whoever is left to end
@@ -228,7 +228,7 @@ def _restore_signal(handler: Any) -> None:
 def _is_of_transport(error: BaseException) -> bool:
     """Whether the exchange between processes broke."""
     text = str(error)
-    return isinstance(error, dist.DistError | _Terminated) or any(
+    return isinstance(error, ConnectionError | dist.DistError | _Terminated) or any(
         word in text for word in ("gloo", "NCCL", "Connection")
     )  # pyright: ignore[reportPrivateImportUsage]
 
