@@ -95,6 +95,7 @@ def run_experiment(
     table: Path | None = None,
     ranks: Ranks = ALONE,
     on_start: Callable[[ImageData], None] = lambda data: None,
+    beside: float = 0.0,
 ) -> Outcome:
     """Run ``experiment`` in ``folder``, or go on with what is there of it.
 
@@ -105,6 +106,7 @@ def run_experiment(
         table: A table of accuracies in which to look the architecture up.
         ranks: The processes that run it together; the first one writes and speaks.
         on_start: Called with the images when all is checked and the search begins.
+        beside: Seconds of the searches of which this is the best; random search gets their time, too.
     """
     known = None if table is None else read_table(table)
     with ranks.first_before_others():
@@ -113,11 +115,17 @@ def run_experiment(
         require_space(known, parts.space)
     with open_run(folder, ranks):
         on_start(parts.data)
-        return _run(experiment, parts, folder, show_progress, known, ranks)
+        return _run(experiment, parts, folder, show_progress, known, ranks, beside)
 
 
 def _run(
-    experiment: Experiment, parts: Parts, folder: Path, show_progress: ShowProgress, known: Table | None, ranks: Ranks
+    experiment: Experiment,
+    parts: Parts,
+    folder: Path,
+    show_progress: ShowProgress,
+    known: Table | None,
+    ranks: Ranks,
+    beside: float,
 ) -> Outcome:
     result = find(experiment, parts, folder, show_progress, ranks=ranks)
     entry = None if known is None else look_up(known, result.genotype)
@@ -127,7 +135,7 @@ def _run(
         contestants = draw_contestants(parts.space, result.genotype, experiment.random_genotypes, seed, accept)
         if experiment.random_halving:
             scene = _scene(experiment, parts, experiment.config)
-            ladder = fit_halving(seconds_so_far(folder), scene, folder, ranks)
+            ladder = fit_halving(beside + seconds_so_far(folder), scene, folder, ranks)
             contestants[HALVING] = halve_random(scene, ladder, accept, folder / HALVING, show_progress, ranks)
         if (minutes := experiment.config.minutes) is not None:
             left, scene = max(60 * minutes - seconds_so_far(folder), 0), _scene(experiment, parts, experiment.config)
@@ -238,7 +246,7 @@ def find(
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
     result = _search(parts, config, folder, show_progress, ranks, _accept(experiment, parts))
-    if experiment.select == "average" and parts.method.choice is None:
+    if experiment.select == "average" and parts.method.choice is None and result.returned is None:
         result = replace(result, genotype=derive_from_average(parts.space, parts.method, result.history))
     if has_ladder:
         small = replace(experiment.retrain, channels=config.channels, cells=config.cells)

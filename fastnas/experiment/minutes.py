@@ -43,7 +43,7 @@ def fit_halving(seconds: float, scene: Scene, folder: Path, ranks: Ranks) -> Lad
     more.
 
     Args:
-        seconds: What the search took.
+        seconds: What the search took. Two always climb, however short it was.
         scene: What was searched; its training is that of the derived networks.
         folder: The run folder.
         ranks: The processes of the run; the first one measures.

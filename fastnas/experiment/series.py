@@ -24,6 +24,7 @@ from fastnas.data import ImageData, hold_out, share_memory
 from fastnas.engine.run import search_halves
 from fastnas.experiment.experiment import Outcome, Parts, data_of, find, prepare, run_experiment
 from fastnas.experiment.folder import open_run
+from fastnas.experiment.minutes import seconds_so_far
 from fastnas.experiment.progress import Display, plain_console
 from fastnas.experiment.settings import Experiment, refuse_code
 from fastnas.experiment.watching import ShowProgress
@@ -188,7 +189,9 @@ def run_series(
     with open_run(folder):
         on_start(data)
         judged, best = _search_all(series, folder, data)
-    return judged, best, run_experiment(members[best], folder / "runs" / str(best), show_progress, table)
+    beside = sum(seconds_so_far(folder / "runs" / str(number)) for number in range(len(members)) if number != best)
+    outcome = run_experiment(members[best], folder / "runs" / str(best), show_progress, table, beside=beside)
+    return judged, best, outcome
 
 
 def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Judged], int]:

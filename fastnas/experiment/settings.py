@@ -46,8 +46,9 @@ class Experiment:
         data: Where the images come from.
         images: What to do with them.
         select: By the method's own way, mostly the argmax of the coefficients (argmax); by those averaged over the last
-            half of the epochs, where a method derives from them (average); by a ladder of evaluations (ladder); by
-            what the supernet misses most (perturbation); or by an evolutionary search among its paths (evolution).
+            half of the epochs (average), unless the method evaluates paths or goes back to an epoch; by a ladder of
+            evaluations (ladder); by what the supernet misses most (perturbation); or by an evolutionary search among
+            its paths (evolution).
         tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         random_halving: Also let random architectures train against each other by successive halving for as long as the

@@ -15,7 +15,8 @@ from fastnas.spaces.space import Space
 
 
 def derive_from_average(space: Space, method: Method, history: Sequence[Mapping[str, Any]]) -> Genotype:
-    """Derive from the mean coefficients of the last half of the epochs, as far as they are of the last stage.
+    """Derive from the mean coefficients of the last half of the epochs, as far as they are of the last stage. What is
+    zero in the last epoch, as a candidate that was pruned, stays zero.
 
     Args:
         space: What was searched.
@@ -36,4 +37,7 @@ def derive_from_average(space: Space, method: Method, history: Sequence[Mapping[
 
 def _mean(records: Sequence[Mapping[str, Any]], field: str) -> dict[str, Any]:
     names = records[-1][field]
-    return {name: np.mean([record[field][name] for record in records], axis=0).tolist() for name in names}
+    return {
+        name: np.where(np.equal(last, 0), 0, np.mean([record[field][name] for record in records], axis=0)).tolist()
+        for name, last in names.items()
+    }

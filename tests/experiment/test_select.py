@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from fastnas.cli.main import main, parse
+from fastnas.engine import search
 from fastnas.experiment.experiment import run_experiment
 from fastnas.experiment.progress import Display
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import Experiment, load_experiment
 from fastnas.files import read_json, read_json_lines
 from fastnas.selection import LadderConfig, load_selection
-from fastnas.spaces import NASBENCH201
+from fastnas.spaces import NASBENCH201, random_genotype
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 TINY = Experiment(
@@ -59,6 +60,26 @@ def test_a_limit_of_the_cost_holds_on_the_ladder(tmp_path):
     limited = replace(TINY, cost=cost, random_genotypes=0, retrain_searched=False)
     outcome = run_experiment(limited, tmp_path, Display)
     assert outcome.cost[0] <= 6500
+
+
+def test_an_epoch_that_the_method_went_back_to_is_not_averaged_away(tmp_path, monkeypatch):
+    other = random_genotype(NASBENCH201, 7)
+    monkeypatch.setattr(
+        "fastnas.experiment.experiment.search",
+        lambda *arguments, **options: replace(search(*arguments, **options), genotype=other, returned=0),
+    )
+    averaged = replace(TINY, select="average", random_genotypes=0, retrain_searched=False)
+    assert run_experiment(averaged, tmp_path, Display).genotype == other
+
+
+def test_a_genotype_is_retrained_at_sizes_that_fit_every_space():
+    assert parse(["retrain", "DARTS_V2"]).config.cells == 5
+    assert parse(["search"]).experiment.config.cells == 1
+    assert parse(["search", "--space", "darts"]).experiment.config.cells == 5
+
+
+def test_a_method_keeps_its_rate_of_alpha_under_the_default_recipe():
+    assert parse(["search", "--method", "gaea"]).experiment.config.alpha_lr is None
 
 
 def test_published_recipes_derive_as_published():

@@ -21,6 +21,11 @@ def test_one_epoch_does_not_undo_what_the_others_agreed_on():
     assert primitives([record(POOL)]) == {"avg_pool_3x3"}
 
 
+def test_a_candidate_that_was_pruned_does_not_come_back():
+    before, pruned = [0.0, 0.0, 0.0, 0.4, 0.6], [0.0, 0.0, 0.0, 0.4, 0.0]
+    assert primitives([record(before)] * 9 + [record(pruned)]) == {"nor_conv_3x3"}
+
+
 def test_the_first_half_and_earlier_stages_do_not_count():
     assert primitives([record(CONVOLUTION)] * 2 + [record(POOL)] * 2) == {"avg_pool_3x3"}
     assert primitives([record(CONVOLUTION, 0)] * 3 + [record(POOL, 1)]) == {"avg_pool_3x3"}
