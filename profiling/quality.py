@@ -50,9 +50,6 @@ from fastnas.training.config import RetrainConfig, SearchConfig
 
 VALIDATION, TEST = "cifar10_valid_accuracy", "cifar10_test_accuracy"
 CPU = torch.device("cpu")
-ALPHA_LR = (
-    0.03  # of single_darts in some 2,000 steps, chosen on seeds from 100 on; other methods follow the library's rule
-)
 OF_LADDER = 0.4  # of the default protocol's time
 METHOD = "single_darts"
 TRAINING = RetrainConfig(channels=8, cells=1, batch_size=64, lr=0.1, nesterov=True, weight_decay=5e-4)
@@ -206,7 +203,7 @@ def run_protocol(
 
 
 def _search(method: str, minutes: float, seed: int, data: ImageData, speeds: Path) -> tuple[SearchResult, SearchConfig]:
-    config = replace(SEARCH, minutes=minutes, seed=seed, alpha_lr=ALPHA_LR if method == METHOD else None)
+    config = replace(SEARCH, minutes=minutes, seed=seed)
     config = fit_minutes(times_of(method, data, speeds), METHODS[method](), data, config)
     return search(NASBENCH201, METHODS[method](), data, config), config
 
