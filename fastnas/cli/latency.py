@@ -77,7 +77,7 @@ def default(arguments: list[str]) -> Latency:
     data = value_of("--data", arguments)
     if data is None and value_of("--recipe", arguments) is None:
         return Latency()
-    return Latency(size=size_of_network(recipe_in(arguments), data))
+    return Latency(size=size_of_network(recipe_in(arguments, otherwise="digits_darts"), data))
 
 
 def run(command: Latency, console: Console) -> None:

@@ -23,14 +23,20 @@ def value_of(option: str, arguments: Sequence[str]) -> str | None:
     return None
 
 
-def recipe_in(arguments: Sequence[str]) -> Experiment:
+def recipe_in(arguments: Sequence[str], otherwise: str | None = None) -> Experiment:
     """The recipe that the arguments name, shrunk if they say ``--smoke``.
+
+    Args:
+        arguments: Those of the command line.
+        otherwise: The recipe where they name none; unset for one that fits ``--space``.
 
     Raises:
         ValueError: If there is no such recipe, or a file names code to run and ``--trust`` is not given.
     """
     name = value_of("--recipe", arguments)
-    if name is None:  # the sizes of one space are no sizes for another
+    if name is None and otherwise is not None:
+        name = otherwise
+    elif name is None:  # the sizes of one space are no sizes for another
         name = "digits" if value_of("--space", arguments) in (None, "nasbench201") else "digits_darts"
     if name in RECIPES:
         found = RECIPES[name]

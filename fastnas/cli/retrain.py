@@ -67,7 +67,7 @@ class Retrain:
 
 def default(arguments: list[str]) -> Retrain:
     """The command with the defaults of the recipe that ``arguments`` name."""
-    recipe = recipe_in(arguments)
+    recipe = recipe_in(arguments, otherwise="digits_darts")  # a genotype of any space, at sizes that fit all cells
     return Retrain(
         genotype=tyro.MISSING, data=recipe.data, images=ImageOptions(**vars(recipe.images)), config=recipe.retrain
     )

@@ -117,12 +117,15 @@ def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space
 def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What one may want to do with a finished run, and the commands that do it, for a shell."""
     folder, data = shlex.quote(str(run)), shlex.quote(str(settings.get("data", "DATA")))
+    space, cells = settings.get("space", ""), settings.get("retrain", {}).get("cells", 5)
+    own = f" --space {shlex.quote(space)}" if ":" in space else ""
+    larger = f"--cells {cells}{own} --channels 36 --epochs 100"
     commands = [
-        ("train it larger", f"fastnas retrain {folder}/genotype.json --data {data} --channels 36 --epochs 100"),
+        ("train it larger", f"fastnas retrain {folder}/genotype.json --data {data} {larger}"),
         ("search again, the same", f"fastnas search --recipe {folder}/config.json"),
         ("search again, another seed", f"fastnas search --recipe {folder}/config.json --seed 1"),
     ]
-    if (run / "model").is_dir():
+    if (run / "retrain" / "searched" / "model").is_dir():
         commands += [
             ("classify images", f"fastnas predict {folder} IMAGE ..."),
             ("export the model", f"fastnas export {folder} --to onnx"),

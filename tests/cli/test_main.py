@@ -160,7 +160,7 @@ def run_main(capsys, *arguments):
         (["search", "--recipe", "soup"], "recipe: name must be one of digits, digits_darts, darts_cifar10"),
         (["search", "--space", "nasbench201", "--retrain.auxiliary", "0.4"], "Experiment: retrain.auxiliary must be 0"),
         (
-            ["retrain", "PDARTS", "--recipe", "digits_darts", "--auxiliary", "0.4"],
+            ["retrain", "PDARTS", "--auxiliary", "0.4"],
             "auxiliary head: the state under it must measure at least 8",
         ),
         (["retrain", "nobody"], "genotype: name must be a built-in name"),

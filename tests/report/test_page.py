@@ -143,7 +143,7 @@ def test_the_verdict_begins_with_random_search_that_had_the_same_time(halving, s
 
 def test_the_commands_that_come_next_can_be_pasted(tmp_path):
     run = tmp_path / "a run"
-    (run / "model").mkdir(parents=True)
+    (run / "retrain" / "searched" / "model").mkdir(parents=True)
     commands = [command for _, command in next_commands(run, {"data": "folder:my photos"})]
     for command in commands:
         arguments = shlex.split(command)
