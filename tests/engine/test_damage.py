@@ -85,12 +85,10 @@ def test_weights_that_are_not_finite_leave_the_last_good_checkpoint(stopped, tmp
 
     def poisoned(self, original=state.state_dict):
         saved = original(self)
-        next(iter(saved["w"].values())).fill_(float("nan"))
-        return saved
+        name = next(iter(saved["w"]))
+        return saved | {"w": saved["w"] | {name: torch.full_like(saved["w"][name], float("nan"))}}
 
     monkeypatch.setattr(state, "state_dict", poisoned)
-    with pytest.raises(
-        FloatingPointError, match=r"(checkpoint: what is saved|search: weights) must (be|stay) finite, got "
-    ):
+    with pytest.raises(FloatingPointError, match=r"checkpoint: what is saved must be finite, got 1 tensors"):
         run(copy)
     assert (copy / "checkpoint.pt").read_bytes() == before

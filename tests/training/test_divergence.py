@@ -1,5 +1,6 @@
 """What a search and a training say when a number is no longer finite."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastnas
+from fastnas.methods import method_by_name
 from fastnas.spaces import DARTS
 from fastnas.spaces.sampling import random_genotype
 from fastnas.training.config import RetrainConfig, SearchConfig
@@ -46,6 +48,9 @@ def test_a_rate_that_is_too_high_is_named(method):
     assert "search: the loss of the" in line
     assert "step must be finite, got" in line
     assert "The images of that step are finite" in line
+    endless = replace(method_by_name(method), alpha_optimizer=lambda alpha, settings: torch.optim.SGD(alpha, math.inf))
+    line = said(fastnas.search, "darts", endless, loaders(), replace(SEARCH, alpha_lr=10.0))
+    assert "alpha must stay finite, got NaN or infinity behind finite losses. Lower --alpha-lr (10) first." in line
 
 
 def test_the_last_checkpoint_stays_and_is_gone_on_from(tmp_path):
