@@ -146,6 +146,14 @@ class ImageData:
         }
 
 
+def items_of(images: ImageSet, indices: np.ndarray) -> Tensor | None:
+    """A batch of images that lie in memory, ``[N, ...]``; ``None`` for others."""
+    image = images.image
+    while isinstance(image, _Selected):
+        image, indices = image.image, image.indices[indices]
+    return torch.as_tensor(image.arrays[indices]) if isinstance(image, Items) else None
+
+
 def hold_out(data: ImageData, train: np.ndarray, test: np.ndarray) -> ImageData:
     """``data`` with both parts taken from its training images, to validate without the test set.
 

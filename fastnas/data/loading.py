@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from fastnas.data.balance import Sampling, balanced_pass
+from fastnas.data.batched import read_batch
 from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
 from fastnas.data.images import Batch, ImageData, ImageSet, Transform
@@ -64,6 +65,15 @@ class _Samples(Dataset):
         except UnreadableImage as error:
             return _Failure(error.name, error.got, group)
 
+    def __getitems__(self, keys: list[_Key]) -> "list[_Sample | _Failure] | _Loaded":
+        """What a loader asks for where it is there: at once, if the images lie in memory."""
+        indices = np.array([key.index for key in keys], np.int64)
+        pixels = read_batch(self.images, self.transform, indices, [key.seed for key in keys])
+        if pixels is None:
+            return [self[key] for key in keys]
+        targets = torch.as_tensor(self.images.labels[indices])
+        return _Loaded(pixels, targets.long() if targets.ndim == 1 else targets, [])
+
     def _pair(self, index: int) -> tuple[Tensor, int | Tensor]:
         if self.images.labels.ndim == 1:
             return self.transform(self.images.image(index)), int(self.images.labels[index])
@@ -81,7 +91,9 @@ class _Collate:
 
     replaces: bool
 
-    def __call__(self, samples: Sequence[_Sample | _Failure]) -> _Loaded:
+    def __call__(self, samples: Sequence[_Sample | _Failure] | _Loaded) -> _Loaded:
+        if isinstance(samples, _Loaded):
+            return samples
         failures = [sample for sample in samples if isinstance(sample, _Failure)]
         numbers = [sample.group if isinstance(sample, _Failure) else sample[2] for sample in samples]
         groups = [[s for s, n in zip(samples, numbers, strict=True) if n == number] for number in sorted({*numbers})]

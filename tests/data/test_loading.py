@@ -5,12 +5,20 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from torchvision.transforms import v2
 
 from fastnas.data import (
+    DataConfig,
     ImageSet,
+    batched,
     evaluation_batches,
+    from_arrays,
+    from_dataset,
+    hold_out,
     load_data,
+    loading,
     paired_batches,
+    share_memory,
     split_halves,
     training_batches,
 )
@@ -167,3 +175,42 @@ def test_a_batch_that_a_half_cannot_fill_is_refused_before_anything_is_read():
 def test_data_can_be_sent_to_spawned_workers():
     copy = pickle.loads(pickle.dumps(DIGITS))
     assert torch.equal(copy.eval_transform(copy.train.image(3)), DIGITS.eval_transform(DIGITS.train.image(3)))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "flip-crop"])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "labels", "selected", "shared"])
+def test_a_batch_in_memory_is_bit_for_bit_its_images_one_by_one(augment, kind, monkeypatch):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 256, (60, 3, 9, 16), dtype=np.uint8), np.arange(60) % 3
+    x = rng.normal(size=x.shape) if kind == "floats" else x
+    y, task = (np.eye(3)[y], "multi_label") if kind == "labels" else (y, None)
+    data = from_arrays((x, y), config=DataConfig(augment=augment), task=task)
+    if kind == "selected":
+        data = hold_out(data, np.arange(40)[::-1], np.arange(8))
+    if kind == "shared":
+        data = share_memory(data)
+
+    def read():
+        count = len(data.train.labels)
+        training = training_batches(data, np.arange(count), batch_size=16, seed=3, first_step=1, num_steps=3, workers=0)
+        return [*training, *evaluation_batches(data, data.test, batch_size=5)]
+
+    at_once = read()
+    asked = []
+    monkeypatch.setattr(loading, "read_batch", lambda *arguments: asked.append(arguments))
+    assert all(map(same, [[b] for b in at_once], [[b] for b in read()]))
+    assert len(asked) == len(at_once)
+    assert batched.read_batch(*asked[0]) is not None
+
+
+def test_other_images_and_transforms_are_read_one_by_one(monkeypatch):
+    x, y = np.zeros((20, 1, 10, 10), np.uint8), np.arange(20) % 2
+    larger = from_arrays((x, y), config=DataConfig(resolution=12))
+    coloured = from_arrays((x, y), config=DataConfig(image_channels=3))
+    own = from_arrays((x, y), augment=lambda image: image)
+    of_files = from_dataset([(torch.as_tensor(image), label) for image, label in zip(x, y, strict=True)])
+    crop = v2.RandomCrop(10, padding=1, padding_mode="reflect")
+    reflected = replace(own, train_transform=v2.Compose([*own.train_transform.transforms[:-1], crop]))
+    for data in (larger, coloured, own, of_files, reflected):
+        assert batched.read_batch(data.train, data.train_transform, np.arange(4), [0] * 4) is None
+        assert len(next(evaluation_batches(data, data.train, batch_size=16)).images) > 0
