@@ -116,7 +116,9 @@ def _read_size(text: str, size: str) -> int:
         found = 0
     if found <= 0:
         if re.fullmatch(r"[\d.]+", size):
-            raise invalid(WHERE, rule, repr(text), f"Did you mean {size}GiB?")
+            cards = get_close_matches(size, _BY_BARE_NAME, 1, 0.7) if len(size) > 3 else []
+            names = " or ".join([*cards, f"{size}GiB"] if len(size) < 10 else cards or ["24GiB"])
+            raise invalid(WHERE, rule, repr(text if len(text) < 40 else f"{text[:40]}..."), f"Did you mean {names}?")
         bare = "" if re.search(r"\d[kmgt]i?b?$", size) else _bare(size)
         close = [b for b in _BY_BARE_NAME if bare and b.startswith(bare)]
         close = close or get_close_matches(bare, [*_BY_BARE_NAME, "ram", "cuda"], 1, 0.6)

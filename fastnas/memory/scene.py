@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.utils._pytree import tree_leaves
 
 from fastnas.costs.counts import activation_bytes, num_parameters
@@ -216,7 +216,20 @@ def fake_scene(setup: Setup, moment: Moment, on_gpu: bool = False) -> Scene:
 
 
 def _supernet(setup: Setup, moment: Moment) -> nn.Module:
-    return stage_supernet(setup.space, setup.method, setup.data, setup.config, moment.stage)
+    supernet = stage_supernet(setup.space, setup.method, setup.data, setup.config, moment.stage)
+    for module in supernet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(_as_untracked)
+    return supernet
+
+
+def _as_untracked(module: nn.Module, arguments: object, normalised: Tensor) -> Tensor:
+    """Give tangents the dtype of their value: where operations are followed, PyTorch's batch normalisation returns
+    float32 ones beside values of bfloat16."""
+    value, tangent = forward_ad.unpack_dual(normalised)
+    if tangent is None or tangent.dtype == value.dtype:
+        return normalised
+    return forward_ad.make_dual(value, tangent.to(value.dtype))
 
 
 def _with_batches(run: Run, setup: Setup) -> Scene:

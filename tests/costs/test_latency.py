@@ -134,6 +134,17 @@ def test_the_command_writes_a_table_and_can_test_it_again(tmp_path, capsys):
     assert genotype_to_text(parse_genotype(first.unseen[0].genotype)) == first.unseen[0].genotype
 
 
+def test_height_and_width_are_measured_apart(tmp_path, capsys):
+    out = tmp_path / "table.json"
+    few = ["--fit", "1", "--genotypes", "2", "--repeats", "1"]
+    assert main(["latency", *TINY, *few, "--resolution", "8", "24", "--out", str(out)]) == 0
+    table = load_table(out, NASBENCH201, replace(SIZE, resolution=(8, 24)))
+    assert {entry.size for entry in table.entries} == {(8, 24), (4, 12), (2, 6)}
+    capsys.readouterr()
+    assert main(["latency", *TINY, *few, "--resolution", "24", "8", "--check", str(out)]) == 1
+    assert "must be a table of a network with resolution (24, 8), got resolution (8, 24)." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -46,6 +46,8 @@ def test_no_card_is_thought_larger_than_its_driver_says(name, mib):
         ("h10", "h100 or h100nvl"),
         ("rmm", "ram"),
         ("24", "24GiB"),
+        ("4009", "4090 or 4009GiB"),
+        ("9" * 5000, "24GiB"),
     ],
 )
 def test_a_typo_is_answered_with_the_nearest(text, close):

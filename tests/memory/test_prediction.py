@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.autograd import forward_ad
 
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.bilevel.products import reverse_over_reverse
 from fastnas.data import placeholder_data
 from fastnas.memory.prediction import measure, measure_peaks, predict, predict_typical
 from fastnas.memory.scene import Setup, moments, real_scene
-from fastnas.memory.tracker import KEPT, SECOND
+from fastnas.memory.tracker import KEPT, SECOND, Tracker
 from fastnas.methods.library import (
     METHODS,
     darts,
@@ -67,6 +69,15 @@ def test_the_prediction_is_what_is_measured(name):
 
 
 @pytest.mark.slow
+def test_tangents_of_bfloat16_are_bfloat16_where_operations_are_followed():
+    scene = real_scene(setup_for(darts_2nd(), CELLS, cells=3, precision="bfloat16"), moments(CASES["darts"])[0])
+    norm = next(m for m in scene.run.state.supernet.modules() if isinstance(m, nn.BatchNorm2d) and m.affine)
+    with Tracker(), forward_ad.dual_level():
+        x = torch.randn(2, norm.num_features, 4, 4).bfloat16()
+        y = norm(forward_ad.make_dual(x, torch.ones_like(x)))
+        assert forward_ad.unpack_dual(y).tangent.dtype == torch.bfloat16
+
+
 def test_every_stage_is_predicted():
     phases = predict(setup_for(p_darts(), CELLS, cells=3, epochs=3)).phases
     assert set(phases) == {f"{what} step, stage {n}" for what in ("alpha", "weight") for n in (1, 2, 3)}
