@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 from fastnas_kernels.collectives import averaged_loss, reduced, shared
 
 WHERE = "ranks"
@@ -81,8 +81,9 @@ class Ranks:
         dist.all_gather_object(texts, text)
         other = next((rank for rank, theirs in enumerate(texts) if theirs != texts[0]), None)
         got = "" if other is None else _difference(texts[0], texts[other])
-        rule = f"{what} must be the same in every process"
-        require(other is None, WHERE, rule, f"{got} on ranks 0 and {other}", "Start all of them with one command.")
+        if other is not None:
+            rule = f"{what} must be the same in every process"
+            raise invalid(WHERE, rule, f"{got} on ranks 0 and {other}", "Start all of them with one command.")
 
     @contextmanager
     def first_before_others(self) -> Iterator[None]:
@@ -134,9 +135,9 @@ def place_in_environment() -> Ranks:
     """The place that the environment gives to this process; alone if it gives none."""
     size = os.environ.get("WORLD_SIZE", "1")
     index = os.environ.get("RANK", "0")
-    fits = size.isdecimal() and index.isdecimal() and int(index) < int(size)
-    rule = "the environment variables RANK and WORLD_SIZE must be numbers, RANK the smaller one"
-    require(fits, WHERE, rule, f"RANK={index} WORLD_SIZE={size}", "Let torchrun set them.")
+    if not (size.isdecimal() and index.isdecimal() and int(index) < int(size)):
+        rule = "the environment variables RANK and WORLD_SIZE must be numbers, RANK the smaller one"
+        raise invalid(WHERE, rule, f"RANK={index} WORLD_SIZE={size}", "Let torchrun set them.")
     return Ranks(int(index), int(size))
 
 
@@ -145,8 +146,9 @@ def local_device(name: str) -> torch.device:
     ranks, device = place_in_environment(), torch_device(name)
     if ranks.size == 1 or device.type != "cuda":
         return device
-    rule = "device must be auto, cpu or cuda beside several processes, each of which takes a GPU of its own"
-    require(device.index is None, WHERE, rule, name)
+    if device.index is not None:
+        rule = "device must be auto, cpu or cuda beside several processes, each of which takes a GPU of its own"
+        raise invalid(WHERE, rule, name)
     return torch_device(f"cuda:{os.environ.get('LOCAL_RANK', ranks.index)}")
 
 
@@ -167,8 +169,9 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     place = local_device(device)
     if place.type == "cuda":
-        remedy = "Install a build of PyTorch with NCCL, or set --device cpu."
-        require(dist.is_nccl_available(), WHERE, "NCCL must be there for processes on GPUs", "none", remedy)
+        if not dist.is_nccl_available():
+            remedy = "Install a build of PyTorch with NCCL, or set --device cpu."
+            raise invalid(WHERE, "NCCL must be there for processes on GPUs", "none", remedy)
         torch.cuda.set_device(place)
     try:
         store, index, size = next(dist.rendezvous("env://", timeout=PATIENCE))  # pyright: ignore[reportPrivateImportUsage]
@@ -245,8 +248,9 @@ def _may_live(host: str, pid: int) -> bool:
 
 def require_divisible(ranks: Ranks, batch_size: int) -> None:
     """Raise unless every process gets as many images of a batch."""
-    rule = f"batch_size must be a multiple of the {ranks.size} processes, which share every batch"
-    require(batch_size % ranks.size == 0, WHERE, rule, batch_size)
+    if batch_size % ranks.size != 0:
+        rule = f"batch_size must be a multiple of the {ranks.size} processes, which share every batch"
+        raise invalid(WHERE, rule, batch_size)
 
 
 def alike(tensors: Sequence[Tensor]) -> str:
@@ -262,8 +266,8 @@ def torch_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    require(device is not None and device.type in ("cpu", "cuda"), "device", "name must be auto, cpu or cuda[:N]", name)
-    assert device is not None
-    present = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
-    require(present, "device", f"{name} must exist", f"{torch.cuda.device_count()} GPUs", "Use --device cpu.")
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise invalid("device", "name must be auto, cpu or cuda[:N]", name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise invalid("device", f"{name} must exist", f"{torch.cuda.device_count()} GPUs", "Use --device cpu.")
     return device

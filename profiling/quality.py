@@ -45,7 +45,7 @@ from fastnas.selection.proposals import Proposal
 from fastnas.selection.scoring import HeldOut
 from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces import NASBENCH201, Genotype, genotype_to_text, random_genotype
-from fastnas.supernet.paths import path_of
+from fastnas.supernet.mix import path_of
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 VALIDATION, TEST = "cifar10_valid_accuracy", "cifar10_test_accuracy"

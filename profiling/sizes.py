@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor
 
 from fastnas.spaces.cell_space import DARTS
-from fastnas.supernet.cell_plan import CANDIDATES, plan_of
+from fastnas.supernet.search_cell import CANDIDATES, plan_of
 from fastnas_kernels.check import complaint, require
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.cell import mixed_cell

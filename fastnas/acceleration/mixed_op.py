@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fastnas.acceleration.evaluation import evaluate, find_modules, obstacle
 from fastnas.acceleration.wiring import Edge, Wiring, read_candidates
 from fastnas.spaces.cell_space import DARTS
-from fastnas.supernet.cell_plan import CANDIDATES
+from fastnas.supernet.search_cell import CANDIDATES
 from fastnas_kernels.check import complaint, require, require_shape
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.partial_channels import require_partial

@@ -19,7 +19,7 @@ from fastnas.checks.point import Point, masks
 from fastnas.checks.system import Estimate
 from fastnas.mechanisms.draw import Draw
 from fastnas.mechanisms.relaxation import probabilities
-from fastnas.supernet.inputs import set_mask
+from fastnas.supernet.architecture import set_mask
 from fastnas.supernet.mix import Mix
 
 FREQUENCIES = 400  # samples

@@ -21,7 +21,7 @@ from fastnas.mechanisms.draw import Draw, Sample
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import Relaxation, probabilities
 from fastnas.methods.method import Method, Term
-from fastnas.supernet.inputs import input_sets, set_mask
+from fastnas.supernet.architecture import input_sets, set_mask
 from fastnas.supernet.mix import Mix
 
 

@@ -22,9 +22,8 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.candidates import build_candidate
-from fastnas.supernet.chain_layout import chain_layout, proxyless_shape
-from fastnas.supernet.layout import Resolution, darts_layout, height_and_width, shrink
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS
+from fastnas.supernet.chain import MBCONV_OPERATIONS
+from fastnas.supernet.layout import Resolution, chain_layout, darts_layout, height_and_width, proxyless_shape, shrink
 from fastnas.supernet.mix import built_on
 from fastnas_kernels.check import require
 

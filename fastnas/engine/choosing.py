@@ -16,8 +16,7 @@ from fastnas.engine.step import apply_gradients
 from fastnas.mechanisms.choice import Coefficients, Judge
 from fastnas.seeds import stream
 from fastnas.spaces.genotype import Genotype
-from fastnas.supernet.mix import Columns, Mix
-from fastnas.supernet.paths import path_of
+from fastnas.supernet.mix import Columns, Mix, path_of
 from fastnas.training.numerics import autocast, evaluate
 from fastnas_kernels.tensors import accumulator
 

@@ -16,10 +16,8 @@ from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.methods.method import Method
 from fastnas.seeds import stream
 from fastnas.spaces.space import Space
-from fastnas.supernet.architecture import by_cell_type
-from fastnas.supernet.inputs import edges_of, most_probable, set_mask
-from fastnas.supernet.mix import Columns, Mix
-from fastnas.supernet.noise import EdgeNoise
+from fastnas.supernet.architecture import by_cell_type, edges_of, most_probable, set_mask
+from fastnas.supernet.mix import Columns, EdgeNoise, Mix
 
 ALL: Mapping[str, Alive] = MappingProxyType({})
 

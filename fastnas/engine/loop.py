@@ -10,15 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastnas.data import (
-    Batch,
-    BrokenImages,
-    ImageData,
-    as_data,
-    cut_out,
-    paired_batches,
-    steps_per_epoch,
-)
+from fastnas.data import Batch, BrokenImages, ImageData, as_data, cut_out, paired_batches, steps_per_epoch
 from fastnas.engine.budget import plan_search, with_rates
 from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
@@ -56,7 +48,7 @@ from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_th
 from fastnas.training.config import SearchConfig
 from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import deterministic
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[Mapping[str, Any]], None]
@@ -156,9 +148,8 @@ def search(
     genotype = derived(run, coefficients_at(run, config.epochs - 1))
     if method.choice is not None:
         with deterministic():
-            genotype = parse_genotype(
-                ranks.told(genotype_to_text(choose(run, accept)) if ranks.is_first else ""), run.space
-            )
+            text = genotype_to_text(choose(run, accept)) if ranks.is_first else ""
+            genotype = parse_genotype(ranks.told(text), run.space)
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
     returned = verdict.epoch if isinstance(verdict, Stop) else None
     if returned is not None:
@@ -178,14 +169,17 @@ def _first_supernet(
 ) -> nn.Module:
     if isinstance(space_or_supernet, Space):
         return stage_supernet(space_or_supernet, method, data, config, 0)
-    has_space = isinstance(getattr(space_or_supernet, "space", None), Space)
-    rule, remedy = "supernet must have a space", "Give it an attribute `space`, a Space."
-    require(has_space, "search", rule, type(space_or_supernet).__name__, remedy)
-    rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
-    require(len(method.stages) == 1, "search", rule, f"{len(method.stages)} stages", "Search the space instead.")
-    rule, remedy = "recompute must be none beside a supernet of your own", "Say it where the supernet is built."
-    require(config.recompute == ("none",), "search", rule, ", ".join(config.recompute), remedy)
-    require_fit(method, space_or_supernet.space)  # type: ignore[arg-type]
+    space = getattr(space_or_supernet, "space", None)
+    if not isinstance(space, Space):
+        got, remedy = type(space_or_supernet).__name__, "Give it an attribute `space`, a Space."
+        raise invalid("search", "supernet must have a space", got, remedy)
+    if len(method.stages) != 1:
+        rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
+        raise invalid("search", rule, f"{len(method.stages)} stages", "Search the space instead.")
+    if config.recompute != ("none",):
+        got, remedy = ", ".join(config.recompute), "Say it where the supernet is built."
+        raise invalid("search", "recompute must be none beside a supernet of your own", got, remedy)
+    require_fit(method, space)
     return space_or_supernet
 
 
@@ -202,13 +196,7 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
             run.state.load_state_dict(saved)
         if run.state.step < run.total_steps:
             note_threads(checkpoint, saved, run.device)
-    epochs_done = run.state.step // run.steps
-    return _kept(run, metrics, epochs_done)
-
-
-def _kept(run: Run, metrics: Path, epochs: int) -> list[dict[str, Any]]:
-    """The records of the first ``epochs``; the others are dropped from the file."""
-    return keep_epochs(metrics, SearchEpoch, epochs, write=run.ranks.is_first)  # type: ignore[return-value]
+    return keep_epochs(metrics, SearchEpoch, run.state.step // run.steps, write=run.ranks.is_first)  # type: ignore[return-value]
 
 
 def _save(run: Run, folder: Path | None) -> None:
@@ -396,4 +384,4 @@ def _go_back(run: Run, history: list[dict[str, Any]], verdict: RollBack, folder:
     _save(run, folder)
     del history[verdict.epoch + 1 :]
     if folder is not None:
-        _kept(run, folder / "metrics.jsonl", verdict.epoch + 1)
+        keep_epochs(folder / "metrics.jsonl", SearchEpoch, verdict.epoch + 1, write=run.ranks.is_first)

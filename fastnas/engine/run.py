@@ -37,7 +37,7 @@ from fastnas.supernet.architecture import initial_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 from fastnas.training.numerics import Losses, find_class_weights
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.normalisation import synchronised_statistics
 
 PUBLISHED_ALPHA_LR = 3e-4  # for a state whose number of steps nobody knows
@@ -261,8 +261,9 @@ class Run:
 def stage_borders(method: Method, config: SearchConfig) -> list[int]:
     """The first epoch of every stage, and the number of epochs."""
     count = len(method.stages)
-    rule = f"epochs must be at least the {count} stages of {method.name}"
-    require(config.epochs >= count, "search", rule, config.epochs)
+    if config.epochs < count:
+        rule = f"epochs must be at least the {count} stages of {method.name}"
+        raise invalid("search", rule, config.epochs)
     return [config.epochs * i // count for i in range(count + 1)]
 
 
@@ -276,8 +277,9 @@ def require_stages(method: Method, config: SearchConfig) -> None:
     borders = stage_borders(method, config)
     shortest = min(end - start for start, end in pairwise(borders))
     waits = warmup_epochs(method, config, shortest)
-    rule = f"warmup_epochs must be less than the {shortest} epochs of the shortest stage of {method.name}"
-    require(waits < shortest, "search", rule, waits, "A stage that is all warm-up never moves alpha.")
+    if waits >= shortest:
+        rule = f"warmup_epochs must be less than the {shortest} epochs of the shortest stage of {method.name}"
+        raise invalid("search", rule, waits, "A stage that is all warm-up never moves alpha.")
 
 
 def stage_supernet(space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:

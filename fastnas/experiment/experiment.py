@@ -13,7 +13,7 @@ from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
 from fastnas.engine.budget import plan_search
-from fastnas.errors import invalid, require
+from fastnas.errors import invalid
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import LADDER, SEARCH, fit_halving, fit_ladder, fit_retraining, seconds_so_far, share_of
 from fastnas.experiment.selecting import Scene, climb_from, draw_contestants, halve_random
@@ -201,7 +201,8 @@ def resolve(experiment: Experiment, data: ImageData) -> Parts:
     method = method if experiment.stop is None else with_stop(method, experiment.stop)
     method = with_techniques(_with_choice(method, experiment), experiment.techniques)
     space = load_space(experiment.space).with_depth(experiment.config.cells)
-    require(experiment.retrain.auxiliary == 0 or space.has_auxiliary_head, "Experiment", *_NO_AUXILIARY, space.name)
+    if experiment.retrain.auxiliary != 0 and not space.has_auxiliary_head:
+        raise invalid("Experiment", *_NO_AUXILIARY, space.name)
     costs = cost_table(experiment.cost, space, network_size(experiment.retrain, data))
     return Parts(within_budget(method, experiment.cost, costs), space, data, costs)
 
@@ -295,8 +296,9 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
     """Build both networks without memory, so that sizes that do not fit fail now and not when the search is over."""
     config, training, data, space = experiment.config, experiment.retrain, parts.data, parts.space
     same_depth = space.depth is None or not experiment.retrain_searched or training.cells == config.cells
-    rule = f"retrain.cells must be {config.cells}, as cells, in {space.name}, whose blocks are searched one by one"
-    require(same_depth, "Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
+    if not same_depth:
+        rule = f"retrain.cells must be {config.cells}, as cells, in {space.name}, whose blocks are searched one by one"
+        raise invalid("Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
     require_stages(parts.method, config)
     with torch.device("meta"):
         stage_supernet(parts.space, parts.method, data, config, 0)

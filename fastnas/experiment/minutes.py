@@ -19,7 +19,7 @@ from fastnas.selection.scoring import HeldOut
 from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.paths import path_of
+from fastnas.supernet.mix import path_of
 from fastnas.training.config import RetrainConfig
 
 SEARCH, LADDER, RETRAINING = 0.45, 0.15, 0.4

@@ -35,7 +35,7 @@ from fastnas.spaces.formats import genotype_to_text
 from fastnas.tasks import SCORES
 from fastnas.training.config import RetrainConfig
 from fastnas.training.retrain import retrain
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 WHERE = "series"
 MOST_RUNS = 10_000
@@ -63,18 +63,15 @@ class Series:
     short_epochs: int | None = None
 
     def __post_init__(self) -> None:
-        require(1 <= self.runs <= MOST_RUNS, WHERE, f"runs must lie between 1 and {MOST_RUNS}", self.runs)
-        fits = not self.strengths or self.runs in (1, len(self.strengths))
-        rule = f"runs must be one for each of the {len(self.strengths)} strengths, or unset"
-        require(fits, WHERE, rule, self.runs)
-        once = len(set(self.strengths)) == len(self.strengths)
-        require(once, WHERE, "strengths must differ", self.strengths, "Equal ones would search the same twice.")
-        require(
-            self.short_epochs is None or self.short_epochs >= 1,
-            WHERE,
-            "short_epochs must be positive",
-            self.short_epochs,
-        )
+        if not 1 <= self.runs <= MOST_RUNS:
+            raise invalid(WHERE, f"runs must lie between 1 and {MOST_RUNS}", self.runs)
+        if self.strengths and self.runs not in (1, len(self.strengths)):
+            rule = f"runs must be one for each of the {len(self.strengths)} strengths, or unset"
+            raise invalid(WHERE, rule, self.runs)
+        if len(set(self.strengths)) < len(self.strengths):
+            raise invalid(WHERE, "strengths must differ", self.strengths, "Equal ones would search the same twice.")
+        if self.short_epochs is not None and self.short_epochs < 1:
+            raise invalid(WHERE, "short_epochs must be positive", self.short_epochs)
 
     @property
     def members(self) -> list[Experiment]:

@@ -10,9 +10,9 @@ from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.supernet.candidates import operations_of
-from fastnas.supernet.fixed_reduction import FixedReduction
 from fastnas.supernet.layout import (
     CellPlace,
+    FixedReduction,
     LargeStem,
     ResidualReduction,
     Sizes,
@@ -23,8 +23,7 @@ from fastnas.supernet.layout import (
     height_and_width,
     shrink,
 )
-from fastnas.supernet.noise_operation import number_noise
-from fastnas.supernet.operations import BuildOperation, batch_norm, convolution
+from fastnas.supernet.operations import BuildOperation, batch_norm, convolution, number_noise
 from fastnas_kernels.check import require
 
 

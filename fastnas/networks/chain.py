@@ -7,10 +7,8 @@ from torch import Tensor, nn
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.spaces.genotype import Genotype
-from fastnas.supernet.chain import chain_stem
-from fastnas.supernet.chain_layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
-from fastnas.supernet.layout import channels_last
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS, conv_norm_relu6, initialise_chain
+from fastnas.supernet.chain import MBCONV_OPERATIONS, chain_stem, conv_norm_relu6, initialise_chain
+from fastnas.supernet.layout import BlockPlace, ChainShape, chain_layout, channels_last, proxyless_shape
 from fastnas_kernels.check import require
 from fastnas_kernels.convolution import Geometry
 

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.spaces.graph_space import DSO, DagNode, FullDag, GraphSpace, living_operations
-from fastnas.supernet.dag import graph_order
-from fastnas.supernet.dag_block import OPERATIONS, graph_shortcut, halve, normed
+from fastnas.supernet.dag import OPERATIONS, graph_order, graph_shortcut, halve, normed
 from fastnas.supernet.layout import SmallStem, channels_last
 from fastnas.supernet.operations import batch_norm, convolution
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.networks.network import DerivedNetwork
-from fastnas.supernet.noise_operation import Noise
+from fastnas.supernet.operations import Noise
 
 
 class DropPath:

@@ -23,7 +23,7 @@ from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 # Okabe and Ito's colours, dark enough for small text; people with any colour vision tell them apart
 COLOURS = {"convolution": "#0067A3", "pooling": "#B84500", "skip": "#00715A", "none": "#6F7378"}
@@ -63,8 +63,8 @@ def save_drawing(genotype: Genotype, path: Path, own: Space | None = None) -> No
     Raises:
         ValueError: For any other suffix.
     """
-    known = path.suffix in (".png", ".svg")
-    require(known, "drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
+    if path.suffix not in (".png", ".svg"):
+        raise invalid("drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
     space = space_by_name(genotype.space, own)
     figure = _figure(space, {space.title(cell_type): cell for cell_type, cell in genotype.cells.items()})
     if path.suffix == ".svg":

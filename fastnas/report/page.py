@@ -38,7 +38,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.tasks import SCORES, Score, read_score
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 MOST_COLUMNS = 20  # classes of a table of confusions
 
@@ -109,9 +109,9 @@ def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space
             expected = list(map(len, space.alive(cell_type)))
             rows, edges = record["mix"].get(cell_type, []), record["edge_mix"].get(cell_type)
             fits = list(map(len, rows)) == expected and cell_type in record["entropy"]
-            fits = fits and (edges is None or len(edges) == len(expected))
-            rule = f"line {number} of {path} must hold the coefficients of {space.name}"
-            require(fits, "report", rule, f"other ones of the {cell_type} cells")
+            if not fits or (edges is not None and len(edges) != len(expected)):
+                rule = f"line {number} of {path} must hold the coefficients of {space.name}"
+                raise invalid("report", rule, f"other ones of the {cell_type} cells")
 
 
 def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:

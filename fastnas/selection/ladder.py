@@ -28,7 +28,7 @@ from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
-from fastnas.supernet.paths import path_of
+from fastnas.supernet.mix import path_of
 from fastnas.tasks import SCORES
 from fastnas.training.config import RetrainConfig, SearchConfig
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fastnas.errors import complaint, invalid, require, require_type, suggest
+from fastnas.errors import complaint, invalid, require_type, suggest
 from fastnas.files import without_checksum
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.chain_space import ChainSpace
@@ -61,7 +61,8 @@ def read_genotype(what: str, own: Space | None = None) -> Genotype:
     if not looks_like_text:
         path = Path(what)
         got = repr(what) if len(what) < LONG else _excerpt(what)
-        require(_is_file(path), WHERE, f"name must be {FORMS}", got, suggest(what, KNOWN))
+        if not _is_file(path):
+            raise invalid(WHERE, f"name must be {FORMS}", got, suggest(what, KNOWN))
         try:
             what = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -76,19 +77,19 @@ def parse_genotype(text: str, own: Space | None = None) -> Genotype:
         return genotype_from_json(without_checksum(_parse_json(text), "the genotype"), own)
     if text.startswith("|"):
         return _parse_nasbench201(text)
-    require("Genotype(" in text, WHERE, f"text must be {FORMS}", _excerpt(text))
+    if "Genotype(" not in text:
+        raise invalid(WHERE, f"text must be {FORMS}", _excerpt(text))
     return _parse_literals(text[text.index("Genotype(") :], own)
 
 
 def genotype_from_json(data: object, own: Space | None = None) -> Genotype:
     """Build a genotype from decoded JSON and check it against its space."""
-    require(
-        isinstance(data, dict) and isinstance(data.get("space"), str), WHERE, "JSON must name its space", _excerpt(data)
-    )
-    assert isinstance(data, dict)
+    if not isinstance(data, dict) or not isinstance(data.get("space"), str):
+        raise invalid(WHERE, "JSON must name its space", _excerpt(data))
     space = space_by_name(data["space"], own)
     unknown = set(data) - {"space", *space.cell_types}
-    require(not unknown, WHERE, f"JSON may hold the keys space, {', '.join(space.cell_types)}", sorted(unknown))
+    if unknown:
+        raise invalid(WHERE, f"JSON may hold the keys space, {', '.join(space.cell_types)}", sorted(unknown))
     genotype = Genotype(space.name, *(_cell_from_json(t, data.get(t)) for t in space.cell_types))
     space.check(genotype)
     return genotype
@@ -191,16 +192,20 @@ def _parse_literals(text: str, own: Space | None) -> Genotype:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         call = None
     is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-    require(is_call, WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
+    if not is_call:
+        raise invalid(WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
     assert isinstance(call, ast.Call)
     names = [str(keyword.arg) for keyword in call.keywords]
     named = next((_literal(keyword.value, text) for keyword in call.keywords if keyword.arg == "space"), DARTS.name)
-    require(isinstance(named, str), WHERE, "space must be a name", _excerpt(named))
+    if not isinstance(named, str):
+        raise invalid(WHERE, "space must be a name", _excerpt(named))
     space = space_by_name(str(named), own)
     expected = [field for t in space.cell_types for field in (_WORDS[t], f"{_WORDS[t]}_concat")]
-    rule = f"fields must be {', '.join(expected)}, each once"
-    require(sorted(name for name in names if name != "space") == expected, WHERE, rule, names)
-    require(names.count("space") <= 1, WHERE, "space must be named once", names)
+    if sorted(name for name in names if name != "space") != expected:
+        rule = f"fields must be {', '.join(expected)}, each once"
+        raise invalid(WHERE, rule, names)
+    if names.count("space") > 1:
+        raise invalid(WHERE, "space must be named once", names)
     fields = {name: _literal(keyword.value, text) for name, keyword in zip(names, call.keywords, strict=True)}
     cells = (
         _literal_cell(space, _WORDS[t], fields[_WORDS[t]], fields[f"{_WORDS[t]}_concat"]) for t in space.cell_types
@@ -235,7 +240,8 @@ def _literal_cell(space: Space, name: str, genes: object, concat: object) -> Cel
         raise ValueError(complaint(WHERE, rule, _excerpt(genes))) from None
     counts = space.edges_named(len(flat))
     each = f", {space.kept_edges} for each of {space.num_nodes} nodes" if space.kept_edges else ""
-    require(len(flat) == sum(counts), WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
+    if len(flat) != sum(counts):
+        raise invalid(WHERE, f"{name} must list {sum(counts)} edges{each}", len(flat))
     starts = [sum(counts[:node]) for node in range(space.num_nodes)]
     nodes = (tuple(flat[start : start + count]) for start, count in zip(starts, counts, strict=True))
     return CellGenotype(tuple(nodes), states)
@@ -245,8 +251,9 @@ def _parse_nasbench201(text: str) -> Genotype:
     nodes = []
     for part in text.split("+"):
         genes = [re.fullmatch(r"(\w+)~(\d{1,3})", gene) for gene in part.strip("|").split("|")]
-        rule = "string must look like |primitive~0|+|primitive~0|primitive~1|+..."
-        require(all(genes) and part.startswith("|") and part.endswith("|"), WHERE, rule, _excerpt(text))
+        if not all(genes) or not part.startswith("|") or not part.endswith("|"):
+            rule = "string must look like |primitive~0|+|primitive~0|primitive~1|+..."
+            raise invalid(WHERE, rule, _excerpt(text))
         nodes.append(tuple(Gene(gene[1], int(gene[2])) for gene in genes if gene))
     genotype = Genotype(NASBENCH201.name, CellGenotype(tuple(nodes), NASBENCH201.concat))
     NASBENCH201.check(genotype)

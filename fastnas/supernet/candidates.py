@@ -10,16 +10,16 @@ from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.space import Space
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS
-from fastnas.supernet.noise_operation import Noise
+from fastnas.supernet.chain import MBCONV_OPERATIONS
 from fastnas.supernet.operations import (
     DARTS_OPERATIONS,
     NASBENCH201_OPERATIONS,
+    SHARP_OPERATIONS,
     BuildOperation,
+    Noise,
     Zero,
     in_dimensions,
 )
-from fastnas.supernet.sharp import SHARP_OPERATIONS
 
 _COMMON: Mapping[str, BuildOperation] = {
     "none": lambda channels, stride, searching: Zero(stride),

@@ -1,12 +1,15 @@
-"""Where cells stand in a network, the same for supernets and derived networks."""
+"""Where cells and blocks stand in a network, and the parts between them: the same for search and for training."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastnas.spaces.chain_space import ChainSpace
 from fastnas.supernet.operations import FactorizedReduce, average_pairs, batch_norm, convolution, relu_conv_bn
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.convolution import Geometry
 
 Resolution = int | tuple[int, int]
@@ -25,7 +28,8 @@ def height_and_width(resolution: Sizes) -> tuple[int, int]:
     """
     if isinstance(resolution, int):
         return resolution, resolution
-    require(len(resolution) == 2, "images", "resolution must be a height and a width", resolution)
+    if len(resolution) != 2:
+        raise invalid("images", "resolution must be a height and a width", resolution)
     height, width = resolution
     return height, width
 
@@ -90,8 +94,10 @@ def darts_layout(cells: int, channels: int, stem_channels: int, num_concat: int,
         num_concat: States that a cell concatenates.
         reduced_stem: Whether the stem's second output has half the resolution of its first.
     """
-    require(cells >= 3, "layout", "cells must be at least 3", cells, "Two of them reduce the resolution.")
-    require(channels >= 1, "layout", "channels must be positive", channels)
+    if cells < 3:
+        raise invalid("layout", "cells must be at least 3", cells, "Two of them reduce the resolution.")
+    if channels < 1:
+        raise invalid("layout", "channels must be positive", channels)
     places = []
     older, newer, after_reduction = stem_channels, stem_channels, reduced_stem
     for position in range(cells):
@@ -157,3 +163,122 @@ class ResidualReduction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.residual(x)
+
+
+PAPER_CHANNELS = 16  # of the first block, at width 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainShape:
+    """Channels and strides of a network that is a chain of blocks.
+
+    Args:
+        stem: Channels of the first convolution.
+        first: Channels of the first block, which is not searched.
+        stages: Channels of every stage.
+        strides: Stride of every stage's first block.
+        head: Channels of the last convolution.
+    """
+
+    stem: int
+    first: int
+    stages: tuple[int, ...]
+    strides: tuple[int, ...]
+    head: int
+
+
+class BlockPlace(NamedTuple):
+    """One block of a chain: the channels that it reads and writes, its stride, and whether its input is added to its
+    output."""
+
+    inputs: int
+    outputs: int
+    stride: int
+    shortcut: bool
+
+
+def rounded(width: float) -> int:
+    """The multiple of 8 nearest to ``width``, never 0, nor more than a tenth below it (Sandler et al., 2018,
+    arXiv:1801.04381, in its published code)."""
+    nearest = max(8, int(width + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * width else nearest
+
+
+def proxyless_shape(channels: int = PAPER_CHANNELS) -> ChainShape:
+    """The shape of ProxylessNAS's search space (Cai et al., 2019, arXiv:1812.00332; the numbers:
+    ``imagenet_arch_search.py`` of the authors' code).
+
+    Args:
+        channels: Of the first block. The paper has 16; all other channels change in proportion, rounded to multiples
+            of 8, but for those of the head, which are never less than 1,280.
+    """
+    if channels < 1:
+        raise invalid("layout", "channels must be positive", channels)
+    scale = channels / PAPER_CHANNELS
+    return ChainShape(
+        stem=rounded(32 * scale),
+        first=rounded(16 * scale),
+        stages=tuple(rounded(width * scale) for width in (24, 40, 80, 96, 192, 320)),
+        strides=(2, 2, 2, 1, 2, 1),
+        head=rounded(1280 * max(scale, 1)),
+    )
+
+
+def chain_layout(space: ChainSpace, shape: ChainShape) -> list[BlockPlace]:
+    """The searched blocks of the chain ``space``: the first of a stage changes channels and resolution, the others
+    keep both and have a shortcut."""
+    stages = space.stages
+    lengths = (len(shape.stages), len(shape.strides))
+    if lengths != (len(stages),) * 2:
+        raise invalid("layout", f"shape must have {len(stages)} stages and strides", lengths)
+    places, inputs = [], shape.first
+    for blocks, outputs, stride in zip(stages, shape.stages, shape.strides, strict=True):
+        places.append(BlockPlace(inputs, outputs, stride, False))
+        places += [BlockPlace(outputs, outputs, 1, True)] * (blocks - 1)
+        inputs = outputs
+    return places
+
+
+GROUPS = 8  # of the two thin convolutions
+
+
+class FixedReduction(nn.Module):
+    """Halves the resolution without anything to choose: of both inputs a 1x3 and 3x1 convolution and a pool, side by
+    side (Dong and Yang, 2019, arXiv:1910.04465, section 3.3, with the numbers of the published code).
+
+    Args:
+        inputs: One module for each of the two input states, which brings it to ``channels``.
+        channels: Channels of every branch, a multiple of 8.
+        searching: See :func:`fastnas.supernet.operations.batch_norm`.
+    """
+
+    def __init__(self, inputs: Sequence[nn.Module], channels: int, searching: bool) -> None:
+        super().__init__()
+        if channels % GROUPS != 0:
+            remedy = "Its thin convolutions have 8 groups: choose channels that are a multiple of 4."
+            raise invalid("FixedReduction", f"channels must be a multiple of {GROUPS}", channels, remedy)
+        self.inputs = nn.ModuleList(inputs)
+        self.thin = nn.ModuleList(_thin(channels, searching) for _ in inputs)
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.MaxPool2d(3, 2, 1), batch_norm(channels, searching)) for _ in inputs
+        )
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        """From the input states ``[N, *, H, W]`` to ``[N, 4 * channels, H / 2, W / 2]``."""
+        states: list[Tensor] = []
+        for i, prepare in enumerate(self.inputs):
+            states.append(prepare(inputs[i]))
+        branches: list[Tensor] = []
+        for i, branch in enumerate(self.thin):
+            branches.append(branch(states[i]))
+        for i, branch in enumerate(self.pools):
+            branches.append(branch(states[i]))
+        return torch.cat(branches, dim=1)
+
+
+def _thin(channels: int, searching: bool) -> nn.Sequential:
+    """Grouped convolutions along rows and along columns, and a 1x1 convolution that brings the groups together."""
+    across = nn.Conv2d(channels, channels, (1, 3), (1, 2), (0, 1), groups=GROUPS, bias=False)
+    down = nn.Conv2d(channels, channels, (3, 1), (2, 1), (1, 0), groups=GROUPS, bias=False)
+    mixed = [nn.ReLU(), convolution(channels, channels, 1, searching=searching), batch_norm(channels, searching)]
+    return nn.Sequential(nn.ReLU(), across, down, batch_norm(channels, searching), *mixed)

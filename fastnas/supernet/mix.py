@@ -1,6 +1,6 @@
-"""The coefficients that a supernet mixes with."""
+"""The coefficients that a supernet mixes with, and what it drops at random on its edges."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
@@ -8,8 +8,64 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.spaces.space import Space
-from fastnas.supernet.noise import EdgeNoise, NoiseSource
+from fastnas.seeds import stream
+from fastnas.spaces.genotype import CellGenotype, Genotype
+from fastnas.spaces.space import Edge, Space
+
+
+class EdgeNoise(NamedTuple):
+    """Rates of what is dropped, and the seed that decides what.
+
+    Args:
+        drop_path: Probability, for each image and edge, that the edge's mixed output is zero; the others are divided
+            by the probability of staying (Zela et al., 2020, arXiv:1909.09656, section 5.1).
+        skip_dropout: Probability that an element of a skip connection's output is zero where it keeps the resolution;
+            the others are divided likewise (Chen et al., 2019, arXiv:1904.12760, section 3.3).
+        seed: Decides what is dropped.
+    """
+
+    drop_path: float
+    skip_dropout: float
+    seed: int
+
+
+class NoiseSource:
+    """Drops outputs in the order in which it is asked, always the same from a fresh source.
+
+    Args:
+        noise: Rates and seed.
+        cell_type: Each cell type has streams of its own.
+        device: Where the outputs are.
+        place: Which of the network's cells asks; each has a stream of its own, so that it can be evaluated again by
+            itself.
+    """
+
+    def __init__(self, noise: EdgeNoise, cell_type: str, device: torch.device, place: int = 0) -> None:
+        self.noise, self.cell_type, self.device = noise, cell_type, device
+        self.generator = torch.Generator(device).manual_seed(stream(noise.seed, cell_type, place))
+
+    def at(self, place: int) -> "NoiseSource":
+        """The fresh source of the cell at ``place``."""
+        return NoiseSource(self.noise, self.cell_type, self.device, place)
+
+    def drop(self, names: Sequence[str], outputs: Sequence[Tensor], stride: int) -> list[Tensor]:
+        """The outputs of one edge's candidates after both kinds of noise."""
+        dropped = list(outputs)
+        if self.noise.skip_dropout > 0 and stride == 1 and "skip_connect" in names:
+            position = names.index("skip_connect")
+            dropped[position] = dropped[position] * self._kept(
+                dropped[position].shape, self.noise.skip_dropout, outputs
+            )
+        if self.noise.drop_path > 0 and dropped:
+            kept = self._kept((len(dropped[0]), *[1] * (dropped[0].dim() - 1)), self.noise.drop_path, outputs)
+            dropped = [x * kept for x in dropped]
+        return dropped
+
+    def _kept(self, shape: Sequence[int], rate: float, like: Sequence[Tensor]) -> Tensor:
+        empty = like[0].new_empty(tuple(shape), dtype=torch.get_default_dtype())
+        mask = empty.bernoulli_(1 - rate, generator=self.generator)
+        return (mask / (1 - rate)).to(like[0].dtype)
+
 
 Columns = tuple[tuple[int, ...], ...]
 """For every edge of a cell type the candidates that run, as columns of its coefficients in ascending order."""
@@ -148,3 +204,40 @@ def uniform_mix(space: Space, device: torch.device | None = None) -> Mix:
         return alive / alive.sum(-1, keepdim=True)
 
     return Mix({cell_type: even(cell_type) for cell_type in space.cell_types}, {})
+
+
+def path_of(space: Space, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
+    """The coefficients of the supernet's path that is ``genotype``: one on what it keeps, zero elsewhere.
+
+    Args:
+        space: Of both.
+        genotype: The architecture.
+        edges: Coefficients ``[E]`` of edges, by cell type, if the supernet has some; those of dropped edges go to the
+            edges that are kept at the same node.
+        device: Of the supernet.
+    """
+    candidates, alive = {}, {}
+    for cell_type, cell in genotype.cells.items():
+        columns = _columns(space, cell)
+        mix_EK = torch.zeros(len(space.edges), len(space.primitives), device=device)
+        for row, of_edge in enumerate(columns):
+            mix_EK[row, list(of_edge)] = 1.0
+        candidates[cell_type], alive[cell_type] = mix_EK, columns
+    kept = {name: _kept(space, values, candidates[name]) for name, values in edges.items()}
+    return Mix(candidates, kept, alive)
+
+
+def _columns(space: Space, cell: CellGenotype) -> Columns:
+    columns: list[tuple[int, ...]] = [()] * len(space.edges)
+    for node, genes in enumerate(cell.nodes):
+        for primitive, source in genes:
+            columns[space.row(Edge(source, space.num_inputs + node))] = (space.primitives.index(primitive),)
+    return tuple(columns)
+
+
+def _kept(space: Space, values: Sequence[float], mix_EK: Tensor) -> Tensor:
+    edge_E = torch.tensor(values, device=mix_EK.device) * mix_EK.sum(-1)
+    for target in space.targets:
+        rows = slice(space.rows(target).start, space.rows(target).stop)
+        edge_E[rows] /= edge_E[rows].sum().clamp_min(1e-12)
+    return edge_E

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.convolution import Geometry, conv2d
 from fastnas_kernels.normalisation import BatchNorm2d
+from fastnas_kernels.random_numbers import normal_noise
 
 BuildOperation = Callable[[int, int, bool], nn.Module]
 """``(channels, stride, searching)`` to a module from ``[N, C, H, W]`` to ``[N, C, H / stride, W / stride]``."""
@@ -140,7 +141,8 @@ class FactorizedReduce(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, searching: bool) -> None:
         super().__init__()
-        require(outputs % 2 == 0, "FactorizedReduce", "outputs must be even", outputs, "Choose an even channel count.")
+        if outputs % 2 != 0:
+            raise invalid("FactorizedReduce", "outputs must be even", outputs, "Choose an even channel count.")
         self.first = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.second = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.norm = batch_norm(outputs, searching)
@@ -247,3 +249,99 @@ NASBENCH201_OPERATIONS: Mapping[str, BuildOperation] = {
     "avg_pool_3x3": lambda channels, stride, searching: pool("avg", stride),
 }
 """Dong and Yang, 2020, arXiv:2001.00326."""
+
+
+_STREAMS = 1_000_003  # seeds of modules that draw for the same evaluation lie this far apart
+
+
+class Noise(nn.Module):
+    """Standard normal numbers of the shape that its input has after striding (Zela et al., 2020, arXiv:1909.09656).
+
+    A network with noise stays a pure function: the numbers are decided by the seed that it is called with and by
+    ``position``, which :func:`number_noise` sets to the module's place in its network. Nothing is drawn from a
+    generator and nothing is kept. They carry no gradient.
+
+    Args:
+        stride: 2 where the edge halves the resolution, otherwise 1.
+    """
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride, self.position, self.seed = stride, 0, 0
+
+    def draw_from(self, seed: int) -> None:
+        """Draw from ``seed`` where it is called with the input alone."""
+        self.seed = seed
+
+    def forward(self, x: Tensor, seed: int | None = None) -> Tensor:
+        seed = self.seed if seed is None else seed
+        shape = (*x.shape[:2], *(-(-size // self.stride) for size in x.shape[2:]))
+        return normal_noise(shape, seed + _STREAMS * self.position, x.device, x.dtype)
+
+
+def number_noise(network: nn.Module) -> None:
+    """Give every :class:`Noise` of ``network`` a stream of its own."""
+    for position, module in enumerate(m for m in network.modules() if isinstance(m, Noise)):
+        module.position = position
+
+
+def call(operation: nn.Module, x: Tensor, seed: int) -> Tensor:
+    """The output of a candidate at ``x``; noise draws from ``seed``."""
+    return operation(x, seed) if isinstance(operation, Noise) else operation(x)
+
+
+FLOOD = 4  # times as many channels in the middle
+CHOKE = 32  # channels in the middle, however many there are outside
+
+
+def sharp_sep_conv(
+    channels: int, middle: int, kernel: int, stride: int, dilation: int, searching: bool
+) -> nn.Sequential:
+    """SharpSepConv (Hundt et al., 2019, arXiv:1903.09900, section 3): two separable convolutions with as many
+    channels between them as one likes, the first strided and dilated, each followed by a normalisation.
+
+    Args:
+        channels: Channels read and written.
+        middle: Channels between the two.
+        kernel: Side of both depthwise filters in pixels, odd.
+        stride: Of the first.
+        dilation: Of the first.
+        searching: See :func:`fastnas.supernet.operations.batch_norm`.
+    """
+    first = Geometry(stride, dilation * (kernel // 2), dilation, groups=channels)
+    second = Geometry(1, kernel // 2, 1, groups=middle)
+    return nn.Sequential(
+        nn.ReLU(),
+        convolution(channels, channels, kernel, first, searching=searching),
+        convolution(channels, middle, 1, searching=searching),
+        batch_norm(middle, searching),
+        nn.ReLU(),
+        convolution(middle, middle, kernel, second, searching=searching),
+        convolution(middle, channels, 1, searching=searching),
+        batch_norm(channels, searching),
+    )
+
+
+def _sharp(kernel: int, dilation: int = 1, times: int = 1) -> BuildOperation:
+    return lambda channels, stride, searching: sharp_sep_conv(
+        channels, times * channels, kernel, stride, dilation, searching
+    )
+
+
+def _choked(dilation: int) -> BuildOperation:
+    return lambda channels, stride, searching: sharp_sep_conv(channels, CHOKE, 3, stride, dilation, searching)
+
+
+SHARP_OPERATIONS: Mapping[str, BuildOperation] = {
+    **DARTS_OPERATIONS,
+    "sep_conv_3x3": _sharp(3),
+    "sep_conv_5x5": _sharp(5),
+    "dil_conv_3x3": _sharp(3, dilation=2),
+    "dil_conv_5x5": _sharp(5, dilation=2),
+    "flood_conv_3x3": _sharp(3, times=FLOOD),
+    "dil_flood_conv_3x3": _sharp(3, dilation=2, times=FLOOD),
+    "choke_conv_3x3": _choked(1),
+    "dil_choke_conv_3x3": _choked(2),
+}
+"""Hundt et al., 2019, arXiv:1903.09900. Pools and skips are those of DARTS (the authors' code counts the padding in
+its average pool)."""

@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fastnas.errors import describe, invalid, require, require_type
+from fastnas.errors import describe, invalid, require_type
 from fastnas.seeds import torch_seed
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.registry import SPACES, space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.candidates import build_candidate
-from fastnas.supernet.noise_operation import call
+from fastnas.supernet.operations import call
 from fastnas.user_code import load_user_object, names_code, run_user_code
 
 _CHANNELS, _SIDE = 8, 8  # of the trial of every primitive: even, so that a factorised reduction fits
@@ -88,17 +88,21 @@ def _try(space: Space, primitive: str, stride: int, searching: bool) -> None:
         return build_candidate(space, primitive, _CHANNELS, stride, searching)
 
     module = run_user_code(build, f"{primitive}{at}", None, where)
-    require(isinstance(module, nn.Module), where, f"its operation must return a module at {at}", type(module).__name__)
+    if not isinstance(module, nn.Module):
+        raise invalid(where, f"its operation must return a module at {at}", type(module).__name__)
     if searching:
         buffers = [name for name, _ in module.named_buffers()]
-        remedy = "Use fastnas.supernet.batch_norm(channels, searching), which keeps no statistics while searching."
-        require(not buffers, where, "it must keep no buffers while searching", ", ".join(buffers), remedy)
+        if buffers:
+            remedy = "Use fastnas.supernet.batch_norm(channels, searching), which keeps no statistics while searching."
+            raise invalid(where, "it must keep no buffers while searching", ", ".join(buffers), remedy)
     x = torch.randn(2, _CHANNELS, *[_SIDE] * space.dimensions)
     y = run_user_code(lambda: call(module, x, 0), f"{primitive}{at} at an image", None, where)
     expected = [2, _CHANNELS, *[_SIDE // stride] * space.dimensions]
     got = list(y.shape) if isinstance(y, torch.Tensor) else type(y).__name__
-    require(got == expected, where, f"at stride {stride} its output must have shape {expected}", got)
+    if got != expected:
+        raise invalid(where, f"at stride {stride} its output must have shape {expected}", got)
     if searching:
         same = torch.equal(y, call(module, x, 0))
-        remedy = "A search evaluates a loss more than once. Randomness must come from a seed."
-        require(same, where, "it must be a function of its input alone", "two outputs for one input", remedy)
+        if not same:
+            remedy = "A search evaluates a loss more than once. Randomness must come from a seed."
+            raise invalid(where, "it must be a function of its input alone", "two outputs for one input", remedy)

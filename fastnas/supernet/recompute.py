@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.checkpoint import checkpointed
 
 Word = Literal["none", "edges", "cell", "joined"]
@@ -40,10 +40,13 @@ class Unit(NamedTuple):
 
 def require_words(where: str, words: Sequence[str]) -> None:
     """Raise unless ``words`` can say what is evaluated again."""
-    require(len(words) > 0, where, "recompute must not be empty", "nothing", "Keep everything with none.")
+    if not words:
+        raise invalid(where, "recompute must not be empty", "nothing", "Keep everything with none.")
     for word in words:
-        require(word in WORDS, where, f"recompute must hold {', '.join(WORDS)} only", repr(word))
-    require(words[0] != "joined", where, "recompute must not begin with joined", "joined", "Nothing stands before it.")
+        if word not in WORDS:
+            raise invalid(where, f"recompute must hold {', '.join(WORDS)} only", repr(word))
+    if words[0] == "joined":
+        raise invalid(where, "recompute must not begin with joined", "joined", "Nothing stands before it.")
 
 
 def word_of(words: Sequence[Word], position: int) -> Word:

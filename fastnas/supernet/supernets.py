@@ -18,9 +18,9 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.candidates import operations_of
 from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.dag import DagSupernet
-from fastnas.supernet.fixed_reduction import FixedReduction
 from fastnas.supernet.layout import (
     CellPlace,
+    FixedReduction,
     LargeStem,
     ResidualReduction,
     SmallStem,
@@ -30,11 +30,9 @@ from fastnas.supernet.layout import (
     lay_out,
 )
 from fastnas.supernet.mix import Mix, NodeMix, at_place, node_mixes
-from fastnas.supernet.noise_operation import number_noise
-from fastnas.supernet.operations import batch_norm, in_dimensions
+from fastnas.supernet.operations import batch_norm, in_dimensions, number_noise
 from fastnas.supernet.recompute import State, Unit, Word, through
 from fastnas.supernet.search_cell import SearchCell
-from fastnas_kernels.check import require
 
 
 class Supernet(Protocol):
@@ -148,7 +146,8 @@ class NasBench201Supernet(nn.Module):
         recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
-        require(cells >= 1, "NasBench201Supernet", "cells must be at least 1 in a stage", cells)
+        if cells < 1:
+            raise invalid("NasBench201Supernet", "cells must be at least 1 in a stage", cells)
         self.space, self.recompute = space, tuple(recompute)
         operations = operations_of(space)
         self.stem = SmallStem(image_channels, channels, searching=True)

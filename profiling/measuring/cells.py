@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import DARTS
-from fastnas.supernet.cell_plan import plan_of
+from fastnas.supernet.search_cell import plan_of
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan

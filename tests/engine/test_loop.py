@@ -16,7 +16,7 @@ from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, Eigen
 from fastnas.mechanisms.pruning import BelowThreshold
 from fastnas.mechanisms.schedules import Constant, Progress
 from fastnas.methods.library import asap, darts, dso_nas, p_darts, robust_darts_ada, robust_darts_dp, snas
-from fastnas.run_files import SearchEpoch, read_epochs
+from fastnas.run_files import SearchEpoch, keep_epochs, read_epochs
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.training.config import SearchConfig
@@ -202,17 +202,18 @@ def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch
 def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
     whole = search(SPACE, RETURNING, DIGITS, TINY)
-    plain_keep = loop._kept
+    calls = []
 
     def before(*arguments):
         raise Killed
 
-    def between(run, metrics, epochs):
-        if run.state.roll_backs:
+    def between(*arguments, **options):  # the first call is the one that reads what is there
+        calls.append(arguments)
+        if len(calls) > 1:
             raise Killed
-        return plain_keep(run, metrics, epochs)
+        return keep_epochs(*arguments, **options)
 
-    for place, deadly in (("_go_back", before), ("_kept", between)):
+    for place, deadly in (("_go_back", before), ("keep_epochs", between)):
         folder = tmp_path / place
         with monkeypatch.context() as patch:
             patch.setattr(loop, place, deadly)

@@ -16,8 +16,7 @@ from fastnas.selection.proposals import Proposal, neighbours, propose, samples
 from fastnas.spaces import DARTS, NASBENCH201, SPACES
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.mix import Mix
-from fastnas.supernet.paths import path_of
+from fastnas.supernet.mix import Mix, path_of
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import RetrainConfig, SearchConfig
 

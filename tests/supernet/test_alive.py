@@ -6,8 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.mix import Mix, node_mixes
-from fastnas.supernet.noise import EdgeNoise, NoiseSource
+from fastnas.supernet.mix import EdgeNoise, Mix, NoiseSource, node_mixes
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS
 from fastnas.supernet.search_cell import SearchCell
 

@@ -13,9 +13,8 @@ from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.chain import ChainSupernet
-from fastnas.supernet.chain_layout import ChainShape, chain_layout, proxyless_shape, rounded
-from fastnas.supernet.mix import Mix, NodeMix, uniform_mix
-from fastnas.supernet.noise import EdgeNoise
+from fastnas.supernet.layout import ChainShape, chain_layout, proxyless_shape, rounded
+from fastnas.supernet.mix import EdgeNoise, Mix, NodeMix, uniform_mix
 from fastnas.supernet.supernets import build_supernet
 
 SPACE = proxyless(2)

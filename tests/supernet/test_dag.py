@@ -18,8 +18,7 @@ from fastnas.networks.training_pass import TrainingPass
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.graph_space import DSO, DSO_FULL, dso
 from fastnas.supernet.dag import DagSupernet
-from fastnas.supernet.mix import Mix
-from fastnas.supernet.noise import EdgeNoise
+from fastnas.supernet.mix import EdgeNoise, Mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 from tests.quick import quick_method

@@ -13,7 +13,7 @@ from fastnas.networks.derived import build_network
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.spaces.cell_space import GDAS_FRC
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
-from fastnas.supernet.fixed_reduction import FixedReduction
+from fastnas.supernet.layout import FixedReduction
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 

@@ -7,8 +7,7 @@ import torch
 from fastnas.engine.coefficients import Sampler, relax
 from fastnas.methods.library import METHODS, parsec
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.architecture import initial_logits
-from fastnas.supernet.inputs import edges_of, input_sets, most_probable, set_mask
+from fastnas.supernet.architecture import edges_of, initial_logits, input_sets, most_probable, set_mask
 
 CPU = torch.device("cpu")
 ALIVE = {cell_type: DARTS.alive(cell_type) for cell_type in DARTS.cell_types}

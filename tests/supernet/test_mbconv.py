@@ -3,7 +3,7 @@ import torch
 
 from fastnas.costs.counts import num_parameters
 from fastnas.spaces.chain_space import PROXYLESS
-from fastnas.supernet.mbconv import MBCONV_OPERATIONS, mbconv
+from fastnas.supernet.chain import MBCONV_OPERATIONS, mbconv
 
 
 def test_every_primitive_of_the_chain_but_none_has_a_body():

@@ -5,7 +5,7 @@ from fastnas.networks.training_pass import TrainingPass
 from fastnas.spaces.cell_space import S4
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import uniform_mix
-from fastnas.supernet.noise_operation import Noise
+from fastnas.supernet.operations import Noise
 from fastnas.supernet.supernets import build_supernet
 
 

@@ -4,7 +4,7 @@ from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import SHARPDARTS, SHARPERDARTS
 from fastnas.supernet.candidates import operations_of
-from fastnas.supernet.sharp import SHARP_OPERATIONS
+from fastnas.supernet.operations import SHARP_OPERATIONS
 
 CONVOLUTIONS = {  # kernel, dilation, channels in the middle for 8 outside
     "sep_conv_3x3": (3, 1, 8),
