@@ -14,8 +14,7 @@ def to_html(result: Any) -> str:
     Args:
         result: What to show. The cells of a space that is not registered are shown as text.
     """
-    from fastnas.report.draw import cell_figure  # noqa: PLC0415  (matplotlib takes half a second)
-    from fastnas.report.svg import svg  # noqa: PLC0415
+    from fastnas.report.draw import cell_figure, svg  # noqa: PLC0415  (matplotlib takes half a second)
     from fastnas.spaces.registry import space_by_name  # noqa: PLC0415
 
     genotype = getattr(result, "genotype", result)

@@ -102,7 +102,7 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def told(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """What the first process says, in all of them."""
         if self.size == 1:
             return text
@@ -253,7 +253,7 @@ def require_divisible(ranks: Ranks, batch_size: int) -> None:
         raise invalid(WHERE, rule, batch_size)
 
 
-def alike(tensors: Sequence[Tensor]) -> str:
+def digest_tensors(tensors: Sequence[Tensor]) -> str:
     """A text that is the same for equal numbers, and for others hardly ever."""
     return " ".join(float(x.detach().double().sum()).hex() for x in tensors)
 

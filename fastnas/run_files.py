@@ -89,6 +89,10 @@ class TrainedNetwork(TypedDict):
     seconds: Seconds
 
 
+SEARCHED, HALVING = "searched", "halving"
+"""What the found architecture and the winner of random search with halving are called among the retrained networks."""
+
+
 class Comparison(TypedDict):
     """``comparison.json``."""
 

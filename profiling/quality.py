@@ -41,11 +41,10 @@ from fastnas.errors import invalid
 from fastnas.files import append_json_line, read_json, read_json_lines, write_json
 from fastnas.methods import METHODS
 from fastnas.selection import LadderConfig, climb, derive_from_average, select
+from fastnas.selection.evaluation import HeldOut, ShortTraining
 from fastnas.selection.proposals import Proposal
-from fastnas.selection.scoring import HeldOut
-from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces import NASBENCH201, Genotype, genotype_to_text, random_genotype
-from fastnas.supernet.mix import path_of
+from fastnas.supernet.mix import select_path
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 VALIDATION, TEST = "cifar10_valid_accuracy", "cifar10_test_accuracy"
@@ -219,7 +218,7 @@ def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known
     """Steps, the genotypes on the way, and Kendall's tau of paths through the supernet with the validation column."""
     held_out = HeldOut(data, search_halves(data, config).alpha, 1024, config, CPU)
     genotypes = [random_genotype(NASBENCH201, 10_000 + i) for i in range(RANKED)]
-    paths = [path_of(NASBENCH201, one, found.history[-1]["edge_mix"], CPU) for one in genotypes]
+    paths = [select_path(NASBENCH201, one, found.history[-1]["edge_mix"], CPU) for one in genotypes]
     losses = [held_out.measure(found.supernet, path).loss for path in paths]
     tau = kendalltau([-loss for loss in losses], [known[genotype_to_text(one)] for one in genotypes])[0]
     return {

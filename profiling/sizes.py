@@ -21,7 +21,7 @@ import tyro
 from torch import Tensor
 
 from fastnas.spaces.cell_space import DARTS
-from fastnas.supernet.search_cell import CANDIDATES, plan_of
+from fastnas.supernet.search_cell import CANDIDATES, plan_cell
 from fastnas_kernels.check import complaint, require
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.cell import mixed_cell
@@ -117,7 +117,7 @@ def plan_at(kind: str, size: Size) -> CellPlan:
     if len(names) == 1:
         edge = EdgePlan(0, 1, tuple(CANDIDATES[name] for name in names[0]))
         return CellPlan(size.channels, 1, 1, (edge,), size.stride, size.k)
-    plan = plan_of(DARTS, size.channels, size.stride, size.k, names)
+    plan = plan_cell(DARTS, size.channels, size.stride, size.k, names)
     assert plan is not None, "the kernels know all primitives of the space"
     return plan
 

@@ -15,7 +15,7 @@ def test_alone_nothing_is_exchanged():
     assert ALONE.shared({"x": x})["x"] is x
     assert ALONE.mean(x) is x
     assert ALONE.totals(1.5, 2) == [1.5, 2]
-    assert ALONE.told("words") == "words"
+    assert ALONE.broadcast("words") == "words"
     ALONE.require_same("anything", "text")
     with joined("cpu") as ranks:
         assert ranks == ALONE

@@ -27,11 +27,6 @@ class Check:
     seed: int = 0
 
 
-def default(arguments: list[str]) -> Check:
-    """The command without options."""
-    return Check()
-
-
 def run(command: Check, console: Console) -> bool:
     """Print the findings."""
     report = check(command.space, command.method, seed=command.seed)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +22,6 @@ class Compare:
     out: Path = Path("comparison.csv")
 
 
-def default(arguments: list[str]) -> Compare:
-    """The command without its arguments."""
-    return Compare(runs=tyro.MISSING)
-
-
 def run(command: Compare, console: Console) -> None:
     """Print the table, and write the CSV file and the page."""
     from fastnas.report.compare import (  # noqa: PLC0415  (matplotlib takes half a second)
@@ -43,4 +37,4 @@ def run(command: Compare, console: Console) -> None:
     console.print(table)
     page = command.out.with_suffix(".html")
     write_comparison(rows, command.out, page)
-    console.print(f"written: {command.out} and {page}", markup=False, highlight=False, soft_wrap=True)
+    console.out(f"written: {command.out} and {page}")

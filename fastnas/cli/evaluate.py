@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -40,11 +39,6 @@ class Evaluate:
     device: str = "auto"
 
 
-def default(arguments: list[str]) -> Evaluate:
-    """The command without its arguments."""
-    return Evaluate(run=tyro.MISSING, data=tyro.MISSING)
-
-
 def run(command: Evaluate, console: Console) -> None:
     """Print score and loss."""
     device = torch_device(command.device)
@@ -69,7 +63,7 @@ def run(command: Evaluate, console: Console) -> None:
     balanced = found.balanced_accuracy
     line += "" if balanced is None else f"balanced {100 * balanced:.2f} %, "
     line += f"loss {found.loss:.4f}"
-    console.print(line, highlight=False, soft_wrap=True)
+    console.out(line)
 
 
 def _shorten(classes: tuple[str, ...]) -> str:

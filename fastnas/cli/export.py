@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -32,11 +31,6 @@ class Export:
     with_preprocessing: bool = False
 
 
-def default(arguments: list[str]) -> Export:
-    """The command without its argument."""
-    return Export(run=tyro.MISSING)
-
-
 def run(command: Export, console: Console) -> None:
     """Write the file."""
     model = load(command.run, space=command.space)
@@ -45,4 +39,4 @@ def run(command: Export, console: Console) -> None:
         model, out, command.to, dynamic_batch=command.dynamic_batch, with_preprocessing=command.with_preprocessing
     )
     line = f"exported: {out}   (logits on random input differ by {difference:.1e}, allowed {TOLERANCE:.0e})"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.out(line)

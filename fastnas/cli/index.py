@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import arg
 
@@ -30,14 +29,9 @@ class Index:
     out: Path = Path("index.json")
 
 
-def default(arguments: list[str]) -> Index:
-    """The command without its data."""
-    return Index(data=tyro.MISSING)
-
-
 def run(command: Index, console: Console) -> None:
     """Write the index file."""
     halves = write_index(command.out, load_data(command.data), command.fractions, command.seed)
     counts = f"{len(halves.weights)} images for the weights, {len(halves.alpha)} for alpha"
     line = f"index: {command.out}   ({counts}; use it: {pasted('--index', command.out)})"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.out(line)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.status import Status
 from tyro.conf import arg
 
-from fastnas.cli.recipe import recipe_in, value_of
+from fastnas.cli.recipe import find_value, recipe_in
 from fastnas.costs.latency import describe
 from fastnas.costs.measurement import measure
 from fastnas.costs.tables import NetworkSize
@@ -74,8 +74,8 @@ def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
 
 def default(arguments: list[str]) -> Latency:
     """The command at the sizes that ``--recipe`` and ``--data`` give."""
-    data = value_of("--data", arguments)
-    if data is None and value_of("--recipe", arguments) is None:
+    data = find_value("--data", arguments)
+    if data is None and find_value("--recipe", arguments) is None:
         return Latency()
     return Latency(size=size_of_network(recipe_in(arguments, otherwise="digits_darts"), data))
 
@@ -100,4 +100,4 @@ def run(command: Latency, console: Console) -> None:
             on_round=status.update,
         )
     for line in [*describe(table), f"table: {out}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.out(line)

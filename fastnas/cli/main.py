@@ -67,7 +67,7 @@ def parse(arguments: list[str]) -> Any:
     from fastnas.cli import options  # noqa: PLC0415
 
     verb = import_module(f"fastnas.cli.{arguments[0]}")
-    default = verb.default(arguments[1:])
+    default = options.default_command(verb, arguments[1:])
     return options.parse(arguments[0], default, arguments[1:], heading, getattr(verb, "FIRST", ()))
 
 

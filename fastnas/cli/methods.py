@@ -22,11 +22,6 @@ class Methods:
     pattern: Positional[str] = "*"
 
 
-def default(arguments: list[str]) -> Methods:
-    """The command that lists all."""
-    return Methods()
-
-
 def run(command: Methods, console: Console) -> None:
     """Print the table."""
     names = list_methods(command.pattern)

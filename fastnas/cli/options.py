@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from types import NoneType, UnionType
+from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -103,6 +103,19 @@ def list_options(command: Any, group: Callable[[str, str], str], prefix: str = "
             yield Option(field.name, kind, default, told, title, is_positional=True)
         else:
             yield Option(f"--{flag}", kind, default, told, title, aliases)
+
+
+def default_command(verb: ModuleType, arguments: list[str]) -> Any:
+    """The command of ``verb`` before its arguments are parsed: what it must be given is ``tyro.MISSING``.
+
+    Args:
+        verb: A module of this package. Its ``default``, if it has one, makes the command: it depends on a recipe.
+        arguments: What stands behind the verb.
+    """
+    if hasattr(verb, "default"):
+        return verb.default(arguments)
+    kind = get_type_hints(verb.run)["command"]
+    return kind(**{field.name: tyro.MISSING for field in fields(kind) if field.default is MISSING})
 
 
 def parse(

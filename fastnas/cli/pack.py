@@ -4,7 +4,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -26,11 +25,6 @@ class Pack:
     out: Path | None = None
 
 
-def default(arguments: list[str]) -> Pack:
-    """The command without its arguments."""
-    return Pack(run=tyro.MISSING)
-
-
 def run(command: Pack, console: Console) -> None:
     """Write the archive."""
     names = ("config.json", "genotype.json")
@@ -46,7 +40,7 @@ def run(command: Pack, console: Console) -> None:
         made.replace(out)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
-    console.print(f"packed: {out}", markup=False, highlight=False, soft_wrap=True)
+    console.out(f"packed: {out}")
 
 
 def _in_archive(name: str) -> str:

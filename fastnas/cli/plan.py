@@ -74,7 +74,7 @@ def run(command: PlanCommand, console: Console) -> bool:
     with Status("planning", console=console) as status:
         found = make_plan(command, status.update)
     for line in [*describe(found), *describe_scaling(scale_over_gpus(command, found))]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.out(line)
     return found.chosen is not None
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import tyro
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -39,11 +38,6 @@ class Predict:
     device: str = "auto"
 
 
-def default(arguments: list[str]) -> Predict:
-    """The command without its arguments."""
-    return Predict(run=tyro.MISSING, images=tyro.MISSING)
-
-
 def run(command: Predict, console: Console) -> None:
     """Print the classes."""
     model = load(command.run, str(torch_device(command.device)), space=command.space)
@@ -62,6 +56,6 @@ def run(command: Predict, console: Console) -> None:
             for row, one in enumerate(found):
                 table.add_row(Text(str(file) if row == 0 else ""), Text(one[what]), f"{one[number]:.4f}")
     if command.json:
-        console.print(json.dumps(entries, indent=2), markup=False, highlight=False, soft_wrap=True)
+        console.out(json.dumps(entries, indent=2))
     else:
         console.print(table)

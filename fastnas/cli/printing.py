@@ -1,19 +1,24 @@
 """What the command line prints of results."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from fastnas.data import ImageData
 from fastnas.experiment.experiment import Outcome
-from fastnas.experiment.series import Judged
-from fastnas.report.text import genotype_text
+from fastnas.experiment.series import Validated
 from fastnas.run_files import BrokenImage, read_records
 from fastnas.selection import load_selection, summary
-from fastnas.spaces.formats import genotype_to_text
+from fastnas.spaces.formats import describe_genotype, genotype_to_text
 from fastnas.tasks import SCORES
 from fastnas.training.result import RetrainResult
+
+
+def run_folder_line(folder: Path, command: str) -> str:
+    """What is printed when a run has begun."""
+    return f"run folder: {folder}   (to go on after a stop: {command})"
 
 
 def data_lines(data: ImageData) -> list[str]:
@@ -21,12 +26,12 @@ def data_lines(data: ImageData) -> list[str]:
     return [f"data: {note}" for note in data.notes]
 
 
-def series_table(judged: Sequence[Judged], best: int) -> Table:
+def series_table(validated: Sequence[Validated], best: int) -> Table:
     """What came of several searches, and which one goes on."""
-    table = Table("run", title="judged by a short retraining")
-    for heading in ("seed", "strength", f"held-out {SCORES[judged[0].score].label}", "", "stopped"):
+    table = Table("run", title="validated by a short retraining")
+    for heading in ("seed", "strength", f"held-out {SCORES[validated[0].score].label}", "", "stopped"):
         table.add_column(heading)
-    for number, one in enumerate(judged):
+    for number, one in enumerate(validated):
         strength = "–" if one.strength is None else f"{one.strength:g}"
         marks = one.shown, "best" if number == best else "", one.stopped
         table.add_row(str(number), str(one.seed), strength, *marks)
@@ -36,26 +41,24 @@ def series_table(judged: Sequence[Judged], best: int) -> Table:
 def print_outcome(outcome: Outcome, console: Console) -> None:
     """The architecture, what is known of it, and how it compares with random ones."""
     if outcome.stopped:
-        console.print(f"the search stopped early: {outcome.stopped}", markup=False, highlight=False, soft_wrap=True)
+        console.out(f"the search stopped early: {outcome.stopped}")
     chosen = load_selection(outcome.report.parent, outcome.space)
     for line in [] if chosen is None else summary(chosen):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(genotype_text(outcome.genotype, outcome.space), markup=False, highlight=False)
-    console.print(genotype_to_text(outcome.genotype), markup=False, highlight=False, soft_wrap=True)
+        console.out(line)
+    console.print(describe_genotype(outcome.genotype, outcome.space))
+    console.out(genotype_to_text(outcome.genotype))
     if outcome.cost is not None:
-        console.print(
-            f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}", markup=False, highlight=False, soft_wrap=True
-        )
+        console.out(f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}")
     if outcome.table is not None:
-        console.print(f"known of this architecture: {outcome.table}", markup=False, highlight=False, soft_wrap=True)
+        console.out(f"known of this architecture: {outcome.table}")
     if outcome.searched is not None:
         console.print(comparison_table(outcome.searched, outcome.random, outcome.halving))
         line = verdict(outcome.searched, outcome.random, outcome.halving)
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.out(line)
     for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
         skipped = f"{len(read_records(path, BrokenImage))} images could not be read and were skipped: {path}"
-        console.print(skipped, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"report: {outcome.report}", markup=False, highlight=False, soft_wrap=True)
+        console.out(skipped)
+    console.out(f"report: {outcome.report}")
 
 
 def comparison_table(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from torch import Tensor, nn
 from tyro.conf import Positional
@@ -42,11 +41,6 @@ class Profile:
     trace: Path | None = None
 
 
-def default(arguments: list[str]) -> Profile:
-    """The command without its argument."""
-    return Profile(network=tyro.MISSING)
-
-
 def run(command: Profile, console: Console) -> bool:
     """Print the table and the faults; returns whether there are none."""
     if command.network in RECIPES or command.network.endswith(".json"):
@@ -60,11 +54,11 @@ def run(command: Profile, console: Console) -> bool:
         device = torch.device(command.device)
         network = network.to(device)
         if command.accelerate:
-            console.print(str(accelerate(network)), markup=False, highlight=False, soft_wrap=True)
+            console.out(str(accelerate(network)))
         found = profile(network, (images.to(device), labels.to(device)), trace=command.trace)
     console.print(found.table())
     for fault in found.faults or ("none found",):
-        console.print(f"fault: {fault}", markup=False, highlight=False, soft_wrap=True)
+        console.out(f"fault: {fault}")
     return not found.faults
 
 

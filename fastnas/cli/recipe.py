@@ -13,7 +13,7 @@ RECIPE_HELP = f"Settings to start from: {', '.join(RECIPES)}, or the config.json
 SMOKE_HELP = "Shrink the recipe to one that runs in a minute, to see whether everything fits together."
 
 
-def value_of(option: str, arguments: Sequence[str]) -> str | None:
+def find_value(option: str, arguments: Sequence[str]) -> str | None:
     """What stands behind ``option`` on the command line, before it is parsed."""
     for position, argument in enumerate(arguments):
         if argument.startswith(f"{option}="):
@@ -33,15 +33,15 @@ def recipe_in(arguments: Sequence[str], otherwise: str | None = None) -> Experim
     Raises:
         ValueError: If there is no such recipe, or a file names code to run and ``--trust`` is not given.
     """
-    name = value_of("--recipe", arguments)
+    name = find_value("--recipe", arguments)
     if name is None and otherwise is not None:
         name = otherwise
     elif name is None:  # the sizes of one space are no sizes for another
-        name = "digits" if value_of("--space", arguments) in (None, "nasbench201") else "digits_darts"
+        name = "digits" if find_value("--space", arguments) in (None, "nasbench201") else "digits_darts"
     if name in RECIPES:
         found = RECIPES[name]
     elif Path(name).is_file():
-        overridden = {key for key in ("method", "space") if value_of(f"--{key}", arguments) is not None}
+        overridden = {key for key in ("method", "space") if find_value(f"--{key}", arguments) is not None}
         found = load_experiment(Path(name), trust="--trust" in arguments, overridden=overridden)
     else:
         rule = f"name must be one of {', '.join(RECIPES)}, or a config.json"

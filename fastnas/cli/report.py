@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
@@ -19,13 +18,8 @@ class Report:
     run: Positional[Path]
 
 
-def default(arguments: list[str]) -> Report:
-    """The command without its argument."""
-    return Report(run=tyro.MISSING)
-
-
 def run(command: Report, console: Console) -> None:
     """Write the page."""
     from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
 
-    console.print(f"report: {write_report(command.run)}", markup=False, highlight=False, soft_wrap=True)
+    console.out(f"report: {write_report(command.run)}")

@@ -8,13 +8,12 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
-from fastnas.cli.folders import new_folder, run_folder_line
 from fastnas.cli.options import pasted
-from fastnas.cli.printing import comparison_table, data_lines
+from fastnas.cli.printing import comparison_table, data_lines, run_folder_line
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import DataConfig, load_data
 from fastnas.data.config import Augment, Colour
-from fastnas.experiment.folder import open_run
+from fastnas.experiment.folder import new_folder, open_run
 from fastnas.experiment.progress import Display
 from fastnas.experiment.settings import DATA_HELP
 from fastnas.files import save_tensors, write_json
@@ -82,7 +81,7 @@ def run(command: Retrain, console: Console) -> None:
 def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
     own = None if command.space is None else load_space(command.space)
     genotype = as_genotype(command.genotype, own)
-    folder = Path(ranks.told(str(command.run or new_folder("retrain"))))
+    folder = Path(ranks.broadcast(str(command.run or new_folder("retrain"))))
     with ranks.first_before_others():
         data = load_data(command.data, command.images)
     with open_run(folder, ranks):
@@ -90,7 +89,7 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
             write_json(folder / "genotype.json", genotype_to_json(genotype), checksum=True)
         line = run_folder_line(folder, f"repeat the command with {pasted('--run', folder)}")
         for text in [line, *data_lines(data)]:
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.out(text)
         with Display(f"retrain on {data.name}", console) as display:
             result = retrain(
                 genotype,

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.status import Status
 from tyro.conf import arg
 
-from fastnas.cli.folders import holds_files, new_folder, run_folder_line
 from fastnas.cli.options import pasted
 from fastnas.cli.plan import fit_to_budget
-from fastnas.cli.printing import data_lines, print_outcome, series_table
-from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in, value_of
+from fastnas.cli.printing import data_lines, print_outcome, run_folder_line, series_table
+from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, find_value, recipe_in
 from fastnas.data import ImageData
 from fastnas.errors import invalid
 from fastnas.experiment.experiment import run_experiment
+from fastnas.experiment.folder import holds_files, new_folder
 from fastnas.experiment.progress import Display
 from fastnas.experiment.series import Series, load_series, run_series
 from fastnas.experiment.settings import Experiment, load_experiment, names_code_in
@@ -72,7 +72,7 @@ class Search:
 
 def default(arguments: list[str]) -> Search:
     """The command with the defaults of the recipe that ``arguments`` name."""
-    if value_of("--resume", arguments) is not None:
+    if find_value("--resume", arguments) is not None:
         beside = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in WITH_RESUME]
         if beside and not {"--help", "--help-all"} & set(beside):
             remedy = "The run's config.json decides them; to change one, start a new run with --recipe RUN/config.json."
@@ -88,7 +88,7 @@ def run(command: Search, console: Console) -> None:
 
 def _search(ranks: Ranks, command: Search, console: Console) -> None:
     experiment, series = command.experiment, None
-    folder = Path(ranks.told(str(command.run or command.resume or new_folder(experiment.method))))
+    folder = Path(ranks.broadcast(str(command.run or command.resume or new_folder(experiment.method))))
     if command.run is None and command.resume is None and may_be_restarted():
         rule = "--run must name the run folder of processes that torchrun may restart"
         raise invalid("search", rule, "none", "Only then they find it again.")
@@ -96,7 +96,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
     if command.resume is not None or restarted:
         experiment, series = _load(folder, command.trust or restarted)
     else:
-        if ranks.told("used" if holds_files(folder) else ""):
+        if ranks.broadcast("used" if holds_files(folder) else ""):
             remedy = f"To go on with it: {pasted('fastnas', 'search', '--resume', folder)}."
             raise invalid("search", "the run folder must be new", f"{folder}, which holds files", remedy)
         if command.budget is not None:
@@ -115,7 +115,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
     def start(data: ImageData) -> None:
         resume = pasted("fastnas", "search", "--resume", folder, *trust)
         for line in [run_folder_line(folder, resume), *data_lines(data)]:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.out(line)
 
     def show(title: str) -> Display:
         return Display(title, console)
@@ -142,6 +142,6 @@ def _within_budget(experiment: Experiment, budget: str, ranks: Ranks, console: C
     if ranks.is_first:
         with Status("planning", console=console) as status:
             experiment = fit_to_budget(experiment, budget, status.update, ranks.size)
-    words = ranks.told(" ".join(experiment.config.recompute))  # all processes recompute the same
-    console.print(f"plan: --recompute {words}", highlight=False, soft_wrap=True)
+    words = ranks.broadcast(" ".join(experiment.config.recompute))  # all processes recompute the same
+    console.out(f"plan: --recompute {words}")
     return replace(experiment, config=replace(experiment.config, recompute=tuple(words.split())))

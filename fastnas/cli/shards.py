@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from rich.console import Console
 from tyro.conf import arg
 
@@ -31,15 +30,10 @@ class Shards:
     side: int | None = None
 
 
-def default(arguments: list[str]) -> Shards:
-    """The command without its data and its folder."""
-    return Shards(data=tyro.MISSING, out=tyro.MISSING)
-
-
 def run(command: Shards, console: Console) -> None:
     """Write the shards."""
     data = load_data(command.data)
     write_shards(data, command.out, command.images_per_shard, command.side)
     counts = f"{len(data.train.labels)} images to train on, {len(data.test.labels)} to test on"
     line = f"shards: {command.out}   ({counts}; use them: {pasted('--data', f'shards:{command.out}')})"
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.out(line)

@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from fastnas.report.text import genotype_text
-from fastnas.spaces.formats import as_genotype
+from fastnas.spaces.formats import as_genotype, describe_genotype
 from fastnas.supernet.own import load_space
 
 
@@ -27,18 +25,13 @@ class Show:
     space: str | None = None
 
 
-def default(arguments: list[str]) -> Show:
-    """The command without its argument."""
-    return Show(genotype=tyro.MISSING)
-
-
 def run(command: Show, console: Console) -> None:
     """Print the genotype, and draw it if a file is named."""
     own = None if command.space is None else load_space(command.space)
     genotype = as_genotype(command.genotype, own)
-    console.print(genotype_text(genotype, own), markup=False, highlight=False)
+    console.print(describe_genotype(genotype, own))
     if command.out is not None:
         from fastnas.report.draw import save_drawing  # noqa: PLC0415  (matplotlib takes half a second)
 
         save_drawing(genotype, command.out, own)
-        console.print(f"drawn: {command.out}", markup=False, highlight=False, soft_wrap=True)
+        console.out(f"drawn: {command.out}")

@@ -24,7 +24,7 @@ from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.chain import MBCONV_OPERATIONS
 from fastnas.supernet.layout import Resolution, chain_layout, darts_layout, height_and_width, proxyless_shape, shrink
-from fastnas.supernet.mix import built_on
+from fastnas.supernet.mix import list_built
 from fastnas_kernels.check import require
 
 MOST: Mapping[str, int] = {
@@ -265,7 +265,7 @@ def _of_chain(space: ChainSpace, size: NetworkSize) -> Iterator[tuple[int, int, 
     space.require_depth(size.cells)
     area = shrink(height_and_width(size.resolution), 2 if size.large else 1)
     for row, place in enumerate(chain_layout(space, proxyless_shape(size.channels))):
-        for primitive in built_on(space, "normal", row):
+        for primitive in list_built(space, "normal", row):
             candidate = Candidate(primitive, place.inputs, place.stride, area, place.outputs)
             yield row, space.primitives.index(primitive), candidate
         area = shrink(area, place.stride)

@@ -246,7 +246,7 @@ def plan_search(
         fitted = fit_minutes(times, method, data, config)
         names = ("epochs", "warmup_epochs", "fractions", "evaluation_images")
         chosen = {name: getattr(fitted, name) for name in names}
-        chosen = json.loads(ranks.told(json.dumps(chosen)))  # all processes do what the first one measured
+        chosen = json.loads(ranks.broadcast(json.dumps(chosen)))  # all processes do what the first one measured
         write_budget(folder, {"search": {**chosen, "minutes": config.minutes, "seconds": asdict(times)}}, ranks)
     numbers = {name: chosen[name] for name in ("epochs", "warmup_epochs", "evaluation_images")}
     fractions = None if chosen["fractions"] is None else tuple(chosen["fractions"])

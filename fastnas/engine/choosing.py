@@ -16,7 +16,7 @@ from fastnas.engine.step import apply_gradients
 from fastnas.mechanisms.choice import Coefficients, Judge
 from fastnas.seeds import stream
 from fastnas.spaces.genotype import Genotype
-from fastnas.supernet.mix import Columns, Mix, path_of
+from fastnas.supernet.mix import Columns, Mix, select_path
 from fastnas.training.numerics import autocast, evaluate
 from fastnas_kernels.tensors import accumulator
 
@@ -36,7 +36,7 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
     rounds = count()
 
     def loss_of_path(genotype: Genotype) -> float:
-        return _loss(run, path_of(run.space, genotype, edges, run.device))
+        return _loss(run, select_path(run.space, genotype, edges, run.device))
 
     def as_mix(mix: Coefficients) -> Mix:
         tensors = {name: torch.tensor(x, dtype=torch.float32, device=run.device) for name, x in mix.items()}

@@ -16,7 +16,7 @@ from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.methods.method import Method
 from fastnas.seeds import stream
 from fastnas.spaces.space import Space
-from fastnas.supernet.architecture import by_cell_type, edges_of, most_probable, set_mask
+from fastnas.supernet.architecture import by_cell_type, mark_edges, mark_most_probable, set_mask
 from fastnas.supernet.mix import Columns, EdgeNoise, Mix
 
 ALL: Mapping[str, Alive] = MappingProxyType({})
@@ -62,7 +62,7 @@ def relax(method: Method, space: Space, alpha: Tensors, alive: Mapping[str, Aliv
         name: method.relaxation(alpha_EK, living.get(name), tau)
         for name, alpha_EK in by_cell_type(alpha, "alpha", lambda x: x).items()
     }
-    best = by_cell_type(alpha, "inputs", lambda logits_BS: most_probable(space, logits_BS))
+    best = by_cell_type(alpha, "inputs", lambda logits_BS: mark_most_probable(space, logits_BS))
     return Mix(candidates, _edges(space, alpha) | best, {name: _columns(alive[name]) for name in living})
 
 
@@ -188,7 +188,7 @@ class Sampler:
         logits_BS = alpha[f"inputs.{name}"]
         mask_BS = set_mask(self.space, logits_BS.device)
         sample = Categorical()(logits_BS, mask_BS, self.tau, stream(self.seed, f"inputs {name}", index))
-        return sample._replace(mix=edges_of(self.space, sample.mix))
+        return sample._replace(mix=mark_edges(self.space, sample.mix))
 
     def _draw(self) -> Draw | None:
         own = self.method.weight_draw if self.for_weights else None

@@ -17,17 +17,17 @@ from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.fit import require_fit, require_task
 from fastnas.engine.graphs import StepGraphs, step_graphs
-from fastnas.engine.record import Stopwatch, coefficients_at, derived, record_of
+from fastnas.engine.record import Stopwatch, coefficients_at, derive, make_record
 from fastnas.engine.run import (
     Run,
-    copied,
+    copy_nest,
     enter_stage,
     fresh_state,
-    on_host,
     require_stages,
     search_halves,
     stage_borders,
     stage_supernet,
+    to_lists,
     weight_learning_rate,
 )
 from fastnas.engine.step import outer_eigenvalue, search_step
@@ -36,7 +36,7 @@ from fastnas.mechanisms.control import RollBack, Stop
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
-from fastnas.ranks import ALONE, Ranks, alike, local_device, require_divisible
+from fastnas.ranks import ALONE, Ranks, digest_tensors, local_device, require_divisible
 from fastnas.run_files import SearchEpoch, append_record, keep_epochs
 from fastnas.seeds import stream
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
@@ -145,11 +145,11 @@ def search(
             if on_epoch is not None:
                 on_epoch(record)
     verdict = _decide(run, history)
-    genotype = derived(run, coefficients_at(run, config.epochs - 1))
+    genotype = derive(run, coefficients_at(run, config.epochs - 1))
     if method.choice is not None:
         with deterministic():
             text = genotype_to_text(choose(run, accept)) if ranks.is_first else ""
-            genotype = parse_genotype(ranks.told(text), run.space)
+            genotype = parse_genotype(ranks.broadcast(text), run.space)
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
     returned = verdict.epoch if isinstance(verdict, Stop) else None
     if returned is not None:
@@ -202,7 +202,9 @@ def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
 def _save(run: Run, folder: Path | None) -> None:
     if folder is not None:
         run.state.losses.check("search", run.state.step)
-        run.ranks.require_same("alpha and the weights", alike([*run.state.alpha.values(), *run.state.w.values()]))
+        run.ranks.require_same(
+            "alpha and the weights", digest_tensors([*run.state.alpha.values(), *run.state.w.values()])
+        )
     if folder is not None and run.ranks.is_first:
         state = {**run.state.state_dict(), "threads": torch.get_num_threads()}
         save_checkpoint(folder / "checkpoint.pt", run.identity, state)
@@ -230,7 +232,7 @@ def _epochs(
         search_batch = _rest_of_epoch(run, batches, folder, on_step, graphs)
         epoch = state.step // run.steps - 1
         eigenvalue = _measure(run, search_batch, epoch)
-        record = record_of(run, epoch, lr, eigenvalue, stopwatch)
+        record = make_record(run, epoch, lr, eigenvalue, stopwatch)
         history.append(record)
         _keep_snapshot(run, epoch)
         if folder is not None and run.ranks.is_first:
@@ -334,7 +336,7 @@ def _next_stage(run: Run) -> None:
     stage = run.state.stage + 1
     keeps = run.method.stages[stage].candidates
     if keeps is not None:
-        mix = on_host(coefficients_at(run, run.state.step // run.steps - 1).candidates)
+        mix = to_lists(coefficients_at(run, run.state.step // run.steps - 1).candidates)
         run.state.alive = {name: keep_best(mix[name], rows, keeps) for name, rows in run.state.alive.items()}
     enter_stage(run, stage)
 
@@ -345,7 +347,7 @@ def _prune(run: Run) -> None:
     if method.prune is None or at.epoch < at.warmup or (at.epoch - at.warmup) % method.prune_every:
         return
     with torch.no_grad():
-        mix = on_host(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
+        mix = to_lists(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
     state.alive = {name: method.prune(mix[name], rows) for name, rows in state.alive.items()}
 
 
@@ -366,7 +368,7 @@ def _keep_snapshot(run: Run, epoch: int) -> None:
     """Keep what a roll-back may return to, and no more."""
     keeps, snapshots = run.method.snapshots, run.state.snapshots
     if keeps:
-        snapshots[epoch] = copied(run.state.snapshot())
+        snapshots[epoch] = copy_nest(run.state.snapshot())
         for old in [saved for saved in snapshots if saved < epoch - keeps]:
             del snapshots[old]
 
@@ -377,7 +379,7 @@ def _go_back(run: Run, history: list[dict[str, Any]], verdict: RollBack, folder:
     state.roll_backs.append(
         {"from": len(history) - 1, "to": verdict.epoch, "weight_decay": verdict.weight_decay, "reason": verdict.reason}
     )
-    state.load_state_dict(copied(state.snapshots[verdict.epoch]))
+    state.load_state_dict(copy_nest(state.snapshots[verdict.epoch]))
     state.snapshots = {epoch: saved for epoch, saved in state.snapshots.items() if epoch <= verdict.epoch}
     for group in state.weight_optimizer.param_groups:
         group["weight_decay"] = verdict.weight_decay

@@ -49,7 +49,7 @@ def evaluated_mix(run: Run, epoch: int) -> Mix:
         return sampler(run.state.alpha).mix
 
 
-def derived(run: Run, mix: Mix) -> Genotype:
+def derive(run: Run, mix: Mix) -> Genotype:
     """The architecture that the coefficients prefer."""
     candidates, edges = (
         {t: x.detach().cpu().tolist() for t, x in part.items()} for part in (mix.candidates, mix.edges)
@@ -57,7 +57,7 @@ def derived(run: Run, mix: Mix) -> Genotype:
     return run.method.derivation(run.space, candidates, edges)
 
 
-def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwatch: Stopwatch) -> dict[str, Any]:
+def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwatch: Stopwatch) -> dict[str, Any]:
     """The line of ``epoch`` in ``metrics.jsonl``; starts the sums of the next epoch."""
     state, config, method = run.state, run.config, run.method
     state.losses.check("search", state.step)
@@ -109,7 +109,7 @@ def record_of(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopwat
         "mix": plain(mix.candidates),
         "edge_mix": plain(mix.edges),
         "alive": {name: [sum(row) for row in rows] for name, rows in state.alive.items()},
-        "genotype": genotype_to_text(derived(run, mix)),
+        "genotype": genotype_to_text(derive(run, mix)),
         "roll_backs": list(state.roll_backs),
         "seconds": stopwatch.read(),
     } | ({} if eigenvalue is None else {"eigenvalue": eigenvalue})

@@ -11,7 +11,7 @@ from fastnas.mechanisms.matching import cosine
 from fastnas.supernet.mix import Mix
 
 
-def candidates_of(run: Run) -> dict[str, list[str]]:
+def group_weights(run: Run) -> dict[str, list[str]]:
     """The names of the weights of every candidate that has some, by the candidate's place in the network."""
     groups: dict[str, list[str]] = {}
     for name in run.state.w:
@@ -26,7 +26,7 @@ def without_frozen(run: Run, gradients: Mapping[str, Tensor | None]) -> dict[str
     """``gradients`` without those of candidates that are frozen, which then stay, without decay or momentum."""
     if not run.state.frozen:
         return dict(gradients)
-    groups = candidates_of(run)
+    groups = group_weights(run)
     held = {name for group in run.state.frozen for name in groups[group]}
     return {name: None if name in held else gradient for name, gradient in gradients.items()}
 
@@ -41,7 +41,7 @@ def match(run: Run, of_weights: Mapping[str, Tensor | None], of_alpha: Mapping[s
     """
     rule, state = run.method.matching, run.state
     assert rule is not None
-    for group, names in candidates_of(run).items():
+    for group, names in group_weights(run).items():
         if group in state.frozen:
             continue
         pairs = [(of_weights[name], of_alpha[name]) for name in names if of_weights[name] is not None]

@@ -88,8 +88,8 @@ class SearchState:
                     if tensor.shape != theirs[name].shape:  # copy_ would spread it
                         raise ValueError(f"{name} of shape {list(theirs[name].shape)} for {list(tensor.shape)}")
                     tensor.copy_(theirs[name])
-        self.weight_optimizer.load_state_dict(copied(saved["weight_optimizer"]))
-        self.alpha_optimizer.load_state_dict(copied(saved["alpha_optimizer"]))
+        self.weight_optimizer.load_state_dict(copy_nest(saved["weight_optimizer"]))
+        self.alpha_optimizer.load_state_dict(copy_nest(saved["alpha_optimizer"]))
         self.alive = {name: tuple(map(tuple, rows)) for name, rows in saved["alive"].items()}
         self.step = saved["step"]
         self.losses = Losses(**saved["losses"])
@@ -99,16 +99,16 @@ class SearchState:
         self.roll_backs = saved.get("roll_backs", self.roll_backs)
 
 
-def copied(nest: Any) -> Any:
+def copy_nest(nest: Any) -> Any:
     """A nest of dictionaries and lists in which every tensor is a copy."""
     if isinstance(nest, Tensor):
         return nest.clone()
     if isinstance(nest, Mapping):
-        return {key: copied(value) for key, value in nest.items()}
-    return [copied(value) for value in nest] if isinstance(nest, list) else nest
+        return {key: copy_nest(value) for key, value in nest.items()}
+    return [copy_nest(value) for value in nest] if isinstance(nest, list) else nest
 
 
-def on_host(tensors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
+def to_lists(tensors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
     """Tensors as lists."""
     return {name: x.detach().cpu().tolist() for name, x in tensors.items()}
 

@@ -157,21 +157,21 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
 
     beside = list(state.alpha.values()) if run.method.clip_with_alpha else []
 
-    def loss_of(draw: int) -> tuple[Tensor, Tensor]:
+    def loss_at(draw: int) -> tuple[Tensor, Tensor]:
         mix = sampler(state.alpha if beside else detached(state.alpha), draw).mix
         mix = _perturbed(run, mix, loss_on)
         return loss_on(state.w, mix)
 
     if average is None:
-        loss, hits = loss_of(0)
+        loss, hits = loss_at(0)
         total = loss + _weighted(run, run.method.weight_penalties, state.w)
         gradients = torch.autograd.grad(total, [*state.w.values(), *beside], allow_unused=True)
     else:
         with torch.no_grad():
-            losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_of, range(average.draws)), strict=True))
+            losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_at, range(average.draws)), strict=True))
         weights_K = average.weights(losses_K, len(batch.labels) * run.ranks.size)
-        loss, hits = (weights_K * losses_K).sum(), _mean_of(hits_K)
-        gradients = _accumulated(run, loss_of, weights_K)
+        loss, hits = (weights_K * losses_K).sum(), _average(hits_K)
+        gradients = _accumulated(run, loss_at, weights_K)
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
     own, others = gradients[: len(state.w)], gradients[len(state.w) :]
     named = dict(zip(state.w, own, strict=True))
@@ -184,7 +184,7 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
     _move_weights(run, without_frozen(run, named), [g for g in others if g is not None])
 
 
-def _mean_of(statistics_K: Tensor) -> Tensor:
+def _average(statistics_K: Tensor) -> Tensor:
     """Of several draws, in the type of one."""
     mean = statistics_K.float().mean(0)
     return mean if statistics_K.is_floating_point() else mean.round().to(statistics_K.dtype)
@@ -196,13 +196,13 @@ def _move_weights(run: Run, gradients: Mapping[str, Tensor | None], others: Sequ
     apply_gradients(optimizer, run.state.w, gradients, run.config.grad_clip, limit, others)
 
 
-def _accumulated(run: Run, loss_of: Callable[[int], tuple[Tensor, Tensor]], weights_K: Tensor) -> list[Tensor | None]:
+def _accumulated(run: Run, loss_at: Callable[[int], tuple[Tensor, Tensor]], weights_K: Tensor) -> list[Tensor | None]:
     """The weighted sum of the gradients of all draws, one graph alive at a time."""
     variables = list(run.state.w.values())
     total: list[Tensor | None] = [None] * len(variables)
     for draw, weight in enumerate(weights_K.unbind()):
         # without a name of their own, so that those of one draw are gone when the next one runs
-        total = _sums(total, torch.autograd.grad(loss_of(draw)[0] * weight, variables, allow_unused=True))
+        total = _sums(total, torch.autograd.grad(loss_at(draw)[0] * weight, variables, allow_unused=True))
     if run.method.weight_penalties:
         penalty = gradients_of(_weighted(run, run.method.weight_penalties, run.state.w), run.state.w)
         total = _sums(total, tuple(penalty.values()))

@@ -15,10 +15,18 @@ from fastnas.engine import SearchResult, require_stages, search, stage_supernet
 from fastnas.engine.budget import plan_search
 from fastnas.errors import invalid
 from fastnas.experiment.folder import open_run
-from fastnas.experiment.minutes import LADDER, SEARCH, fit_halving, fit_ladder, fit_retraining, seconds_so_far, share_of
+from fastnas.experiment.minutes import (
+    LADDER,
+    SEARCH,
+    find_share,
+    fit_halving,
+    fit_ladder,
+    fit_retraining,
+    seconds_so_far,
+)
+from fastnas.experiment.progress import ShowProgress, watch
 from fastnas.experiment.selecting import Scene, climb_from, draw_contestants, halve_random
 from fastnas.experiment.settings import Experiment, experiment_to_json
-from fastnas.experiment.watching import ShowProgress, watched
 from fastnas.files import save_tensors, write_json
 from fastnas.mechanisms.choice import Evolution, Perturbation
 from fastnas.methods.library import REGULARISED
@@ -27,6 +35,7 @@ from fastnas.methods.registry import as_method
 from fastnas.methods.variants import with_order, with_stop, with_techniques
 from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
+from fastnas.run_files import HALVING, SEARCHED
 from fastnas.selection import derive_from_average
 from fastnas.selection.proposals import Accept
 from fastnas.spaces.benchmark import Table, TableEntry, look_up, read_table, require_space
@@ -39,9 +48,6 @@ from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
 from fastnas.training.result import RetrainResult
 from fastnas.training.retrain import network_size, retrain
-
-HALVING = "halving"
-"""What the winner of random search with halving is called among the retrained networks."""
 
 
 @dataclass(frozen=True)
@@ -151,17 +157,12 @@ def _run(
         from fastnas.report.page import write_report  # noqa: PLC0415  (matplotlib takes half a second)
 
         write_report(folder)
-    searched, halving = results.pop("searched", None), results.pop(HALVING, None)
+    searched, halving = results.pop(SEARCHED, None), results.pop(HALVING, None)
     cost = None if parts.costs is None else (derived_cost(result.genotype, parts.costs), parts.costs.unit)
     report = folder / "report.html"
     return Outcome(
         result.genotype, searched, list(results.values()), halving, entry, report, parts.space, result.stopped, cost
     )
-
-
-def data_of(experiment: Experiment) -> ImageData:
-    """The images that ``experiment`` names."""
-    return load_data(experiment.data, experiment.images)
 
 
 def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
@@ -174,7 +175,7 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     Raises:
         ValueError: For names, sizes or settings that do not fit together, before anything runs.
     """
-    parts = resolve(experiment, data_of(experiment) if data is None else data)
+    parts = resolve(experiment, load_data(experiment.data, experiment.images) if data is None else data)
     if parts.method.choice is not None and experiment.config.minutes is not None:
         rule = "--minutes must stand beside a derivation or the ladder, whose time it can plan"
         got = f"{parts.method.name}, which chooses by evaluations of its supernet"
@@ -196,7 +197,7 @@ def resolve(experiment: Experiment, data: ImageData) -> Parts:
     Raises:
         ValueError: For names or options that do not fit together.
     """
-    method = method_named(experiment.method, experiment.strength)
+    method = find_method(experiment.method, experiment.strength)
     method = method if experiment.order is None else with_order(method, experiment.order)
     method = method if experiment.stop is None else with_stop(method, experiment.stop)
     method = with_techniques(_with_choice(method, experiment), experiment.techniques)
@@ -242,7 +243,7 @@ def find(
     config = experiment.config if device is None else replace(experiment.config, device=device)
     has_ladder, ladder, minutes = experiment.select == "ladder", experiment.ladder, config.minutes
     halving = experiment.retrain_searched and experiment.random_halving
-    share = partial(share_of, ladder=has_ladder, retraining=experiment.retrain_searched, halving=halving)
+    share = partial(find_share, ladder=has_ladder, retraining=experiment.retrain_searched, halving=halving)
     if minutes is not None:
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
@@ -274,7 +275,7 @@ def _scene(experiment: Experiment, parts: Parts, config: SearchConfig) -> Scene:
     return Scene(parts.space, parts.method, parts.data, config, experiment.retrain)
 
 
-def method_named(name: str, strength: float | None = None) -> Method:
+def find_method(name: str, strength: float | None = None) -> Method:
     """The method that the settings name.
 
     Args:
@@ -322,8 +323,10 @@ def _search(
     parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks, accept: Accept
 ) -> SearchResult:
     title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
-    with watched("search", title, folder, show_progress, ranks) as watch:
-        return search(parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, accept=accept, **watch)
+    with watch("search", title, folder, show_progress, ranks) as callbacks:
+        return search(
+            parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, accept=accept, **callbacks
+        )
 
 
 def _retrain(
@@ -335,7 +338,7 @@ def _retrain(
     show_progress: ShowProgress,
     ranks: Ranks,
 ) -> RetrainResult:
-    with watched("retrain", f"retrain: {name}", folder, show_progress, ranks) as watch:
+    with watch("retrain", f"retrain: {name}", folder, show_progress, ranks) as callbacks:
         return retrain(
             genotype,
             parts.data,
@@ -344,8 +347,8 @@ def _retrain(
             folder=folder,
             own=parts.space,
             ranks=ranks,
-            on_step=watch.get("on_step"),
-            on_epoch=watch.get("on_epoch"),
+            on_step=callbacks.get("on_step"),
+            on_epoch=callbacks.get("on_epoch"),
         )
 
 

@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
 from fastnas.errors import invalid
@@ -18,6 +19,17 @@ except ImportError:  # not on Windows, where nothing is locked
 
 LOCK = ".lock"
 _RESULTS = ("checkpoint.pt", "metrics.jsonl")
+
+
+def new_folder(what: str) -> Path:
+    """The folder of a run that was given none: runs/, the time, and what it is about."""
+    plain = "".join(c if c.isalnum() or c in "_-" else "." for c in what)
+    return Path("runs") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{plain[-40:]}"
+
+
+def holds_files(folder: Path) -> bool:
+    """Whether ``folder`` cannot be that of a new run."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 @contextmanager

@@ -13,13 +13,12 @@ from fastnas.engine import SearchResult
 from fastnas.engine.budget import read_budget, write_budget
 from fastnas.experiment.selecting import Scene
 from fastnas.ranks import Ranks, local_device
-from fastnas.run_files import RungRecord, SearchEpoch, read_records
+from fastnas.run_files import HALVING, RungRecord, SearchEpoch, read_records
 from fastnas.selection import LadderConfig
-from fastnas.selection.scoring import HeldOut
-from fastnas.selection.short_training import ShortTraining
+from fastnas.selection.evaluation import HeldOut, ShortTraining
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.mix import path_of
+from fastnas.supernet.mix import select_path
 from fastnas.training.config import RetrainConfig
 
 SEARCH, LADDER, RETRAINING = 0.45, 0.15, 0.4
@@ -30,7 +29,7 @@ TIMED = 4  # steps
 MOST_ENTRANTS = 256  # of a random search
 
 
-def share_of(part: float, *, ladder: bool, retraining: bool, halving: bool = False) -> float:
+def find_share(part: float, *, ladder: bool, retraining: bool, halving: bool = False) -> float:
     """The share of the run's time that ``part`` has, beside the parts that the run has."""
     searched = SEARCH + LADDER * ladder
     return part / (searched * (1 + halving) + RETRAINING * retraining)
@@ -53,7 +52,7 @@ def fit_halving(seconds: float, scene: Scene, folder: Path, ranks: Ranks) -> Lad
         class_balanced_fraction(scene.data.train.labels, scene.config.train_fraction, scene.config.seed),
     )
     steps = max(1, config.epochs * (len(images) // config.batch_size) // 4)
-    ladder, chosen = LadderConfig(entrants=2, steps=steps), read_budget(folder).get("halving")
+    ladder, chosen = LadderConfig(entrants=2, steps=steps), read_budget(folder).get(HALVING)
     if chosen is None and ranks.is_first:
         genotypes = [random_genotype(scene.space, seed) for seed in range(scene.config.seed, scene.config.seed + 4)]
         of_step = sum(_time_step(genotype, scene) for genotype in genotypes) / len(genotypes)
@@ -61,8 +60,8 @@ def fit_halving(seconds: float, scene: Scene, folder: Path, ranks: Ranks) -> Lad
         while replace(ladder, entrants=entrants + 1).total_steps * of_step <= seconds and entrants < MOST_ENTRANTS:
             entrants += 1
         chosen = {"entrants": entrants, "seconds": {"all": seconds, "step": of_step}}
-        write_budget(folder, {"halving": chosen})
-    chosen = json.loads(ranks.told(json.dumps(chosen)))
+        write_budget(folder, {HALVING: chosen})
+    chosen = json.loads(ranks.broadcast(json.dumps(chosen)))
     return replace(ladder, entrants=chosen["entrants"])
 
 
@@ -86,7 +85,7 @@ def fit_ladder(
         other = random_genotype(scene.space, scene.config.seed)
         edges = found.history[-1]["edge_mix"]
         started = perf_counter()
-        held_out.measure(found.supernet, path_of(scene.space, found.genotype, edges, device))
+        held_out.measure(found.supernet, select_path(scene.space, found.genotype, edges, device))
         of_score = perf_counter() - started
         of_step = (_time_step(found.genotype, scene) + _time_step(other, scene)) / 2
         proposals = int(np.clip(SCORING * seconds / of_score, 8, 512))
@@ -99,7 +98,7 @@ def fit_ladder(
         times = {"score": of_score, "step": of_step}
         chosen = {"proposals": proposals, "entrants": fitting[-1], "seconds": times}
         write_budget(folder, {"ladder": chosen})
-    chosen = json.loads(ranks.told(json.dumps(chosen)))
+    chosen = json.loads(ranks.broadcast(json.dumps(chosen)))
     return replace(ladder, proposals=chosen["proposals"], entrants=chosen["entrants"])
 
 
@@ -127,13 +126,13 @@ def fit_retraining(
         least = {"linear": 6, "cosine_power": config.lr_warmup_epochs + 1}.get(config.schedule, 1)
         chosen = {"epochs": max(least, round(seconds / of_epochs)), "seconds": {"epoch": of_epochs}}
         write_budget(folder, {"retraining": chosen})
-    return replace(config, epochs=json.loads(ranks.told(json.dumps(chosen)))["epochs"])
+    return replace(config, epochs=json.loads(ranks.broadcast(json.dumps(chosen)))["epochs"])
 
 
 def seconds_so_far(folder: Path) -> float:
     """What the search, the ladder and the random search of a run folder took."""
     epochs = read_records(folder / "metrics.jsonl", SearchEpoch)
-    ladders = folder / "selection.jsonl", folder / "halving" / "selection.jsonl"
+    ladders = folder / "selection.jsonl", folder / HALVING / "selection.jsonl"
     rungs = [rung for path in ladders for rung in read_records(path, RungRecord)]
     return sum(epoch["seconds"] for epoch in epochs) + sum(rung["seconds"] for rung in rungs)
 

@@ -1,15 +1,19 @@
 """What a search or a training shows while it runs."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypedDict
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
+from fastnas.ranks import Ranks
 from fastnas.tasks import read_score
+from fastnas.training.events import EventWriter
 
 LEAST_WIDTH = {"epoch": 7, "s": 6}  # columns of the numbers that grow longer than their heading
 
@@ -64,7 +68,7 @@ class SafeConsole(Console):
     and what no encoding knows are escaped."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(markup=False, **options)
+        super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """See :meth:`rich.console.Console.render`."""
@@ -155,3 +159,29 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+
+
+ShowProgress = Callable[[str], AbstractContextManager[Display]]
+"""From a title to a display that is live inside a ``with`` block."""
+
+
+class Callbacks(TypedDict, total=False):
+    on_step: Callable[[int, int], None]
+    on_epoch: Callable[[Mapping[str, Any]], None]
+    on_compile: Callable[[int, int], None]
+
+
+@contextmanager
+def watch(what: str, title: str, folder: Path, show_progress: ShowProgress, ranks: Ranks) -> Iterator[Callbacks]:
+    """What to call after steps and epochs, so that somebody sees them; the first of several processes is seen."""
+    if not ranks.is_first:
+        yield {}
+        return
+    with show_progress(title) as display, EventWriter(folder / "events") as events:
+
+        def on_epoch(record: Mapping[str, Any]) -> None:
+            display.epoch(record)
+            events.write(what, record)
+
+        callbacks: Callbacks = {"on_step": display.step, "on_epoch": on_epoch}
+        yield callbacks | {"on_compile": display.compiled} if what == "search" else callbacks

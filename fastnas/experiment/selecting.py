@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 from fastnas.data import ImageData
 from fastnas.engine import SearchResult
-from fastnas.experiment.watching import ShowProgress
+from fastnas.experiment.progress import ShowProgress
 from fastnas.methods.method import Method
 from fastnas.ranks import Ranks
+from fastnas.run_files import SEARCHED
 from fastnas.seeds import stream
 from fastnas.selection import LadderConfig, climb, load_selection, save_selection, select
 from fastnas.selection.proposals import Accept, Proposal
@@ -60,7 +61,7 @@ def climb_from(
                 chosen = select(found, *scene, ladder, accept=accept, folder=folder, on_step=display.step)
             save_selection(chosen, folder)
         text = genotype_to_text(chosen.genotype)
-    return replace(found, genotype=parse_genotype(ranks.told(text), scene.space))
+    return replace(found, genotype=parse_genotype(ranks.broadcast(text), scene.space))
 
 
 def halve_random(
@@ -89,7 +90,7 @@ def halve_random(
                 chosen = climb(*arguments, folder=folder, on_step=display.step)
             save_selection(chosen, folder)
         text = genotype_to_text(chosen.genotype)
-    return parse_genotype(ranks.told(text), scene.space)
+    return parse_genotype(ranks.broadcast(text), scene.space)
 
 
 def draw_contestants(space: Space, found: Genotype, count: int, seed: int, accept: Accept) -> dict[str, Genotype]:
@@ -103,7 +104,7 @@ def draw_contestants(space: Space, found: Genotype, count: int, seed: int, accep
         accept: Which random architectures may stand beside it.
     """
     others = draw(space, count, seed, accept, found)
-    return {"searched": found, **{f"random_{number}": genotype for number, genotype in enumerate(others, 1)}}
+    return {SEARCHED: found, **{f"random_{number}": genotype for number, genotype in enumerate(others, 1)}}
 
 
 def draw(space: Space, count: int, seed: int, accept: Accept, besides: Genotype | None = None) -> list[Genotype]:

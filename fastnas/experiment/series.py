@@ -1,7 +1,7 @@
 """Several searches of one experiment, of which the best goes on.
 
 Each search has a run folder of its own and is an ordinary run, which ``fastnas search --resume RUN/runs/2`` finishes
-alone. They are judged by a short retraining on images that it does not train on; the test set has no say.
+alone. They are validated by a short retraining on images that it does not train on; the test set has no say.
 """
 
 import multiprocessing
@@ -20,14 +20,13 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from fastnas.data import ImageData, hold_out, share_memory
+from fastnas.data import ImageData, hold_out, load_data, share_memory
 from fastnas.engine.run import search_halves
-from fastnas.experiment.experiment import Outcome, Parts, data_of, find, prepare, run_experiment
+from fastnas.experiment.experiment import Outcome, Parts, find, prepare, run_experiment
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import seconds_so_far
-from fastnas.experiment.progress import Display, plain_console
+from fastnas.experiment.progress import Display, ShowProgress, plain_console
 from fastnas.experiment.settings import Experiment, refuse_code
-from fastnas.experiment.watching import ShowProgress
 from fastnas.files import STRICT, checked, read_json, write_json
 from fastnas.ranks import torch_device
 from fastnas.spaces.benchmark import read_table
@@ -52,7 +51,7 @@ class Series:
         runs: How many. Their seeds are that of the experiment and the ones after it, if there are no strengths.
         strengths: How much each regularises, all with the seed of the experiment: R-DARTS takes the best of four
             (Zela et al., 2020, arXiv:1909.09656, section 5.4).
-        short_epochs: Epochs of the retraining by which they are judged; ``None`` for a quarter of the whole one.
+        short_epochs: Epochs of the retraining by which they are validated; ``None`` for a quarter of the whole one.
     """
 
     __pydantic_config__ = STRICT
@@ -84,7 +83,7 @@ class Series:
 
     @property
     def short_retraining(self) -> RetrainConfig:
-        """The retraining by which the searches are judged."""
+        """The retraining by which the searches are validated."""
         config = self.experiment.retrain
         least = 6 if config.schedule == "linear" else 1
         epochs = max(config.epochs // 4, least) if self.short_epochs is None else self.short_epochs
@@ -92,7 +91,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Validated:
     """What came of one search.
 
     Args:
@@ -126,7 +125,7 @@ class Judged:
 
 
 _AS_JSON = TypeAdapter(Series)
-_JUDGED = TypeAdapter(Judged)
+_VALIDATED = TypeAdapter(Validated)
 
 
 def save_series(series: Series, folder: Path) -> None:
@@ -157,8 +156,8 @@ def run_series(
     show_progress: ShowProgress,
     table: Path | None = None,
     on_start: Callable[[ImageData], None] = lambda data: None,
-) -> tuple[list[Judged], int, Outcome]:
-    """Search side by side, judge, and finish the best; or go on with what is in ``folder``.
+) -> tuple[list[Validated], int, Outcome]:
+    """Search side by side, validate, and finish the best; or go on with what is in ``folder``.
 
     One process of one thread a core, or one a GPU; the data is decoded once. However many there are at a time, the
     results are the same.
@@ -177,7 +176,7 @@ def run_series(
         ValueError: Before anything runs, if settings do not fit together; at the end, if a search failed.
     """
     experiment, members = series.experiment, series.members
-    data = data_of(experiment)
+    data = load_data(experiment.data, experiment.images)
     for member in members:
         prepare(member, data)
     hold_out(data, *search_halves(data, experiment.config))
@@ -185,13 +184,13 @@ def run_series(
         read_table(table)  # raises
     with open_run(folder):
         on_start(data)
-        judged, best = _search_all(series, folder, data)
+        validated, best = _search_all(series, folder, data)
     beside = sum(seconds_so_far(folder / "runs" / str(number)) for number in range(len(members)) if number != best)
     outcome = run_experiment(members[best], folder / "runs" / str(best), show_progress, table, beside=beside)
-    return judged, best, outcome
+    return validated, best, outcome
 
 
-def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Judged], int]:
+def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Validated], int]:
     """What came of each search, and the number of the best."""
     save_series(series, folder)
     folders = [folder / "runs" / str(number) for number in range(len(series.members))]
@@ -202,10 +201,10 @@ def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Jud
         remedy = f"What the others found is kept. To try again: fastnas search --resume {folder}."
         raise ValueError(complaint(WHERE, f"run {number} must end", message.rstrip("."), remedy))
     rule = "judged.json must say what came of a search"
-    judged = [checked(_JUDGED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
-    best = max(range(len(judged)), key=lambda number: judged[number].rank)  # the first of equals
-    write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in judged]}, checksum=True)
-    return judged, best
+    validated = [checked(_VALIDATED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
+    best = max(range(len(validated)), key=lambda number: validated[number].rank)  # the first of equals
+    write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in validated]}, checksum=True)
+    return validated, best
 
 
 def places(device: str, runs: int) -> list[str]:
@@ -287,7 +286,7 @@ def _work(series: Series, number: int, folder: Path, data: ImageData, device: st
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
     try:
-        _search_and_judge(series, number, folder, data, device)
+        _search_and_validate(series, number, folder, data, device)
     except KeyboardInterrupt:
         sys.exit(130)
     except FAULTS as error:
@@ -302,20 +301,20 @@ def _end_with_the_parent() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _search_and_judge(series: Series, number: int, folder: Path, data: ImageData, device: str) -> None:
+def _search_and_validate(series: Series, number: int, folder: Path, data: ImageData, device: str) -> None:
     member, console = series.members[number], plain_console()
     parts = prepare(member, data)
     found = find(member, parts, folder, lambda title: Display(f"run {number}: {title}", console), device)
-    accuracy = _judge(series, parts, folder, found.genotype, device)
+    accuracy = _validate(series, parts, folder, found.genotype, device)
     text = genotype_to_text(found.genotype)
-    judged = Judged(
+    validated = Validated(
         str(folder), member.config.seed, member.strength, text, accuracy, found.stopped, data.task.score_name
     )
-    console.print(f"run {number}: {judged.shown} on the held-out images", highlight=False, soft_wrap=True)
-    write_json(folder / "judged.json", asdict(judged), checksum=True)
+    console.out(f"run {number}: {validated.shown} on the held-out images")
+    write_json(folder / "judged.json", asdict(validated), checksum=True)
 
 
-def _judge(series: Series, parts: Parts, folder: Path, genotype: Any, device: str) -> float:
+def _validate(series: Series, parts: Parts, folder: Path, genotype: Any, device: str) -> float:
     """The held-out accuracy of a short retraining: of all searches on the same images, from the same seed. Where
     classes are balanced, so is the accuracy."""
     config = series.experiment.config

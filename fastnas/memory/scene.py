@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from fastnas.costs.counts import activation_bytes, num_parameters
 from fastnas.data import Batch, ImageData
 from fastnas.engine import Run, alpha_gradients, fresh_state, search_step, stage_supernet
-from fastnas.engine.run import copied, stage_borders
+from fastnas.engine.run import copy_nest, stage_borders
 from fastnas.engine.step import apply_gradients, outer_eigenvalue
 from fastnas.mechanisms.pruning import Alive
 from fastnas.methods.method import Method
@@ -243,7 +243,7 @@ def _with_batches(run: Run, setup: Setup) -> Scene:
         return Batch(torch.randn(shape, device=run.device), labels)
 
     if run.method.snapshots:
-        state.snapshots = {epoch: copied(state.snapshot()) for epoch in range(run.method.snapshots + 1)}
+        state.snapshots = {epoch: copy_nest(state.snapshot()) for epoch in range(run.method.snapshots + 1)}
     return Scene(run, (batch(), batch()))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
-from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.candidates import find_operations
 from fastnas.supernet.layout import (
     CellPlace,
     FixedReduction,
@@ -154,7 +154,7 @@ class DartsNetwork(DerivedNetwork):
         super().__init__()
         space.check(genotype)
         self.dimensions = space.dimensions
-        operations = operations_of(space)
+        operations = find_operations(space)
         stem_channels = channels if large else 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=False)
         places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
@@ -219,7 +219,7 @@ class NasBench201Network(DerivedNetwork):
         super().__init__()
         space.check(genotype)
         self.dimensions = space.dimensions
-        operations = operations_of(space)
+        operations = find_operations(space)
         self.stem = SmallStem(image_channels, channels, searching=False)
         widths = [channels, 2 * channels, 4 * channels]
         self.stages = nn.ModuleList(

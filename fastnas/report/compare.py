@@ -11,7 +11,7 @@ from jinja2 import Environment
 from fastnas.errors import invalid
 from fastnas.files import write_atomically
 from fastnas.report.page import flatten
-from fastnas.run_files import Comparison, Settings, read_file
+from fastnas.run_files import HALVING, SEARCHED, Comparison, Settings, read_file
 from fastnas.tasks import SCORES, read_score
 
 Row = dict[str, str]
@@ -75,8 +75,8 @@ def _settings(run: Path) -> Mapping[str, str]:
 def _results(run: Path) -> Row:
     content = read_file(run / "comparison.json", Comparison)
     networks = {network["name"]: network for network in ([] if content is None else content["networks"])}
-    searched = networks.pop("searched", None)
-    halving = networks.pop("halving", None)
+    searched = networks.pop(SEARCHED, None)
+    halving = networks.pop(HALVING, None)
     found = None if searched is None else read_score(searched, "test")
     random = [value for network in networks.values() if (value := read_score(network, "test")[1]) is not None]
     score = SCORES["accuracy"] if found is None else found[0]

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastnas.run_files import HALVING, SEARCHED
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.space import Space
 from fastnas.tasks import SCORES, Score, read_score
@@ -185,14 +186,14 @@ def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
     axes = loss, accuracy = figure.subplots(1, 2)
     random = [name for name in trainings if name.startswith("random")]
     labels = {
-        "searched": "searched",
-        "halving": "random search with halving",
+        SEARCHED: SEARCHED,
+        HALVING: "random search with halving",
         **dict.fromkeys(random[:1], "random"),
     }
     for name, records in trainings.items():
-        searched = name == "searched"
+        searched = name == SEARCHED
         style: dict[str, Any] = {
-            "color": COLOURS[4] if searched else COLOURS[1] if name == "halving" else RANDOM,
+            "color": COLOURS[4] if searched else COLOURS[1] if name == HALVING else RANDOM,
             "linewidth": 2 if searched else 1,
             "zorder": 3 if searched else 2,
             "label": labels.get(name),

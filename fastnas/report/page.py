@@ -19,9 +19,10 @@ from fastnas.report.curves import (
     search_figure,
     warm_up_epochs,
 )
-from fastnas.report.draw import cell_figure
-from fastnas.report.svg import svg
+from fastnas.report.draw import cell_figure, svg
 from fastnas.run_files import (
+    HALVING,
+    SEARCHED,
     Comparison,
     DataDescription,
     Ending,
@@ -125,7 +126,7 @@ def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str
         ("search again, the same", f"fastnas search --recipe {folder}/config.json"),
         ("search again, another seed", f"fastnas search --recipe {folder}/config.json --seed 1"),
     ]
-    if (run / "retrain" / "searched" / "model").is_dir():
+    if (run / "retrain" / SEARCHED / "model").is_dir():
         commands += [
             ("classify images", f"fastnas predict {folder} IMAGE ..."),
             ("export the model", f"fastnas export {folder} --to onnx"),
@@ -210,7 +211,7 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
 
 
 def _trained(run: Path) -> Any:
-    return read_epochs(run / "retrain" / "searched" / "metrics.jsonl", TrainingEpoch)
+    return read_epochs(run / "retrain" / SEARCHED / "metrics.jsonl", TrainingEpoch)
 
 
 def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
@@ -237,11 +238,11 @@ def _found_and_random(networks: Sequence[Mapping[str, Any]]) -> tuple[Score, flo
     """What networks are compared by, and its values."""
     known = {network["name"]: read_score(network, "test")[1] for network in networks}
     score = read_score(networks[0], "test")[0] if networks else SCORES["accuracy"]
-    return score, known.get("searched"), [x for name, x in known.items() if name.startswith("random") and x is not None]
+    return score, known.get(SEARCHED), [x for name, x in known.items() if name.startswith("random") and x is not None]
 
 
 def _found_by_halving(networks: Sequence[Mapping[str, Any]]) -> float | None:
-    return next((read_score(network, "test")[1] for network in networks if network["name"] == "halving"), None)
+    return next((read_score(network, "test")[1] for network in networks if network["name"] == HALVING), None)
 
 
 def _rungs(run: Path) -> Iterator[dict[str, Any]]:
@@ -300,7 +301,7 @@ def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | Non
 
 
 def _retraining(run: Path) -> Markup | None:
-    folders = sorted((run / "retrain").glob("*/metrics.jsonl"), key=lambda path: (path.parent.name != "searched", path))
+    folders = sorted((run / "retrain").glob("*/metrics.jsonl"), key=lambda path: (path.parent.name != SEARCHED, path))
     trainings = {path.parent.name: records for path in folders if (records := read_epochs(path, TrainingEpoch))}
     return _inline(retrain_figure(trainings)) if trainings else None
 

@@ -1,8 +1,16 @@
 """Which architecture a search returns: the argmax of its coefficients, or one that was evaluated."""
 
-from fastnas.selection.averaging import derive_from_average
-from fastnas.selection.config import LadderConfig
-from fastnas.selection.ladder import Rung, Selection, climb, load_selection, save_selection, select, summary
+from fastnas.selection.ladder import (
+    LadderConfig,
+    Rung,
+    Selection,
+    climb,
+    load_selection,
+    save_selection,
+    select,
+    summary,
+)
+from fastnas.selection.proposals import derive_from_average
 
 __all__ = [
     "LadderConfig",

@@ -17,20 +17,69 @@ import numpy as np
 from fastnas.data import ImageData, class_balanced_fraction
 from fastnas.engine import SearchResult
 from fastnas.engine.run import search_halves
-from fastnas.files import write_json
+from fastnas.errors import invalid
+from fastnas.files import STRICT, write_json
 from fastnas.methods.method import Method
 from fastnas.ranks import local_device
 from fastnas.run_files import RungRecord, SelectionFile, append_record, read_file, read_records
-from fastnas.selection.config import LadderConfig
+from fastnas.selection.evaluation import HeldOut, ShortTraining
 from fastnas.selection.proposals import Accept, Proposal, propose
-from fastnas.selection.scoring import HeldOut
-from fastnas.selection.short_training import ShortTraining
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
-from fastnas.supernet.mix import path_of
+from fastnas.supernet.mix import select_path
 from fastnas.tasks import SCORES
 from fastnas.training.config import RetrainConfig, SearchConfig
+
+MOST = 10**7  # of anything
+
+
+@dataclass(frozen=True, kw_only=True)
+class LadderConfig:
+    """Selection by evaluation: many architectures are scored on the supernet, few are trained for a short while, and
+    half of these go on at every rung.
+
+    Args:
+        proposals: Architectures to score on the supernet.
+        entrants: Best of these to train; the argmax of the coefficients is always among them. 1 trains none.
+        steps: Steps of the first rung; every further rung doubles the steps that an architecture has had. Below some
+            500 a training ranks hardly better than chance.
+        images: Held-out images for every score.
+    """
+
+    __pydantic_config__ = STRICT
+
+    proposals: int = 64
+    entrants: int = 8
+    steps: int = 500
+    images: int = 2048
+
+    def __post_init__(self) -> None:
+        for name in ("proposals", "entrants", "steps", "images"):
+            value = getattr(self, name)
+            if value < 1:
+                raise invalid("LadderConfig", f"{name} must be at least 1", value)
+            if value > MOST:
+                raise invalid("LadderConfig", f"{name} must be at most {MOST}", value)
+
+    @property
+    def rungs(self) -> list[tuple[int, int]]:
+        """``(architectures, steps that each has had at the end)`` of every rung, until one is left."""
+        rungs, left, steps = [], self.entrants, self.steps
+        while left > 1:
+            rungs.append((left, steps))
+            left, steps = (left + 1) // 2, 2 * steps
+        return rungs
+
+    @property
+    def total_steps(self) -> int:
+        """Training steps of all rungs together."""
+        before, total = 0, 0
+        for architectures, steps in self.rungs:
+            total += architectures * (steps - before)
+            before = steps
+        return total
+
 
 OnRung = Callable[["Rung"], None]
 OnStep = Callable[[int, int], None]
@@ -85,7 +134,7 @@ def select(
     data: ImageData,
     config: SearchConfig,
     training: RetrainConfig,
-    ladder: LadderConfig = LadderConfig(),  # noqa: B008
+    ladder: LadderConfig = LadderConfig(),
     *,
     accept: Accept = lambda genotype: True,
     folder: Path | None = None,
@@ -117,7 +166,7 @@ def select(
     edges = found.history[-1]["edge_mix"] if found.history else {}
     log = _Log(folder, on_rung, data.task.score_name)
     for proposal in proposals:
-        mix = path_of(space, proposal.genotype, edges, device)
+        mix = select_path(space, proposal.genotype, edges, device)
         log.measured(0, proposal, 0, lambda mix=mix: held_out.measure(found.supernet, mix))
     ranked = sorted(proposals, key=lambda proposal: log.loss(0, proposal))
     entrants = [proposals[0], *(p for p in ranked if p is not proposals[0])][: ladder.entrants]

@@ -82,6 +82,16 @@ def parse_genotype(text: str, own: Space | None = None) -> Genotype:
     return _parse_literals(text[text.index("Genotype(") :], own)
 
 
+def describe_genotype(genotype: Genotype, own: Space | None = None) -> str:
+    """The cells or blocks as aligned text, a line an edge, at most 80 columns wide.
+
+    Args:
+        genotype: Of any space.
+        own: That space, if it is not registered.
+    """
+    return "\n".join(space_by_name(genotype.space, own).describe(genotype))
+
+
 def genotype_from_json(data: object, own: Space | None = None) -> Genotype:
     """Build a genotype from decoded JSON and check it against its space."""
     if not isinstance(data, dict) or not isinstance(data.get("space"), str):

@@ -44,16 +44,16 @@ def _members(space: Space, device: torch.device) -> Tensor:
     return members.to(device)
 
 
-def edges_of(space: Space, choice_BS: Tensor) -> Tensor:
+def mark_edges(space: Space, choice_BS: Tensor) -> Tensor:
     """One for the edges of the chosen sets and zero for the others, ``[E]``, from one-hot rows."""
     return torch.einsum("bs,bse->e", choice_BS, _members(space, choice_BS.device).to(choice_BS.dtype))
 
 
-def most_probable(space: Space, logits_BS: Tensor) -> Tensor:
+def mark_most_probable(space: Space, logits_BS: Tensor) -> Tensor:
     """One for the edges of each node's best set and zero for the others, ``[E]``; ties go to the first set."""
     scores_BS = logits_BS.detach().masked_fill(~set_mask(space, logits_BS.device), -torch.inf)
     best_BS = torch.zeros_like(scores_BS).scatter_(-1, scores_BS.argmax(-1, keepdim=True), 1.0)
-    return edges_of(space, best_BS)
+    return mark_edges(space, best_BS)
 
 
 INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations

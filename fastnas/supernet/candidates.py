@@ -33,7 +33,7 @@ LIBRARY: Mapping[str, Mapping[str, BuildOperation]] = {
 """The sets of operations that a space may name. Where a set leaves out a name of another paper, it has that paper's."""
 
 
-def operations_of(space: CellSpace) -> Mapping[str, BuildOperation]:
+def find_operations(space: CellSpace) -> Mapping[str, BuildOperation]:
     """How the primitives of ``space`` are built: by its own operations, or else by the library's.
 
     Raises:
@@ -70,7 +70,7 @@ def build_candidate(space: Space, primitive: str, channels: int, stride: int, se
 @build_candidate.register
 def _(space: CellSpace, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
     with in_dimensions(space.dimensions):
-        return operations_of(space)[primitive](channels, stride, searching)
+        return find_operations(space)[primitive](channels, stride, searching)
 
 
 @build_candidate.register

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.supernet.layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
-from fastnas.supernet.mix import Mix, NodeMix, at_place, built_on, node_mixes
+from fastnas.supernet.mix import Mix, NodeMix, at_place, list_built, node_mixes
 from fastnas.supernet.operations import convolution
-from fastnas.supernet.recompute import State, Unit, Word, again, through
+from fastnas.supernet.recompute import State, Unit, Word, checkpoint, run_units
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.mixture import mixed_sum
 from fastnas_kernels.normalisation import BatchNorm2d
@@ -106,7 +106,7 @@ class SearchBlock(nn.Module):
         assert node.alive is not None, "the blocks of a chain differ in their candidates"
         (names,) = node.alive
         running = [self.candidates[name] for name in names]
-        outputs = [again(one, x) if recompute else one(x) for one in running]
+        outputs = [checkpoint(one, x) if recompute else one(x) for one in running]
         if node.noise is not None and self.place.shortcut:  # elsewhere nothing would be left of the image
             outputs = node.noise.drop(names, outputs, self.place.stride)
         mixed = mixed_sum(outputs, node.candidates) if outputs else None
@@ -149,7 +149,7 @@ class ChainSupernet(nn.Module):
         shape = proxyless_shape(channels)
         self.stem = chain_stem(shape, image_channels, large, searching=True)
         self.blocks = nn.ModuleList(
-            SearchBlock(built_on(space, "normal", row), place) for row, place in enumerate(chain_layout(space, shape))
+            SearchBlock(list_built(space, "normal", row), place) for row, place in enumerate(chain_layout(space, shape))
         )
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=True)
         self.classifier = nn.Linear(shape.head, num_classes)
@@ -166,7 +166,7 @@ class ChainSupernet(nn.Module):
         units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state),))]
         for place, (block, node) in enumerate(zip(self.blocks, node_mixes(self.space, mix, "normal"), strict=True)):
             units.append(_of_block(block, node, place))
-        (state,) = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
+        (state,) = run_units(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.head(state).mean((2, 3)))
 
 

@@ -10,7 +10,7 @@ from fastnas.spaces.graph_space import DSO, STAGES, DagNode, FullDag, GraphSpace
 from fastnas.supernet.layout import SmallStem
 from fastnas.supernet.mix import Mix, NodeMix, NoiseSource, node_mixes
 from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm, convolution, pool
-from fastnas.supernet.recompute import State, Unit, Word, again, through
+from fastnas.supernet.recompute import State, Unit, Word, checkpoint, run_units
 from fastnas_kernels.check import invalid
 from fastnas_kernels.convolution import Geometry
 from fastnas_kernels.mixture import mixed_sum
@@ -32,14 +32,14 @@ class Entering(NamedTuple):
     noise: NoiseSource | None = None
 
 
-def begun_at(enter: Sequence[Entering], place: int) -> list[Entering]:
+def restart_noise(enter: Sequence[Entering], place: int) -> list[Entering]:
     """``enter`` for the block at ``place`` of a network, whose noise begins anew."""
     noise = enter[-1].noise
     fresh = None if noise is None else noise.at(place)
     return [node._replace(noise=fresh) for node in enter]
 
 
-def entering(nodes: Sequence[DagNode], mixes: Sequence[NodeMix]) -> list[Entering]:
+def find_entering(nodes: Sequence[DagNode], mixes: Sequence[NodeMix]) -> list[Entering]:
     """What the coefficients of a search let into each node of a block: the connections that are alive."""
 
     def of(node: DagNode, mix: NodeMix) -> Entering:
@@ -125,7 +125,7 @@ class DagBlock(nn.Module):
                 entered = _sum(states, enter[state - 1])
                 assert entered is not None, "something enters an operation that lives"
             operation = self.operations[str(state)]
-            states[state] = again(operation, entered) if recompute else operation(entered)
+            states[state] = checkpoint(operation, entered) if recompute else operation(entered)
         projected = {s: self.projections[str(s)](states[s]) for s in enter[-1].sources if s in living}
         total = _sum(projected, enter[-1])
         shortcut = self.shortcut(x)
@@ -153,7 +153,7 @@ class DagReduction(nn.Module):
         """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left."""
         living = living_operations(self.nodes, [node.sources for node in enter])
         halving = {state: self.operations[str(state)] for state in sorted(living)}
-        total = _sum({s: again(one, x) if recompute else one(x) for s, one in halving.items()}, enter[-1])
+        total = _sum({s: checkpoint(one, x) if recompute else one(x) for s, one in halving.items()}, enter[-1])
         if total is None:
             return torch.zeros_like(x[:, :, ::2, ::2]).repeat(1, 2, 1, 1)
         return total
@@ -213,13 +213,13 @@ class DagBody(nn.Module):
         units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state)[0].relu(),))]
         for place, (block, nodes) in enumerate(zip(self.blocks, enter, strict=True)):
             units.append(_of_block(block, nodes, place))
-        (state,) = through(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
+        (state,) = run_units(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.norm(state).relu().mean((2, 3)))
 
 
 def _of_block(block: nn.Module, nodes: Sequence[Entering], place: int) -> Unit:
     def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
-        return (modules[0](*state, begun_at(nodes, place), edges),)
+        return (modules[0](*state, restart_noise(nodes, place), edges),)
 
     return Unit((block,), run)
 
@@ -260,7 +260,7 @@ class DagSupernet(nn.Module):
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         dag, nodes = self.space.dag, node_mixes(self.space, mix, "normal")
         enter = [
-            entering(dag.nodes_of(kind), nodes[span.start : span.stop])
+            find_entering(dag.nodes_of(kind), nodes[span.start : span.stop])
             for kind, span in zip(dag.blocks, dag.spans, strict=True)
         ]
         return self.body(images, [enter[graph] for graph in self.graphs])

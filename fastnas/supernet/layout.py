@@ -197,7 +197,7 @@ class BlockPlace(NamedTuple):
     shortcut: bool
 
 
-def rounded(width: float) -> int:
+def round_channels(width: float) -> int:
     """The multiple of 8 nearest to ``width``, never 0, nor more than a tenth below it (Sandler et al., 2018,
     arXiv:1801.04381, in its published code)."""
     nearest = max(8, int(width + 4) // 8 * 8)
@@ -216,11 +216,11 @@ def proxyless_shape(channels: int = PAPER_CHANNELS) -> ChainShape:
         raise invalid("layout", "channels must be positive", channels)
     scale = channels / PAPER_CHANNELS
     return ChainShape(
-        stem=rounded(32 * scale),
-        first=rounded(16 * scale),
-        stages=tuple(rounded(width * scale) for width in (24, 40, 80, 96, 192, 320)),
+        stem=round_channels(32 * scale),
+        first=round_channels(16 * scale),
+        stages=tuple(round_channels(width * scale) for width in (24, 40, 80, 96, 192, 320)),
         strides=(2, 2, 2, 1, 2, 1),
-        head=rounded(1280 * max(scale, 1)),
+        head=round_channels(1280 * max(scale, 1)),
     )
 
 

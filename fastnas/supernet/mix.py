@@ -169,7 +169,7 @@ def _unlike_a_block(space: Space, cell_type: str) -> Columns | None:
     return tuple(tuple(k for k, alive in enumerate(row) if alive) for row in space.alive(cell_type))
 
 
-def built_on(space: Space, cell_type: str, row: int) -> tuple[str, ...]:
+def list_built(space: Space, cell_type: str, row: int) -> tuple[str, ...]:
     """The candidates of an edge that a supernet builds: all but ``none``, whose output is zero."""
     return tuple(primitive for primitive in space.candidates(cell_type, row) if primitive != "none")
 
@@ -206,7 +206,7 @@ def uniform_mix(space: Space, device: torch.device | None = None) -> Mix:
     return Mix({cell_type: even(cell_type) for cell_type in space.cell_types}, {})
 
 
-def path_of(space: Space, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
+def select_path(space: Space, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
     """The coefficients of the supernet's path that is ``genotype``: one on what it keeps, zero elsewhere.
 
     Args:

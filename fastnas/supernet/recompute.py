@@ -49,12 +49,12 @@ def require_words(where: str, words: Sequence[str]) -> None:
         raise invalid(where, "recompute must not begin with joined", "joined", "Nothing stands before it.")
 
 
-def word_of(words: Sequence[Word], position: int) -> Word:
+def word_at(words: Sequence[Word], position: int) -> Word:
     """The word of the unit at ``position``; the last one serves all units beyond it."""
     return words[min(position, len(words) - 1)]
 
 
-def bound(module: nn.Module) -> Callable[..., Any]:
+def bind(module: nn.Module) -> Callable[..., Any]:
     """``module`` as a function of its arguments, with the parameters that it has now.
 
     A caller may have put other tensors in their place for the time of a forward pass
@@ -64,21 +64,21 @@ def bound(module: nn.Module) -> Callable[..., Any]:
     return lambda *arguments: functional_call(module, held, arguments) if held else module(*arguments)
 
 
-def again(module: nn.Module, *arguments: Any) -> Any:
+def checkpoint(module: nn.Module, *arguments: Any) -> Any:
     """``module(*arguments)``, evaluated again in the backward pass unless it computes nothing."""
     if isinstance(module, nn.Identity):
         return arguments[0]
-    return checkpointed(bound(module), *arguments)
+    return checkpointed(bind(module), *arguments)
 
 
-def through(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> State:
+def run_units(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> State:
     """The state after all units, each of which is evaluated again as its word says."""
     position = 0
     while position < len(units):
         end = position + 1
-        while end < len(units) and word_of(words, end) == "joined":
+        while end < len(units) and word_at(words, end) == "joined":
             end += 1
-        word, together = word_of(words, position), units[position:end]
+        word, together = word_at(words, position), units[position:end]
         as_one = word == "cell" or len(together) > 1 or (word == "edges" and position == 0)
         state = checkpointed(_chain(together), *state) if as_one else _next(units[position], word == "edges", state)
         position = end
@@ -90,7 +90,7 @@ def _next(unit: Unit, edges: bool, state: State) -> State:
 
 
 def _chain(units: Sequence[Unit]) -> Callable[..., State]:
-    held = [[bound(module) for module in unit.modules] for unit in units]
+    held = [[bind(module) for module in unit.modules] for unit in units]
 
     def run(*state: Tensor) -> State:
         for unit, modules in zip(units, held, strict=True):

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import channels_last
-from fastnas.supernet.mix import NodeMix, built_on
+from fastnas.supernet.mix import NodeMix, list_built
 from fastnas.supernet.operations import DARTS_OPERATIONS, BuildOperation, Convolution, Noise, call, take_every
-from fastnas.supernet.recompute import again
+from fastnas.supernet.recompute import checkpoint
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.mixture import mixed_sum
@@ -33,12 +33,12 @@ Names = tuple[tuple[str, ...], ...]
 """For every edge of a cell the primitives that run on it."""
 
 
-def is_planned(name: str, build: BuildOperation) -> bool:
+def knows_operation(name: str, build: BuildOperation) -> bool:
     """Whether the kernels know the operation that ``build`` makes."""
     return name in CANDIDATES and build is DARTS_OPERATIONS.get(name)
 
 
-def running(nodes: Sequence[NodeMix], everything: Names) -> Names | None:
+def list_running(nodes: Sequence[NodeMix], everything: Names) -> Names | None:
     """The primitives that run on every edge, or ``None`` where a node needs more than a weighted sum of them."""
     if any(node.offset is not None or node.noise is not None or not len(node.candidates) for node in nodes):
         return None
@@ -48,7 +48,7 @@ def running(nodes: Sequence[NodeMix], everything: Names) -> Names | None:
 
 
 @lru_cache(maxsize=256)
-def plan_of(space: Space, channels: int, stride: int, k: int, names: Names) -> CellPlan | None:
+def plan_cell(space: Space, channels: int, stride: int, k: int, names: Names) -> CellPlan | None:
     """The plan of a cell on whose edges ``names`` run; ``None`` where the kernels do not know one of them."""
     if not {name for of_edge in names for name in of_edge} <= set(CANDIDATES):
         return None
@@ -97,7 +97,7 @@ class SearchCell(nn.Module):
         self.edges = nn.ModuleList()
         for row, edge in enumerate(space.edges):
             own = nn.ModuleDict()
-            for name in built_on(space, cell_type, row):
+            for name in list_built(space, cell_type, row):
                 operation = operations[name](channels // k, self._stride_from(edge.source), True)
                 is_own = isinstance(operation, Noise) or any(True for _ in operation.parameters())
                 (own if is_own else shared[edge.source])[name] = operation
@@ -108,9 +108,9 @@ class SearchCell(nn.Module):
             {name: tuple(m for m in one.modules() if isinstance(m, Convolution)) for name, one in own.named_children()}
             for own in self.edges
         )
-        self.everything = tuple(built_on(space, cell_type, row) for row in range(len(space.edges)))
+        self.everything = tuple(list_built(space, cell_type, row) for row in range(len(space.edges)))
         self.planned = space.dimensions == 2 and all(
-            is_planned(name, operations[name]) for names in self.everything for name in names
+            knows_operation(name, operations[name]) for names in self.everything for name in names
         )
 
     def _stride_from(self, source: int) -> int:
@@ -123,9 +123,9 @@ class SearchCell(nn.Module):
         another are evaluated again in the backward pass, instead of keeping what they computed.
         """
         prepared = zip(self.inputs, inputs, strict=True)
-        states = [again(prepare, x) if recompute else prepare(x) for prepare, x in prepared]
-        names = running(nodes, self.everything) if self.planned else None
-        plan = None if names is None else plan_of(self.space, self.channels, self.stride, self.k, names)
+        states = [checkpoint(prepare, x) if recompute else prepare(x) for prepare, x in prepared]
+        names = list_running(nodes, self.everything) if self.planned else None
+        plan = None if names is None else plan_cell(self.space, self.channels, self.stride, self.k, names)
         if names is None or plan is None:
             return self._node_by_node(states, nodes, recompute)
         return self._selected(self._whole(states, nodes, names, plan, recompute))
@@ -196,7 +196,7 @@ def _evaluate(
     candidates: nn.Module, x: Tensor, names: Collection[str], seed: int, recompute: bool
 ) -> dict[str, Tensor]:
     return {
-        name: again(one, x) if recompute and not isinstance(one, Noise) else call(one, x, seed)
+        name: checkpoint(one, x) if recompute and not isinstance(one, Noise) else call(one, x, seed)
         for name, one in candidates.named_children()
         if name in names
     }

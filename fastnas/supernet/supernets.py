@@ -6,7 +6,7 @@ No supernet holds architecture logits: its parameters are network weights, all o
 from collections.abc import Callable, Sequence
 from functools import singledispatch
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.space import Space
-from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.candidates import find_operations
 from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.dag import DagSupernet
 from fastnas.supernet.layout import (
@@ -31,16 +31,8 @@ from fastnas.supernet.layout import (
 )
 from fastnas.supernet.mix import Mix, NodeMix, at_place, node_mixes
 from fastnas.supernet.operations import batch_norm, in_dimensions, number_noise
-from fastnas.supernet.recompute import State, Unit, Word, through
+from fastnas.supernet.recompute import State, Unit, Word, run_units
 from fastnas.supernet.search_cell import SearchCell
-
-
-class Supernet(Protocol):
-    """What a search needs of a network: a space, and logits from images and coefficients."""
-
-    space: Space
-
-    def __call__(self, images: Tensor, mix: Mix) -> Tensor: ...
 
 
 class DartsSupernet(nn.Module):
@@ -71,7 +63,7 @@ class DartsSupernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.recompute = space, tuple(recompute)
-        operations = operations_of(space)
+        operations = find_operations(space)
         stem_channels = 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
         places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
@@ -103,7 +95,7 @@ class DartsSupernet(nn.Module):
         units = [_of_stem(self.stem)]
         for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
             units.append(_of_cell(cell, nodes.get(cell_type), place))
-        _, newer = through(units, self.recompute, channels_last(images, self.space.dimensions))
+        _, newer = run_units(units, self.recompute, channels_last(images, self.space.dimensions))
         return self.classifier(average(newer, self.space.dimensions))
 
 
@@ -149,7 +141,7 @@ class NasBench201Supernet(nn.Module):
         if cells < 1:
             raise invalid("NasBench201Supernet", "cells must be at least 1 in a stage", cells)
         self.space, self.recompute = space, tuple(recompute)
-        operations = operations_of(space)
+        operations = find_operations(space)
         self.stem = SmallStem(image_channels, channels, searching=True)
         widths = [channels, 2 * channels, 4 * channels]
         self.stages = nn.ModuleList(
@@ -180,7 +172,7 @@ class NasBench201Supernet(nn.Module):
                 reduces = position > 0 and number == 0
                 before = (self.reductions[position - 1],) if reduces else ()
                 units.append(_after(before, cell, nodes, len(units)))
-        (state,) = through(units, self.recompute, channels_last(images, self.space.dimensions))
+        (state,) = run_units(units, self.recompute, channels_last(images, self.space.dimensions))
         return self.classifier(average(self.norm(state).relu(), self.space.dimensions))
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import DARTS
-from fastnas.supernet.search_cell import plan_of
+from fastnas.supernet.search_cell import plan_cell
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
@@ -31,7 +31,7 @@ class Cell(NamedTuple):
 def darts_plan(channels: int, stride: int = 1, k: int = 1) -> CellPlan:
     """A cell of the DARTS space; ``none`` contributes nothing and is left out."""
     names = tuple(primitive for primitive in DARTS.primitives if primitive != "none")
-    plan = plan_of(DARTS, channels, stride, k, (names,) * len(DARTS.edges))
+    plan = plan_cell(DARTS, channels, stride, k, (names,) * len(DARTS.edges))
     assert plan is not None, "the kernels know all primitives of the space"
     return plan
 

@@ -11,7 +11,7 @@ from typing import Literal, get_args, get_origin
 import pytest
 
 from fastnas.cli.main import VERBS, heading, main
-from fastnas.cli.options import list_options
+from fastnas.cli.options import default_command, list_options
 from fastnas.memory.budget import read_budget
 from fastnas.memory.planner import plan
 from tests.cli.test_main import TINY
@@ -128,7 +128,7 @@ def draw_command(seed):
     rng = random.Random(seed)
     hostility = rng.choice([0.2, 0.2, 0.5, 0.9])
     verb = rng.choice([*VERBS, *["search"] * 20, *["plan", "retrain"] * 5])
-    default = importlib.import_module(f"fastnas.cli.{verb}").default([])
+    default = default_command(importlib.import_module(f"fastnas.cli.{verb}"), [])
     options = [o for o in list_options(default, heading) if not o.is_positional and o.flag not in LEFT_OUT]
     words = [verb, *shlex.split(POSITIONAL.get(verb, "")), *BASE.get(verb, [])]
     for option in rng.sample(options, min(len(options), rng.randint(1, 4))):

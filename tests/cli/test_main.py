@@ -13,7 +13,7 @@ import torch
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.cli.main import main, parse
 from fastnas.data import decoders
-from fastnas.experiment.experiment import method_named, prepare
+from fastnas.experiment.experiment import find_method, prepare
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import experiment_to_json, load_experiment
 from fastnas.mechanisms.control import EigenvalueStop
@@ -292,7 +292,7 @@ def test_a_method_is_checked_and_one_that_is_wrong_fails_with_the_claim(capsys, 
 
 
 def test_a_method_of_your_own_is_imported_by_its_name():
-    assert method_named("fastnas.methods.library:pc_darts") == pc_darts()
+    assert find_method("fastnas.methods.library:pc_darts") == pc_darts()
 
 
 def test_a_genotype_is_retrained_and_goes_on_where_it_stopped(capsys, tmp_path):

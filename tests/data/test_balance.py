@@ -14,8 +14,8 @@ from fastnas.cli.main import main
 from fastnas.data import Batch, from_arrays, load_data, paired_batches, training_batches
 from fastnas.data.balance import balanced_pass, class_weights
 from fastnas.selection import LadderConfig, climb
+from fastnas.selection.evaluation import HeldOut
 from fastnas.selection.proposals import Proposal
-from fastnas.selection.scoring import HeldOut
 from fastnas.spaces import DARTS
 from fastnas.spaces.sampling import random_genotype
 from fastnas.tasks import CLASSIFICATION

@@ -9,7 +9,7 @@ from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.engine.budget import StepTimes
 from fastnas.experiment.experiment import run_experiment
-from fastnas.experiment.minutes import LADDER, RETRAINING, SEARCH, fit_ladder, share_of
+from fastnas.experiment.minutes import LADDER, RETRAINING, SEARCH, find_share, fit_ladder
 from fastnas.experiment.progress import Display
 from fastnas.experiment.selecting import Scene
 from fastnas.files import read_json, read_json_lines
@@ -26,9 +26,9 @@ def test_shares_add_up_to_the_whole_whatever_a_run_leaves_out():
     for ladder in (True, False):
         for retraining in (True, False):
             parts = SEARCH + LADDER * ladder + RETRAINING * retraining
-            assert share_of(parts, ladder=ladder, retraining=retraining) == pytest.approx(1)
+            assert find_share(parts, ladder=ladder, retraining=retraining) == pytest.approx(1)
     beside_random_search = 2 * SEARCH + RETRAINING
-    assert share_of(beside_random_search, ladder=False, retraining=True, halving=True) == pytest.approx(1)
+    assert find_share(beside_random_search, ladder=False, retraining=True, halving=True) == pytest.approx(1)
 
 
 def test_minutes_is_an_option_of_a_search():

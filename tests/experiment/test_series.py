@@ -16,8 +16,8 @@ import torch
 
 from fastnas.data import hold_out, load_data, share_memory
 from fastnas.data.division import divide
-from fastnas.experiment.experiment import method_named
-from fastnas.experiment.series import Series, _search_and_judge, load_series, places, save_series
+from fastnas.experiment.experiment import find_method
+from fastnas.experiment.series import Series, _search_and_validate, load_series, places, save_series
 from fastnas.experiment.settings import Experiment
 from fastnas.methods.library import robust_darts_dp, robust_darts_l2
 from fastnas.training.config import RetrainConfig
@@ -100,7 +100,7 @@ def test_a_series_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(tmp
     series, data = load_series(tmp_path / "run"), load_data("digits")
     for number in (0, 1):  # here, in one process, without a stop
         folder = tmp_path / "whole" / str(number)
-        _search_and_judge(series, number, folder, data, "cpu")
+        _search_and_validate(series, number, folder, data, "cpu")
         judged = json.loads((folder / "judged.json").read_text())
         assert runs[number] == (judged["seed"], judged["genotype"], judged["accuracy"])
 
@@ -116,12 +116,12 @@ def test_members_differ_in_seed_or_strength_alone():
 
 
 def test_a_strength_is_that_of_the_recipe():
-    assert method_named("robust_darts_l2", 9.0) == robust_darts_l2(factor=9.0)
-    assert method_named("robust_darts_dp", 0.4) == robust_darts_dp(largest=0.4)
+    assert find_method("robust_darts_l2", 9.0) == robust_darts_l2(factor=9.0)
+    assert find_method("robust_darts_dp", 0.4) == robust_darts_dp(largest=0.4)
     with pytest.raises(
         ValueError, match=r"method: --strength needs a method that regularises: robust_darts_l2, .*beside darts"
     ):
-        method_named("darts", 1.0)
+        find_method("darts", 1.0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from fastnas.supernet.mix import Mix
 from fastnas.supernet.supernets import build_supernet
 
 
-def path_of(space, genotype):
+def select_path(space, genotype):
     """The mix in which the edges that were kept carry their primitive alone, and the others nothing."""
     mix = {}
     for cell_type, cell in genotype.cells.items():
@@ -38,7 +38,7 @@ def test_the_network_is_the_supernet_with_one_path(space):
         supernet = build_supernet(space, 5, 4, space.min_cells, 1, 3, False).double()
         network = derived_network(space, genotype, 5, 4, space.min_cells, 3, 16, False, False).double()
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    expected = supernet(images, path_of(space, genotype))
+    expected = supernet(images, select_path(space, genotype))
     assert not torch.allclose(network.train()(images), expected)
     copied = inherit_weights(network, supernet)
     assert copied > 0.9 * sum(p.numel() for p in network.parameters() if p.dim() > 1)

@@ -7,8 +7,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from fastnas.mechanisms.derivation import every_edge
-from fastnas.report.draw import cell_figure, save_drawing
-from fastnas.report.svg import svg
+from fastnas.report.draw import cell_figure, save_drawing, svg
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.known import KNOWN

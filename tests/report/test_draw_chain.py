@@ -7,9 +7,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fastnas.report.curves import mix_figure
 from fastnas.report.draw import save_drawing
 from fastnas.report.draw_chain import chain_figure
-from fastnas.report.text import genotype_text
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
-from fastnas.spaces.formats import read_genotype
+from fastnas.spaces.formats import describe_genotype, read_genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import uniform_mix
 
@@ -48,7 +47,7 @@ def test_a_chain_goes_to_png_or_svg(tmp_path):
 
 
 def test_a_chain_as_text_is_a_line_a_block():
-    lines = genotype_text(read_genotype("PROXYLESS_GPU")).splitlines()
+    lines = describe_genotype(read_genotype("PROXYLESS_GPU")).splitlines()
     assert lines[0] == "chain of blocks"
     assert lines[2] == "  1      1      mbconv_5x5_e3"
     assert lines[3] == "         2      none"

@@ -9,7 +9,7 @@ from fastnas.methods.library import dso_nas
 from fastnas.report.curves import mix_figure
 from fastnas.report.draw import cell_figure, save_drawing
 from fastnas.report.draw_dag import PALE
-from fastnas.report.text import genotype_text
+from fastnas.spaces.formats import describe_genotype
 from fastnas.spaces.graph_space import DSO, dso, living_operations
 from fastnas.spaces.sampling import random_genotype
 from fastnas.training.config import SearchConfig
@@ -45,7 +45,7 @@ def test_a_graph_goes_to_png_or_svg(tmp_path):
 
 def test_a_graph_as_text_names_what_every_operation_reads_in_lines_that_fit_a_terminal():
     genotype = random_genotype(DSO, 1)
-    lines = genotype_text(genotype).splitlines()
+    lines = describe_genotype(genotype).splitlines()
     assert max(map(len, lines)) <= 80
     assert lines[0] == "every block"
     assert lines[2].split() == ["1.1", "sep_conv_3x3", "in"]

@@ -5,8 +5,7 @@ import matplotlib
 import pytest
 
 from fastnas.report.curves import mix_figure, warm_up_epochs
-from fastnas.report.draw import cell_figure
-from fastnas.report.svg import svg
+from fastnas.report.draw import cell_figure, svg
 from fastnas.spaces.cell_space import DARTS
 from fastnas.spaces.formats import read_genotype
 

@@ -5,12 +5,11 @@ import pytest
 from rich.console import Console
 
 from fastnas.experiment.progress import Display, epoch_cells, time_left
-from fastnas.report.text import genotype_text
-from fastnas.spaces.formats import read_genotype
+from fastnas.spaces.formats import describe_genotype, read_genotype
 
 
 def test_a_genotype_is_a_line_an_edge():
-    lines = genotype_text(read_genotype("PDARTS")).splitlines()
+    lines = describe_genotype(read_genotype("PDARTS")).splitlines()
     assert max(map(len, lines)) <= 80
     assert "  0     c_k-2     skip_connect" in lines
     assert "        2         dil_conv_5x5" in lines

@@ -16,7 +16,7 @@ from fastnas.selection.proposals import Proposal, neighbours, propose, samples
 from fastnas.spaces import DARTS, NASBENCH201, SPACES
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.mix import Mix, path_of
+from fastnas.supernet.mix import Mix, select_path
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import RetrainConfig, SearchConfig
 
@@ -25,7 +25,7 @@ SEARCH = SearchConfig(channels=4, cells=1, epochs=1, warmup_epochs=0, batch_size
 TRAINING = RetrainConfig(channels=4, cells=1, batch_size=16)
 LADDER = LadderConfig(proposals=8, entrants=4, steps=2, images=32)
 ladder = importlib.import_module("fastnas.selection.ladder")
-short_training = importlib.import_module("fastnas.selection.short_training")
+short_training = importlib.import_module("fastnas.selection.evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def test_the_path_is_the_supernet_with_one_candidate_an_edge(space):
     cells = 1 if space == NASBENCH201 else 3
     net = build_supernet(space, 3, 4, cells, 1, 1, False).double()
     genotype, images = random_genotype(space, 5), torch.randn(4, 1, 8, 8, dtype=torch.float64)
-    mix = path_of(space, genotype, {}, torch.device("cpu"))
+    mix = select_path(space, genotype, {}, torch.device("cpu"))
     everything = Mix({name: x.double() for name, x in mix.candidates.items()}, {})
     assert sum(float(x.sum()) for x in mix.candidates.values()) == sum(
         len(node) for cell in genotype.cells.values() for node in cell.nodes
@@ -132,7 +132,7 @@ def test_the_path_is_the_supernet_with_one_candidate_an_edge(space):
 def test_edges_that_are_left_out_leave_their_weight_to_the_others():
     genotype = random_genotype(DARTS, 1)
     values = np.random.default_rng(0).dirichlet(np.ones(2)).tolist() * 7
-    edges = path_of(DARTS, genotype, {"normal": values, "reduction": values}, torch.device("cpu")).edges["normal"]
+    edges = select_path(DARTS, genotype, {"normal": values, "reduction": values}, torch.device("cpu")).edges["normal"]
     for node, genes in enumerate(genotype.normal.nodes):
         rows = DARTS.rows(2 + node)
         assert float(edges[rows.start : rows.stop].sum()) == pytest.approx(1)
@@ -235,5 +235,5 @@ def test_partial_channels_keep_their_edge_weights():
     result = search(DARTS, pc_darts(k=2), DIGITS, config)
     edges = result.history[-1]["edge_mix"]
     assert set(edges) == {"normal", "reduction"}
-    mix = path_of(DARTS, result.genotype, edges, torch.device("cpu"))
+    mix = select_path(DARTS, result.genotype, edges, torch.device("cpu"))
     assert result.supernet(torch.randn(2, 1, 8, 8), mix).isfinite().all()

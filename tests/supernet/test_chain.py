@@ -13,7 +13,7 @@ from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.chain import ChainSupernet
-from fastnas.supernet.layout import ChainShape, chain_layout, proxyless_shape, rounded
+from fastnas.supernet.layout import ChainShape, chain_layout, proxyless_shape, round_channels
 from fastnas.supernet.mix import EdgeNoise, Mix, NodeMix, uniform_mix
 from fastnas.supernet.supernets import build_supernet
 
@@ -63,8 +63,8 @@ def test_the_published_networks_have_their_published_parameters(name, expected):
 
 
 def test_widths_are_multiples_of_eight_never_more_than_a_tenth_below():
-    assert [rounded(width) for width in (1, 8, 11.9, 12, 16, 8.8, 100)] == [8, 8, 16, 16, 16, 8, 104]
-    assert rounded(10) == 16  # 8 would be a fifth less
+    assert [round_channels(width) for width in (1, 8, 11.9, 12, 16, 8.8, 100)] == [8, 8, 16, 16, 16, 8, 104]
+    assert round_channels(10) == 16  # 8 would be a fifth less
     paper = proxyless_shape()
     assert (paper.stem, paper.first, paper.stages, paper.head) == (32, 16, (24, 40, 80, 96, 192, 320), 1280)
     assert proxyless_shape(8).head == 1280

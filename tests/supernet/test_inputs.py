@@ -7,7 +7,7 @@ import torch
 from fastnas.engine.coefficients import Sampler, relax
 from fastnas.methods.library import METHODS, parsec
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.architecture import edges_of, initial_logits, input_sets, most_probable, set_mask
+from fastnas.supernet.architecture import initial_logits, input_sets, mark_edges, mark_most_probable, set_mask
 
 CPU = torch.device("cpu")
 ALIVE = {cell_type: DARTS.alive(cell_type) for cell_type in DARTS.cell_types}
@@ -33,13 +33,13 @@ def test_nothing_is_drawn_where_all_edges_are_kept():
 def test_a_chosen_set_reads_its_edges_and_no_others():
     choice = torch.zeros(4, 10)
     choice[[0, 1, 2, 3], [0, 2, 0, 9]] = 1
-    assert edges_of(DARTS, choice).nonzero().flatten().tolist() == [0, 1, 3, 4, 5, 6, 12, 13]
+    assert mark_edges(DARTS, choice).nonzero().flatten().tolist() == [0, 1, 3, 4, 5, 6, 12, 13]
 
 
 def test_the_best_set_ignores_entries_that_stand_for_none_and_breaks_ties_by_order():
     logits = torch.zeros(4, 10)
     logits[:, 9] = 5.0  # a set for the last node alone
-    assert most_probable(DARTS, logits).nonzero().flatten().tolist() == [0, 1, 2, 3, 5, 6, 12, 13]
+    assert mark_most_probable(DARTS, logits).nonzero().flatten().tolist() == [0, 1, 2, 3, 5, 6, 12, 13]
 
 
 def test_parsec_mixes_two_inputs_a_node_and_its_log_probability_is_that_of_what_is_read():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, S3
 from fastnas.supernet.architecture import only_candidates
-from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.candidates import find_operations
 from fastnas.supernet.mix import Mix, node_mixes
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, Convolution
 from fastnas.supernet.search_cell import SearchCell
@@ -66,7 +66,7 @@ def plain(module, x):
 def test_a_cell_whose_edges_differ_builds_and_mixes_what_each_edge_has(cell_type):
     stride = 2 if cell_type == "reduction" else 1
     identities = [nn.Identity(), nn.Identity()]
-    cell = SearchCell(S1, operations_of(S1), identities, CHANNELS, stride, cell_type=cell_type).double()
+    cell = SearchCell(S1, find_operations(S1), identities, CHANNELS, stride, cell_type=cell_type).double()
     alive = torch.tensor(S1.alive(cell_type))
     inputs, alpha = make_inputs(), torch.randn(14, 6, dtype=torch.float64, requires_grad=True)
 

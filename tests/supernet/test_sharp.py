@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import SHARPDARTS, SHARPERDARTS
-from fastnas.supernet.candidates import operations_of
+from fastnas.supernet.candidates import find_operations
 from fastnas.supernet.operations import SHARP_OPERATIONS
 
 CONVOLUTIONS = {  # kernel, dilation, channels in the middle for 8 outside
@@ -44,5 +44,5 @@ def test_choking_keeps_32_channels_in_the_middle_however_many_are_outside():
 
 def test_the_sharp_spaces_take_the_sharp_bodies():
     for space in (SHARPDARTS, SHARPERDARTS):
-        operations = operations_of(space)
+        operations = find_operations(space)
         assert all(operations[p] is SHARP_OPERATIONS[p] for p in space.primitives if p != "none")
