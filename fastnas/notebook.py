@@ -4,8 +4,11 @@ import sys
 from html import escape
 from typing import Any
 
-RESULTS = {"SearchResult": "fastnas.engine.loop", "RetrainResult": "fastnas.training.retrain"}
-RESULTS |= {"Genotype": "fastnas.spaces.genotype"}
+RESULTS = {
+    "Genotype": "fastnas.spaces.genotype",
+    "RetrainResult": "fastnas.training.retrain",
+    "SearchResult": "fastnas.engine.loop",
+}
 
 
 def to_html(result: Any) -> str:

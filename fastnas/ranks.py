@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,7 +86,7 @@ class Ranks:
             raise invalid(WHERE, rule, f"{got} on ranks 0 and {other}", "Start all of them with one command.")
 
     @contextmanager
-    def first_before_others(self) -> Iterator[None]:
+    def first_before_others(self) -> Generator[None, None, None]:
         """Let the first process run the block alone, then the others: what it fetched is there for them."""
         if self.size > 1 and not self.is_first:
             dist.barrier()
@@ -153,7 +153,7 @@ def local_device(name: str) -> torch.device:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined(device: str) -> Generator[Ranks, None, None]:
     """Meet the other processes, if there are any, and part from them at the end.
 
     Args:
@@ -185,8 +185,8 @@ def joined(device: str) -> Iterator[Ranks]:
             complaint(WHERE, "the processes must find each other", str(error), "Start them with torchrun.")
         ) from None
     before = _raise_when_told_to_end()
+    places: list[tuple[str, int]] = [("", 0)] * size
     try:
-        places: list[tuple[str, int]] = [("", 0)] * size
         dist.all_gather_object(places, (socket.gethostname(), os.getpid()))
         yield ranks
     except (RuntimeError, ConnectionError, _Terminated) as error:

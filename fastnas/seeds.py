@@ -1,7 +1,7 @@
 """Randomness enters fastnas as integers: one seed, and from it one independent stream for each consumer."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import numpy as np
@@ -46,7 +46,7 @@ def stream(seed: int, consumer: str, *position: int) -> int:
 
 
 @contextmanager
-def torch_seed(seed: int) -> Iterator[None]:
+def torch_seed(seed: int) -> Generator[None, None, None]:
     """Seed torch's generator of the CPU inside the block and leave it as it was found."""
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)

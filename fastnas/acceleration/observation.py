@@ -8,7 +8,7 @@ random points means equality: sums, products, views, and the layers of the candi
 
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -134,7 +134,7 @@ def _watch(
 
 
 @contextmanager
-def _noting(part: nn.Module, note: Callable[[nn.Module, str], None]) -> Iterator[None]:
+def _noting(part: nn.Module, note: Callable[[nn.Module, str], None]) -> Generator[None, None, None]:
     """``part`` tells ``note`` of every attribute that is read of it."""
     kind = type(part)
     try:

@@ -1,7 +1,7 @@
 """The parts of a supernet marked for the profiler while they run, and operations that should not be there."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
@@ -84,7 +84,7 @@ class Labels:
         self._stack.pop()[1].__exit__(None, None, None)
 
     @contextmanager
-    def saving(self) -> Iterator[None]:
+    def saving(self) -> Generator[None, None, None]:
         seen: set[int] = set()
 
         def pack(tensor: Tensor) -> Tensor:

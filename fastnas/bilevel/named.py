@@ -1,6 +1,6 @@
 """What products share: gradients that are asked for by name, and what is said where there is none."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -75,7 +75,7 @@ def require_entering(where: str, losses: Sequence[LossOf], at: Tensors, state: S
 
 
 @contextmanager
-def refused(where: str, remedy: str) -> Iterator[None]:
+def refused(where: str, remedy: str) -> Generator[None, None, None]:
     """Say in one line what PyTorch says of an operation that has no second derivative."""
     try:
         yield
@@ -87,7 +87,7 @@ def refused(where: str, remedy: str) -> Iterator[None]:
 
 
 @contextmanager
-def copied_when_saved(state: Sequence[Tensor]) -> Iterator[None]:
+def copied_when_saved(state: Sequence[Tensor]) -> Generator[None, None, None]:
     """Let graphs keep copies of ``state``, which is put back before they are differentiated."""
     storages = {x.untyped_storage()._cdata for x in state}
     if not storages:

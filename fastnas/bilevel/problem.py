@@ -1,6 +1,6 @@
 """What every hypergradient is asked about: two losses, how the inner one is descended on, and what may be random."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -128,7 +128,7 @@ def gradients_of(loss: Tensor, variables: Tensors, *, create_graph: bool = False
 
 
 @contextmanager
-def undisturbed(state: Sequence[Tensor] = ()) -> Iterator[None]:
+def undisturbed(state: Sequence[Tensor] = ()) -> Generator[None, None, None]:
     """Put the random state, and ``state``, back to what they were, bit for bit, also if something raises.
 
     What begins inside begins from the same random numbers, so a loss with dropout that is evaluated twice, each time

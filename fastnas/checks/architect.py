@@ -1,6 +1,6 @@
 """The classic architect as something that can be checked: a network, two batches, an optimiser for each side."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 import torch
@@ -142,7 +142,7 @@ def _places(held: object) -> list[tuple[int | str | None, Tensor]]:
 
 
 @contextmanager
-def _in_place_of(network: nn.Module, others: dict[int, Tensor]) -> Iterator[None]:
+def _in_place_of(network: nn.Module, others: dict[int, Tensor]) -> Generator[None, None, None]:
     """Other tensors wherever attributes and lists of the network hold those with the given ids."""
     undo: list[Callable[[], None]] = []
     for part in network.modules():

@@ -1,6 +1,6 @@
 """A method of the library on a supernet, as a system that can be checked."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -81,7 +81,7 @@ def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
 
 
 @contextmanager
-def _held(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def _held(optimizer: torch.optim.Optimizer) -> Generator[None, None, None]:
     """The optimiser's step moves nothing inside the block: to every optimiser, what has no gradient stays."""
 
     def forget(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
@@ -95,7 +95,7 @@ def _held(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 @contextmanager
-def _alphas_part(point: Point) -> Iterator[None]:
+def _alphas_part(point: Point) -> Generator[None, None, None]:
     """What the weights' part of a step does to buffers is undone inside the block, what alpha's part does stays."""
     buffers, state = dict(point.run.state.supernet.named_buffers()), point.run.state
     kept = {name: x.clone() for name, x in buffers.items()}

@@ -3,7 +3,7 @@
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -161,7 +161,7 @@ def _nothing() -> ImageData:
 
 
 @contextmanager
-def _float64() -> Iterator[None]:
+def _float64() -> Generator[None, None, None]:
     """New tensors are float64 inside the block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastnas {fastnas.__version__}")
         return 0
     if verb not in VERBS:
-        from fastnas.cli.options import _shown  # noqa: PLC0415
+        from fastnas.cli.options import quote_briefly  # noqa: PLC0415
         from fastnas.errors import suggest  # noqa: PLC0415
 
-        print(f"fastnas: there is no command {_shown(verb)!r}. {suggest(verb, VERBS)}", file=sys.stderr)
+        print(f"fastnas: there is no command {quote_briefly(verb)!r}. {suggest(verb, VERBS)}", file=sys.stderr)
         return USAGE
     return _run(verb, arguments[1:])
 

@@ -142,7 +142,7 @@ def parse(
     for token in arguments:
         flag = token.split("=")[0].replace("_", "-")
         if token.startswith("--") and flag not in known:
-            unknown = _shown(token.split("=")[0])
+            unknown = quote_briefly(token.split("=")[0])
             raise UsageError(f"fastnas {verb}: there is no option {unknown}. {_nearest(flag, known)}")
     _require_numbers(verb, options, arguments)
     said = io.StringIO()
@@ -249,7 +249,7 @@ def _nearest(flag: str, known: Sequence[str]) -> str:
     return hint if hint.startswith("Did") else "--help-all lists them."
 
 
-def _shown(text: str) -> str:
+def quote_briefly(text: str) -> str:
     """Foreign text, short and without control characters."""
     plain = text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
     return plain if len(plain) <= 80 else f"{plain[:77]}..."
@@ -271,14 +271,14 @@ def _complaint(box: str, options: Sequence[Option], arguments: Sequence[str]) ->
     if option is not None:
         return f"{option.flag} takes {option.takes}, got {_given(option, arguments)}."
     if first.startswith("Unrecognized"):
-        return f"{_shown(first.partition(': ')[2])!s} belongs to no option. --help lists them."
+        return f"{quote_briefly(first.partition(': ')[2])!s} belongs to no option. --help lists them."
     return re.sub(r"^Error parsing [\w.-]+: ", "", first)  # what our own settings say of their values
 
 
 def _given(option: Option, arguments: Sequence[str]) -> str:
     """What stands behind ``option`` on the command line, for errors."""
     values = _values(option, arguments)
-    return repr(_shown(" ".join(values))) if values else "nothing"
+    return repr(quote_briefly(" ".join(values))) if values else "nothing"
 
 
 def _values(option: Option, arguments: Sequence[str]) -> list[str]:
@@ -315,4 +315,6 @@ def _require_possible(verb: str, command: Any, group: Callable[[str, str], str])
             if isinstance(value, int) and abs(value) > sys.maxsize:
                 raise UsageError(f"fastnas {verb}: {option.flag} takes a number below 2^63, got a larger one.")
             if isinstance(value, str | Path) and "\0" in str(value):
-                raise invalid(f"fastnas {verb}", f"{option.flag} must not hold a NUL character", _shown(str(value)))
+                raise invalid(
+                    f"fastnas {verb}", f"{option.flag} must not hold a NUL character", quote_briefly(str(value))
+                )

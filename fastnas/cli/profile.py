@@ -100,4 +100,5 @@ def _load(name: str) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     match made:
         case (nn.Module() as network, (Tensor() as images, Tensor() as labels)):
             return network, (images, labels)
-    raise invalid("profile", f"{attribute} must return a network and (images, labels)", describe(made))
+        case _:
+            raise invalid("profile", f"{attribute} must return a network and (images, labels)", describe(made))

@@ -1,6 +1,6 @@
 """Parameters, multiply-adds and activation bytes of a network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -60,7 +60,7 @@ def activation_bytes(module: nn.Module, x: Tensor, without: Sequence[nn.Module] 
 
 
 @contextmanager
-def _counted(modules: Sequence[nn.Module], depth: list[int]) -> Iterator[None]:
+def _counted(modules: Sequence[nn.Module], depth: list[int]) -> Generator[None, None, None]:
     """Keep in ``depth[0]`` how many of ``modules`` are running."""
 
     def enter(module: nn.Module, arguments: object) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -49,7 +49,7 @@ def _generators(loader: Any) -> list[torch.Generator]:
 
 
 @contextmanager
-def seeded(seed: int, generators: Sequence[torch.Generator] = ()) -> Iterator[None]:
+def seeded(seed: int, generators: Sequence[torch.Generator] = ()) -> Generator[None, None, None]:
     """Seed all that reading images may draw from inside the block, and leave it as it was found."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     with ExitStack() as stack:

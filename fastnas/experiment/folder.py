@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -33,7 +33,7 @@ def holds_files(folder: Path) -> bool:
 
 
 @contextmanager
-def open_run(folder: Path, ranks: Ranks = ALONE) -> Iterator[None]:
+def open_run(folder: Path, ranks: Ranks = ALONE) -> Generator[None, None, None]:
     """Make ``folder`` if need be and hold it inside of a ``with`` block, so that no other process writes to it.
 
     The lock is the operating system's: it is gone when its holder is, however that ended. A folder that the block made
@@ -62,7 +62,7 @@ def open_run(folder: Path, ranks: Ranks = ALONE) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Generator[None, None, None]:
     path = folder / LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

@@ -1,7 +1,7 @@
 """What a search or a training shows while it runs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -172,7 +172,9 @@ class Callbacks(TypedDict, total=False):
 
 
 @contextmanager
-def watch(what: str, title: str, folder: Path, show_progress: ShowProgress, ranks: Ranks) -> Iterator[Callbacks]:
+def watch(
+    what: str, title: str, folder: Path, show_progress: ShowProgress, ranks: Ranks
+) -> Generator[Callbacks, None, None]:
     """What to call after steps and epochs, so that somebody sees them; the first of several processes is seen."""
     if not ranks.is_first:
         yield {}

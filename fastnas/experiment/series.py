@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import wait
@@ -269,7 +269,7 @@ def _stop(processes: list[SpawnProcess]) -> None:
 
 
 @contextmanager
-def _ignoring_interrupts() -> Iterator[None]:
+def _ignoring_interrupts() -> Generator[None, None, None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # signals are the main thread's
         return

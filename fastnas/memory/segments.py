@@ -1,6 +1,6 @@
 """What each segment of a supernet, its stem and its cells, keeps and needs under each word of ``recompute``."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -53,7 +53,7 @@ class _Watch:
         self.place: tuple[Pass, int] | None = None
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> Generator[None, None, None]:
         handles = [self.segments[0].register_forward_pre_hook(self._begin)]
         handles += [segment.register_forward_hook(self._leave(number)) for number, segment in enumerate(self.segments)]
         try:
@@ -116,7 +116,7 @@ def profile(setup: Setup, granularity: int = 1) -> Profile:
         scene = fake_scene(setup, moment, on_gpu=granularity > 1)
 
         @contextmanager
-        def watch(tracker: Tracker) -> Iterator[None]:
+        def watch(tracker: Tracker) -> Generator[None, None, None]:
             watch = _Watch(tracker, scene.segments)
             with watch.watching():
                 yield
@@ -171,7 +171,7 @@ def measure_times(
 
 
 @contextmanager
-def _timing(segments: Sequence[nn.Module], spent: list[float], device: torch.device) -> Iterator[None]:
+def _timing(segments: Sequence[nn.Module], spent: list[float], device: torch.device) -> Generator[None, None, None]:
     begun = [0.0] * len(segments)
 
     def enter(number: int) -> Callable[..., None]:

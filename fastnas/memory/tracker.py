@@ -2,7 +2,7 @@
 
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ class Tracker(TorchDispatchMode):
         self._look()
 
     @contextmanager
-    def explaining(self, weights: Iterable[Tensor]) -> Iterator[None]:
+    def explaining(self, weights: Iterable[Tensor]) -> Generator[None, None, None]:
         """Note inside the block what autograd keeps, and the gradients of ``weights``."""
 
         def pack(tensor: Tensor) -> Tensor:

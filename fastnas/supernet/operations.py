@@ -1,7 +1,7 @@
 """The primitives as modules, with the bodies of their reference implementations."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -26,21 +26,15 @@ _NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
 class AvgPool3d(nn.AvgPool3d):
     """PyTorch's, also for volumes that are smaller than its window without the padding."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        if min(x.shape[2:]) >= 3:
-            return super().forward(x)
-        padded, counted = (F.pad(part, [1] * 6) for part in (x, torch.ones_like(x[:1, :1])))
+    def forward(self, input: Tensor) -> Tensor:
+        if min(input.shape[2:]) >= 3:
+            return super().forward(input)
+        padded, counted = (F.pad(part, [1] * 6) for part in (input, torch.ones_like(input[:1, :1])))
         return F.avg_pool3d(padded, 3, self.stride) / F.avg_pool3d(counted, 3, self.stride)
 
 
-_POOLS = {
-    "max": (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-    "avg": (nn.AvgPool1d, nn.AvgPool2d, AvgPool3d),
-}
-
-
 @contextmanager
-def in_dimensions(count: int) -> Iterator[None]:
+def in_dimensions(count: int) -> Generator[None, None, None]:
     """Inside the block, the library's layers are built for maps of so many dimensions: 1, 2 or 3."""
     token = _DIMENSIONS.set(count)
     try:
@@ -94,8 +88,8 @@ def convolution(
 class _FlatBatchNorm(BatchNorm2d):
     """The same for maps of one or three dimensions, whose positions are laid side by side."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(2).unsqueeze(2)).view_as(x)
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.flatten(2).unsqueeze(2)).view_as(input)
 
 
 def batch_norm(channels: int, searching: bool, affine: bool | None = None) -> nn.Module:
@@ -168,8 +162,10 @@ def _shift(x: Tensor) -> Tensor:
 
 def pool(kind: str, stride: int) -> nn.Module:
     """Max or average pooling over 3 pixels in every dimension, not counting the padding."""
-    layer = _POOLS[kind][_DIMENSIONS.get() - 1]
-    return layer(3, stride, 1) if kind == "max" else layer(3, stride, 1, count_include_pad=False)
+    dimension = _DIMENSIONS.get() - 1
+    if kind == "max":
+        return (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)[dimension](3, stride, 1)
+    return (nn.AvgPool1d, nn.AvgPool2d, AvgPool3d)[dimension](3, stride, 1, count_include_pad=False)
 
 
 def average_pairs() -> nn.Module:

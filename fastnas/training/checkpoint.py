@@ -3,7 +3,7 @@
 import pickle
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def note_threads(path: Path, saved: Mapping[str, Any], device: torch.device) -> 
 
 
 @contextmanager
-def restoring(path: Path) -> Iterator[None]:
+def restoring(path: Path) -> Generator[None, None, None]:
     """Turn whatever goes wrong inside, while a state is taken over, into one line."""
     try:
         yield

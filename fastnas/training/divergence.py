@@ -1,6 +1,6 @@
 """Where a training left the finite numbers, and what to look at first."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +55,7 @@ def explained(
     variables: Callable[[], dict[str, list[Tensor]]],
     rates: dict[str, str],
     folder: Path | None,
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Turn what a number that is not finite leads to inside the block into one line that says where it came from.
 
     Args:

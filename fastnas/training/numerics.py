@@ -1,7 +1,7 @@
 """Arithmetic around a network: precision, determinism, running losses, evaluation."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -69,7 +69,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager:
 
 
 @contextmanager
-def deterministic() -> Iterator[None]:
+def deterministic() -> Generator[None, None, None]:
     """Choose the same convolution algorithm in every run inside the block."""
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         yield

@@ -6,7 +6,7 @@ rounded once to nearest, ties to even: what PyTorch does, and a GPU for everythi
 may round after every step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -26,7 +26,7 @@ QUIET_NAN = np.uint16(0x7FC0)
 
 
 @contextmanager
-def replaced(owner: type | ModuleType | InterpreterBuilder, **attributes: Any) -> Iterator[None]:
+def replaced(owner: type | ModuleType | InterpreterBuilder, **attributes: Any) -> Generator[None, None, None]:
     """Give ``owner`` the ``attributes``; at the end, its former ones return and those that it did not have go."""
     before = {name: vars(owner)[name] for name in attributes if name in vars(owner)}
     for name, value in attributes.items():
@@ -157,7 +157,7 @@ def _constant(builder: InterpreterBuilder, value: float) -> TensorHandle:
 
 
 @contextmanager
-def exact_bfloat16() -> Iterator[None]:
+def exact_bfloat16() -> Generator[None, None, None]:
     """Let kernels that run under ``TRITON_INTERPRET=1`` compute in bfloat16 to the bit as PyTorch does.
 
     Covers casts (round to nearest even, NaN and subnormals included), arithmetic, comparisons, constants, reductions
@@ -205,7 +205,7 @@ def _remembered(original: Callable[[tl.dtype], np.dtype]) -> Callable[[tl.dtype]
 
 
 @contextmanager
-def without_idle_work() -> Iterator[None]:
+def without_idle_work() -> Generator[None, None, None]:
     """Let Triton's interpreter leave out half of its work, which changes nothing.
 
     It finds out for each sum and product of integers whether it overflows, and says so only if ``debug`` is on, as in

@@ -5,7 +5,7 @@ wrapped, negative place. Tensors of that size do not fit in a test, but the arit
 work at their end does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,7 +43,7 @@ class _Pretended:
 
 
 @contextmanager
-def last_programs() -> Iterator[list[Reach]]:
+def last_programs() -> Generator[list[Reach], None, None]:
     """Run only the last program of each launch, and let it touch no memory.
 
     Launches may thus be as large as they like: ``torch.empty`` of 2³¹ elements reserves memory that nothing ever

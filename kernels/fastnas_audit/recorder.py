@@ -6,7 +6,7 @@ executed: outputs keep whatever their memory held.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +46,7 @@ class Launch:
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
+def recorded() -> Generator[list[Launch], None, None]:
     """Write launches down instead of running them.
 
     Yields:

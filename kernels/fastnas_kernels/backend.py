@@ -3,7 +3,7 @@ the user forces."""
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -18,7 +18,7 @@ _as_on_a_gpu = 0  # how many contexts are open: a number, for torch.compile of P
 
 
 @contextmanager
-def cells_as_on_a_gpu() -> Iterator[None]:
+def cells_as_on_a_gpu() -> Generator[None, None, None]:
     """Cells of tensors without memory take the way of Triton's kernels in this context, to count what a GPU would hold.
 
     Nothing is launched, and no GPU, Triton or compiler is needed.

@@ -1,7 +1,7 @@
 """Compiles kernels side by side before they are needed; Triton alone compiles each where it is first launched."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +12,7 @@ CELLS = "fastnas_kernels.mixed_op"
 @contextmanager
 def compiling_ahead(
     on_compiled: Callable[[int, int], None] | None = None, workers: int | None = None
-) -> Iterator[None]:
+) -> Generator[None, None, None]:
     """Inside the block, kernels of cells are not launched but handed to a pool of threads that compiles them.
 
     What they would have written keeps what its memory held, so nothing that was computed in the block may be used. At

@@ -21,7 +21,7 @@ price of one transfer of two numbers a channel for each normalisation, forward a
 Shape suffixes: N images, C channels, H W pixels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -188,7 +188,7 @@ def normalise(z: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @contextmanager
-def synchronised_statistics() -> Iterator[None]:
+def synchronised_statistics() -> Generator[None, None, None]:
     """Inside the block, and in backward passes of what is computed there, normalise by the batch of all processes."""
     global _depth  # noqa: PLW0603  (one process has one answer; it is not a thread's)
     _depth += 1

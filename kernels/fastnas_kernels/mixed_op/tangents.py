@@ -11,7 +11,7 @@ there, but the graphs of gradients at dual numbers live, in cycles of references
 Shape suffixes: N H W images and pixels, D channels of all nodes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import compress
@@ -179,7 +179,7 @@ def _pushed(piece: Piece, values: dict[Name, Tensor], along: dict[Name, Tensor])
 
 
 @contextmanager
-def _dual_numbers() -> Iterator[None]:
+def _dual_numbers() -> Generator[None, None, None]:
     """PyTorch's forward mode, which Functions switch off inside, and whose levels do not nest."""
     with forward_ad._set_fwd_grad_enabled(True), ExitStack() as level:
         if forward_ad._current_level < 0:
