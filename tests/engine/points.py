@@ -5,14 +5,12 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from fastnas.data import Batch, load_data
-from fastnas.engine.run import Run, fresh_state, stage_supernet
 from fastnas.ranks import ALONE
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.supernet.operations import NASBENCH201_OPERATIONS
 from fastnas.training.config import SearchConfig
+from tests import helpers
 
-DIGITS = load_data("digits")
 SPACE = replace(NASBENCH201, name="small", num_nodes=2, concat=(2,), operations=NASBENCH201_OPERATIONS)
 """Three edges instead of six: a fourth of the time where every variable is moved in turn."""
 CONFIG = SearchConfig(channels=4, cells=1, epochs=6, warmup_epochs=0, batch_size=8, device="cpu")
@@ -20,7 +18,8 @@ CONFIG = SearchConfig(channels=4, cells=1, epochs=6, warmup_epochs=0, batch_size
 
 def make_run(method, ranks=ALONE, **changes):
     config = replace(CONFIG, channels=8 if method.partial_channels > 1 else 4, **changes)
-    state = fresh_state(stage_supernet(SPACE, method, DIGITS, config, 0), method, config, torch.device("cpu"))
+    run = helpers.make_run(method, config, SPACE, ranks=ranks)
+    state = run.state
     state.supernet.double()
     for p in state.w.values():
         p.data = p.data.double()
@@ -32,10 +31,8 @@ def make_run(method, ranks=ALONE, **changes):
     state.alpha_optimizer = torch.optim.SGD(state.alpha.values(), 1.0)
     for group in state.weight_optimizer.param_groups:
         group["lr"] = 0.1
-    return Run(method, DIGITS, config, torch.device("cpu"), (torch.arange(2).numpy(),) * 2, 4, state, ranks)
+    return run
 
 
 def make_batches():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(2, 8, 1, 8, 8, generator=generator, dtype=torch.float64)
-    return [Batch(half, torch.arange(8)) for half in images]
+    return helpers.make_batches(torch.float64)

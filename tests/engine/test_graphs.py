@@ -17,7 +17,7 @@ from fastnas_kernels.gumbel import derivative as gumbel
 from fastnas_kernels.mixed_op import cell
 from tests.engine.capturing import Watched, simulated_capture
 from tests.engine.points import make_run
-from tests.quick import quick_method
+from tests.helpers import quick_method
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,6 @@
 
 import copy
 import importlib
-import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -10,7 +9,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastnas.data import load_data
 from fastnas.engine import relax, search
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, EigenvalueStop, SkipCount, Stop
 from fastnas.mechanisms.pruning import BelowThreshold
@@ -21,18 +19,10 @@ from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.training.config import SearchConfig
 from tests.engine.points import SPACE
+from tests.helpers import DIGITS, Killed, without_seconds
 
-DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=4, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 loop = importlib.import_module("fastnas.engine.loop")  # the attribute of the package is the function
-
-
-class Killed(BaseException):
-    pass
-
-
-def without_seconds(history):
-    return json.dumps([{key: value for key, value in record.items() if key != "seconds"} for record in history])
 
 
 # ---- stages -----------------------------------------------------------------------------------------------------

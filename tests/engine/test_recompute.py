@@ -6,9 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastnas.data import Batch, load_data
 from fastnas.engine.loop import search
-from fastnas.engine.run import Run, fresh_state, stage_supernet
 from fastnas.engine.step import alpha_gradients, outer_eigenvalue, search_step
 from fastnas.methods.library import METHODS, darts, darts_2nd, p_darts, robust_darts_dp
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S4, SHARPDARTS
@@ -16,30 +14,23 @@ from fastnas.spaces.chain_space import PROXYLESS
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.training.config import SearchConfig
 from tests.engine.points import SPACE
-from tests.quick import quick_method
+from tests.helpers import DIGITS, make_batches, make_run, quick_method
 
-DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=8, device="cpu")
 WORDS = [("edges",), ("cell",), ("cell", "joined", "edges", "none")]
 FEW_WORDS = [*(pytest.param(words, marks=pytest.mark.slow) for words in WORDS[:2]), WORDS[2]]
 """The last has all of them; the others stand among the slow tests where much runs."""
 
 
-def make_run(method, space, words=("none",), **changes):
+def start(method, space, words=("none",), **changes):
     config = replace(TINY, channels=8 if method.partial_channels > 1 else 4, recompute=words, **changes)
     config = replace(config, cells={NASBENCH201: 1, SPACE: 1, PROXYLESS: 2}.get(space, 3))
-    state = fresh_state(stage_supernet(space, method, DIGITS, config, 0), method, config, torch.device("cpu"))
-    return Run(method, DIGITS, config, torch.device("cpu"), (torch.arange(2).numpy(),) * 2, 2, state)
-
-
-def make_batches():
-    generator = torch.Generator().manual_seed(1)
-    return [Batch(torch.rand(8, 1, 8, 8, generator=generator), torch.arange(8) % 10) for _ in range(2)]
+    return make_run(method, config, space, steps=2)
 
 
 def after_steps(method, space, words, steps=2, **changes):
     """Every number of the state after some steps."""
-    run = make_run(method, space, words, **changes)
+    run = start(method, space, words, **changes)
     for _ in range(steps):
         search_step(run, *make_batches())
     momenta = [slot for of_p in run.state.weight_optimizer.state.values() for slot in of_p.values()]
@@ -97,7 +88,7 @@ def test_autocast_casts_the_same_way_again():
 
 def test_the_hessian_of_alpha_has_the_same_eigenvalue():
     batch = make_batches()[0]
-    found = {outer_eigenvalue(make_run(darts(), SPACE, words), batch, 0) for words in [("none",), *WORDS]}
+    found = {outer_eigenvalue(start(darts(), SPACE, words), batch, 0) for words in [("none",), *WORDS]}
     assert len(found) == 1
 
 
@@ -118,7 +109,7 @@ def test_nothing_is_computed_for_weights_in_an_alpha_step_and_each_part_once_mor
     counts = []
     for words in (("none",), ("edges",), ("cell",)):
         with Convolutions() as counted:
-            alpha_gradients(make_run(darts(), DARTS, words), *make_batches())
+            alpha_gradients(start(darts(), DARTS, words), *make_batches())
         counts.append((counted.forward, counted.filters))
     assert [filters for _, filters in counts] == [0, 0, 0]
     once = counts[0][0]
@@ -130,7 +121,7 @@ def test_second_order_asks_for_every_part_once():
     once, twice = (Convolutions() for _ in range(2))
     for words, counted in ((("none",), once), (("cell",), twice)):
         with counted:
-            alpha_gradients(make_run(darts_2nd(), NASBENCH201, words), *make_batches())
+            alpha_gradients(start(darts_2nd(), NASBENCH201, words), *make_batches())
     assert once.filters == twice.filters
 
 

@@ -8,21 +8,16 @@ import pytest
 import torch
 
 import fastnas
-from fastnas.data import load_data
 from fastnas.engine import relax, search
 from fastnas.methods.library import darts, pc_darts
 from fastnas.run_files import SearchEpoch, read_epochs
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet
 from fastnas.training.config import SearchConfig, TrainingSetup
+from tests.helpers import DIGITS, Killed, without_seconds
 
-DIGITS = load_data("digits")
 TINY = SearchConfig(channels=8, cells=1, epochs=3, warmup_epochs=1, batch_size=16, train_fraction=0.05, device="cpu")
 THREE_CELLS = replace(TINY, cells=3, epochs=1, warmup_epochs=0)
-
-
-def without_seconds(history):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
 
 
 def logits(result):
@@ -88,9 +83,6 @@ def test_the_coefficients_are_a_softmax_of_the_logits(reference):
 
 @pytest.mark.parametrize("steps", [0, 2])
 def test_a_run_that_stops_anywhere_goes_on_bit_for_bit(tmp_path, reference, steps):
-    class Killed(BaseException):
-        pass
-
     config = replace(TINY, checkpoint_steps=steps)
     for kill_at in (3, 4, 5):
 

@@ -1,25 +1,21 @@
 """The matrix: every method against what every method must hold. Tiny networks, real digits."""
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 
-from fastnas.data import Batch, load_data
 from fastnas.engine import search
 from fastnas.engine.coefficients import Sampler
 from fastnas.engine.record import evaluated_mix
-from fastnas.engine.run import Run, fresh_state, stage_supernet
 from fastnas.engine.step import search_step
 from fastnas.methods.library import METHODS, nasp, p_darts, proxyless_nas
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.training.config import RetrainConfig, SearchConfig, TrainingSetup
 from fastnas.training.retrain import retrain
 from tests.engine.points import SPACE
-from tests.quick import quick_method
+from tests.helpers import DIGITS, Killed, make_batches, make_run, quick_method, without_seconds
 
-DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=2, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 STEPS = 2  # an epoch of TINY
 RETRAINING = RetrainConfig(channels=4, cells=1, epochs=1, batch_size=32)
@@ -37,26 +33,6 @@ def config_of(name, **changes):
 
 def method_of(name):
     return quick_method(name, draws=3)
-
-
-def make_run(method, config, space=NASBENCH201):
-    supernet = stage_supernet(space, method, DIGITS, config, 0)
-    state = fresh_state(supernet, method, config, torch.device("cpu"))
-    return Run(method, DIGITS, config, torch.device("cpu"), (torch.arange(2).numpy(),) * 2, 4, state)
-
-
-def make_batches():
-    generator = torch.Generator().manual_seed(1)
-    images, labels = torch.rand(2, 8, 1, 8, 8, generator=generator), torch.arange(8)
-    return [Batch(half, labels) for half in images]
-
-
-class Killed(BaseException):
-    pass
-
-
-def without_seconds(history):
-    return json.dumps([{key: value for key, value in record.items() if key != "seconds"} for record in history])
 
 
 @pytest.fixture(scope="module")

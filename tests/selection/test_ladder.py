@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.methods.library import METHODS, darts, pc_darts
 from fastnas.selection import LadderConfig, climb, select
@@ -19,8 +18,8 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import Mix, select_path
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import RetrainConfig, SearchConfig
+from tests.helpers import DIGITS, Killed
 
-DIGITS = load_data("digits")
 SEARCH = SearchConfig(channels=4, cells=1, epochs=1, warmup_epochs=0, batch_size=16, train_fraction=0.1, device="cpu")
 TRAINING = RetrainConfig(channels=4, cells=1, batch_size=16)
 LADDER = LadderConfig(proposals=8, entrants=4, steps=2, images=32)
@@ -31,10 +30,6 @@ short_training = importlib.import_module("fastnas.selection.evaluation")
 @pytest.fixture(scope="module")
 def found():
     return search(NASBENCH201, darts(), DIGITS, SEARCH)
-
-
-class Killed(BaseException):
-    pass
 
 
 def record(space, seed=0):

@@ -21,7 +21,7 @@ from fastnas.supernet.dag import DagSupernet
 from fastnas.supernet.mix import EdgeNoise, Mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
-from tests.quick import quick_method
+from tests.helpers import quick_method
 
 DIGITS = load_data("digits")
 TINY = SearchConfig(channels=4, cells=1, epochs=3, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
