@@ -2,6 +2,7 @@
 
 import math
 import platform
+import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
@@ -141,6 +142,7 @@ def _versions() -> dict[str, str]:
     machine = f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
     gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     started = {"started": f"{datetime.now().astimezone():%Y-%m-%d %H:%M %z}"}
+    commit = _commit(Path(fastnas.__file__).parents[1])
     return {
         "python": platform.python_version(),
         "fastnas": fastnas.__version__,
@@ -148,4 +150,16 @@ def _versions() -> dict[str, str]:
         "machine": machine,
         **gpu,
         **started,
+        **({"commit": commit} if commit else {}),
     }
+
+
+def _commit(root: Path) -> str:
+    """The commit of a clone; empty for an installed package."""
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""

@@ -9,28 +9,32 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fastnas.run_files import HALVING, SEARCHED
+from fastnas.spaces.genotype import CellGenotype
 from fastnas.spaces.graph_space import GraphSpace
-from fastnas.spaces.space import Space
+from fastnas.spaces.space import Edge, Space
 from fastnas.tasks import SCORES, Score, read_score
 
 # Okabe and Ito's colours; the pattern of the line tells the primitives apart where colour does not
 COLOURS = ("#8A8F94", "#D55E00", "#E69F00", "#009E73", "#0072B2", "#56B4E9", "#CC79A7", "#000000")
 PATTERNS = ("-", "-", "--", "-", "-", "--", "-", "--")
 RANDOM = "#A4A9AE"
+TINT = "#EEF4FA"  # behind what the genotype keeps
 WIDTH = 8.4  # inches; in a page 806 pixels, so that 9 points are 12 pixels
 
 Records = Sequence[Mapping[str, Any]]
 
 
 @singledispatch
-def mix_figure(space: Space, records: Records, cell_type: str) -> Figure:
+def mix_figure(space: Space, records: Records, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
     """The coefficients of every edge over the epochs: a panel an edge, a line a candidate.
 
     Args:
         space: Gives the edges and the names.
         records: Lines of ``metrics.jsonl`` of a search.
         cell_type: Which cell.
+        kept: The rows that the genotype keeps and their primitives, see :func:`kept_rows`: tinted, with a bold line.
     """
+    kept = kept or {}
     columns = 4 if len(space.edges) > 6 else 3
     rows = -(-len(space.edges) // columns)
     figure = Figure(figsize=(WIDTH, 1.45 * rows + 0.8), layout="constrained")
@@ -44,10 +48,12 @@ def mix_figure(space: Space, records: Records, cell_type: str) -> Figure:
                 values,
                 _point_or(PATTERNS[k % 8], records),
                 color=COLOURS[k % 8],
-                linewidth=1.3,
+                linewidth=2.6 if kept.get(row) == primitive else 1.3,
                 label=primitive,
             )
-        axis.set_title(space.edge_title(row), fontsize=9)
+        axis.set_title(space.edge_title(row), fontsize=9, fontweight="bold" if row in kept else "normal")
+        if row in kept:
+            axis.set_facecolor(TINT)
         _calm(axis)
     for column, axis in enumerate(axes[-columns:]):  # the lowest panel of every column bears the epochs
         if (rows - 1) * columns + column >= len(space.edges):
@@ -59,7 +65,7 @@ def mix_figure(space: Space, records: Records, cell_type: str) -> Figure:
 
 
 @mix_figure.register
-def _(space: GraphSpace, records: Records, cell_type: str) -> Figure:
+def _(space: GraphSpace, records: Records, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
     """The scales of the connections of a full graph over the epochs: a panel a level, a line a connection.
 
     It has too many edges for a panel each.
@@ -84,27 +90,46 @@ def _(space: GraphSpace, records: Records, cell_type: str) -> Figure:
     return figure
 
 
-def edge_mix_figure(records: Records, space: Space, cell_type: str) -> Figure:
-    """The coefficients of the edges into each node over the epochs: a panel a node, a line an edge.
+def edge_mix_figure(records: Records, space: Space, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
+    """The edges into each node over the epochs, a panel a node and a line an edge: above the coefficients of the edges,
+    below their product with the largest coefficient of a candidate other than ``none``, which decides.
 
     Args:
         records: Lines of ``metrics.jsonl`` of a search that learns them.
         space: Gives the edges and the names.
         cell_type: Which cell.
+        kept: The rows that the genotype keeps, drawn bold; see :func:`kept_rows`.
     """
-    figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
-    axes: list[Axes] = list(figure.subplots(1, space.num_nodes, sharey=True, squeeze=False).flat)
-    for node, axis in enumerate(axes):
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    axes = figure.subplots(2, space.num_nodes, sharex=True, sharey="row", squeeze=False)
+    real = [k for k, primitive in enumerate(space.primitives) if primitive != "none"]
+    for node, (above, below) in enumerate(axes.T):
         for source, row in enumerate(space.rows(space.num_inputs + node)):
-            values = [record["edge_mix"][cell_type][row] for record in records]
-            pattern = _point_or(PATTERNS[1 + source], records)
-            label = f"from {_label(space, source)}"
-            axis.plot(_epochs(records), values, pattern, color=COLOURS[1 + source], linewidth=1.3, label=label)
-        axis.set_title(f"node {node}", fontsize=9)
-        _calm(axis)
-    _from_zero(axes[0])
-    _legend(figure, axes[-1:])
+            edge = [record["edge_mix"][cell_type][row] for record in records]
+            best = [max(record["mix"][cell_type][row][k] for k in real) for record in records]
+            for axis, values in ((above, edge), (below, [x * y for x, y in zip(edge, best, strict=True)])):
+                axis.plot(
+                    _epochs(records),
+                    values,
+                    _point_or(PATTERNS[1 + source], records),
+                    color=COLOURS[1 + source],
+                    linewidth=2.6 if row in (kept or {}) else 1.3,
+                    label=f"from {_label(space, source)}",
+                )
+        above.set_title(f"node {node}", fontsize=9)
+        _calm(above)
+        _calm(below)
+    for axis, name in zip(axes[:, 0], ("edge", "edge × candidate"), strict=True):
+        axis.set_ylabel(name, fontsize=9)
+        _from_zero(axis)
+    _legend(figure, [axes[0, -1]])
     return figure
+
+
+def kept_rows(space: Space, cell: CellGenotype) -> dict[int, str]:
+    """The edges that a cell of a genotype keeps: from the row of each to its primitive."""
+    genes = [(gene, target) for target, node in zip(space.targets, cell.nodes, strict=True) for gene in node]
+    return {space.row(Edge(gene.source, target)): gene.primitive for gene, target in genes if gene.primitive != "none"}
 
 
 def search_figure(records: Records) -> Figure:
@@ -235,7 +260,9 @@ def _legend(figure: Figure, axes: Sequence[Axes], columns: int = 8) -> None:
     handles, labels = zip(
         *((h, t) for axis in axes for h, t in zip(*axis.get_legend_handles_labels(), strict=True)), strict=True
     )
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, frameon=False)
+    for line in legend.get_lines():
+        line.set_linewidth(min(2.0, line.get_linewidth()))  # what is kept is bold in its panel alone
 
 
 def _from_zero(axis: Axes) -> None:

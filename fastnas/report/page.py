@@ -14,6 +14,7 @@ from fastnas.files import read_json, write_atomically
 from fastnas.report.curves import (
     edge_mix_figure,
     eigenvalue_figure,
+    kept_rows,
     mix_figure,
     retrain_figure,
     search_figure,
@@ -87,16 +88,17 @@ def write_report(run: Path) -> Path:
         curves=_inline(search_figure(records)) if records else None,
         warm_up=warm_up_epochs(records),
         eigenvalue=_eigenvalue(run, records),
-        mixes=list(_mixes(records, space)),
+        mixes=list(_mixes(records, space, genotype)),
         rungs=list(_rungs(run)),
         networks=networks,
+        balanced=any(network.get("test_balanced_accuracy") is not None for network in networks),
         score=_found_and_random(networks)[0],
         shown=[read_score(network, "test")[1] for network in networks],
         retraining=_retraining(run),
         confusion=confusions(_trained(run), data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
-        versions=settings.get("versions", {}),
+        facts=facts(settings, data),
     )
     path = run / "report.html"
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
@@ -113,6 +115,29 @@ def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space
             if not fits or (edges is not None and len(edges) != len(expected)):
                 rule = f"line {number} of {path} must hold the coefficients of {space.name}"
                 raise invalid("report", rule, f"other ones of the {cell_type} cells")
+
+
+def facts(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """When, where and on what a run was made, as names and texts.
+
+    Args:
+        settings: Of ``config.json``.
+        data: Of ``data.json``.
+    """
+    made = {name: str(value) for name, value in settings.get("versions", {}).items()}
+    device = made.pop("gpu", made.pop("machine", None))
+    shape = data.get("resolution")
+    known = {
+        "started": made.pop("started", None),
+        "device": device,
+        "commit": made.pop("commit", None),
+        "resolution": None if shape is None else " × ".join(map(str, shape)),
+        "augmentation": data.get("augment"),
+        "training images": data.get("train_images"),
+        "test images": data.get("test_images"),
+        "versions": ", ".join(f"{name} {value}" for name, value in made.items()) or None,
+    }
+    return [(name, str(value)) for name, value in known.items() if value is not None]
 
 
 def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -207,7 +232,14 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
     mean = min(sum(known) / len(known), 1 - 1 / (2 * test_images))  # a perfect score has an error, too
     half = 1.96 * math.sqrt(2 * mean * (1 - mean) / test_images)
     by_chance = "By chance alone, two equally good networks differ by up to"
-    return f"{by_chance} {_points(score, half, 0)} on {test_images:,} test images (95 %)."
+    halving = _found_by_halving(networks)
+    rival = score.best(random) if halving is None else halving
+    doubt = (
+        " The search and random search differ by less: this run does not tell them apart."
+        if abs(found - rival) < half
+        else ""
+    )
+    return f"{by_chance} {_points(score, half, 0)} on {test_images:,} test images (95 %).{doubt}"
 
 
 def _trained(run: Path) -> Any:
@@ -286,12 +318,15 @@ def _cells(genotype: Genotype | None, space: Space) -> Iterator[Markup]:
             yield _inline(cell_figure(cell, space, space.title(cell_type)))
 
 
-def _mixes(records: Sequence[Mapping[str, Any]], space: Space) -> Iterator[tuple[str, Markup, Markup | None]]:
+def _mixes(
+    records: Sequence[Mapping[str, Any]], space: Space, genotype: Genotype | None
+) -> Iterator[tuple[str, Markup, Markup | None]]:
     if records:
         for cell_type in space.cell_types:
+            kept = {} if genotype is None else kept_rows(space, genotype.cells[cell_type])
             has_edges = cell_type in records[0]["edge_mix"]
-            edges = _inline(edge_mix_figure(records, space, cell_type)) if has_edges else None
-            yield space.title(cell_type), _inline(mix_figure(space, records, cell_type)), edges
+            edges = _inline(edge_mix_figure(records, space, cell_type, kept)) if has_edges else None
+            yield space.title(cell_type), _inline(mix_figure(space, records, cell_type, kept)), edges
 
 
 def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | None:

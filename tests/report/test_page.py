@@ -4,8 +4,9 @@ import shlex
 import pytest
 
 from fastnas.files import append_json_line, write_json
-from fastnas.report.curves import eigenvalue_figure
-from fastnas.report.page import accuracies, flatten, next_commands, sampling_error, verdict, write_report
+from fastnas.report.curves import edge_mix_figure, eigenvalue_figure, kept_rows, mix_figure
+from fastnas.report.page import accuracies, facts, flatten, next_commands, sampling_error, verdict, write_report
+from fastnas.spaces import DARTS, read_genotype
 
 
 def network(name, accuracy):
@@ -110,6 +111,8 @@ def test_what_chance_alone_does_is_said_beside_the_verdict(finished):
     )  # 1.96 sqrt(2 .9 .1/200)
     perfect = [network("searched", 1.0), network("random_1", 1.0)]
     assert "up to 0.98 points on 200" in sampling_error(perfect, 200)
+    assert "this run does not tell them apart" in sampling_error(both, 200)
+    assert "apart" not in sampling_error([network("searched", 0.99), network("random_1", 0.5)], 200)
     assert sampling_error(both[:1], 200) is None
     write_json(
         finished / "data.json",
@@ -130,6 +133,29 @@ def test_a_configuration_without_a_space_is_refused(tmp_path):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"report: run must be a run folder, got .* without config\.json"):
         write_report(tmp_path)
+
+
+def test_the_page_says_when_where_and_on_what_a_run_was_made():
+    versions = {"torch": "2.14", "machine": "Linux", "started": "2026-11-28", "commit": "abc"}
+    shown = dict(facts({"versions": versions}, {"resolution": [24, 96], "augment": "crop", "test_images": None}))
+    expected = {"started": "2026-11-28", "device": "Linux", "commit": "abc", "resolution": "24 × 96"}
+    assert shown == expected | {"augmentation": "crop", "versions": "torch 2.14"}
+    assert dict(facts({"versions": {"gpu": "H100", "machine": "Linux"}}, {}))["device"] == "H100"
+
+
+def test_kept_edges_are_marked_and_the_product_that_decides_has_panels(records):
+    made = [records.search_record(epoch) for epoch in range(2)]
+    kept = kept_rows(DARTS, read_genotype("DARTS_V2").normal)
+    assert len(kept) == 8
+    assert kept[0] == "sep_conv_3x3"
+    weights = [axis.title.get_fontweight() for axis in mix_figure(DARTS, made, "normal", kept).axes[:14]]
+    assert [row for row, weight in enumerate(weights) if weight == "bold"] == sorted(kept)
+    axes = edge_mix_figure(made, DARTS, "normal", kept).axes
+    assert len(axes) == 8
+    rows, edges = made[1]["mix"]["normal"], made[1]["edge_mix"]["normal"]
+    line = axes[4].lines[1]  # below node 0, the edge from c_{k-1}
+    assert line.get_ydata()[1] == edges[1] * max(rows[1][1:])
+    assert line.get_linewidth() > axes[7].lines[4].get_linewidth()
 
 
 @pytest.mark.parametrize(
