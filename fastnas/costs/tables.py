@@ -79,17 +79,8 @@ class NetworkSize:
 
     def build(self, genotype: Genotype, own: Space | None = None) -> DerivedNetwork:
         """The derived network of ``genotype``, without auxiliary head; ``own`` is its space, if it is no known one."""
-        return build_network(
-            genotype,
-            self.num_classes,
-            self.channels,
-            self.cells,
-            self.image_channels,
-            self.resolution,
-            self.large,
-            False,
-            own,
-        )
+        sizes = self.num_classes, self.channels, self.cells, self.image_channels, self.resolution, self.large
+        return build_network(genotype, *sizes, False, own)
 
 
 class Candidate(NamedTuple):

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastnas.data import evaluation_batches, training_batches
-from fastnas.engine.record import coefficients_at
+from fastnas.data import training_batches
+from fastnas.engine.record import coefficients_at, evaluate_supernet
 from fastnas.engine.run import Run
 from fastnas.engine.step import apply_gradients
 from fastnas.mechanisms.choice import Coefficients, Judge
 from fastnas.seeds import stream
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.mix import Columns, Mix, select_path
-from fastnas.training.numerics import autocast, evaluate
+from fastnas.training.numerics import autocast
 from fastnas_kernels.tensors import accumulator
 
 IMAGES = 2048  # of the half for alpha, where the configuration does not say how many
@@ -59,21 +59,8 @@ def _running(mix_EK: np.ndarray) -> Columns:
 
 def _loss(run: Run, mix: Mix) -> float:
     """Mean loss on images held out, by the statistics of each batch; infinite where it is no number."""
-    images = run.config.evaluation_images or IMAGES
-    batches = evaluation_batches(
-        run.data,
-        run.data.train,
-        run.evaluation_order[:images],
-        batch_size=run.config.batch_size,
-        workers=run.config.workers,
-        device=run.device,
-        broken=run.broken,
-    )
     try:
-        with torch.no_grad():
-            found = evaluate(
-                lambda x: run.state.supernet(x, mix), batches, run.device, run.config.precision, task=run.data.task
-            )
+        found = evaluate_supernet(run, mix, run.config.evaluation_images or IMAGES)
     except FloatingPointError:
         return math.inf
     return found.loss if math.isfinite(found.loss) else math.inf

@@ -11,12 +11,13 @@ from fastnas.data import evaluation_batches
 from fastnas.engine.coefficients import Sampler, relax, with_skips
 from fastnas.engine.run import Run
 from fastnas.mechanisms.relaxation import entropy
+from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.architecture import by_cell_type
 from fastnas.supernet.mix import Mix
-from fastnas.training.numerics import evaluate
+from fastnas.training.numerics import Means, evaluate
 
 
 class Stopwatch:
@@ -49,6 +50,36 @@ def evaluated_mix(run: Run, epoch: int) -> Mix:
         return sampler(run.state.alpha).mix
 
 
+def evaluate_supernet(
+    run: Run, mix: Mix, images: int | None, ranks: Ranks = ALONE, weights: Tensor | None = None
+) -> Means:
+    """The mean loss and score of the supernet at ``mix`` on images held out, by the statistics of each batch.
+
+    Args:
+        run: The search.
+        mix: The coefficients.
+        images: How many; ``None`` for the whole half for alpha.
+        ranks: The processes that share them.
+        weights: Of the classes in the loss, ``[C]``.
+    """
+    batches = evaluation_batches(
+        run.data,
+        run.data.train,
+        run.evaluation_order[:images],
+        batch_size=run.config.batch_size,
+        workers=run.config.workers,
+        ranks=ranks,
+        device=run.device,
+        broken=run.broken,
+    )
+
+    def logits(images: Tensor) -> Tensor:
+        return run.state.supernet(images, mix)
+
+    with torch.no_grad():
+        return evaluate(logits, batches, run.device, run.config.precision, ranks, weights, run.data.task)
+
+
 def derive(run: Run, mix: Mix) -> Genotype:
     """The architecture that the coefficients prefer."""
     candidates, edges = (
@@ -62,28 +93,8 @@ def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopw
     state, config, method = run.state, run.config, run.method
     state.losses.check("search", state.step)
     mix, at, measured = coefficients_at(run, epoch), run.progress(epoch), evaluated_mix(run, epoch)
-    batches = evaluation_batches(
-        run.data,
-        run.data.train,
-        run.evaluation_order[: config.evaluation_images],
-        batch_size=config.batch_size,
-        workers=config.workers,
-        ranks=run.ranks,
-        device=run.device,
-        broken=run.broken,
-    )
-    with torch.no_grad():
-        outer = evaluate(
-            lambda images: state.supernet(images, measured),
-            batches,
-            run.device,
-            config.precision,
-            run.ranks,
-            run.held_out_weights,
-            run.data.task,
-        )
+    outer = evaluate_supernet(run, measured, config.evaluation_images, run.ranks, run.held_out_weights)
     inner = state.losses.take_means(run.ranks, run.data.task)
-
     score = run.data.task.score_name
 
     def plain(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

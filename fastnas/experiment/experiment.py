@@ -33,7 +33,6 @@ from fastnas.methods.library import REGULARISED
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.methods.variants import with_order, with_stop, with_techniques
-from fastnas.networks.derived import build_network
 from fastnas.ranks import ALONE, Ranks
 from fastnas.run_files import HALVING, SEARCHED
 from fastnas.selection import derive_from_average
@@ -47,7 +46,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
 from fastnas.training.result import RetrainResult
-from fastnas.training.retrain import network_size, retrain
+from fastnas.training.retrain import build_network_for, network_size, retrain
 
 
 @dataclass(frozen=True)
@@ -306,17 +305,7 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
         if experiment.retrain_searched:
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
             steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")
-            build_network(
-                random_genotype(parts.space, 0),
-                len(data.classes),
-                training.channels,
-                training.cells,
-                data.channels,
-                data.resolution,
-                data.large,
-                training.auxiliary > 0,
-                parts.space,
-            )
+            build_network_for(data, random_genotype(parts.space, 0), training, parts.space)
 
 
 def _search(

@@ -173,14 +173,8 @@ class ModelInfo:
         if network is not None:
             return build_own_network(network, genotype, "model")
         image = self.preprocessing
-        sizes = (
-            len(self.classes),
-            self.channels,
-            self.cells,
-            image_channels or image.channels,
-            image.resolution,
-            self.large,
-        )
+        read = image_channels or image.channels
+        sizes = len(self.classes), self.channels, self.cells, read, image.resolution, self.large
         return build_network(genotype, *sizes, False, space)
 
 

@@ -1,7 +1,7 @@
 """How well networks, and paths through a trained supernet, classify images that no weights were trained on."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.data import BrokenImages, ImageData, evaluation_batches, training_batches
-from fastnas.networks.derived import build_network
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
@@ -19,6 +18,7 @@ from fastnas.supernet.mix import Mix
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import Means, autocast, deterministic, evaluate, find_class_weights
+from fastnas.training.retrain import build_network_for
 
 
 class HeldOut:
@@ -94,17 +94,7 @@ class ShortTraining:
         if config.class_weights == "balanced":
             self.weights = find_class_weights(config, data.train.labels[indices], len(data.classes), device)
         with torch_seed(seed):
-            network = build_network(
-                genotype,
-                len(data.classes),
-                size.channels,
-                size.cells,
-                data.channels,
-                data.resolution,
-                data.large,
-                False,
-                space,
-            )
+            network = build_network_for(data, genotype, replace(size, auxiliary=0), space)
         self.seed, self.network = seed, lay_out(network.to(device))
         self.identity = f"{genotype_to_text(genotype)} {asdict(size)} {len(indices)} {config.seed} {data.name}"
         self.identity += f" {config.balancing}" if config.is_balanced else ""

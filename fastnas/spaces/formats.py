@@ -14,7 +14,7 @@ from fastnas.errors import complaint, invalid, require_type, suggest
 from fastnas.files import without_checksum
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, CellSpace
 from fastnas.spaces.chain_space import ChainSpace
-from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
+from fastnas.spaces.genotype import FIELD_NAMES, CellGenotype, Gene, Genotype
 from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.known import KNOWN
 from fastnas.spaces.registry import space_by_name
@@ -23,7 +23,6 @@ from fastnas.spaces.space import Space
 WHERE = "genotype"
 _KINDS: dict[str, type[Space]] = {kind.__name__: kind for kind in (CellSpace, ChainSpace, GraphSpace)}
 _CODE = {"operations"}
-_WORDS = {"normal": "normal", "reduction": "reduce"}  # what the field's text calls the cell types
 LONG = 300  # characters of a path that an error still repeats
 FORMS = "a built-in name, a JSON file, a Genotype(normal=[...], ...) text or a |primitive~0|+... string"
 
@@ -145,16 +144,7 @@ def _kind_before_kinds(fields: dict[str, Any]) -> str:
 
 def genotype_to_text(genotype: Genotype) -> str:
     """The form that the field exchanges; spaces other than DARTS and NAS-Bench-201 add ``space='...'`` to it."""
-    if genotype.space == NASBENCH201.name:
-        ordered = genotype.canonical().normal.nodes
-        return "+".join("|" + "".join(f"{primitive}~{source}|" for primitive, source in node) for node in ordered)
-    parts = []
-    for name, cell in genotype.cells.items():
-        genes = [tuple(gene) for node in cell.nodes for gene in node]
-        parts.append(f"{_WORDS[name]}={genes}, {_WORDS[name]}_concat={list(cell.concat)}")
-    if genotype.space != DARTS.name:
-        parts.append(f"space={genotype.space!r}")
-    return f"Genotype({', '.join(parts)})"
+    return str(genotype)
 
 
 def _is_file(path: Path) -> bool:
@@ -201,16 +191,14 @@ def _parse_literals(text: str, own: Space | None) -> Genotype:
         call = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         call = None
-    is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args
-    if not is_call:
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
         raise invalid(WHERE, "text must be one Genotype(normal=[...], normal_concat=..., ...)", _excerpt(text))
-    assert isinstance(call, ast.Call)
     names = [str(keyword.arg) for keyword in call.keywords]
     named = next((_literal(keyword.value, text) for keyword in call.keywords if keyword.arg == "space"), DARTS.name)
     if not isinstance(named, str):
         raise invalid(WHERE, "space must be a name", _excerpt(named))
-    space = space_by_name(str(named), own)
-    expected = [field for t in space.cell_types for field in (_WORDS[t], f"{_WORDS[t]}_concat")]
+    space = space_by_name(named, own)
+    expected = [field for t in space.cell_types for field in (FIELD_NAMES[t], f"{FIELD_NAMES[t]}_concat")]
     if sorted(name for name in names if name != "space") != expected:
         rule = f"fields must be {', '.join(expected)}, each once"
         raise invalid(WHERE, rule, names)
@@ -218,7 +206,8 @@ def _parse_literals(text: str, own: Space | None) -> Genotype:
         raise invalid(WHERE, "space must be named once", names)
     fields = {name: _literal(keyword.value, text) for name, keyword in zip(names, call.keywords, strict=True)}
     cells = (
-        _literal_cell(space, _WORDS[t], fields[_WORDS[t]], fields[f"{_WORDS[t]}_concat"]) for t in space.cell_types
+        _literal_cell(space, FIELD_NAMES[t], fields[FIELD_NAMES[t]], fields[f"{FIELD_NAMES[t]}_concat"])
+        for t in space.cell_types
     )
     genotype = Genotype(space.name, *cells)
     space.check(genotype)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+FIELD_NAMES = {"normal": "normal", "reduction": "reduce"}
+"""What the text that the field exchanges calls the cell types."""
+
 
 class Gene(NamedTuple):
     """One kept edge: a primitive and the state that it reads."""
@@ -48,10 +51,17 @@ class Genotype:
     reduction: CellGenotype | None = None
 
     def __str__(self) -> str:
-        """The text that the field exchanges, as :func:`fastnas.spaces.formats.genotype_to_text` writes it."""
-        from fastnas.spaces.formats import genotype_to_text  # noqa: PLC0415  (which is made of genotypes)
-
-        return genotype_to_text(self)
+        """The form that the field exchanges; spaces other than DARTS and NAS-Bench-201 add ``space='...'`` to it."""
+        if self.space == "nasbench201":
+            ordered = self.canonical().normal.nodes
+            return "+".join("|" + "".join(f"{primitive}~{source}|" for primitive, source in node) for node in ordered)
+        parts = []
+        for name, cell in self.cells.items():
+            genes = [tuple(gene) for node in cell.nodes for gene in node]
+            parts.append(f"{FIELD_NAMES[name]}={genes}, {FIELD_NAMES[name]}_concat={list(cell.concat)}")
+        if self.space != "darts":
+            parts.append(f"space={self.space!r}")
+        return f"Genotype({', '.join(parts)})"
 
     @property
     def cells(self) -> Mapping[str, CellGenotype]:

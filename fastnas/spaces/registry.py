@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 
-from fastnas.errors import invalid
+from fastnas.errors import invalid, suggest
 from fastnas.spaces.cell_space import (
     DARTS,
     GDAS_FRC,
@@ -91,6 +90,5 @@ def space_by_name(name: str, own: Space | None = None) -> Space:
     if deep is not None:
         return _BY_DEPTH[deep[1]](int(deep[2]))
     names = [*_SPACES] if own is None else [own.name, *_SPACES]
-    close = get_close_matches(plain, names, n=1)
-    remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(names)}."
-    raise invalid("space", "name must be a registered space, FILE.py:NAME or module:name", repr(name), remedy)
+    rule = "name must be a registered space, FILE.py:NAME or module:name"
+    raise invalid("space", rule, repr(name), suggest(plain, names))

@@ -77,6 +77,21 @@ def learning_rate(config: RetrainConfig, epoch: int, step: int = 0, steps: int =
     return warm_up(schedule(Rate(config.lr, config.lr_final, at)), config.lr, at.epoch, warmup)
 
 
+def build_network_for(
+    data: ImageData, genotype: Genotype, config: RetrainConfig, own: Space | None = None
+) -> DerivedNetwork:
+    """The network of ``genotype`` that a training builds.
+
+    Args:
+        data: Its images, which decide its input and its output.
+        genotype: The architecture.
+        config: Its size, and whether it has an auxiliary head.
+        own: The space of the genotype, if it is not registered.
+    """
+    sizes = len(data.classes), config.channels, config.cells, data.channels, data.resolution, data.large
+    return build_network(genotype, *sizes, config.auxiliary > 0, own)
+
+
 def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
     """The size of the network that ``training`` makes for ``data``, whose cost is meant."""
     return NetworkSize(
@@ -204,7 +219,9 @@ class _Training:
             labels = data.train.labels[self.indices]
             self.weights = find_class_weights(setup, labels, len(data.classes), device)
         with torch_seed(stream(setup.seed, "retraining weights")):
-            network = self._build(genotype, own) if build is None else build_own_network(build, genotype)
+            network = (
+                build_network_for(data, genotype, config, own) if build is None else build_own_network(build, genotype)
+            )
         self.network = cast(DerivedNetwork, lay_out(network.to(device)))
         # The same parameters, in a wrapper that averages their gradients
         training_pass = TrainingPass(self.network)
@@ -223,20 +240,6 @@ class _Training:
         numbers |= {} if build is None else {"network": fingerprint(build)}
         self.identity = json.dumps([genotype_to_json(genotype), data.identity, digest_data(data), numbers])
         ranks.require_same("the configuration", self.identity)
-
-    def _build(self, genotype: Genotype, own: Space | None) -> DerivedNetwork:
-        data, config = self.data, self.config
-        return build_network(
-            genotype,
-            len(data.classes),
-            config.channels,
-            config.cells,
-            data.channels,
-            data.resolution,
-            data.large,
-            config.auxiliary > 0,
-            own,
-        )
 
     def restore(self, folder: Path | None) -> list[dict[str, Any]]:
         if folder is None:

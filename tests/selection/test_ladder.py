@@ -24,7 +24,7 @@ SEARCH = SearchConfig(channels=4, cells=1, epochs=1, warmup_epochs=0, batch_size
 TRAINING = RetrainConfig(channels=4, cells=1, batch_size=16)
 LADDER = LadderConfig(proposals=8, entrants=4, steps=2, images=32)
 ladder = importlib.import_module("fastnas.selection.ladder")
-short_training = importlib.import_module("fastnas.selection.evaluation")
+evaluation = importlib.import_module("fastnas.selection.evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -190,16 +190,16 @@ def test_what_is_measured_is_not_measured_again(found, tmp_path, monkeypatch):
 @pytest.mark.parametrize("keeps_networks", [False, True])
 def test_a_network_that_diverges_loses_and_does_not_end_the_ladder(tmp_path, monkeypatch, keeps_networks):
     proposals = [Proposal(random_genotype(NASBENCH201, seed), "uniform") for seed in (0, 1)]
-    build = short_training.build_network
+    build = evaluation.build_network_for
 
-    def build_network(genotype, *sizes):
-        network = build(genotype, *sizes)
+    def build_network_for(data, genotype, *sizes):
+        network = build(data, genotype, *sizes)
         if genotype == proposals[0].genotype:
             with torch.no_grad():
                 next(network.parameters()).fill_(float("nan"))
         return network
 
-    monkeypatch.setattr(short_training, "build_network", build_network)
+    monkeypatch.setattr(evaluation, "build_network_for", build_network_for)
     folder = tmp_path if keeps_networks else None
     chosen = climb(proposals, NASBENCH201, DIGITS, SEARCH, TRAINING, replace(LADDER, entrants=2), folder=folder)
     assert chosen.genotype == proposals[1].genotype
