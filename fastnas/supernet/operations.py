@@ -124,6 +124,11 @@ def separable_block(channels: int, kernel: int, stride: int, dilation: int, sear
     )
 
 
+NARROW = 8
+"""Up to so many channels oneDNN's gradient of strided 1x1 filters may write behind its memory (torch 2.14.1, maps of
+56 x 56 pixels in channels-last order): the process dies later, wherever it happens to be. So none is asked for."""
+
+
 class FactorizedReduce(nn.Module):
     """Halve the resolution with two 1x1 convolutions, the second reading the pixels that the first skips.
 
@@ -140,7 +145,7 @@ class FactorizedReduce(nn.Module):
         self.first = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.second = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.norm = batch_norm(outputs, searching)
-        self.dimensions = _DIMENSIONS.get()
+        self.dimensions, self.narrow = _DIMENSIONS.get(), inputs <= NARROW and not searching
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()
@@ -148,6 +153,12 @@ class FactorizedReduce(nn.Module):
             return self.norm(torch.cat([self.first(x), self.second(_shift(x))], dim=1))
         height, width = x.shape[2], x.shape[3]
         shifted = F.pad(x, [0, width % 2, 0, height % 2])[:, :, 1:, 1:]  # padded, so that odd maps round up alike
+        if self.narrow and self.training and not x.is_cuda:
+            halves = [
+                F.conv2d(x[:, :, ::2, ::2], self.first.weight),  # type: ignore[arg-type]
+                F.conv2d(shifted[:, :, ::2, ::2], self.second.weight),  # type: ignore[arg-type]
+            ]
+            return self.norm(torch.cat(halves, dim=1))
         return self.norm(torch.cat([self.first(x), self.second(shifted)], dim=1))
 
 

@@ -1,5 +1,9 @@
 """Every primitive against the body that its authors published (method cards S1 and S6), in plain torch."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -148,3 +152,15 @@ def test_normalisation_in_a_supernet_has_no_state():
     assert not list(batch_norm(4, searching=True).state_dict())
     assert set(batch_norm(4, searching=True, affine=True).state_dict()) == {"weight", "bias"}
     assert {"weight", "bias", "running_mean", "running_var"} <= set(batch_norm(4, searching=False).state_dict())
+
+
+def test_a_narrow_reduction_writes_nothing_behind_its_memory():
+    """A process of its own, whose allocator looks after every block (glibc's)."""
+    script = (
+        "import torch; from fastnas.supernet.operations import FactorizedReduce as F; torch.set_num_threads(1)\n"
+        "x = torch.rand(4, 4, 56, 56).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
+        "layer = F(4, 4, searching=False).to(memory_format=torch.channels_last)\n"
+        "for _ in range(4): layer(x).sum().backward()\n"
+    )
+    checked = {"GLIBC_TUNABLES": "glibc.malloc.check=3", "LD_PRELOAD": "libc_malloc_debug.so.0"}
+    subprocess.run([sys.executable, "-c", script], env={**os.environ, **checked}, check=True, timeout=120)
