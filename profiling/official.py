@@ -1,32 +1,61 @@
 """Does a search step make the weights and the logits that the official code makes of them?
 
-Runs whole steps of the published search beside the library's, from the same weights, logits and batches, in float64:
-the architecture's step, the gradient of the weights, clipping, and both optimisers. Prints how far weights and logits
-are apart after every step. Give the folder of an official checkout that has ``model_search.py`` and ``architect.py``:
-quark0/darts (its ``cnn``) or yuhuixu1993/PC-DARTS. Its modules are imported and run; nothing of it is part of this
-repository.
+Runs whole steps of the published search beside the library's, from the same weights, logits, batches and draws, in
+float64: the architecture's step, the gradient of the weights, clipping, and both optimisers. Prints how far weights and
+logits are apart after every step. Give the folder of an official checkout; ``measuring/published.py`` and
+``measuring/published_paths.py`` say of which.
+Its modules are imported and run; nothing of it is part of this repository.
+
+``--method eigenvalue_rule`` asks instead when the tracker of RobustDARTS stops, on the traces of its repository that
+the tests hold.
 """
 
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastnas.data import Batch, load_data
 from fastnas.engine import Run, fresh_state, search_step, stage_supernet
-from fastnas.methods import darts, darts_2nd, pc_darts
-from fastnas.spaces.cell_space import DARTS
+from fastnas.engine.coefficients import relax
+from fastnas.engine.record import derived
+from fastnas.mechanisms.control import eigenvalue_rule_of_the_code
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.check import require
 from measuring.foreign import foreign_module
+from measuring.published import Published, Size, darts, darts_minus, fair_darts, p_darts, robust_darts, smooth_darts
+from measuring.published_paths import beta_darts, nasbench201, nasp, proxyless_nas
 
 CPU = torch.device("cpu")
-METHODS = {"darts": darts, "darts_2nd": lambda: darts_2nd(by_differences=True), "pc_darts": pc_darts}
+PUBLISHED: Mapping[str, Callable[[Path, Size], Published]] = {
+    "darts": darts,
+    "darts_2nd": partial(darts, name="darts_2nd"),
+    "pc_darts": partial(darts, name="pc_darts"),
+    "robust_darts": robust_darts,
+    "robust_darts_l2": partial(robust_darts, name="robust_darts_l2"),
+    "robust_darts_dp": partial(robust_darts, name="robust_darts_dp"),
+    "smooth_darts_rs": smooth_darts,
+    "smooth_darts_adv": partial(smooth_darts, name="smooth_darts_adv"),
+    "p_darts": p_darts,
+    "nasp": nasp,
+    "darts_nasbench201": partial(nasbench201, name="darts_nasbench201"),
+    "gdas_nasbench201": nasbench201,
+    "proxyless_nas": proxyless_nas,
+    "proxyless_nas_all_gates": partial(proxyless_nas, name="proxyless_nas_all_gates"),
+    "fair_darts": fair_darts,
+    "beta_darts": beta_darts,
+    "darts_minus": darts_minus,
+}
+"""By the names that the command line knows."""
+RULE = "eigenvalue_rule"
+TRACES = Path(__file__).parents[1] / "tests" / "mechanisms" / "eigenvalue_traces.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,99 +64,146 @@ class Official:
 
     Args:
         checkout: Folder of the official code.
-        method: Which search: darts, darts_2nd (as published) or pc_darts.
+        method: Which search, one of ``PUBLISHED``, or eigenvalue_rule.
         channels: Channels of the first cells.
-        layers: Cells.
+        cells: Cells; of a chain, blocks in a stage; of NAS-Bench-201, cells in a stage.
         batch_size: Images a step, of each half.
         steps: Steps of the search.
+        seed: Of the draws.
         tolerance: Largest relative difference that counts as equal.
     """
 
     checkout: Path
     method: str = "darts"
     channels: int = 8
-    layers: int = 3
+    cells: int = 3
     batch_size: int = 4
     steps: int = 3
+    seed: int = 0
     tolerance: float = 1e-7
 
 
-def compare(settings: Official) -> list[tuple[float, float]]:
-    """Relative differences of weights and of logits after each step."""
-    require(settings.method in METHODS, "official", f"method must be one of {', '.join(METHODS)}", settings.method)
+def compare(settings: Official) -> tuple[list[tuple[float, float]], int | None]:
+    """Relative differences of weights and of logits after each step, and how many of 100 genotypes are the same."""
+    require(settings.method in PUBLISHED, "official", f"method must be one of {', '.join(PUBLISHED)}", settings.method)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
-    theirs, architect, optimizer = _official(settings)
-    ours = _library(settings, theirs)
+    theirs = PUBLISHED[settings.method](settings.checkout, Size(settings.channels, settings.cells))
+    ours, weights = _library(settings, theirs)
     generator, found = torch.Generator().manual_seed(1), []
     for _ in range(settings.steps):
         images = torch.rand(2, settings.batch_size, 3, 32, 32, generator=generator)
         labels = torch.randint(10, (2, settings.batch_size), generator=generator)
-        _official_step(settings, theirs, architect, optimizer, images, labels)
+        theirs.step(ours, images, labels)
         search_step(ours, Batch(images[0], labels[0]), Batch(images[1], labels[1]))
-        of_weights = _difference(list(ours.state.w.values()), list(theirs.parameters()))
-        found.append((of_weights, _difference(list(ours.state.alpha.values()), _logits(theirs))))
-    return found
+        of_weights = _difference(weights, theirs.weights)
+        found.append((of_weights, _difference(_living(ours), [a.flatten() for a in theirs.logits])))
+    return found, None if theirs.genotype is None else _derive_alike(ours, theirs)
 
 
-def _official(settings: Official) -> tuple[Any, Any, torch.optim.Optimizer]:
-    code: Any = foreign_module(settings.checkout, "model_search", CPU)
-    steps: Any = foreign_module(settings.checkout, "architect", CPU)
-    network = code.Network(settings.channels, 10, settings.layers, nn.CrossEntropyLoss())
-    numbers = SimpleNamespace(momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3)
-    optimizer = torch.optim.SGD(network.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-    return network, steps.Architect(network, numbers), optimizer
-
-
-def _official_step(
-    settings: Official, network: Any, architect: Any, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
-) -> None:
-    unrolled = settings.method == "darts_2nd"
-    architect.step(images[0], labels[0], images[1], labels[1], 0.025, optimizer, unrolled=unrolled)
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(network(images[0]), labels[0]).backward()
-    nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimizer.step()
-
-
-def _library(settings: Official, theirs: Any) -> Run:
-    """A search from the same weights and logits, in the first of its epochs."""
-    method, data = METHODS[settings.method](), replace(load_data("digits"), channels=3, resolution=(32, 32))
-    config = SearchConfig(
-        channels=settings.channels,
-        cells=settings.layers,
-        batch_size=settings.batch_size,
-        warmup_epochs=0,
-        weight_lr=0.025,
-        alpha_lr=3e-4,
-        device="cpu",
-    )
-    supernet = stage_supernet(DARTS, method, data, config, 0)
-    state = fresh_state(supernet, method, config, CPU)
-    weights = list(theirs.parameters())
-    shapes = [[tuple(p.shape) for p in network] for network in (state.w.values(), weights)]
+def _library(settings: Official, theirs: Published) -> tuple[Run, list[Tensor]]:
+    """A search from the same weights and logits, and those of its weights that the official network has."""
+    data = replace(load_data("digits"), channels=3, resolution=(32, 32))
+    numbers: dict[str, Any] = {"channels": settings.channels, "batch_size": settings.batch_size, "seed": settings.seed}
+    numbers |= {"cells": settings.cells, "epochs": 50, "weight_lr": 0.025, "alpha_lr": 3e-4, "device": "cpu"}
+    config = SearchConfig(**{**numbers, **theirs.settings})
+    supernet = stage_supernet(theirs.space, theirs.method, data, config, 0)
+    state = fresh_state(supernet, theirs.method, config, CPU)
+    state.alive |= theirs.alive
+    run = Run(theirs.method, data, config, CPU, (np.arange(2), np.arange(2)), settings.steps + 1, state)
+    state.step = theirs.epoch * run.steps
+    weights = [p for name, p in state.w.items() if not theirs.alive or _is_alive(run, name)]
+    shapes = [[tuple(p.shape) for p in network] for network in (weights, theirs.weights)]
     require(shapes[0] == shapes[1], "official", "both networks must have the same weights in the same order", "others")
     with torch.no_grad():
-        for own, other in zip([*state.w.values(), *state.alpha.values()], [*weights, *_logits(theirs)], strict=True):
+        for own, other in zip(weights, theirs.weights, strict=True):
             own.copy_(other)
-    return Run(method, data, config, CPU, (np.arange(2), np.arange(2)), settings.steps + 1, state)
+    _copy_logits(run, theirs)
+    return run, weights
 
 
-def _logits(network: Any) -> list[Tensor]:
-    names = ("alphas_normal", "alphas_reduce", "betas_normal", "betas_reduce")
-    return [getattr(network, name) for name in names if hasattr(network, name)]
+def _copy_logits(run: Run, theirs: Published) -> None:
+    flat = torch.cat([a.detach().flatten() for a in theirs.logits]).split([len(x) for x in _living(run)])
+    with torch.no_grad():
+        for (name, a), values in zip(run.state.alpha.items(), flat, strict=True):
+            a[_mask(run, name)] = values
 
 
-def _difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
+def _derive_alike(run: Run, theirs: Published, count: int = 100) -> int:
+    """In how many of ``count`` cases both derive the same genotype of random logits."""
+    alike = 0
+    for seed in range(count):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for a in theirs.logits:
+                a.copy_(torch.randn(a.shape, generator=generator))
+        _copy_logits(run, theirs)
+        mix = relax(run.method, run.space, run.state.alpha, run.state.alive)
+        found = derived(run, mix).cells
+        genes = {name: [tuple(gene) for node in cell.nodes for gene in node] for name, cell in found.items()}
+        assert theirs.genotype is not None
+        alike += genes == {name: [tuple(gene) for gene in cell] for name, cell in theirs.genotype().items()}
+    return alike
+
+
+def _is_alive(run: Run, weight: str) -> bool:
+    """Whether the candidate that a weight belongs to, if it belongs to one, is alive."""
+    parts = weight.split(".")
+    if "edges" not in parts:
+        return True
+    row, primitive = parts[parts.index("edges") + 1 :][:2]
+    cell = parts[parts.index("cells") + 1]
+    kind = next(n for n in run.space.cell_types if int(cell) in run.state.supernet.places(n))  # type: ignore[operator]
+    return run.state.alive[kind][int(row)][run.space.primitives.index(primitive)]
+
+
+def _mask(run: Run, name: str) -> Tensor:
+    kind, cell_type = name.split(".", 1)
+    alive = torch.tensor(run.state.alive[cell_type])
+    return alive if kind == "alpha" else torch.ones(len(alive), dtype=torch.bool)
+
+
+def _living(run: Run) -> list[Tensor]:
+    return [a.detach()[_mask(run, name)] for name, a in run.state.alpha.items()]
+
+
+def _difference(ours: Any, theirs: Any) -> float:
     one, other = (torch.cat([x.detach().flatten() for x in tensors]) for tensors in (ours, theirs))
     return float((one - other).norm() / other.norm())
 
 
+def compare_rule(checkout: Path) -> tuple[int, int]:
+    """How many of the published traces stop, and in how many of all both rules say the same in every epoch."""
+    tracker: Any = foreign_module(checkout, "src.utils", CPU)
+    stopped = agreed = 0
+    for trace in json.loads(TRACES.read_text(encoding="utf-8")).values():
+        theirs, rule, ours = tracker.EVLocalAvg(5, 2, 50), eigenvalue_rule_of_the_code(), None
+        for count, (epoch, value) in enumerate(trace, 1):
+            theirs.update(epoch, value, None)
+            if epoch != 49:
+                theirs.early_stop(epoch, 1.3, 10, 4)
+                ours = rule([tuple(pair) for pair in trace[:count]])
+            if theirs.stop_search or ours is not None:
+                break
+        agreed += (theirs.stop_epoch if theirs.stop_search else None) == ours
+        stopped += theirs.stop_search
+    return stopped, agreed
+
+
 def main(settings: Official) -> None:
     """Compare, print, and fail where they differ."""
-    found = compare(settings)
+    if settings.method == RULE:
+        count = len(json.loads(TRACES.read_text(encoding="utf-8")))
+        stopped, agreed = compare_rule(settings.checkout)
+        print(f"{stopped} of {count} traces stop by the published tracker; the library agrees in {agreed}")
+        require(agreed == count, "official", "both must stop in the same epochs", f"{count - agreed} differ")
+        return
+    found, alike = compare(settings)
     for step, (weights, logits) in enumerate(found, 1):
         print(f"{settings.method}, step {step}: weights differ by {weights:.1e}, logits by {logits:.1e}")
+    if alike is not None:
+        print(f"{settings.method}: the same genotype from {alike} of 100 draws of the logits")
+        require(alike == 100, "official", "both must derive the same genotypes", f"{100 - alike} differ")
     worst = max(map(max, found))
     require(worst <= settings.tolerance, "official", f"they must agree to {settings.tolerance:g}", f"{worst:.1e}")
 

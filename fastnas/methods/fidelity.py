@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from fastnas.methods.techniques import TECHNIQUES
+
 Kind = Literal["code", "paper", "differs", "not verifiable"]
 Aspect = Literal["update", "schedule", "derivation", "data", "retraining"]
 ASPECTS: tuple[Aspect, ...] = ("update", "schedule", "derivation", "data", "retraining")
@@ -20,36 +22,50 @@ class Claim(NamedTuple):
         kind: Equal to the official code, to the paper's text, different on purpose, or not verifiable.
         text: What, or why.
         test: The test that shows it, as ``file.py::name`` below ``tests``; needed for the first two kinds.
+        official: What ``profiling/official.py`` calls the same beside a checkout of the official code, if it was run.
     """
 
     kind: Kind
     text: str = ""
     test: str = ""
+    official: str = ""
 
 
-def _code(test: str, text: str = "") -> Claim:
-    return Claim("code", text, test)
+def _code(test: str, text: str = "", official: str = "") -> Claim:
+    return Claim("code", text, test, official)
 
 
 def _paper(test: str, text: str = "") -> Claim:
     return Claim("paper", text, test)
 
 
-def _differs(text: str, test: str = "") -> Claim:
-    return Claim("differs", text, test)
+def _differs(text: str, test: str = "", official: str = "") -> Claim:
+    return Claim("differs", text, test, official)
 
 
 _UPDATES, _LATER = "methods/test_updates.py::test_", "methods/test_later.py::test_"
 _RECIPES, _FIDELITY = "methods/test_recipes.py::test_", "methods/test_fidelity.py::test_"
 _STEP = "training/test_retraining_step.py::test_a_step_"
-_SECOND = _code(
-    f"{_UPDATES}second_order_as_published_is_a_difference_of_two_gradients",
-    "with `by_differences=True`; exact by default, which differs in a third of the signs on a small network",
-)
+
+
+def _second(official: str) -> Claim:
+    return _code(
+        f"{_UPDATES}second_order_as_published_is_a_difference_of_two_gradients",
+        "with `by_differences=True`; exact by default, which differs in a third of the signs on a small network",
+        official,
+    )
+
+
 _COSINE = _code("mechanisms/test_schedules.py::test_the_search_of_darts_anneals_as_published")
 _RAMPS = _code("mechanisms/test_schedules.py::test_temperatures_radii_and_rates_have_their_published_values")
-_TOP_TWO = _code("mechanisms/test_derivation.py::test_none_is_never_derived_and_its_mass_is_not_shared_out")
-_ALL_EDGES = _code("mechanisms/test_derivation.py::test_nasbench201_keeps_every_edge_and_may_derive_none")
+_TOP_TWO = _code(
+    "mechanisms/test_derivation.py::test_none_is_never_derived_and_its_mass_is_not_shared_out", official="darts"
+)
+_BLOCKS = _code("mechanisms/test_derivation.py::test_nasbench201_keeps_every_edge_and_may_derive_none")
+_ALL_EDGES = _BLOCKS._replace(official="gdas_nasbench201")
+_BY_NODES = _code(
+    "mechanisms/test_derivation.py::test_edge_coefficients_rank_edges_but_do_not_choose_candidates", official="pc_darts"
+)
 _HALVES = _differs(
     "the split is random and balanced by class, alpha's batches are a permutation an epoch, and the last, incomplete "
     "batch is dropped unless `drop_last=False`",
@@ -80,12 +96,14 @@ def _row(
 _EIGENVALUES = _code(
     "mechanisms/test_control.py::test_of_the_published_traces_as_many_stop_as_with_the_published_tracker",
     "40 of the 67 published traces stop; the paper's rule is the default",
+    "eigenvalue_rule",
 )
-_ROBUST = "the second-order term of the code is `by_differences=True`"
 
 FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
     {
-        "darts": _row(_code(f"{_FIDELITY}three_steps_of_first_order_darts_are_those_of_a_short_reference")),
+        "darts": _row(
+            _code(f"{_FIDELITY}three_steps_of_first_order_darts_are_those_of_a_short_reference", official="darts")
+        ),
         "single_darts": _row(
             _paper(f"{_UPDATES}single_level_moves_both_at_the_same_point"),
             _UNCOMPARED,
@@ -93,25 +111,35 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             data=_differs("all images train both; the code was not compared"),
             retraining=_SEPARATE,
         ),
-        "darts_2nd": _row(_SECOND),
+        "darts_2nd": _row(_second("darts_2nd")),
         "darts_plus": _row(
             _paper(f"{_UPDATES}first_order_descends_on_the_softmax_then_on_the_weights"),
             _paper("mechanisms/test_control.py::test_two_skips_in_the_normal_cell_stop_darts_plus"),
             retraining=_NO_CODE,
         ),
-        "robust_darts": _row(_SECOND, _EIGENVALUES, retraining=_SEPARATE),
+        "robust_darts": _row(_second("robust_darts"), _EIGENVALUES, retraining=_SEPARATE),
         "robust_darts_ada": _row(
-            _SECOND,
+            _second("robust_darts"),
             _differs(
                 "after going back it forgets the abandoned epochs, which the code keeps by accident",
                 "mechanisms/test_control.py::test_or_goes_back_with_ten_times_the_weight_decay_until_that_is_large",
             ),
             retraining=_SEPARATE,
         ),
-        "robust_darts_l2": _row(_SECOND, retraining=_SEPARATE),
-        "robust_darts_dp": _row(_SECOND, _RAMPS, retraining=_SEPARATE),
+        "robust_darts_l2": _row(_second("robust_darts_l2"), retraining=_SEPARATE),
+        "robust_darts_dp": _row(
+            _code(
+                f"{_UPDATES}drop_path_drops_an_edge_for_an_image_and_scales_the_others",
+                "with `by_differences=True`; exact by default",
+                "robust_darts_dp",
+            ),
+            _RAMPS,
+            retraining=_SEPARATE,
+        ),
         "sharp_darts": _row(
-            _code(f"{_UPDATES}max_w_keeps_the_leader_at_one"),
+            _paper(
+                f"{_UPDATES}max_w_keeps_the_leader_at_one", "the gradient of the leader as the code was read, not run"
+            ),
             _code("mechanisms/test_schedules.py::test_cosine_power_annealing_has_its_published_values"),
             data=_differs(
                 "AutoAugment and cutout are those of the code; split and batches as for `darts`",
@@ -120,17 +148,21 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             retraining=_code(f"{_RECIPES}the_cosine_power_of_a_training_rises_in_equal_steps"),
         ),
         "smooth_darts_rs": _row(
-            _code(f"{_UPDATES}smoothing_adds_uniform_noise_to_the_coefficients_of_the_weights"), _RAMPS
+            _code(
+                f"{_UPDATES}smoothing_adds_uniform_noise_to_the_coefficients_of_the_weights", official="smooth_darts_rs"
+            ),
+            _RAMPS,
         ),
         "smooth_darts_adv": _row(
             _differs(
-                "batch statistics in the ascent, where the code takes running ones",
-                "mechanisms/test_perturbation.py::test_the_ascent_stays_within_the_radius_but_for_the_division_by_the_sum",
+                "batch statistics in the ascent, where the code takes running ones; with those in both, equal",
+                f"{_UPDATES}the_adversary_climbs_the_loss_of_the_weights_and_stays_within_the_radius",
+                "smooth_darts_adv",
             ),
             _RAMPS,
         ),
         "p_darts": _row(
-            _code(f"{_UPDATES}candidates_that_left_a_stage_take_no_part"),
+            _code(f"{_UPDATES}candidates_that_left_a_stage_take_no_part", official="p_darts"),
             _code(
                 "mechanisms/test_schedules.py::test_p_darts_drops_skips_as_published_and_jumps_back_when_alpha_begins"
             ),
@@ -141,7 +173,7 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
         "snas": _row(
             _paper(f"{_UPDATES}snas_moves_both_on_one_soft_sample"),
             _RAMPS,
-            _code("mechanisms/test_derivation.py::test_snas_keeps_every_edge_that_is_not_best_left_out"),
+            _paper("mechanisms/test_derivation.py::test_snas_keeps_every_edge_that_is_not_best_left_out"),
             _differs("the resource term of the recipe is linear in the parameters; the code mixes three logarithms"),
             _SEPARATE,
         ),
@@ -167,9 +199,11 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             retraining=_NO_CODE,
         ),
         "nasp": _row(
-            _paper(
+            _code(
                 f"{_UPDATES}nasp_takes_the_gradient_at_the_discretised_point_and_clips_to_the_box",
-                "idle candidates keep their weights, where the code lets decay and momentum go on",
+                "with `published_for=`, on a PyTorch whose `zero_grad` leaves idle candidates alone, as the library "
+                "does (that of its day let decay and momentum go on); the paper's projection is the default",
+                "nasp",
             ),
             derivation=_code(
                 "mechanisms/test_draw.py::test_the_published_projection_keeps_two_edges_of_every_node",
@@ -178,7 +212,7 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             retraining=_SEPARATE,
         ),
         "dso_nas": _row(
-            _code(f"{_UPDATES}dso_nas_thresholds_its_scalings_softly"),
+            _paper(f"{_UPDATES}dso_nas_thresholds_its_scalings_softly", "its code is in MXNet: read, not run"),
             _paper(
                 f"{_FIDELITY}dso_nas_prunes_at_the_rate_of_the_weights", "a constant rate, of the weights and of alpha"
             ),
@@ -188,12 +222,17 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             retraining=_SEPARATE,
         ),
         "proxyless_nas": _row(
-            _code(f"{_UPDATES}proxyless_moves_the_pair_that_ran_and_keeps_its_probability"),
+            _differs(
+                "where the active path of a block is `none`, the code drops the gradient of its logits; other "
+                "steps are equal, by two paths and by all gates (`proxyless_nas_all_gates`)",
+                f"{_UPDATES}proxyless_moves_the_pair_that_ran_and_keeps_its_probability",
+                "proxyless_nas",
+            ),
             _differs(
                 "the rate changes with the epoch, in the code with every step",
                 "mechanisms/test_schedules.py::test_proxyless_warms_up_by_a_cosine_of_its_own",
             ),
-            _ALL_EDGES,
+            _BLOCKS,
             _differs(
                 "the search smooths no labels and trains alpha on random crops; colours are those of the code",
                 f"{_RECIPES}colours_on_imagenet_are_those_of_each_method",
@@ -207,20 +246,18 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
                 f"{_UPDATES}reinforce_moves_towards_what_was_worth_more_than_the_others",
             ),
             _code("mechanisms/test_schedules.py::test_proxyless_warms_up_by_a_cosine_of_its_own", "a rate an epoch"),
-            _ALL_EDGES,
+            _BLOCKS,
             _differs("as `proxyless_nas`", f"{_RECIPES}colours_on_imagenet_are_those_of_each_method"),
             _code(f"{_STEP}of_proxyless_looks_ahead_and_spares_normalisation_of_decay"),
         ),
         "pc_darts": _row(
-            _code(f"{_UPDATES}pc_darts_weighs_edges_by_a_softmax_at_each_node"),
-            derivation=_code(
-                "mechanisms/test_derivation.py::test_edge_coefficients_rank_edges_but_do_not_choose_candidates"
-            ),
+            _code(f"{_UPDATES}pc_darts_weighs_edges_by_a_softmax_at_each_node", official="pc_darts"),
+            derivation=_BY_NODES,
         ),
         "pc_darts_imagenet": _row(
             _code(f"{_UPDATES}pc_darts_weighs_edges_by_a_softmax_at_each_node"),
             _code("mechanisms/test_schedules.py::test_warm_up_rises_to_the_initial_rate_and_then_follows_the_schedule"),
-            _code("mechanisms/test_derivation.py::test_edge_coefficients_rank_edges_but_do_not_choose_candidates"),
+            _BY_NODES,
             _differs(
                 "no colours in the search, as in the code; split and batches as for `darts`",
                 f"{_RECIPES}colours_on_imagenet_are_those_of_each_method",
@@ -229,16 +266,19 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
         ),
         "darts_nasbench201": _row(
             _differs(
-                "the code adds what alpha's last step left behind to the norm that clips the weights' gradient",
+                "the code adds what alpha's last step left behind to the norm that clips the weights' gradient; "
+                "without that, equal",
                 f"{_FIDELITY}a_norm_that_includes_alpha_shortens_the_step_of_the_weights",
+                "darts_nasbench201",
             ),
             derivation=_ALL_EDGES,
             retraining=Claim("not verifiable", "accuracies come from the benchmark's table"),
         ),
         "gdas_nasbench201": _row(
             _differs(
-                "as `darts_nasbench201`; the gradient itself is that of the code",
+                "as `darts_nasbench201`; without that, equal",
                 f"{_UPDATES}gdas_runs_one_candidate_and_differentiates_its_soft_sample",
+                "gdas_nasbench201",
             ),
             _code(f"{_FIDELITY}the_benchmark_moves_the_weights_first_and_clips_them_with_alpha"),
             _ALL_EDGES,
@@ -263,18 +303,24 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             retraining=_SEPARATE,
         ),
         "gaea": _row(
-            _code(f"{_LATER}gaea_is_exponentiated_gradient_on_the_coefficients"),
+            _paper(
+                f"{_LATER}gaea_is_exponentiated_gradient_on_the_coefficients", "the code holds coefficients above 1e-5"
+            ),
             _differs("edge weights are not learned by exponentiated gradient"),
             data=_differs("one level by default, as the paper's best in NAS-Bench-201; the code's default has two"),
             retraining=_SEPARATE,
         ),
         "beta_darts": _row(
-            _code(f"{_LATER}beta_decay_adds_the_mean_of_the_log_sum_exp"),
+            _code(
+                f"{_LATER}beta_decay_adds_the_mean_of_the_log_sum_exp",
+                "in NAS-Bench-201, but for the norm that clips, to which the code adds the coefficients' gradient",
+                "beta_darts",
+            ),
             _differs("the weight reaches its end in a search of any length; in the code it is half the epoch's number"),
             retraining=_SEPARATE,
         ),
         "fair_darts": _row(
-            _code(f"{_LATER}fair_darts_descends_through_sigmoids_and_towards_zero_or_one"),
+            _code(f"{_LATER}fair_darts_descends_through_sigmoids_and_towards_zero_or_one", official="fair_darts"),
             derivation=_differs(
                 "the best edge of a node stays also below the threshold",
                 f"{_LATER}fair_darts_keeps_what_is_above_its_threshold_and_an_edge_of_each_node",
@@ -283,8 +329,9 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
         ),
         "darts_minus": _row(
             _differs(
-                "at stride 2 the auxiliary skip connection shares the weights of the one to choose",
+                "at stride 2 the auxiliary skip connection shares the weights of the one to choose; else equal",
                 f"{_LATER}darts_minus_adds_a_skip_connection_that_fades",
+                "darts_minus",
             ),
             retraining=_SEPARATE,
         ),
@@ -296,9 +343,9 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             retraining=_SEPARATE,
         ),
         "lambda_darts": _row(
-            _code(
+            _paper(
                 f"{_LATER}lambda_darts_climbs_the_agreement_of_its_cells",
-                "exact by default; with `radius=1e-4` by differences, as the code",
+                "exact by default; with `radius=1e-4` by differences, as the code was read, not run",
             ),
             retraining=_SEPARATE,
         ),
@@ -306,47 +353,19 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
 )
 """By the names of methods, in the order of the page."""
 
-TECHNIQUES: tuple[tuple[str, str, str], ...] = (
-    ("early stopping by the eigenvalue", "`--stop eigenvalue`, `eigenvalue_code`, `eigenvalue_ada`", "RobustDARTS"),
-    ("early stopping by skip connections", "`--stop skips`", "DARTS+"),
-    ("early stopping by a stable ranking", "`--stop rank`", "DARTS+"),
-    ("pre-training of the weights", "`--warmup-epochs`", "P-DARTS, PC-DARTS"),
-    ("parallel runs and the best of them", "`--runs`, `--strengths`", "DARTS, R-DARTS"),
-    ("split of the images", "`--weight-share`, `--fractions`, `--index`", "DARTS"),
-    ("second order", "`--order 2`", "DARTS"),
-    (
-        "cosine power, restarts, bold driver",
-        "`--weight-schedule cosine_power`, `restarts`, `bold_driver`",
-        "sharpDARTS",
-    ),
-    ("L2", "`--weight-decay`, `--alpha-weight-decay`", "RobustDARTS"),
-    ("L1", "`--l1`", "DSO-NAS"),
-    ("drop-path", "`--drop-path`", "RobustDARTS, SNAS"),
-    ("cutout", "`--cutout`", "RobustDARTS"),
-    ("augmentation of the search", "`--augment`, `--colour`", "sharpDARTS"),
-    ("smoothing of alpha", "`--smoothing random`, `adversarial`", "SmoothDARTS"),
-    ("dropout on operations, with decay", "`--skip-dropout`", "P-DARTS"),
-    ("reset of surplus identities", "`--skip-cap`", "P-DARTS"),
-    ("edge normalisation", "`--edge-normalisation`", "PC-DARTS"),
-    ("partial channels", "`--partial-channels`", "PC-DARTS"),
-    ("annealing of the temperature", "`--temperature`", "SNAS, ASAP"),
-    ("sparsity", "`--sparsity`", "DSO-NAS"),
-    ("proximal steps", "`--proximal`", "NASP"),
-    ("costs", "`--cost.of` with `--cost.penalty` or `--cost.limit`", "SNAS, ProxylessNAS"),
-    ("decay of the logits", "`--beta-decay`", "beta-DARTS"),
-    ("auxiliary skip connections", "`--auxiliary-skip`", "DARTS-"),
-    ("selection by evaluation", "`--select ladder`, `perturbation`, `evolution`", "SPOS, DARTS-PT"),
-)
-"""A technique, the options that give it to any method, and where it comes from."""
-
 _INTRODUCTION = """\
 # Fidelity
 
 How each method stands to what was published. *Code*: equal to the official code. *Paper*: to the paper's text.
 *Differs*: on purpose, or as far as we got. Numbers lead to the notes below, which say what differs and name the test
-behind each claim. The tests hold a short reference of each official step, written from its equations;
-`profiling/official.py` runs the same beside checkouts of the official code. The rates, epochs and augmentations of the
-papers are settings of a run: see `fastnas/experiment/recipes.py`.
+behind each claim. The tests hold a short reference of each official step, written from its equations. Where a note
+names `official.py`, whole steps were also made beside the authors' code itself, in float64, and genotypes derived:
+`profiling/results/official.md` says what came out. Rates, epochs and augmentations are settings of a run: see
+`fastnas/experiment/recipes.py`.
+
+Searches by `snas`, `nasp`, `dso_nas` and `proxyless_nas` do not repeat those of fastnas before this page: they drop
+paths, begin at exactly 0.5, clip elements of gradients, and begin with the paper's weights. From equal weights
+`proxyless_nas` finds the same logits as before.
 """
 _TECHNIQUES = """\
 ## Techniques
@@ -373,8 +392,12 @@ def fidelity_page() -> str:
 def _note(claim: Claim) -> str:
     kinds = {"code": "Equal to the official code", "paper": "To the paper's text", "differs": "Differs"}
     text = f": {claim.text}" if claim.text else ""
-    test = f" (`tests/{claim.test}`)" if claim.test else ""
-    return f"{kinds.get(claim.kind, 'Not verifiable')}{text}{test}."
+    shown = (
+        f"`tests/{claim.test}`" * bool(claim.test),
+        f"`official.py --method {claim.official}`" * bool(claim.official),
+    )
+    by = "; ".join(filter(None, shown))
+    return f"{kinds.get(claim.kind, 'Not verifiable')}{text}{f' ({by})' * bool(by)}."
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from fastnas.cli.main import heading
 from fastnas.cli.options import list_options
 from fastnas.experiment.recipes import RECIPES
 from fastnas.methods import METHODS
-from fastnas.methods.fidelity import ASPECTS, FIDELITY, TECHNIQUES, fidelity_page
+from fastnas.methods.fidelity import ASPECTS, FIDELITY, fidelity_page
+from fastnas.methods.techniques import TECHNIQUES
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +36,9 @@ def test_what_is_equal_is_shown_by_a_test_that_exists(name):
             file, _, test = claim.test.partition("::")
             tree = ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8"))
             assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, claim.test
+        if claim.official:
+            results = (ROOT / "profiling" / "results" / "official.md").read_text(encoding="utf-8")
+            assert f"| `{claim.official}` |" in results, claim.official
 
 
 def test_every_technique_has_options_that_exist():
