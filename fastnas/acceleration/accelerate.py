@@ -70,6 +70,18 @@ def accelerate(network: nn.Module) -> AccelerationReport:
 
     Raises:
         TypeError: If ``network`` is not a module.
+
+    Example:
+        >>> import torch, fastnas
+        >>> class Mixed(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         pool = torch.nn.Sequential(torch.nn.MaxPool2d(3, 1, 1), torch.nn.BatchNorm2d(4, affine=False))
+        ...         self.ops = torch.nn.ModuleList([torch.nn.Identity(), pool])
+        ...     def forward(self, x, weights):
+        ...         return sum(w * op(x) for w, op in zip(weights, self.ops))
+        >>> len(fastnas.accelerate(Mixed()).replaced)
+        1
     """
     if not isinstance(network, nn.Module):
         raise TypeError(complaint("accelerate", "network must be a torch.nn.Module", type(network).__name__))
@@ -84,6 +96,12 @@ def restore(network: nn.Module) -> None:
 
     Args:
         network: Any module, accelerated or not.
+
+    Example:
+        >>> import torch, fastnas
+        >>> network = torch.nn.Sequential(torch.nn.Linear(2, 2))
+        >>> report = fastnas.accelerate(network)
+        >>> fastnas.restore(network)
     """
     for module in network.modules():
         if stand_in_of(module) is not None:

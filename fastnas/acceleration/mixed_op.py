@@ -31,6 +31,12 @@ class MixedOp(nn.Module):
 
     Raises:
         ValueError: If a primitive is unknown, all are ``none``, or the channels cannot be shared out.
+
+    Example:
+        >>> import torch, fastnas
+        >>> mixed = fastnas.MixedOp(16, 1)
+        >>> mixed(torch.randn(2, 16, 8, 8), torch.softmax(torch.zeros(8), dim=-1)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(

@@ -64,6 +64,11 @@ def check(
 
     Raises:
         ValueError: If the subject is none of these, or there is no formula to compare with.
+
+    Example:
+        >>> import fastnas
+        >>> fastnas.check("nasbench201", "darts").ok
+        True
     """
     subject = as_space(subject) if isinstance(subject, str | Space) else subject
     if isinstance(subject, Space | nn.Module):

@@ -59,13 +59,13 @@ def shrink(experiment: Experiment) -> Experiment:
         cells=cells,
         epochs=2 * stages,
         warmup_epochs=None if stages > 1 else 1,
-        batch_size=16,
+        batch_size=4,  # a tenth of a folder of a hundred images has two batches
         weight_lr_warmup_epochs=0,
         workers=0,
         fractions=None,
         train_fraction=min(experiment.config.train_fraction, 0.1),
     )
-    retraining = RetrainConfig(channels=8, cells=cells, epochs=1, batch_size=16, lr=experiment.retrain.lr)
+    retraining = RetrainConfig(channels=8, cells=cells, epochs=1, batch_size=4, lr=experiment.retrain.lr)
     randoms = min(1, experiment.random_genotypes)
     images = replace(experiment.images, augment=None, colour=None, image_channels=None)  # the digits are grey
     return replace(

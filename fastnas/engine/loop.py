@@ -112,6 +112,13 @@ def search(
     Raises:
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
+
+    Example:
+        >>> import fastnas
+        >>> tiny = fastnas.SearchConfig(channels=4, cells=1, epochs=1, batch_size=32, train_fraction=0.1)
+        >>> result = fastnas.search("nasbench201", "darts", "digits", tiny)
+        >>> result.genotype.space, len(result.history), result.alpha["alpha.normal"].shape
+        ('nasbench201', 1, torch.Size([6, 5]))
     """
     if not isinstance(space_or_supernet, nn.Module):
         space_or_supernet = as_space(space_or_supernet, "search")

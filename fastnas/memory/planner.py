@@ -130,6 +130,14 @@ def plan(
 
     Raises:
         ValueError: If the budget does not hold the weights, or method and space do not fit together.
+
+    Example:
+        >>> import fastnas
+        >>> tiny = fastnas.SearchConfig(channels=4, cells=1, batch_size=8)
+        >>> quick = {"timed": False, "neighbours": False}
+        >>> plan = fastnas.plan("nasbench201", "darts", "digits", tiny, budget="2GB", **quick)
+        >>> plan.chosen is not None
+        True
     """
     space, method = as_space(space, WHERE), as_method(method, WHERE)
     data = placeholder_data(str(data)) if isinstance(data, str | Path) else as_data(data, WHERE)

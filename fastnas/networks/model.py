@@ -285,6 +285,16 @@ def load(
 
     Raises:
         ValueError: If there is none, one of its files is broken, or its operations are missing.
+
+    Example:
+        >>> import fastnas, tempfile
+        >>> edges = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+        >>> trained = fastnas.retrain(edges, "digits", fastnas.RetrainConfig(channels=4, cells=1, epochs=1))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trained.save(folder)
+        ...     network = fastnas.load(folder)
+        >>> network.classes[:3]
+        ('0', '1', '2')
     """
     places = [Path(path) / place for place in _PLACES]
     folder = next((place for place in places if (place / DESCRIPTION).is_file()), None)

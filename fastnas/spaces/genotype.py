@@ -44,6 +44,12 @@ class Genotype:
         space: Name of the space that it belongs to, as ``"darts"`` or ``"nasbench201"``.
         normal: The cell that keeps the resolution, or the whole network where the space is a chain of blocks.
         reduction: The cell that halves it, in spaces that search one.
+
+    Example:
+        >>> from fastnas.spaces import read_genotype
+        >>> genotype = read_genotype("DARTS_V2")
+        >>> genotype.space, genotype.normal.nodes[0][0]
+        ('darts', Gene(primitive='sep_conv_3x3', source=0))
     """
 
     space: str

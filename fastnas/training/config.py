@@ -106,6 +106,11 @@ class RetrainConfig:
         auxiliary: Weight of the loss of a second classifier after the second reduction; 0 builds none.
         drop_last: Leave out the incomplete batch at the end of an epoch; several processes do in any case.
         evaluate_every: Epochs between evaluations on the test set, for the curves; the last epoch always is.
+
+    Example:
+        >>> import fastnas
+        >>> fastnas.RetrainConfig(channels=36, cells=20, epochs=600, auxiliary=0.4).schedule
+        'cosine'
     """
 
     __pydantic_config__ = STRICT
@@ -193,6 +198,11 @@ class SearchConfig(TrainingSetup):
         checkpoint_steps: Steps between checkpoints within an epoch; 0 writes one at the end of each epoch only.
         graph: On a GPU, launch a whole step at once as a CUDA graph, where the method takes nothing from the host in a
             step.
+
+    Example:
+        >>> import fastnas
+        >>> fastnas.SearchConfig(channels=8, epochs=10, seed=3).weight_share
+        0.5
     """
 
     __pydantic_config__ = STRICT

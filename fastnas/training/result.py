@@ -24,6 +24,13 @@ class RetrainResult:
         info: What describes it beside its weights: sizes, classes, preprocessing, metrics.
         confusion: Test images of each class (rows) that were taken for each class (columns); ``None`` for more than
             100 classes.
+
+    Example:
+        >>> import fastnas
+        >>> edges = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+        >>> result = fastnas.retrain(edges, "digits", fastnas.RetrainConfig(channels=4, cells=1, epochs=1))
+        >>> result.num_params > 0, result.genotype.space
+        (True, 'nasbench201')
     """
 
     genotype: Genotype

@@ -139,6 +139,14 @@ def retrain(
     Raises:
         ValueError: For data, sizes or files that do not fit together.
         FloatingPointError: If a loss is not finite.
+
+    Example:
+        >>> import fastnas
+        >>> config = fastnas.RetrainConfig(channels=4, cells=1, epochs=1)
+        >>> edges = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+        >>> result = fastnas.retrain(edges, "digits", config)
+        >>> 0 <= result.test_accuracy <= 1
+        True
     """
     genotype = as_genotype(genotype, own, "retrain")
     dimensions = space_by_name(genotype.space, own).dimensions
