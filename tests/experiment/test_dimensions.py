@@ -72,17 +72,20 @@ def test_a_space_is_searched_selected_retrained_and_loaded(dimensions, make, tmp
         assert content["preprocessing"]["resolution"] == list(SIZES[dimensions])
 
 
+ONE_INPUT = replace(NASBENCH201, name="nb_1d", dimensions=1)
+
+
 @pytest.mark.parametrize("method", ["pc_darts", "gdas", "p_darts", "robust_darts_dp"])
 def test_methods_of_every_kind_run_on_series(method):
-    result = fastnas.search(library_space(1), method, (series_or_volumes(1), Y), replace(SEARCH, channels=8, epochs=3))
+    config = replace(SEARCH, channels=8, cells=1, epochs=3)
+    result = fastnas.search(ONE_INPUT, method, (series_or_volumes(1), Y), config)
     assert all(value.isfinite().all() for value in result.alpha.values())
 
 
 def test_a_cell_of_one_input_has_dimensions_too():
-    space = replace(NASBENCH201, name="nb_1d", dimensions=1)
-    result = fastnas.search(space, "darts", (series_or_volumes(1), Y), replace(SEARCH, cells=1))
+    result = fastnas.search(ONE_INPUT, "darts", (series_or_volumes(1), Y), replace(SEARCH, cells=1))
     config = replace(RETRAIN, cells=1)
-    assert fastnas.retrain(result.genotype, (series_or_volumes(1), Y), config, SEARCH, own=space).seconds > 0
+    assert fastnas.retrain(result.genotype, (series_or_volumes(1), Y), config, SEARCH, own=ONE_INPUT).seconds > 0
 
 
 def test_a_network_of_images_is_traced_symbolically_and_one_of_series_scripted():

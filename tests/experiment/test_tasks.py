@@ -15,8 +15,9 @@ from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import evaluate
 
 SIDE, COUNT = 16, 96
-TINY = ["--channels", "4", "--cells", "3", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "16"]
-TINY += ["--device", "cpu", "--random-genotypes", "1", "--retrain.channels", "4", "--retrain.cells", "3"]
+TINY = ["--space", "nasbench201", "--channels", "4", "--cells", "1", "--epochs", "1", "--warmup-epochs", "0"]
+TINY += ["--batch-size", "16", "--device", "cpu", "--random-genotypes", "1", "--retrain.channels", "4"]
+TINY += ["--retrain.cells", "1"]
 TINY += ["--retrain.epochs", "1", "--retrain.batch-size", "16"]
 SCORE = {"multi_label": "f1", "regression": "rmse"}
 
