@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of, undisturbed
+from fastnas.bilevel.problem import Bilevel, Tensors, detached, differentiate, undisturbed
 from fastnas.bilevel.products import Product, forward_over_reverse
 from fastnas.bilevel.solve import ConjugateGradients, Solve
 from fastnas_kernels.check import invalid
@@ -199,7 +199,7 @@ def _slopes(problem: Bilevel, loss: Callable[[], Tensor], variables: Tensors) ->
     """A loss and its gradient, both averaged over processes, evaluated without a trace."""
     with undisturbed(problem.state):
         value = loss()
-        found = gradients_of(value, variables)
+        found = differentiate(value, variables)
     averaged = problem.average({"": value.detach().reshape(1), **found})
     return averaged.pop("").reshape(()), averaged
 

@@ -42,7 +42,7 @@ def filled(at: Tensors, rows: Sequence[str], found: Sequence[Tensor | None]) -> 
     return {name: torch.zeros_like(at[name]) if x is None else x for name, x in pairs}
 
 
-def rows_of(v: Tensors, of: Collection[str] | None) -> tuple[str, ...]:
+def select_rows(v: Tensors, of: Collection[str] | None) -> tuple[str, ...]:
     return tuple(v if of is None else of)
 
 

@@ -42,6 +42,12 @@ class HessianOperator:
 
     Raises:
         ValueError: If there are no parameters, or several losses are to keep a graph.
+
+    Example:
+        >>> matrix = HessianOperator(lambda at: (at[0] ** 2).sum(), [torch.ones(2)])
+        >>> matrix @ torch.eye(2)
+        tensor([[2., 0.],
+                [0., 2.]])
     """
 
     loss: Callable[[Any], Tensor] | Sequence[Callable[[Any], Tensor]]

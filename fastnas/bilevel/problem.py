@@ -118,7 +118,7 @@ def detached(tensors: Tensors) -> dict[str, Tensor]:
     return {name: x.detach() for name, x in tensors.items()}
 
 
-def gradients_of(loss: Tensor, variables: Tensors, *, create_graph: bool = False) -> dict[str, Tensor]:
+def differentiate(loss: Tensor, variables: Tensors, *, create_graph: bool = False) -> dict[str, Tensor]:
     """The gradient of ``loss`` for each of ``variables``, zero for those that it does not depend on."""
     if not loss.requires_grad:  # nothing that was asked about took part, for example where only ``none`` was drawn
         return {name: torch.zeros_like(x) for name, x in variables.items()}

@@ -19,7 +19,16 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from fastnas.bilevel.named import LossOf, copied_when_saved, filled, gradients, norm, refused, require_names, rows_of
+from fastnas.bilevel.named import (
+    LossOf,
+    copied_when_saved,
+    filled,
+    gradients,
+    norm,
+    refused,
+    require_names,
+    select_rows,
+)
 from fastnas.bilevel.problem import Tensors, undisturbed
 from fastnas_kernels.check import require
 from fastnas_kernels.tensors import accumulator
@@ -67,8 +76,13 @@ def forward_over_reverse(
     Raises:
         ValueError: If names or shapes do not fit, the loss is no scalar, a tensor does not enter it, or an operation
             of it cannot be differentiated twice.
+
+    Example:
+        >>> loss = lambda at: (at["w"] ** 3).sum()
+        >>> forward_over_reverse(loss, {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 1.0])})
+        {'w': tensor([ 6., 12.])}
     """
-    where, rows = "forward_over_reverse", rows_of(v, of)
+    where, rows = "forward_over_reverse", select_rows(v, of)
     require_names(where, at, v, rows)
     remedy = "Use reverse_over_reverse, or central_difference, as product=by_differences."
     with undisturbed(state), refused(where, remedy), torch.enable_grad(), forward_ad.dual_level():
@@ -91,10 +105,15 @@ def reverse_over_reverse(
     """The Hessian times ``v`` as the gradient of the inner product of the gradient with ``v``.
 
     Arguments, result and errors are those of :func:`forward_over_reverse`. Holds the graph of the backward pass.
+
+    Example:
+        >>> loss = lambda at: (at["w"] ** 3).sum()
+        >>> reverse_over_reverse(loss, {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([1.0, 1.0])})
+        {'w': tensor([ 6., 12.])}
     """
     where = "reverse_over_reverse"
-    require_names(where, at, v, rows_of(v, of))
-    return _graph(where, loss, at, tuple(v), rows_of(v, of), state, allow_unused)(v, keep=False)
+    require_names(where, at, v, select_rows(v, of))
+    return _graph(where, loss, at, tuple(v), select_rows(v, of), state, allow_unused)(v, keep=False)
 
 
 def kept_product(
@@ -158,7 +177,7 @@ def gauss_newton(
     Raises:
         ValueError: See :func:`forward_over_reverse`.
     """
-    where, rows = "gauss_newton", rows_of(v, of)
+    where, rows = "gauss_newton", select_rows(v, of)
     require_names(where, at, v, rows)
     with undisturbed(state), refused(where, "Use a Hessian product."), torch.enable_grad():
         with forward_ad.dual_level():
@@ -286,7 +305,7 @@ def central_difference(
         ValueError: If names or shapes do not fit, the loss is no scalar, a tensor does not enter it, or ``radius`` is
             not positive.
     """
-    where, rows = "central_difference", rows_of(v, of)
+    where, rows = "central_difference", select_rows(v, of)
     require_names(where, at, v, rows)
     require(radius is None or radius > 0, where, "radius must be positive", radius)
     length = norm(v)

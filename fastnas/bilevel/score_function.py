@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Bilevel, Tensors, gradients_of, undisturbed
+from fastnas.bilevel.problem import Bilevel, Tensors, differentiate, undisturbed
 from fastnas_kernels.check import invalid
 
 
@@ -54,7 +54,7 @@ class ImportanceWeighted:
             losses_K = torch.stack([problem.outer(w, alpha, draw) for draw in range(self.draws)])
         weights_K = self.weights(losses_K, problem.outer_size)
         log_probabilities_K = torch.stack([problem.log_probability(alpha, draw) for draw in range(self.draws)])
-        gradients = gradients_of(-(weights_K * log_probabilities_K).sum(), alpha)
+        gradients = differentiate(-(weights_K * log_probabilities_K).sum(), alpha)
         return losses_K.mean(), problem.average(gradients)
 
 
@@ -100,4 +100,4 @@ class Reinforce:
             valued = [problem.reward(w, alpha, draw) for draw in range(self.draws)]
         losses_K, rewards_K = (torch.stack(x) for x in zip(*valued, strict=True))
         log_probabilities_K = torch.stack([problem.log_probability(alpha, draw) for draw in range(self.draws)])
-        return losses_K.mean(), gradients_of(-(self.weights(rewards_K) * log_probabilities_K).sum(), alpha)
+        return losses_K.mean(), differentiate(-(self.weights(rewards_K) * log_probabilities_K).sum(), alpha)

@@ -112,6 +112,11 @@ def dominant_eigenvalue(
 
     Raises:
         ValueError: If none of the tensors enters a loss, or it cannot be differentiated twice.
+
+    Example:
+        >>> at = {"alpha": torch.tensor([1.0, 2.0])}
+        >>> round(dominant_eigenvalue(lambda x: (x["alpha"] ** 3).sum(), at), 3)  # of diag(6, 12)
+        12.0
     """
     require(steps >= 1, "dominant_eigenvalue", "steps must be at least 1", steps)
     require(tolerance >= 0, "dominant_eigenvalue", "tolerance must not be negative", tolerance)
@@ -194,6 +199,11 @@ def trace(matrix: HessianOperator, probes: int = 32, seed: int = 0) -> Estimate:
 
     Raises:
         ValueError: If there are fewer than two probes, of which no error could be told.
+
+    Example:
+        >>> matrix = HessianOperator(lambda at: (at[0] ** 2).sum(), [torch.ones(3)])
+        >>> round(trace(matrix).value, 3)
+        6.0
     """
     require(probes >= 2, "trace", "probes must be at least 2", probes)
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Tensors, detached, gradients_of
+from fastnas.bilevel.problem import Tensors, detached, differentiate
 from fastnas.checks.slopes import Direction, Slopes, change_along, slopes
 from fastnas.checks.system import Alternative, Claimed, System
 from fastnas.mechanisms.relaxation import probabilities
@@ -67,7 +67,7 @@ class CentralDifference:
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
         here = {name: p.requires_grad_() for name, p in stepped_weights(system, system.alpha).items()}
-        v = gradients_of(system.outer(here, detached(system.alpha), 0), here)
+        v = differentiate(system.outer(here, detached(system.alpha), 0), here)
         scale = self.radius / torch.stack([x.norm() for x in v.values()]).norm()
         group = system.weight_optimizer.param_groups[0]
         rate = group["lr"] * (1 + group["momentum"] if group["nesterov"] else 1)
@@ -106,7 +106,7 @@ def stepped_weights(system: System, alpha: Tensors) -> dict[str, Tensor]:
     if missing:
         raise invalid("check", "weight_optimizer must own every weight", f"none of {', '.join(missing)}")
     w = {name: copy_of[id(p)].detach().requires_grad_() for name, p in system.w.items()}
-    gradients = gradients_of(system.inner(w, detached(alpha), 0), w)
+    gradients = differentiate(system.inner(w, detached(alpha), 0), w)
     for copy in copies:
         copy.grad = None
     for name, p in system.w.items():

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import detached, gradients_of
+from fastnas.bilevel.problem import detached, differentiate
 from fastnas.checks.finding import Finding, judged, skipped
 from fastnas.checks.slopes import ROUNDING, Direction, along, random_directions, slopes
 from fastnas.checks.system import CLOSE, Alternative, Build, Claimed, System
@@ -44,7 +44,7 @@ class Observation:
         if self.system.penalty is None:
             return {name: torch.zeros_like(a) for name, a in self.system.alpha.items()}
         leaves = {name: a.requires_grad_() for name, a in detached(self.system.alpha).items()}
-        return gradients_of(self.system.penalty(leaves, 0), leaves)
+        return differentiate(self.system.penalty(leaves, 0), leaves)
 
     def silent(self, name: str) -> Tensor:
         """The entries of alpha that got no gradient of the loss, whatever the penalty gave them."""
@@ -213,7 +213,7 @@ def _penalty(observations: Sequence[Observation]) -> Finding:
 def _of_weights(system: System, seed: int) -> Finding:
     title = "the weights' gradient is the slope of the inner loss"
     w = {name: p.requires_grad_() for name, p in detached(system.w).items()}
-    gradient = gradients_of(system.inner(w, detached(system.alpha), 0), w)
+    gradient = differentiate(system.inner(w, detached(system.alpha), 0), w)
     everywhere = {n: random_directions(n, p, torch.ones_like(p, dtype=torch.bool), seed, 1)[0] for n, p in w.items()}
 
     def moved(by: Mapping[str, Tensor]) -> Tensor:

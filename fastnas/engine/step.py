@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastnas.bilevel.problem import Bilevel, Tensors, detached, gradients_of
+from fastnas.bilevel.problem import Bilevel, Tensors, detached, differentiate
 from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch
 from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
@@ -98,7 +98,7 @@ def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple
     problem = alpha_problem(run, weight_batch, search_batch)
     loss, gradients = run.method.hypergradient(problem, run.state.w, run.state.alpha)
     if _of(run, expected=True) or run.method.alpha_penalties:
-        more = gradients_of(_expected_penalties(run, run.state.alpha), run.state.alpha)
+        more = differentiate(_expected_penalties(run, run.state.alpha), run.state.alpha)
         gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
     return loss, gradients
 
@@ -147,7 +147,7 @@ def _slopes_on(run: Run, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the loss on ``batch`` for all weights."""
     state = run.state
     loss, _ = batch_loss(run, batch)(state.w, run.sampler("weights")(detached(state.alpha)).mix)
-    return gradients_of(loss, state.w)
+    return differentiate(loss, state.w)
 
 
 def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None = None) -> None:
@@ -204,7 +204,7 @@ def _accumulated(run: Run, loss_at: Callable[[int], tuple[Tensor, Tensor]], weig
         # without a name of their own, so that those of one draw are gone when the next one runs
         total = _sums(total, torch.autograd.grad(loss_at(draw)[0] * weight, variables, allow_unused=True))
     if run.method.weight_penalties:
-        penalty = gradients_of(_weighted(run, run.method.weight_penalties, run.state.w), run.state.w)
+        penalty = differentiate(_weighted(run, run.method.weight_penalties, run.state.w), run.state.w)
         total = _sums(total, tuple(penalty.values()))
     return total
 

@@ -28,6 +28,12 @@ def derive(
         space: The space of the supernet.
         mix: Coefficients ``[E, K]`` of every cell type.
         edge_mix: Edge coefficients ``[E]`` of every cell type, or ``None``.
+
+    Example:
+        >>> from fastnas.spaces.cell_space import NASBENCH201
+        >>> rows = [[0.1, 0.2, 0.1, 0.5, 0.1]] * 6
+        >>> print(derive(NASBENCH201, {"normal": rows}))
+        |nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|
     """
     return _derived(space, mix, edge_mix, space.kept_edges)
 

@@ -207,7 +207,13 @@ NAS-Bench-201)."""
 @dataclass(frozen=True)
 class Categorical(Draw):
     """One candidate an edge with the probabilities ``softmax(alpha / tau)``, its coefficient a constant; alpha's
-    gradient goes through the log-probability alone."""
+    gradient goes through the log-probability alone.
+
+    Example:
+        >>> sample = Categorical()(torch.zeros(3, 4), None, 1.0, 0)
+        >>> sample.mix.sum(-1).tolist()  # one candidate an edge
+        [1.0, 1.0, 1.0]
+    """
 
     turns_off = True
     has_probability = True
@@ -296,7 +302,12 @@ class TwoPaths(Draw):
 
 def proximal_value(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
     """The nearest point with one non-zero entry a row: the largest keeps its value (Yao et al., 2020,
-    arXiv:1905.13577, proposition 1)."""
+    arXiv:1905.13577, proposition 1).
+
+    Example:
+        >>> proximal_value(torch.tensor([[0.25, 0.75, 0.5]])).tolist()
+        [[0.0, 0.75, 0.0]]
+    """
     return a_EK * proximal_one(a_EK, alive_EK)
 
 

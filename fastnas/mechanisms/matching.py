@@ -31,7 +31,12 @@ class GradientMatching:
 
 
 def cosine(ones: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """Of two gradients in parts, taken as one vector each."""
+    """Of two gradients in parts, taken as one vector each.
+
+    Example:
+        >>> float(cosine([torch.tensor([1.0, 0.0])], [torch.tensor([0.0, 2.0])]))
+        0.0
+    """
     one, other = (torch.cat([x.detach().flatten() for x in parts]) for parts in (ones, others))
     return torch.nn.functional.cosine_similarity(one, other, dim=0)
 

@@ -21,7 +21,12 @@ Perturbation = Callable[[Coefficients, Coefficients, Callable[[Coefficients], Te
 
 def onto_simplex(mix_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
     """Clamp each row to [0, 1] and divide it by its sum; a row without a positive entry becomes the one-hot of its
-    largest living one first (the published code of SmoothDARTS)."""
+    largest living one first (the published code of SmoothDARTS).
+
+    Example:
+        >>> onto_simplex(torch.tensor([[0.25, -0.25, 0.75]])).tolist()
+        [[0.25, 0.0, 0.75]]
+    """
     clamped_EK = mix_EK.clamp(0, 1)
     living_EK = mix_EK if alive_EK is None else mix_EK.masked_fill(~alive_EK, -torch.inf)
     leader_EK = torch.zeros_like(mix_EK).scatter_(-1, living_EK.argmax(-1, keepdim=True), 1.0)

@@ -13,7 +13,12 @@ Prune = Callable[[Sequence[Sequence[float]], Alive], Alive]
 
 def keep_best(mix: Sequence[Sequence[float]], alive: Alive, number: int) -> Alive:
     """The ``number`` largest living candidates of every edge, ties going to the lower candidate: between the stages of
-    P-DARTS (Chen et al., 2019, arXiv:1904.12760, section 3.2)."""
+    P-DARTS (Chen et al., 2019, arXiv:1904.12760, section 3.2).
+
+    Example:
+        >>> keep_best([[0.5, 0.2, 0.3]], ((True, True, True),), 2)
+        ((True, False, True),)
+    """
 
     def row(values: Sequence[float], living: Sequence[bool]) -> tuple[bool, ...]:
         candidates = [k for k, lives in enumerate(living) if lives]
@@ -33,6 +38,10 @@ class BelowThreshold:
 
     Args:
         share: Threshold in units of the coefficient at the start (paper: 0.4).
+
+    Example:
+        >>> BelowThreshold(share=0.4)([[0.7, 0.2, 0.1]], ((True, True, True),))
+        ((True, True, False),)
     """
 
     share: float = 0.4
@@ -51,7 +60,12 @@ class BelowThreshold:
 
 
 def at_zero(mix: Sequence[Sequence[float]], alive: Alive) -> Alive:
-    """Remove what is exactly zero, whole edges included: DSO-NAS (Zhang et al., 2018, arXiv:1811.01567)."""
+    """Remove what is exactly zero, whole edges included: DSO-NAS (Zhang et al., 2018, arXiv:1811.01567).
+
+    Example:
+        >>> at_zero([[0.5, 0.0]], ((True, True),))
+        ((True, False),)
+    """
     return tuple(
         tuple(lives and value != 0 for value, lives in zip(values, living, strict=True))
         for values, living in zip(mix, alive, strict=True)

@@ -28,7 +28,12 @@ def probabilities(alpha_EK: Tensor, tau: float = 1.0, alive_EK: Tensor | None = 
 @dataclass(frozen=True)
 class Softmax:
     """Softmax over the living candidates of each edge (Liu et al., 2019, arXiv:1806.09055, eq. 2), tempered by
-    ``tau`` (Noy et al., 2019, arXiv:1904.04123). The only one alive has coefficient 1 and gradient 0."""
+    ``tau`` (Noy et al., 2019, arXiv:1904.04123). The only one alive has coefficient 1 and gradient 0.
+
+    Example:
+        >>> softmax(torch.tensor([[1.0, 1.0, 3.0]]), torch.tensor([[True, True, False]])).tolist()
+        [[0.5, 0.5, 0.0]]
+    """
 
     on_simplex: ClassVar[bool] = True
     """Whether the coefficients of an edge sum to one."""
@@ -74,7 +79,12 @@ mirror_softmax = MirrorSoftmax()
 
 @dataclass(frozen=True)
 class Sigmoid:
-    """Independent gates, so that candidates cooperate instead of compete (Chu et al., 2020, arXiv:1911.12126)."""
+    """Independent gates, so that candidates cooperate instead of compete (Chu et al., 2020, arXiv:1911.12126).
+
+    Example:
+        >>> sigmoid(torch.zeros(1, 2)).tolist()
+        [[0.5, 0.5]]
+    """
 
     on_simplex: ClassVar[bool] = False
 
@@ -115,6 +125,10 @@ class MaxW:
     Args:
         detach_max: Hold the maximum constant. The published code says that it does and does not, so that the
             gradient of the leader is minus the sum of the others'; that is the default.
+
+    Example:
+        >>> MaxW()(torch.zeros(1, 4)).tolist()
+        [[1.0, 1.0, 1.0, 1.0]]
     """
 
     detach_max: bool = False
@@ -156,6 +170,10 @@ def edge_softmax(beta_E: Tensor, rows: Sequence[range]) -> Tensor:
 
     Returns:
         Edge coefficients ``[E]`` that sum to one at every node.
+
+    Example:
+        >>> edge_softmax(torch.zeros(5), [range(0, 2), range(2, 5)])
+        tensor([0.5000, 0.5000, 0.3333, 0.3333, 0.3333])
     """
     return torch.cat([beta_E[row.start : row.stop].softmax(0) for row in rows])
 
@@ -164,6 +182,10 @@ def entropy(mix_EK: Tensor) -> Tensor:
     """Mean over the edges of the entropy of their coefficients, in nats: ``log K`` at the start, 0 when decided.
 
     Coefficients that do not sum to one are divided by their sum first, negative ones counting as zero.
+
+    Example:
+        >>> round(float(entropy(torch.full((14, 8), 1 / 8))), 4)  # log 8
+        2.0794
     """
     share_EK = mix_EK.clamp(min=0)
     total_E1 = share_EK.sum(-1, keepdim=True)

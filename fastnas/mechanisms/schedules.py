@@ -46,7 +46,12 @@ LearningRate = Callable[[Rate], float]
 
 def cosine(rate: Rate) -> float:
     """Cosine annealing from the initial rate at epoch 0 to the final one at the last (Loshchilov and Hutter, 2017,
-    arXiv:1608.03983, eq. 5, without restarts)."""
+    arXiv:1608.03983, eq. 5, without restarts).
+
+    Example:
+        >>> cosine(Rate(0.1, 0.0, Progress(epoch=25, epochs=50)))
+        0.05
+    """
     return _half_cosine(rate.initial, rate.final, rate.at.epoch, rate.at.epochs)
 
 
@@ -58,7 +63,12 @@ def constant(rate: Rate) -> float:
 
 def linear(rate: Rate) -> float:
     """Linear decay that spends its last five epochs on the last fifth of a step, as P-DARTS and PC-DARTS retrain
-    on ImageNet (Chen et al., 2019, arXiv:1904.12760). Needs more than five epochs."""
+    on ImageNet (Chen et al., 2019, arXiv:1904.12760). Needs more than five epochs.
+
+    Example:
+        >>> linear(Rate(0.5, 0.0, Progress(epoch=130, epochs=250)))
+        0.23469387755102042
+    """
     epochs, left = rate.at.epochs, rate.at.epochs - rate.at.epoch
     if epochs <= 5:
         raise invalid("linear schedule", "epochs must be more than 5", epochs, "Use the cosine schedule.")
@@ -78,6 +88,10 @@ class Restarts:
     Args:
         first: Epochs of the first period.
         factor: Length of a period over that of the one before.
+
+    Example:
+        >>> [round(Restarts(first=2)(Rate(1.0, 0.0, Progress(epoch, 6))), 2) for epoch in range(6)]
+        [1.0, 0.5, 1.0, 0.85, 0.5, 0.15]
     """
 
     first: int = 10
@@ -96,7 +110,12 @@ class Restarts:
 
 def bold_driver(rate: Rate) -> float:
     """Grow the rate by 5 % after every epoch that lowered the loss, and halve it after every other one (Battiti,
-    1989)."""
+    1989).
+
+    Example:
+        >>> round(bold_driver(Rate(0.1, 0.0, Progress(2, 10), losses=(2.0, 1.5, 1.6))), 4)
+        0.0525
+    """
     steps = [1.05 if later < earlier else 0.5 for earlier, later in pairwise(rate.losses)]
     return rate.initial * math.prod(steps)
 
@@ -200,6 +219,10 @@ class Ramp:
         end: Value at epoch ``epochs - 1 + after``.
         before: 0 to begin at ``start`` in the first epoch, 1 to have left it already.
         after: 0 to reach ``end`` in the last epoch, 1 to stop one step short of it.
+
+    Example:
+        >>> Ramp(0.0, 0.2)(Progress(epoch=49, epochs=50))
+        0.2
     """
 
     start: float
@@ -220,6 +243,10 @@ class Annealing:
         initial: Value at epoch zero.
         gamma: Factor an epoch in a search of ``horizon`` epochs.
         horizon: The epochs that ``gamma`` was chosen for.
+
+    Example:
+        >>> round(Annealing(1.6, 0.95, horizon=50)(Progress(epoch=10, epochs=50)), 4)
+        0.958
     """
 
     initial: float
@@ -241,6 +268,11 @@ class SkipDropout:
         initial: The rate that each stage begins with.
         decay: Exponent an epoch in a stage of ``horizon`` epochs.
         horizon: The epochs that ``decay`` was chosen for.
+
+    Example:
+        >>> rate = SkipDropout((0.0, 0.4, 0.7))
+        >>> [round(rate(Progress(epoch, 25, warmup=10, stage=1)), 3) for epoch in (0, 9, 10, 24)]
+        [0.384, 0.24, 0.4, 0.024]
     """
 
     initial: tuple[float, ...]

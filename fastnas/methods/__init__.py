@@ -8,6 +8,7 @@ from fastnas.methods.later import (
     gaea,
     lambda_darts,
     oles,
+    single_darts,
     spos,
 )
 from fastnas.methods.library import (
@@ -35,7 +36,6 @@ from fastnas.methods.library import (
 )
 from fastnas.methods.method import Method, Term
 from fastnas.methods.registry import METHODS, as_method, list_methods, method_by_name, register_method
-from fastnas.methods.single_level import single_darts
 
 __all__ = [
     "METHODS",

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, unrolled
-from fastnas.bilevel.problem import gradients_of
+from fastnas.bilevel.problem import differentiate
 from fastnas.engine.step import alpha_problem, search_step
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.library import (
@@ -88,7 +88,7 @@ def test_second_order_gradients_are_the_slopes_of_the_loss_after_a_step_of_the_w
     def after_step(alpha):
         w = {name: p.detach().clone().requires_grad_() for name, p in run.state.w.items()}
         with torch.enable_grad():
-            gradients = gradients_of(problem.inner(w, alpha, 0), w)
+            gradients = differentiate(problem.inner(w, alpha, 0), w)
         return problem.outer(problem.inner_step(w, gradients), alpha, 0)
 
     _, gradients = hypergradient(problem, run.state.w, run.state.alpha)
@@ -155,7 +155,7 @@ def test_an_expected_cost_has_its_slope_under_every_estimator(name):
     relaxation = method.relaxation
     alpha = {"a": before.requires_grad_()}
     tau = 1.0 if method.draw is not None else run.tau
-    expected = gradients_of(0.5 * cost({"a": relaxation(alpha["a"], None, tau)}), alpha)["a"]
+    expected = differentiate(0.5 * cost({"a": relaxation(alpha["a"], None, tau)}), alpha)["a"]
     torch.testing.assert_close(gradients[1] - gradients[0], expected, rtol=1e-9, atol=1e-9)
 
 

@@ -1,9 +1,12 @@
 """Methods by name."""
 
 import doctest
+import importlib
+import pkgutil
 
 import pytest
 
+from fastnas import bilevel, mechanisms, methods
 from fastnas.methods import METHODS, list_methods, method_by_name, pc_darts, register_method, registry
 
 
@@ -14,8 +17,12 @@ def same_registry(monkeypatch):
     return mine
 
 
-def test_the_examples_hold():
-    assert doctest.testmod(registry).failed == 0
+@pytest.mark.parametrize("room", [methods, mechanisms, bilevel], ids=lambda room: room.__name__)
+def test_the_examples_hold(room):
+    names = [f"{room.__name__}.{module.name}" for module in pkgutil.iter_modules(room.__path__)]
+    results = {name: doctest.testmod(importlib.import_module(name)) for name in names}
+    assert not [name for name, result in results.items() if result.failed]
+    assert sum(result.attempted for result in results.values()) >= 4
 
 
 def test_a_pattern_lists_the_names_that_match():
