@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fastnas.bilevel.problem import gradients_of
+from fastnas.bilevel.problem import differentiate
 from fastnas.cli.main import main
 from fastnas.costs.config import CostConfig, cost_table, undecided_cost, within_budget
 from fastnas.costs.latency import Entry, LatencyTable, save_table
@@ -75,7 +75,7 @@ def test_a_linear_price_is_taken_at_the_relaxation_and_reaches_every_logit(metho
     term = priced(method, "linear").penalties[-1]
     assert term.expected
     alpha = {"a": torch.zeros(6, 5, requires_grad=True)}
-    slope = gradients_of(term.penalty({"normal": alpha["a"].softmax(-1)}), alpha)["a"]
+    slope = differentiate(term.penalty({"normal": alpha["a"].softmax(-1)}), alpha)["a"]
     assert (slope != 0).all()
     largest = TABLE.candidates["normal"].argmax(-1)
     assert torch.equal(slope.argmax(-1), largest)  # descending on it holds the dearest candidate down
