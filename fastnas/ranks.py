@@ -209,7 +209,7 @@ def joined(device: str) -> Generator[Ranks, None, None]:
 
 
 class _Terminated(BaseException):
-    """Somebody told this process to end."""
+    """This process was asked to end."""
 
 
 def _raise_when_told_to_end() -> Any:

@@ -46,11 +46,12 @@ def accelerate(network: nn.Module) -> AccelerationReport:
     (PC-DARTS: Xu et al., 2020, arXiv:1907.05737). Names of classes do not matter, and further arguments with defaults
     may follow: the engine stands in for calls that leave them as they are.
 
-    Before a module is replaced, its forward is watched on a copy: if it reads anything that training could change and
-    that cannot be compared again at every step, sets attributes, draws random numbers, or does arithmetic other than
-    sums and products of its candidates, it is left alone, and the report says which. Then copy and engine are
-    evaluated side by side in float64; where output, gradients or running statistics differ by more than 1e-10, or one
-    has a gradient where the other has none, it is left, too. So is what mixes nothing: the engine would not be faster.
+    Before a module is replaced, its forward is watched on a copy. It is left alone, and the report says why, if it
+    reads anything that training could change and that cannot be compared again at every step. So it is if it sets
+    attributes, draws random numbers, or does other arithmetic than sums and products of its candidates. Then copy and
+    engine are evaluated side by side in float64; where output, gradients or running statistics differ by more than
+    1e-10, or one has a gradient where the other has none, it is left, too. So is what mixes nothing: the engine would
+    not be faster.
 
     Maps leave the engine in channels-last memory, unless the network holds a dropout that drops: it draws by the
     layout, so there the layout is kept, and the same seed drops the same values.

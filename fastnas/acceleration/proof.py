@@ -45,11 +45,11 @@ class _Probe:
 def prove(module: nn.Module, wiring: Wiring) -> Wiring:
     """The wiring, completed by what only running the module tells, if the engine then equals the module.
 
-    First the module's forward is watched on a copy in float64: whatever it reads beside its arguments is accounted
-    for, or it is left (see :mod:`fastnas.acceleration.observation`). Then both are evaluated with random weights and
-    running statistics, in training and in eval mode, with and without gradients, on even and odd maps, with
-    coefficients that are dense, sum to one, are tiny or large, or zero one by one, all but one, or all. Compared are
-    the output, the gradients of inputs, coefficients and weights (also whether there is one), and all buffers.
+    First the module's forward is watched on a copy in float64: whatever it reads beside its arguments is accounted for,
+    or it is left (see :mod:`fastnas.acceleration.observation`). Then both are evaluated with random weights and running
+    statistics, in training and in eval mode, with and without gradients, on even and odd maps. Coefficients are dense,
+    sum to one, are tiny or large, or zero one by one, all but one, or all. Compared are the output, the gradients of
+    inputs, coefficients and weights (also whether there is one), and all buffers.
 
     Raises:
         Unrecognised: If they differ, naming the first thing that does.

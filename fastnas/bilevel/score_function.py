@@ -64,8 +64,8 @@ class Reinforce:
 
     ``-1/M sum_m (R_m - b_m) d log p(A_m | alpha)`` over draws ``A_1 ... A_M`` worth ``R_m`` (Williams, 1992; Cai et
     al., 2019, arXiv:1812.00332, eq. 8-10), to be descended along. The baseline ``b_m`` is the mean reward of the other
-    draws, which leaves the expectation what it is: ``-d E[R] / d alpha``, for any M. (The published code takes off a
-    running mean that holds the draw's own reward, so its gradient is shorter in expectation, by a share of 0.99 / M.)
+    draws, which leaves the expectation what it is: ``-d E[R] / d alpha``, for any M. The published code takes off a
+    running mean that holds the draw's own reward, so its gradient is shorter in expectation, by a share of 0.99 / M.
     Only values are needed, so nothing is saved for a backward pass of the network.
 
     Args:

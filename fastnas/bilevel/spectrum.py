@@ -198,7 +198,7 @@ def trace(matrix: HessianOperator, probes: int = 32, seed: int = 0) -> Estimate:
         seed: Decides the signs.
 
     Raises:
-        ValueError: If there are fewer than two probes, of which no error could be told.
+        ValueError: If there are fewer than two probes, which give no error estimate.
 
     Example:
         >>> matrix = HessianOperator(lambda at: (at[0] ** 2).sum(), [torch.ones(3)])

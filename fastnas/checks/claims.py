@@ -215,7 +215,7 @@ class Scored:
                     score(self.importance(-losses_K)),
                 ),
                 Alternative(
-                    "All draws count alike: the importance weights are missing.",
+                    "All draws have the same weight: the importance weights are missing.",
                     score(torch.full_like(losses_K, 1 / self.draws)),
                 ),
             ]

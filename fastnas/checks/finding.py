@@ -1,4 +1,4 @@
-"""What a check found, and how it is told."""
+"""What a check found, and how it is printed."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -112,7 +112,7 @@ class System:
         penalty: From ``(alpha, draw)`` to a term that alpha descends on besides ``outer``.
         coefficients: What is claimed of them, if anything.
         estimates: Random estimates with known expectations.
-        twins: Systems that should step alike.
+        twins: Systems that should take equal steps.
         random: Whether the gradient of alpha depends on what is drawn; then several draws are looked at.
     """
 

@@ -44,6 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if verb == "--version":
         print(f"fastnas {fastnas.__version__}")
         return 0
+    if verb == "--completion":
+        from fastnas.cli.completion import completion  # noqa: PLC0415
+
+        print(completion(VERBS, heading))
+        return 0
     if verb not in VERBS:
         from fastnas.cli.options import quote_briefly  # noqa: PLC0415
         from fastnas.errors import suggest  # noqa: PLC0415
@@ -58,7 +63,7 @@ def overview() -> str:
     width = max(map(len, VERBS))
     lines = [f"  {verb:<{width}}  {_summary(verb)}" for verb in VERBS]
     head = "Differentiable architecture search: the DARTS family in one engine. `fastnas search` alone does it all."
-    tail = "fastnas COMMAND --help says what each takes; fastnas --version"
+    tail = "fastnas COMMAND --help says what each takes; fastnas --version; fastnas --completion for bash and zsh"
     return "\n".join(["usage: fastnas COMMAND [options]", "", head, "", *lines, "", tail])
 
 

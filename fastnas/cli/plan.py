@@ -130,7 +130,7 @@ def scale_over_gpus(command: PlanCommand, found: Plan) -> list[Scaling]:
 
 
 def fit_to_budget(experiment: Experiment, budget: str, on_state: OnState, processes: int = 1) -> Experiment:
-    """``experiment`` with what is evaluated again chosen so that a step of its search fits ``budget``.
+    """``experiment`` with what is recomputed chosen so that a step of its search fits ``budget``.
 
     Args:
         experiment: What to do.

@@ -129,7 +129,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
 
 
 def _load(folder: Path, trust: bool) -> tuple[Experiment, Series | None]:
-    """What the run in ``folder`` was told to do."""
+    """What the run in ``folder`` is to do."""
     if (folder / "series.json").is_file():
         series = load_series(folder, trust)
         return series.experiment, series

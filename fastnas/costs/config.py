@@ -1,4 +1,4 @@
-"""What a derived network may cost: settings of a run, and the method that heeds them."""
+"""What a derived network may cost: settings of a run, and the method with them."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -101,7 +101,7 @@ def within_budget(method: Method, config: CostConfig, table: CostTable | None) -
         table: The costs, of :func:`cost_table`.
 
     Raises:
-        ValueError: If no architecture is within the limit, or the method cannot heed this penalty.
+        ValueError: If no architecture is within the limit, or the method does not support this penalty.
     """
     if table is None:
         return method

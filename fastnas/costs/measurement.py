@@ -203,7 +203,7 @@ def check_table(
 def time_rounds(calls: Sequence[Call], device: torch.device) -> Iterator[list[list[float]]]:
     """Seconds of each call, after every round of all of them, without end.
 
-    The calls take turns: a disturbance that lasts a while, or a clock frequency that drifts, meets all alike
+    The calls take turns: a disturbance that lasts a while, or a clock frequency that drifts, meets all of them
     (``torch.utils.benchmark`` times one after the other, and warms each up anew). Before the rounds each call runs
     until it is warm.
 

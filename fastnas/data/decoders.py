@@ -109,7 +109,7 @@ def load_turbojpeg() -> CDLL:
     places = [place for place in (package and package.origin, find_library("turbojpeg")) if place]
     found = [library for library in map(_opened, places) if library is not None]
     if not found:
-        remedy = "Install it: pip install fastnas[turbojpeg]."
+        remedy = "Install it: pip install turbojpeg."
         rule = "decoder turbojpeg must find libjpeg-turbo 3"
         raise Unavailable(complaint("data", rule, f"none in {' and '.join(places) or 'any place'}", remedy))
     return found[0]

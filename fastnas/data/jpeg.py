@@ -42,7 +42,7 @@ class Frame(NamedTuple):
 
 JpegDecoder = Callable[[bytes, Frame, Part, int], Tensor | None]
 """From a common JPEG file that has an end, its frame, a part of the whole image and the divisor of its size, 1, 2, 4 or
-8, to the pixels of the part, uint8 ``[3, height // divisor, width // divisor]``, or to ``None``."""
+8, to the pixels of the part or to ``None``. Pixels are uint8 ``[3, height // divisor, width // divisor]``."""
 
 
 def frame(content: bytes) -> Frame | None:

@@ -128,12 +128,12 @@ def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # n
     """The data set that ``source`` names.
 
     Args:
-        source: ``digits`` (1,797 handwritten digits that come with scikit-learn), ``cifar10:ROOT``,
-            ``cifar100:ROOT``, ``imagenet:ROOT`` (torchvision's formats), ``folder:ROOT``, a folder with
-            ``train/<class>/*`` and ``test/<class>/*`` or ``val/<class>/*``, ``shards:ROOT``, what ``fastnas shards``
-            made of one of these, ``arrays:FILE.npz`` with ``x_train`` and ``y_train``, or one of your own
-            (:func:`register_source`). ``ROOT/classes.txt``, if it is there, names the classes of a whole of which the
-            folders are a part, one a line.
+        source: ``digits`` (1,797 handwritten digits that come with scikit-learn), ``cifar10:ROOT``, ``cifar100:ROOT``,
+            ``imagenet:ROOT`` (torchvision's formats), ``folder:ROOT``, ``shards:ROOT``, ``arrays:FILE.npz``, or one of
+            your own (:func:`register_source`). A folder holds ``train/<class>/*`` and ``test/<class>/*`` or
+            ``val/<class>/*``. ``fastnas shards`` makes shards of any of these. A file of arrays holds ``x_train`` and
+            ``y_train``. ``ROOT/classes.txt``, if it is there, names the classes of a whole of which the folders are a
+            part, one a line.
         config: What to do with the images.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How long a search runs when it is told the minutes, and how fast alpha moves in the steps that it has."""
+"""How long a search runs that is given minutes, and how fast alpha moves in the steps that it has."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

@@ -14,9 +14,9 @@ def require_fit(method: Method, space: Space) -> None:
     """Raise where an axis of ``method`` has no meaning in ``space``, naming both and why.
 
     Raises:
-        ValueError: For partial channels and edge weights in a chain, partial channels in a full graph, stages of
-            growing depth where every block has choices of its own, and for stopping by the number of skip connections
-            in a space that has none.
+        ValueError: For partial channels and edge weights in a chain, and for partial channels in a full graph. Also for
+            stages of growing depth where every block has choices of its own, and for a stop by the number of skip
+            connections in a space that has none.
     """
     no_growth = "" if space.depth is None else "Every block has a row of alpha, which a deeper network would not have."
     no_skips = "" if "skip_connect" in space.primitives else "It counts skip connections, of which the space has none."

@@ -273,7 +273,7 @@ def batch_loss(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHi
 
 
 def _shared(ranks: Ranks, w: Tensors, mix: Mix) -> tuple[Tensors, Mix]:
-    """What every process holds alike, such that gradients of all of it are averaged in one transfer."""
+    """What every process holds equally, such that gradients of all of it are averaged in one transfer."""
     if ranks.size == 1:
         return w, mix
     parts = {"w": w, "candidates": mix.candidates, "edges": mix.edges, "offsets": mix.offsets}

@@ -1,7 +1,7 @@
 """Choosing an architecture at the end of a search by what the trained supernet makes of images held out.
 
-A choice is called with the space, a :class:`Judge` and a seed, and returns a genotype. It knows no network: the judge
-measures and tunes.
+A choice is called with the space, a :class:`Judge` and a seed, and returns a genotype. It knows no network:
+that one measures and tunes.
 
 Shape suffixes: E edges of a cell, K candidates of an edge.
 """

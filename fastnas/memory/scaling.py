@@ -1,6 +1,6 @@
 """How much faster a search becomes with more GPUs: a formula over pieces that are measured or stated.
 
-With ``N`` processes on ``N`` GPUs and a batch of ``B`` images for all of them together, a step takes
+With ``N`` processes on ``N`` GPUs and a batch of ``B`` images for all of them together, a step takes ``T(N)``:
 
     ``T(N) = max(compute(N) + exchange(N), loading(N))``,
     ``compute(N) = fixed + per_image * B / N``,

@@ -34,8 +34,8 @@ class Tracker(TorchDispatchMode):
     """Counts the bytes of all storages that are alive, by cause.
 
     Every operation's results count from the moment at which it returns until the last tensor that sees their memory
-    is gone, so gradients, recomputed results and temporaries are in it, and what the kernels of a cell hold while they
-    run; what one operation of PyTorch holds inside itself is not. The storages of tensors without memory (fake ones)
+    is gone. So gradients, recomputed results and temporaries are in it, and what the kernels of a cell hold while they
+    run. What one operation of PyTorch holds inside itself is not. The storages of tensors without memory (fake ones)
     count like real ones.
 
     A storage is workspace until something says more: autograd keeps it, or it is the gradient of a weight.

@@ -84,7 +84,9 @@ def _write_onnx(network: nn.Module, example: Tensor, path: Path, dynamic_batch: 
     try:
         import onnxruntime  # noqa: PLC0415  (an extra)
     except ImportError:
-        raise invalid("export", "onnxruntime must be installed", "nothing", "pip install fastnas[export]") from None
+        raise invalid(
+            "export", "onnxruntime must be installed", "nothing", "pip install onnx onnxruntime onnxscript"
+        ) from None
     shapes = ({0: torch.export.Dim("batch")},) if dynamic_batch else None
     torch.onnx.export(
         network,

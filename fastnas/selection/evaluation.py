@@ -63,8 +63,8 @@ class HeldOut:
 
 class ShortTraining:
     """One architecture on its way up the ladder. Every rung has a cosine of its own down to a rate of zero, so that
-    what is compared has settled (Loshchilov and Hutter, 2017, arXiv:1608.03983); all architectures begin from the same
-    seed and see the same batches.
+    what is compared has converged (Loshchilov and Hutter, 2017, arXiv:1608.03983); all architectures begin from the
+    same seed and see the same batches.
 
     Args:
         genotype: What to train.

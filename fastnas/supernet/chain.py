@@ -102,7 +102,7 @@ class SearchBlock(nn.Module):
 
     def forward(self, x: Tensor, node: NodeMix, recompute: bool = False) -> Tensor:
         """From ``[N, inputs, H, W]`` to ``[N, outputs, H / stride, W / stride]``; only what is alive runs. With
-        ``recompute`` one candidate after another is evaluated again in the backward pass."""
+        ``recompute`` one candidate after another is recomputed in the backward pass."""
         assert node.alive is not None, "the blocks of a chain differ in their candidates"
         (names,) = node.alive
         running = [self.candidates[name] for name in names]
@@ -131,7 +131,7 @@ class ChainSupernet(nn.Module):
         image_channels: 3 for colour, 1 for grey images.
         large: Halve the resolution in the stem, for images of hundreds of pixels.
         space: The chain.
-        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`. The head is
+        recompute: What is recomputed in the backward pass; see :mod:`fastnas.supernet.recompute`. The head is
             never.
     """
 

@@ -115,7 +115,7 @@ class DagBlock(nn.Module):
 
     def forward(self, x: Tensor, enter: Sequence[Entering], recompute: bool = False) -> Tensor:
         """From ``[N, C, H, W]`` to the same shape. Only operations run that something enters and that something reads;
-        with ``recompute`` one after another is evaluated again in the backward pass."""
+        with ``recompute`` one after another is recomputed in the backward pass."""
         living = living_operations(self.nodes, [node.sources for node in enter])
         states = {0: x}
         for state in sorted(living):
@@ -181,7 +181,7 @@ class DagBody(nn.Module):
         num_classes: Size of the logits.
         channels: Channels of the first stage; they double from stage to stage.
         image_channels: 3 for colour, 1 for grey images.
-        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
+        recompute: What is recomputed in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ class DagSupernet(nn.Module):
         cells: Normal blocks in a stage.
         image_channels: 3 for colour, 1 for grey images.
         space: The graph; its connections belong to all normal blocks, or to one of them each.
-        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
+        recompute: What is recomputed in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class NoiseSource:
         noise: Rates and seed.
         cell_type: Each cell type has streams of its own.
         device: Where the outputs are.
-        place: Which of the network's cells asks; each has a stream of its own, so that it can be evaluated again by
+        place: Which of the network's cells asks; each has a stream of its own, so that it can be recomputed by
             itself.
     """
 

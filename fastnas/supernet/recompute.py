@@ -1,11 +1,11 @@
-"""Which parts of a supernet are evaluated again in the backward pass, instead of keeping what they computed.
+"""Which parts of a supernet are recomputed in the backward pass, instead of keeping what they computed.
 
 A supernet is a row of units: its stem, then its cells or blocks. Each has a word:
 
 - ``none``: all that the gradients need is kept.
-- ``edges``: the candidates of one edge after another are evaluated again, so that those of one edge at most are alive
+- ``edges``: the candidates of one edge after another are recomputed, so that those of one edge at most are alive
   at a time; with candidates that the kernels do not know, each by itself. A stem has no edges and counts as a cell.
-- ``cell``: the unit is evaluated again as a whole; its input is kept.
+- ``cell``: the unit is recomputed as a whole; its input is kept.
 - ``joined``: as one with the unit before it, whose input alone is kept (Chen et al., 2016, arXiv:1604.06174).
 
 No word changes a bit of any gradient, sample or mask.
@@ -39,7 +39,7 @@ class Unit(NamedTuple):
 
 
 def require_words(where: str, words: Sequence[str]) -> None:
-    """Raise unless ``words`` can say what is evaluated again."""
+    """Raise unless ``words`` can say what is recomputed."""
     if not words:
         raise invalid(where, "recompute must not be empty", "nothing", "Keep everything with none.")
     for word in words:
@@ -58,21 +58,21 @@ def bind(module: nn.Module) -> Callable[..., Any]:
     """``module`` as a function of its arguments, with the parameters that it has now.
 
     A caller may have put other tensors in their place for the time of a forward pass
-    (:func:`torch.func.functional_call`), and what is evaluated again later needs the same ones.
+    (:func:`torch.func.functional_call`), and what is recomputed later needs the same ones.
     """
     held: dict[str, Tensor] = dict(module.named_parameters())
     return lambda *arguments: functional_call(module, held, arguments) if held else module(*arguments)
 
 
 def checkpoint(module: nn.Module, *arguments: Any) -> Any:
-    """``module(*arguments)``, evaluated again in the backward pass unless it computes nothing."""
+    """``module(*arguments)``, recomputed in the backward pass unless it computes nothing."""
     if isinstance(module, nn.Identity):
         return arguments[0]
     return checkpointed(bind(module), *arguments)
 
 
 def run_units(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> State:
-    """The state after all units, each of which is evaluated again as its word says."""
+    """The state after all units, each of which is recomputed as its word says."""
     position = 0
     while position < len(units):
         end = position + 1

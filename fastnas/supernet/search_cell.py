@@ -120,7 +120,7 @@ class SearchCell(nn.Module):
         """From the input states ``[N, *, H, W]`` to ``[N, len(concat) * channels, H / stride, W / stride]``.
 
         Candidates that a node does not name as alive are not evaluated. With ``recompute`` those of one edge after
-        another are evaluated again in the backward pass, instead of keeping what they computed.
+        another are recomputed in the backward pass, instead of keeping what they computed.
         """
         prepared = zip(self.inputs, inputs, strict=True)
         states = [checkpoint(prepare, x) if recompute else prepare(x) for prepare, x in prepared]

@@ -47,7 +47,7 @@ class DartsSupernet(nn.Module):
         image_channels: 3 for colour, 1 for grey images.
         large: Begin with three strided convolutions, for images of hundreds of pixels.
         space: The cells.
-        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
+        recompute: What is recomputed in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class NasBench201Supernet(nn.Module):
         k: Candidates see ``1 / k`` of the channels; 1 for all.
         image_channels: 3 for colour, 1 for grey images.
         space: The cell.
-        recompute: What is evaluated again in the backward pass; see :mod:`fastnas.supernet.recompute`.
+        recompute: What is recomputed in the backward pass; see :mod:`fastnas.supernet.recompute`.
     """
 
     def __init__(

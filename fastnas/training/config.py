@@ -67,7 +67,7 @@ class TrainingSetup:
 
     @property
     def is_balanced(self) -> bool:
-        """Whether all classes count alike, whatever their numbers of images."""
+        """Whether all classes count the same, whatever their numbers of images."""
         return "balanced" in (self.class_weights, self.sampling)
 
     @property
@@ -188,7 +188,7 @@ class SearchConfig(TrainingSetup):
         alpha_beta1: Decay of Adam's mean.
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.
-        recompute: What is evaluated again in the backward pass to save memory, and changes no number: a word each for
+        recompute: What is recomputed in the backward pass to save memory, and changes no number: a word each for
             the stem and the cells or blocks after it, the last one for all others, too. none keeps everything; edges
             has those of one edge in memory at a time; cell takes a cell as a whole; joined takes it as one with the
             cell before.

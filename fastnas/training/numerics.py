@@ -197,7 +197,7 @@ def _evaluate_task(
 
 
 def _add_up(statistics: Tensor, images: int, ranks: Ranks) -> tuple[Tensor, int]:
-    """The statistics of all processes, and how many images they were made of."""
+    """The statistics over all processes, and the number of images behind them."""
     if ranks.size == 1:
         return statistics, images
     count, *numbers = ranks.totals(images, *statistics.flatten().tolist())

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -213,3 +214,19 @@ def test_foreign_names_are_shown_escaped_and_do_nothing(name, tmp_path, capsys, 
     printed = capsys.readouterr().out
     assert printed.replace("\n", "").isprintable()
     assert name.encode("unicode_escape", "surrogatepass").decode()[:3] in printed
+
+
+def complete(line, tmp_path, capsys):
+    """What bash offers behind ``line``."""
+    assert main(["--completion"]) == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    words = f"COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))"
+    script = f'. {tmp_path}/completion; {words}; _fastnas; echo "${{COMPREPLY[@]}}"'
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_a_shell_completes_commands_and_options(tmp_path, capsys):
+    assert complete("fastnas ret", tmp_path, capsys) == ["retrain"]
+    assert "--weight-lr" in complete("fastnas search --weight", tmp_path, capsys)
+    assert complete("fastnas export --dyn", tmp_path, capsys)[0] == "--dynamic-batch"
