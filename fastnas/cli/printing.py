@@ -51,6 +51,8 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
         console.out(f"it costs {outcome.cost[0]:,.6g} {outcome.cost[1]}")
     if outcome.table is not None:
         console.out(f"known of this architecture: {outcome.table}")
+    if outcome.searched is not None and outcome.searched.start is not None:
+        console.out(outcome.searched.start.describe(outcome.searched.score_kind.show))
     if outcome.searched is not None:
         console.print(comparison_table(outcome.searched, outcome.random, outcome.halving))
         line = verdict(outcome.searched, outcome.random, outcome.halving)

@@ -47,6 +47,7 @@ class Retrain:
         data: Where the images come from.
         run: The run folder, a new one or one to go on with; by default runs/ and the time. Beside torchrun, which
             takes --run for an option of its own, write --folder.
+        extend: Go on with a run of fewer epochs; a line says what becomes of the learning rate.
         images: What to do with them.
         setup: How and where to train.
         config: The training.
@@ -59,6 +60,7 @@ class Retrain:
     trust: bool = False
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     run: Annotated[Path | None, arg(aliases=["--folder"])] = None
+    extend: bool = False
     images: Annotated[ImageOptions, arg(name="")] = ImageOptions()
     setup: Annotated[TrainingSetup, arg(name="")] = TrainingSetup()
     config: Annotated[RetrainConfig, arg(name="")] = RetrainConfig()
@@ -98,10 +100,13 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
                 command.setup,
                 folder=folder,
                 own=own,
+                extend=command.extend,
                 on_step=display.step,
                 on_epoch=display.epoch,
                 ranks=ranks,
             )
         if ranks.is_first:
             save_tensors(folder / "network.pt", result.network.state_dict())
+    if result.start is not None:
+        console.out(result.start.describe(result.score_kind.show))
     console.print(comparison_table(result, []))

@@ -15,6 +15,7 @@ from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, find_value, recipe_in
 from fastnas.data import ImageData
 from fastnas.errors import invalid
 from fastnas.experiment.experiment import run_experiment
+from fastnas.experiment.extending import extend_run
 from fastnas.experiment.folder import holds_files, new_folder
 from fastnas.experiment.progress import Display
 from fastnas.experiment.series import Series, load_series, run_series
@@ -34,7 +35,8 @@ FIRST = (
     "--resume",
     "--smoke",
 )
-WITH_RESUME = ("--resume", "--table", "--trust")
+MORE = ("--epochs", "--retrain.epochs")
+WITH_RESUME = ("--resume", "--table", "--trust", *MORE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class Search:
         trust: Let a config.json, also that of a run to go on with, name code to run as method or space.
         run: The run folder, a new one; by default runs/ and the time. Beside torchrun, which takes --run for an option
             of its own, write --folder.
-        resume: A run folder to go on with. It knows its settings: give no others.
+        resume: A run folder to go on with. It knows its settings: give no others, but for larger --epochs or
+            --retrain.epochs, which let a finished search or its retrainings go on.
         table: A CSV table of accuracies (NAS-Bench-201's) in which to look up what was found.
         runs: Searches side by side, with seeds that follow each other; the best goes on, validated by a short
             retraining on images held out of it.
@@ -72,11 +75,18 @@ class Search:
 
 def default(arguments: list[str]) -> Search:
     """The command with the defaults of the recipe that ``arguments`` name."""
-    if find_value("--resume", arguments) is not None:
+    resumed = find_value("--resume", arguments)
+    if resumed is not None:
         beside = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in WITH_RESUME]
         if beside and not {"--help", "--help-all"} & set(beside):
             remedy = "The run's config.json decides them; to change one, start a new run with --recipe RUN/config.json."
             raise invalid("search", "--resume must stand without other settings", " ".join(beside), remedy)
+        several, one = (Path(resumed) / name for name in ("series.json", "config.json"))
+        if several.is_file() and any(find_value(option, arguments) is not None for option in MORE):
+            remedy = f"Name one of them: --resume {Path(resumed) / 'runs' / '0'}."
+            raise invalid("search", "more epochs need one run", f"{resumed}, which holds several", remedy)
+        if one.is_file() and not several.is_file():
+            return Search(experiment=load_experiment(one, "--trust" in arguments))
     return Search(experiment=recipe_in(arguments))
 
 
@@ -95,6 +105,9 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
     restarted = is_restarted() and (folder / "config.json").is_file()
     if command.resume is not None or restarted:
         experiment, series = _load(folder, command.trust or restarted)
+        wanted = _epochs(command.experiment)
+        if command.resume is not None and series is None and wanted != _epochs(experiment):
+            experiment = extend_run(experiment, folder, *wanted, ranks)
     else:
         if ranks.broadcast("used" if holds_files(folder) else ""):
             remedy = f"To go on with it: {pasted('fastnas', 'search', '--resume', folder)}."
@@ -126,6 +139,10 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         validated, best, outcome = run_series(series, folder, show, command.table, on_start=start)
         console.print(series_table(validated, best))
     print_outcome(outcome, console)
+
+
+def _epochs(experiment: Experiment) -> tuple[int, int]:
+    return experiment.config.epochs, experiment.retrain.epochs
 
 
 def _load(folder: Path, trust: bool) -> tuple[Experiment, Series | None]:

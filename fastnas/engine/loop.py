@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastnas.data import Batch, BrokenImages, ImageData, as_data, cut_out, paired_batches, steps_per_epoch
+from fastnas.data import Batch, BrokenImages, ImageData, as_data, paired_batches, steps_per_epoch
 from fastnas.engine.budget import plan_search, with_rates
 from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
+from fastnas.engine.extend import announce_more, keep_alpha_rate
 from fastnas.engine.fit import require_fit, require_task
 from fastnas.engine.graphs import StepGraphs, step_graphs
-from fastnas.engine.record import Stopwatch, coefficients_at, derive, make_record
+from fastnas.engine.record import Stopwatch, coefficients_at, derive, make_record, measure_sharpness
 from fastnas.engine.run import (
     Run,
     copy_nest,
@@ -30,7 +31,7 @@ from fastnas.engine.run import (
     to_lists,
     weight_learning_rate,
 )
-from fastnas.engine.step import outer_eigenvalue, search_step
+from fastnas.engine.step import cut_squares, search_step
 from fastnas.errors import require_type
 from fastnas.mechanisms.control import RollBack, Stop
 from fastnas.mechanisms.pruning import keep_best
@@ -38,13 +39,19 @@ from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.ranks import ALONE, Ranks, digest_tensors, local_device, require_divisible
 from fastnas.run_files import SearchEpoch, append_record, keep_epochs
-from fastnas.seeds import stream
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
 from fastnas.tasks import Task
-from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
+from fastnas.training.checkpoint import (
+    has_checkpoint,
+    load_checkpoint,
+    note_threads,
+    restoring,
+    save_checkpoint,
+    with_fewer_epochs,
+)
 from fastnas.training.config import SearchConfig
 from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import deterministic
@@ -84,6 +91,7 @@ def search(
     *,
     task: Task | str | None = None,
     folder: Path | str | None = None,
+    extend: bool = False,
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
     on_compile: OnStep | None = None,
@@ -103,6 +111,7 @@ def search(
         task: What the labels of arrays and data sets are, see :mod:`fastnas.tasks`; without it classes.
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``. If they are there already, the search goes on
             from them, bit for bit as if it had never stopped.
+        extend: Also go on from a checkpoint of fewer epochs, with a warning that says what becomes of the schedules.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
         on_compile: On a GPU, called before the first step with the number of kernels compiled and their total.
@@ -137,14 +146,14 @@ def search(
     drop_last = config.drop_last or ranks.size > 1
     steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights", drop_last=drop_last)
     steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
-    config = with_rates(config, method, steps)
+    config = with_rates(keep_alpha_rate(config, folder) if extend else config, method, steps)
     require_stages(method, config)
     supernet = _first_supernet(space_or_supernet, method, data, config)
     broken = BrokenImages(config.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
     state = fresh_state(supernet, method, config, device)
     run = Run(method, data, config, device, halves, steps, state, ranks, broken)
     ranks.require_same("the configuration", run.identity)
-    history = _restore(run, folder)
+    history = _restore(run, folder, extend)
     with deterministic(), _explained(run, folder):
         if run.state.step < run.total_steps:
             compile_ahead(run, on_compile)
@@ -190,20 +199,24 @@ def _first_supernet(
     return space_or_supernet
 
 
-def _restore(run: Run, folder: Path | None) -> list[dict[str, Any]]:
+def _restore(run: Run, folder: Path | None, extend: bool) -> list[dict[str, Any]]:
     """Load the checkpoint of ``folder`` if there is one; returns the records of the epochs that it has behind it."""
     if folder is None:
         return []
-    checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
+    checkpoint, metrics, identity = folder / "checkpoint.pt", folder / "metrics.jsonl", run.identity
     if has_checkpoint(checkpoint):
-        saved = load_checkpoint(checkpoint, run.identity, run.device)
+        identity = with_fewer_epochs(checkpoint, identity) if extend else identity
+        saved = load_checkpoint(checkpoint, identity, run.device)
         with restoring(checkpoint):
             if saved["stage"] > 0:
                 enter_stage(run, saved["stage"])
             run.state.load_state_dict(saved)
         if run.state.step < run.total_steps:
             note_threads(checkpoint, saved, run.device)
-    return keep_epochs(metrics, SearchEpoch, run.state.step // run.steps, write=run.ranks.is_first)  # type: ignore[return-value]
+    history = keep_epochs(metrics, SearchEpoch, run.state.step // run.steps, write=run.ranks.is_first)
+    if identity != run.identity:
+        announce_more(run, history, _decide(run, history))  # type: ignore[arg-type]
+    return history  # type: ignore[return-value]
 
 
 def _save(run: Run, folder: Path | None) -> None:
@@ -238,7 +251,7 @@ def _epochs(
         lr = _set_learning_rate(run, history)
         search_batch = _rest_of_epoch(run, batches, folder, on_step, graphs)
         epoch = state.step // run.steps - 1
-        eigenvalue = _measure(run, search_batch, epoch)
+        eigenvalue = measure_sharpness(run, search_batch, epoch)
         record = make_record(run, epoch, lr, eigenvalue, stopwatch)
         history.append(record)
         _keep_snapshot(run, epoch)
@@ -257,8 +270,8 @@ def _rest_of_epoch(
     state, every = run.state, run.config.checkpoint_steps
     while True:
         weight_batch, search_batch = next(batches)
-        weight_batch = _cut(run, "weights", weight_batch)
-        search_batch = None if search_batch is None else _cut(run, "alpha", search_batch)
+        weight_batch = cut_squares(run, "weights", weight_batch)
+        search_batch = None if search_batch is None else cut_squares(run, "alpha", search_batch)
         if graphs is None:
             search_step(run, weight_batch, search_batch)
         else:
@@ -269,16 +282,6 @@ def _rest_of_epoch(
             _save(run, folder)
         if on_step is not None:
             on_step(state.step, run.total_steps)
-
-
-def _cut(run: Run, phase: str, batch: Batch) -> Batch:
-    """A batch of the next step with the squares that the method blanks in it."""
-    probability = run.method.cutout(run.at)
-    if probability == 0:
-        return batch
-    own = (run.ranks.index,) if run.ranks.index else ()
-    seed = stream(run.config.seed, f"cutout of {phase}", run.state.step, *own)
-    return batch._replace(images=cut_out(batch.images, min(run.data.resolution) // 2, probability, seed))
 
 
 def _explained(run: Run, folder: Path | None) -> AbstractContextManager[None]:
@@ -356,14 +359,6 @@ def _prune(run: Run) -> None:
     with torch.no_grad():
         mix = to_lists(relax(method, run.space, state.alpha, state.alive, run.tau).candidates)
     state.alive = {name: method.prune(mix[name], rows) for name, rows in state.alive.items()}
-
-
-def _measure(run: Run, search_batch: Batch | None, epoch: int) -> float | None:
-    """The dominant eigenvalue at the end of ``epoch``, if the method asks for it and there is a batch for alpha."""
-    every = run.method.eigenvalue_every
-    last = epoch == run.config.epochs - 1
-    due = every > 0 and search_batch is not None and (epoch % every == 0 or last)
-    return outer_eigenvalue(run, search_batch, epoch) if due else None  # type: ignore[arg-type]
 
 
 def _decide(run: Run, history: list[dict[str, Any]]) -> Stop | RollBack | None:

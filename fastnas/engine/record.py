@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastnas.data import evaluation_batches
+from fastnas.data import Batch, evaluation_batches
 from fastnas.engine.coefficients import Sampler, relax, with_skips
 from fastnas.engine.run import Run
+from fastnas.engine.step import outer_eigenvalue
 from fastnas.mechanisms.relaxation import entropy
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream
@@ -124,3 +125,11 @@ def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopw
         "roll_backs": list(state.roll_backs),
         "seconds": stopwatch.read(),
     } | ({} if eigenvalue is None else {"eigenvalue": eigenvalue})
+
+
+def measure_sharpness(run: Run, search_batch: Batch | None, epoch: int) -> float | None:
+    """The dominant eigenvalue at the end of ``epoch``, if the method asks for it and there is a batch for alpha."""
+    every = run.method.eigenvalue_every
+    last = epoch == run.config.epochs - 1
+    due = every > 0 and search_batch is not None and (epoch % every == 0 or last)
+    return outer_eigenvalue(run, search_batch, epoch) if due else None  # type: ignore[arg-type]

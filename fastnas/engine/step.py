@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from fastnas.bilevel.problem import Bilevel, Tensors, detached, differentiate
 from fastnas.bilevel.spectrum import dominant_eigenvalue
-from fastnas.data import Batch
+from fastnas.data import Batch, cut_out
 from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
 from fastnas.engine.regularise import alignment_gradients, match, without_frozen
 from fastnas.engine.run import Run
@@ -338,3 +338,13 @@ def apply_gradients(
         nn.utils.clip_grad_norm_(variables.values(), clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+
+
+def cut_squares(run: Run, phase: str, batch: Batch) -> Batch:
+    """A batch of the next step with the squares that the method blanks in it."""
+    probability = run.method.cutout(run.at)
+    if probability == 0:
+        return batch
+    own = (run.ranks.index,) if run.ranks.index else ()
+    seed = stream(run.config.seed, f"cutout of {phase}", run.state.step, *own)
+    return batch._replace(images=cut_out(batch.images, min(run.data.resolution) // 2, probability, seed))

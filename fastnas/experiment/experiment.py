@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastnas.costs.config import cost_table, within_budget
 from fastnas.costs.tables import CostTable, derived_cost
@@ -33,6 +34,7 @@ from fastnas.methods.library import REGULARISED
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.methods.variants import with_order, with_stop, with_techniques
+from fastnas.networks.inherit import inherit_weights
 from fastnas.ranks import ALONE, Ranks
 from fastnas.run_files import HALVING, SEARCHED
 from fastnas.selection import derive_from_average
@@ -47,6 +49,7 @@ from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
 from fastnas.training.result import RetrainResult
 from fastnas.training.retrain import build_network_for, network_size, retrain
+from fastnas.training.start import SUPERNET
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,8 @@ def _run(
             experiment = replace(experiment, retrain=training)
         for name, genotype in contestants.items():
             place = folder / "retrain" / name
-            results[name] = _retrain(experiment, parts, genotype, place, name, show_progress, ranks)
+            init = result.supernet if experiment.retrain.init_from == SUPERNET else None
+            results[name] = _retrain(experiment, parts, genotype, place, name, show_progress, ranks, init)
             if ranks.is_first:
                 networks = [_summary(name, result) for name, result in results.items()]
                 write_json(folder / "comparison.json", {"networks": networks}, checksum=True)
@@ -246,7 +250,7 @@ def find(
     if minutes is not None:
         config = replace(config, minutes=minutes * share(SEARCH))
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
-    result = _search(parts, config, folder, show_progress, ranks, _accept(experiment, parts))
+    result = _search(experiment, parts, config, folder, show_progress, ranks)
     if experiment.select == "average" and parts.method.choice is None and result.returned is None:
         result = replace(result, genotype=derive_from_average(parts.space, parts.method, result.history))
     if has_ladder:
@@ -305,17 +309,26 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
         if experiment.retrain_searched:
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
             steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")
-            build_network_for(data, random_genotype(parts.space, 0), training, parts.space)
+            network = build_network_for(data, random_genotype(parts.space, 0), training, parts.space)
+            if training.init_from == SUPERNET:
+                stage = len(parts.method.stages) - 1
+                needed = config.channels, config.cells + parts.method.stages[stage].added_cells
+                sizes = training.channels, training.cells
+                if sizes != needed:
+                    options = "--retrain.channels {} --retrain.cells {}"
+                    rule = f"--retrain.init-from supernet needs its sizes, {options.format(*needed)}"
+                    raise invalid("Experiment", rule, options.format(*sizes))
+                inherit_weights(network, stage_supernet(parts.space, parts.method, data, config, stage))  # or raises
 
 
 def _search(
-    parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks, accept: Accept
+    experiment: Experiment, parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks
 ) -> SearchResult:
     title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
-    with watch("search", title, folder, show_progress, ranks) as callbacks:
-        return search(
-            parts.space, parts.method, parts.data, config, folder=folder, ranks=ranks, accept=accept, **callbacks
-        )
+    scene, accept = (parts.space, parts.method, parts.data, config), _accept(experiment, parts)
+    settings = experiment_to_json(experiment)
+    with watch("search", title, folder, show_progress, ranks, settings, parts.space) as callbacks:
+        return search(*scene, folder=folder, extend=True, ranks=ranks, accept=accept, **callbacks)
 
 
 def _retrain(
@@ -326,8 +339,10 @@ def _retrain(
     name: str,
     show_progress: ShowProgress,
     ranks: Ranks,
+    init: nn.Module | None,
 ) -> RetrainResult:
-    with watch("retrain", f"retrain: {name}", folder, show_progress, ranks) as callbacks:
+    settings = experiment_to_json(experiment)
+    with watch("retrain", f"retrain: {name}", folder, show_progress, ranks, settings, parts.space) as callbacks:
         return retrain(
             genotype,
             parts.data,
@@ -335,6 +350,8 @@ def _retrain(
             experiment.config,
             folder=folder,
             own=parts.space,
+            init=init,
+            extend=True,
             ranks=ranks,
             on_step=callbacks.get("on_step"),
             on_epoch=callbacks.get("on_epoch"),

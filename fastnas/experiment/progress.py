@@ -5,13 +5,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
 from fastnas.ranks import Ranks
+from fastnas.spaces.formats import parse_genotype
+from fastnas.spaces.space import Space
 from fastnas.tasks import read_score
 from fastnas.training.events import EventWriter
 
@@ -173,17 +175,41 @@ class Callbacks(TypedDict, total=False):
 
 @contextmanager
 def watch(
-    what: str, title: str, folder: Path, show_progress: ShowProgress, ranks: Ranks
+    what: Literal["search", "retrain"],
+    title: str,
+    folder: Path,
+    show_progress: ShowProgress,
+    ranks: Ranks,
+    settings: Mapping[str, Any],
+    space: Space,
 ) -> Generator[Callbacks, None, None]:
-    """What to call after steps and epochs, so that somebody sees them; the first of several processes is seen."""
+    """What to call after steps and epochs, so that somebody sees them; the first of several processes is seen.
+
+    Args:
+        what: The part of a run.
+        title: Of the display.
+        folder: Of the part; its ``events/`` are for TensorBoard.
+        show_progress: Makes the display.
+        ranks: The processes that run it together.
+        settings: Of the run.
+        space: That of the genotypes, whose last one is drawn.
+    """
     if not ranks.is_first:
         yield {}
         return
-    with show_progress(title) as display, EventWriter(folder / "events") as events:
+    last: Mapping[str, Any] = {}
+    with show_progress(title) as display, EventWriter(folder / "events", settings) as events:
 
         def on_epoch(record: Mapping[str, Any]) -> None:
+            nonlocal last
             display.epoch(record)
             events.write(what, record)
+            last = record
 
         callbacks: Callbacks = {"on_step": display.step, "on_epoch": on_epoch}
         yield callbacks | {"on_compile": display.compiled} if what == "search" else callbacks
+        if "genotype" in last:
+            from fastnas.report.draw import genotype_figure  # noqa: PLC0415  (matplotlib takes half a second)
+
+            figure = genotype_figure(parse_genotype(last["genotype"], space), space)
+            events.draw(f"{what}/cells", figure, last["epoch"])

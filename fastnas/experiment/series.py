@@ -26,7 +26,7 @@ from fastnas.experiment.experiment import Outcome, Parts, find, prepare, run_exp
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import seconds_so_far
 from fastnas.experiment.progress import Display, ShowProgress, plain_console
-from fastnas.experiment.settings import Experiment, refuse_code
+from fastnas.experiment.settings import Experiment, refuse_code, with_absolute_paths
 from fastnas.files import STRICT, checked, read_json, write_json
 from fastnas.ranks import torch_device
 from fastnas.spaces.benchmark import read_table
@@ -34,6 +34,7 @@ from fastnas.spaces.formats import genotype_to_text
 from fastnas.tasks import SCORES
 from fastnas.training.config import RetrainConfig
 from fastnas.training.retrain import retrain
+from fastnas.training.start import SUPERNET
 from fastnas_kernels.check import complaint, invalid
 
 WHERE = "series"
@@ -87,7 +88,8 @@ class Series:
         config = self.experiment.retrain
         least = 6 if config.schedule == "linear" else 1
         epochs = max(config.epochs // 4, least) if self.short_epochs is None else self.short_epochs
-        return replace(config, epochs=epochs, evaluate_every=epochs)
+        init = None if config.init_from == SUPERNET else config.init_from  # whose supernets differ
+        return replace(config, epochs=epochs, evaluate_every=epochs, init_from=init)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class Validated:
     """What came of one search.
 
     Args:
-        folder: Its run folder.
+        folder: Its run folder, in that of the series.
         seed: Its seed.
         strength: How much it regularised; ``None`` for the method's own.
         genotype: What it found, as text.
@@ -130,6 +132,7 @@ _VALIDATED = TypeAdapter(Validated)
 
 def save_series(series: Series, folder: Path) -> None:
     """Write ``series.json``, from which a resume knows what to do."""
+    series = replace(series, experiment=with_absolute_paths(series.experiment))
     write_json(folder / "series.json", _AS_JSON.dump_python(series, mode="json"), checksum=True)
 
 
@@ -308,7 +311,7 @@ def _search_and_validate(series: Series, number: int, folder: Path, data: ImageD
     accuracy = _validate(series, parts, folder, found.genotype, device)
     text = genotype_to_text(found.genotype)
     validated = Validated(
-        str(folder), member.config.seed, member.strength, text, accuracy, found.stopped, data.task.score_name
+        f"runs/{number}", member.config.seed, member.strength, text, accuracy, found.stopped, data.task.score_name
     )
     console.out(f"run {number}: {validated.shown} on the held-out images")
     write_json(folder / "judged.json", asdict(validated), checksum=True)

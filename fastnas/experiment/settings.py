@@ -1,10 +1,11 @@
 """Everything that decides a run, and the file that keeps it."""
 
 import math
+import os
 import platform
 import subprocess
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastnas.methods.variants import Order, StopBy, Techniques
 from fastnas.selection import LadderConfig
 from fastnas.spaces.registry import list_spaces
 from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.start import SUPERNET
 from fastnas.user_code import names_code
 
 DATA_HELP = f"Where the images come from: {list_sources()}."
@@ -95,7 +97,30 @@ _AS_JSON = TypeAdapter(Experiment)
 
 def experiment_to_json(experiment: Experiment) -> dict[str, Any]:
     """The content of ``config.json``: the versions of what runs, and all settings."""
-    return {"versions": _versions(), **_AS_JSON.dump_python(experiment, mode="json")}
+    return {"versions": _versions(), **_AS_JSON.dump_python(with_absolute_paths(experiment), mode="json")}
+
+
+def with_absolute_paths(experiment: Experiment) -> Experiment:
+    """``experiment`` for a file that is read from any working directory; a module stays one by its name."""
+    source, colon, root = experiment.data.partition(":")
+    config, training, cost = experiment.config, experiment.retrain, experiment.cost
+    if config.index is not None:
+        config = replace(config, index=Path(_absolute(config.index)))
+    if training.init_from not in (None, SUPERNET):
+        training = replace(training, init_from=_absolute(training.init_from))
+    if cost.of is not None and Path(cost.of).is_file():
+        cost = replace(cost, of=_absolute(cost.of))
+    method, space = (
+        f"{_absolute(place)}:{attribute}" if attribute and place.endswith(".py") else name
+        for name in (experiment.method, experiment.space)
+        for place, _, attribute in [name.rpartition(":")]
+    )
+    data = f"{source}:{_absolute(root)}" if root else source + colon
+    return replace(experiment, method=method, space=space, data=data, config=config, retrain=training, cost=cost)
+
+
+def _absolute(path: Path | str) -> str:
+    return os.path.abspath(Path(path).expanduser())
 
 
 def load_experiment(path: Path, trust: bool = False, overridden: Collection[str] = ()) -> Experiment:

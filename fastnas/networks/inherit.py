@@ -1,13 +1,15 @@
 """A derived network with the weights that its operations have in a supernet."""
 
 import re
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastnas.errors import invalid
 from fastnas.networks.cells import DerivedCell
 from fastnas.networks.chain import ChainNetwork
+from fastnas.networks.graph import GraphNetwork
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.space import Edge, Space
 
@@ -28,7 +30,87 @@ def inherited_name(network: DerivedNetwork, space: Space, name: str) -> str:
         return f"{found[1]}.edges.{row}.{primitive}.{found[4]}"
     if (found := re.fullmatch(r"blocks\.(\d+)\.operation\.(.+)", name)) and isinstance(network, ChainNetwork):
         return f"blocks.{found[1]}.candidates.{network.primitives[int(found[1])]}.{found[2]}"
+    if name.endswith(".scales") and isinstance(network, GraphNetwork):
+        block = network.get_submodule(name.removesuffix(".scales"))
+        return f"{name} {getattr(block, 'reads', list(block.operations))} {getattr(block, 'output', '')}"  # type: ignore[call-overload]
     return name
+
+
+class Weights(NamedTuple):
+    """What a network may take over.
+
+    Args:
+        tensors: Under the names that they have in a supernet.
+        space: That of the network.
+    """
+
+    tensors: dict[str, Tensor]
+    space: Space
+
+
+class Taken(NamedTuple):
+    """What a network took over.
+
+    Args:
+        share: Of its parameters.
+        fresh: Names of those that it did not.
+        unused: Names of what it had no place for.
+    """
+
+    share: float
+    fresh: list[str]
+    unused: list[str]
+
+
+def weights_of(network: DerivedNetwork, space: Space) -> Weights:
+    """The weights and running statistics of a trained network, without its auxiliary head.
+
+    Args:
+        network: Whose.
+        space: That of its genotype.
+    """
+    found = {
+        inherited_name(network, space, name): tensor
+        for name, tensor in network.state_dict().items()
+        if not name.startswith("auxiliary.")
+    }
+    return Weights(found, space)
+
+
+@torch.no_grad()
+def take_weights(network: DerivedNetwork, space: Space, source: Weights, same_classes: bool) -> Taken:
+    """Copy into ``network`` what ``source`` has under the same name and in the same shape.
+
+    An operation of a cell has the name of its edge and primitive, so that networks of other genotypes share the ones
+    that both have.
+
+    Args:
+        network: The network.
+        space: That of its genotype.
+        source: What is there.
+        same_classes: Whether the classifier may be taken, too.
+
+    Raises:
+        ValueError: If nothing fits.
+    """
+    parameters, fresh, used = dict(network.named_parameters()), [], set[str]()
+    for name, tensor in network.state_dict().items():
+        found = inherited_name(network, space, name)
+        is_shared = found == name or space == source.space
+        theirs = source.tensors.get(found) if is_shared else None
+        if theirs is None or theirs.shape != tensor.shape or (name.startswith("classifier.") and not same_classes):
+            fresh += [name] if name in parameters else []
+            continue
+        tensor.copy_(theirs)
+        used.add(found)
+    total = sum(p.numel() for p in parameters.values())
+    share = 1 - sum(parameters[name].numel() for name in fresh) / total
+    if not share:
+        remedy = "Take the same channels and cells."
+        raise invalid(
+            "init_from", "a weight of the other network must have the name and shape of one here", "none", remedy
+        )
+    return Taken(share, fresh, [name for name in source.tensors if name not in used])
 
 
 @torch.no_grad()

@@ -76,6 +76,12 @@ def cell_figure(cell: CellGenotype, space: Space, title: str) -> Figure:
     return _figure(space, {title: cell})
 
 
+def genotype_figure(genotype: Genotype, own: Space | None = None) -> Figure:
+    """Draw the cells of ``genotype``, one below the other; ``own`` is its space, if the library does not know it."""
+    space = space_by_name(genotype.space, own)
+    return _figure(space, {space.title(cell_type): cell for cell_type, cell in genotype.cells.items()})
+
+
 def save_drawing(genotype: Genotype, path: Path, own: Space | None = None) -> None:
     """Write the cells of ``genotype``, one below the other, to a .png or .svg file.
 
@@ -89,8 +95,7 @@ def save_drawing(genotype: Genotype, path: Path, own: Space | None = None) -> No
     """
     if path.suffix not in (".png", ".svg"):
         raise invalid("drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
-    space = space_by_name(genotype.space, own)
-    figure = _figure(space, {space.title(cell_type): cell for cell_type, cell in genotype.cells.items()})
+    figure = genotype_figure(genotype, own)
     if path.suffix == ".svg":
         text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'
         write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,5 +1,6 @@
 """Checkpoints that cannot be mistaken for another run's, cannot execute anything, and show when they are damaged."""
 
+import json
 import pickle
 import struct
 import warnings
@@ -74,6 +75,36 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
         got = f"a checkpoint of another configuration ({_difference(content['identity'], identity)})"
         raise invalid(WHERE, rule, got, _remedy(path))
     return content["state"]
+
+
+def saved_identity(path: Path) -> str | None:
+    """What the checkpoint says that it belongs to; ``None`` if there is none, or none that can be read."""
+    for place in (path, _previous(path)):
+        try:
+            return _read(place, torch.device("cpu"))["identity"]
+        except ValueError:
+            continue
+    return None
+
+
+def settings_of(identity: str | None) -> dict[str, Any]:
+    """The settings that an identity names last; none for one of another kind."""
+    try:
+        numbers = json.loads(identity or "[{}]")[-1]
+    except (ValueError, LookupError, TypeError):
+        return {}
+    return numbers if isinstance(numbers, dict) else {}
+
+
+def with_fewer_epochs(path: Path, identity: str) -> str:
+    """``identity`` with the epochs of the checkpoint, where only they differ and are fewer."""
+    saved = saved_identity(path)
+    before = settings_of(saved).get("epochs")
+    parts = json.loads(identity)
+    if not isinstance(before, int) or before >= parts[-1]["epochs"]:
+        return identity
+    parts[-1]["epochs"] = before
+    return json.dumps(parts) if json.dumps(parts) == saved else identity
 
 
 def has_checkpoint(path: Path) -> bool:

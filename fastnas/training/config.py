@@ -1,6 +1,7 @@
 """Budgets and optimisers. What a method *is* lives in :mod:`fastnas.methods.library`."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from fastnas.data.balance import ClassWeights, Sampling
 from fastnas.data.config import Augment, Colour, check_colour
 from fastnas.errors import invalid
 from fastnas.files import STRICT
+from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
 from fastnas.supernet.recompute import Word, require_words
 
 MOST: Mapping[str, int] = {
@@ -106,6 +108,8 @@ class RetrainConfig:
         auxiliary: Weight of the loss of a second classifier after the second reduction; 0 builds none.
         drop_last: Leave out the incomplete batch at the end of an epoch; several processes do in any case.
         evaluate_every: Epochs between evaluations on the test set, for the curves; the last epoch always is.
+        init_from: A run or model folder whose weights the networks start from, as far as names and shapes agree; the
+            classifier is fresh where the classes differ. supernet: those of the search, at the same channels and cells.
 
     Example:
         >>> import fastnas
@@ -137,6 +141,7 @@ class RetrainConfig:
     auxiliary: float = 0.0
     drop_last: bool = True
     evaluate_every: int = 2
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         _require_possible(self)
@@ -257,6 +262,32 @@ class SearchConfig(TrainingSetup):
         if self.fractions is not None and self.index is not None:
             rule, got = "fractions and index must not stand together", f"{self.fractions} and {self.index}"
             raise invalid("SearchConfig", rule, got, "The index file knows its fractions.")
+
+
+def learning_rate(config: RetrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """The learning rate of a step, warm-up included.
+
+    The cosine power rises as in its published code, to its largest rate in the epoch after the warm-up.
+
+    Args:
+        config: The schedule.
+        epoch: From zero.
+        step: Of the epoch, from zero; it counts where the rate changes with every step.
+        steps: Of an epoch.
+    """
+    every = steps if config.lr_per_step else 1
+    at = Progress(epoch * every + step * config.lr_per_step, config.epochs * every)
+    warmup, schedule = config.lr_warmup_epochs * every, LEARNING_RATES[config.schedule]
+    if config.schedule == "cosine_power" and warmup:
+        warmup, schedule = 0, CosinePower(warmup=warmup, horizon=config.epochs)
+    return warm_up(schedule(Rate(config.lr, config.lr_final, at)), config.lr, at.epoch, warmup)
+
+
+def announce_more(config: RetrainConfig, done: int) -> None:
+    """Warn of what becomes of the schedule of a training that is given more epochs after ``done``."""
+    text = f"retrain: from epoch {done} on the schedule is that of {config.epochs} epochs, with a rate of "
+    text += f"{learning_rate(config, done):.4g}. The result is not that of so many epochs from the start."
+    warnings.warn(text, RuntimeWarning, stacklevel=4)
 
 
 def _require_possible(config: object) -> None:

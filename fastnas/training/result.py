@@ -5,9 +5,13 @@ from pathlib import Path
 
 from torch import nn
 
-from fastnas.networks.model import Model, ModelInfo
+from fastnas.data import ImageData
+from fastnas.networks.model import Model, ModelInfo, describe_space, find_preprocessing
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
 from fastnas.tasks import Score
+from fastnas.training.config import RetrainConfig
+from fastnas.training.start import Start
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class RetrainResult:
         info: What describes it beside its weights: sizes, classes, preprocessing, metrics.
         confusion: Test images of each class (rows) that were taken for each class (columns); ``None`` for more than
             100 classes.
+        start: Where its weights came from, if they were not random, and the score before any training.
 
     Example:
         >>> import fastnas
@@ -41,6 +46,7 @@ class RetrainResult:
     network: nn.Module
     info: ModelInfo
     confusion: list[list[int]] | None = None
+    start: Start | None = None
 
     @property
     def score_kind(self) -> Score:
@@ -68,3 +74,21 @@ class RetrainResult:
     def save(self, folder: Path | str) -> None:
         """Write the trained network to ``folder``, from where :func:`fastnas.load` reads it."""
         Model(self.network, self.info).save(folder)  # type: ignore[arg-type]
+
+
+def describe_network(
+    genotype: Genotype,
+    data: ImageData,
+    config: RetrainConfig,
+    own: Space | None,
+    is_own: bool,
+    metrics: dict[str, float],
+) -> ModelInfo:
+    """All that makes the network that :func:`fastnas.retrain` trained of its weights."""
+    image = find_preprocessing(
+        data.normalise, data.channels, data.resolution, data.fit, data.large and data.fit == "crop", data.values
+    )
+    written, space = describe_space(genotype, own)
+    sizes = (config.channels, config.cells, data.large)
+    described = tuple(map(str, data.classes)), *sizes, image, is_own
+    return ModelInfo(written, space, *described, data.task.describe(), metrics)

@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, cast
@@ -29,9 +29,7 @@ from fastnas.data import (
 from fastnas.data.division import class_balanced_fraction
 from fastnas.errors import invalid, require_type
 from fastnas.fingerprint import fingerprint
-from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
 from fastnas.networks.derived import BuildNetwork, build_network, build_own_network
-from fastnas.networks.model import ModelInfo, describe_space, find_preprocessing
 from fastnas.networks.network import DerivedNetwork
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
@@ -43,38 +41,37 @@ from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import Resolution, lay_out
 from fastnas.tasks import Classification, Task, require_unbalanced
-from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, note_threads, restoring, save_checkpoint
-from fastnas.training.config import RetrainConfig, TrainingSetup
+from fastnas.training.checkpoint import (
+    has_checkpoint,
+    load_checkpoint,
+    note_threads,
+    restoring,
+    save_checkpoint,
+    with_fewer_epochs,
+)
+from fastnas.training.config import RetrainConfig, TrainingSetup, announce_more, learning_rate
 from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import (
     Losses,
+    Means,
     autocast,
     deterministic,
     evaluate,
     find_class_weights,
 )
-from fastnas.training.result import RetrainResult
+from fastnas.training.result import RetrainResult, describe_network
+from fastnas.training.start import (
+    MOST_BATCHES,
+    SUPERNET,
+    Init,
+    Start,
+    fill_statistics,
+    read_score,
+    save_start,
+    start_from,
+)
 
 MOST_CONFUSED = 100  # classes whose matrix of confusions is kept
-
-
-def learning_rate(config: RetrainConfig, epoch: int, step: int = 0, steps: int = 1) -> float:
-    """The learning rate of a step, warm-up included.
-
-    The cosine power rises as in its published code, to its largest rate in the epoch after the warm-up.
-
-    Args:
-        config: The schedule.
-        epoch: From zero.
-        step: Of the epoch, from zero; it counts where the rate changes with every step.
-        steps: Of an epoch.
-    """
-    every = steps if config.lr_per_step else 1
-    at = Progress(epoch * every + step * config.lr_per_step, config.epochs * every)
-    warmup, schedule = config.lr_warmup_epochs * every, LEARNING_RATES[config.schedule]
-    if config.schedule == "cosine_power" and warmup:
-        warmup, schedule = 0, CosinePower(warmup=warmup, horizon=config.epochs)
-    return warm_up(schedule(Rate(config.lr, config.lr_final, at)), config.lr, at.epoch, warmup)
 
 
 def build_network_for(
@@ -115,6 +112,8 @@ def retrain(
     folder: Path | str | None = None,
     own: Space | None = None,
     network: BuildNetwork | None = None,
+    init: Init | None = None,
+    extend: bool = False,
     on_step: Callable[[int, int], None] | None = None,
     on_epoch: Callable[[Mapping[str, Any]], None] | None = None,
     ranks: Ranks = ALONE,
@@ -131,6 +130,9 @@ def retrain(
         own: The genotype's space, if the library does not know it.
         network: A function from the genotype to a network of your own, as that of a supernet of your own; sizes are its
             affair, and so are drop-path and an auxiliary head. :func:`fastnas.load` needs it again.
+        init: What the weights start from in place of random ones: a run or model folder, a model, or the supernet of a
+            search at the same channels and cells; without it ``config.init_from``. See :class:`RetrainResult.start`.
+        extend: Also go on from a checkpoint of fewer epochs, with a warning that says what becomes of the schedule.
         on_step: Called after every step with the number of steps done and their total.
         on_epoch: Called after every epoch with its record.
         ranks: The processes that train together. Each normalises by its part of a batch, and the running statistics
@@ -163,11 +165,13 @@ def retrain(
         data = set_augment(data, config.augment, config.colour)
     require_divisible(ranks, config.batch_size)
     broken = BrokenImages(setup.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
-    training = _Training(genotype, data, config, setup, own, ranks, broken, network)
+    init = config.init_from if init is None else init
+    training = _Training(genotype, data, config, setup, own, ranks, broken, network, init)
     shape = (data.channels, *data.resolution)
     cost = num_parameters(training.network), multiply_adds(training.network, shape)
-    history = training.restore(folder)
+    history = training.restore(folder, extend)
     with deterministic(), training.explained(folder):
+        start = training.measure_start(folder)
         for record in training.epochs(folder, on_step):
             history.append(record)
             if on_epoch is not None:
@@ -178,16 +182,9 @@ def retrain(
     names = (score_name, "test_balanced_accuracy", *(f"test_{name}" for name in data.task.metrics))
     found: dict[str, Any] = {name: last.get(name) for name in names} | {"num_params": cost[0], "multiply_adds": cost[1]}
     measured = {name: value for name, value in found.items() if value is not None}
-    image = find_preprocessing(
-        data.normalise, data.channels, data.resolution, data.fit, data.large and data.fit == "crop", data.values
-    )
-    written, space = describe_space(genotype, own)
-    sizes = (config.channels, config.cells, data.large)
-    is_own = network is not None
-    described = tuple(map(str, data.classes)), *sizes, image, is_own
-    info = ModelInfo(written, space, *described, data.task.describe(), measured)
+    info = describe_network(genotype, data, config, own, network is not None, measured)
     confusion = last.get("test_confusion")
-    result = RetrainResult(genotype, *cost, last[score_name], seconds, trained, info, confusion)
+    result = RetrainResult(genotype, *cost, last[score_name], seconds, trained, info, confusion, start)
     if folder is not None and ranks.is_first:
         result.save(folder / "model")
     return result
@@ -215,6 +212,7 @@ class _Training:
         ranks: Ranks,
         broken: BrokenImages,
         build: BuildNetwork | None = None,
+        init: Init | None = None,
     ) -> None:
         self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
         self.device = device = local_device(setup.device)
@@ -230,6 +228,8 @@ class _Training:
             network = (
                 build_network_for(data, genotype, config, own) if build is None else build_own_network(build, genotype)
             )
+        classes, space = tuple(map(str, data.classes)), space_by_name(genotype.space, own)
+        self.start = None if init is None else start_from(init, network, space, classes, build)
         self.network = cast(DerivedNetwork, lay_out(network.to(device)))
         # The same parameters, in a wrapper that averages their gradients
         training_pass = TrainingPass(self.network)
@@ -245,24 +245,57 @@ class _Training:
         self.losses = Losses()
         numbers = asdict(config) | {name: getattr(setup, name) for name in ("seed", "train_fraction", "precision")}
         numbers |= setup.balancing
+        del numbers["init_from"]  # the weights count, not where they lie
+        numbers |= {} if self.start is None else {"init": self.start.identity}
         numbers |= {} if build is None else {"network": fingerprint(build)}
         self.identity = json.dumps([genotype_to_json(genotype), data.identity, digest_data(data), numbers])
         ranks.require_same("the configuration", self.identity)
 
-    def restore(self, folder: Path | None) -> list[dict[str, Any]]:
+    def restore(self, folder: Path | None, extend: bool) -> list[dict[str, Any]]:
         if folder is None:
             return []
         checkpoint, metrics = folder / "checkpoint.pt", folder / "metrics.jsonl"
         if has_checkpoint(checkpoint):
-            saved = load_checkpoint(checkpoint, self.identity, self.device)
+            identity = with_fewer_epochs(checkpoint, self.identity) if extend else self.identity
+            saved = load_checkpoint(checkpoint, identity, self.device)
             with restoring(checkpoint):
                 self.network.load_state_dict(saved["network"])
                 self.optimizer.load_state_dict(saved["optimizer"])
                 self.step = saved["step"]
+            if identity != self.identity:
+                announce_more(self.config, self.step // self.steps)
             if self.step < self.steps * self.config.epochs:
                 note_threads(checkpoint, saved, self.device)
         epochs_done = self.step // self.steps
         return keep_epochs(metrics, TrainingEpoch, epochs_done, write=self.ranks.is_first)  # type: ignore[return-value]
+
+    def measure_start(self, folder: Path | None) -> Start | None:
+        """Where the weights came from, with the score before the first step where the classifier came with them."""
+        start = self.start
+        if start is None or self.step > 0:
+            return start and replace(start, score=read_score(folder) if folder else None)
+        if not any(name.startswith("classifier.") for name in start.fresh):
+            if start.source == SUPERNET:
+                fill_statistics(self.network, self.batches(0, min(self.steps, MOST_BATCHES)))
+            start = replace(start, score=self.test().score)
+        if folder is not None and self.ranks.is_first:
+            save_start(start, folder)
+        return start
+
+    def test(self) -> Means:
+        """Loss and score on the test images."""
+        self.ranks.take_from_first(self.network.buffers())
+        batches = evaluation_batches(
+            self.data,
+            self.data.test,
+            batch_size=self.config.batch_size,
+            workers=self.setup.workers,
+            device=self.device,
+            broken=self.broken,
+            ranks=self.ranks,
+        )
+        precision, task = self.setup.precision, self.data.task
+        return evaluate(self.network.eval(), batches, self.device, precision, self.ranks, task=task)
 
     def epochs(self, folder: Path | None, on_step: Callable[[int, int], None] | None) -> Iterator[dict[str, Any]]:
         config = self.config
@@ -348,16 +381,7 @@ class _Training:
         self.ranks.take_from_first(self.network.buffers())
         test, confusion, is_last = None, None, epoch + 1 == config.epochs
         if is_last or (epoch + 1) % config.evaluate_every == 0:
-            batches = evaluation_batches(
-                data,
-                data.test,
-                batch_size=config.batch_size,
-                workers=self.setup.workers,
-                device=self.device,
-                broken=self.broken,
-                ranks=self.ranks,
-            )
-            test = evaluate(self.network.eval(), batches, self.device, self.setup.precision, self.ranks, task=data.task)
+            test = self.test()
             if is_last and len(data.classes) <= MOST_CONFUSED and test.confusion is not None:
                 confusion = test.confusion.tolist()
         score, classified = data.task.score_name, {}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastnas.engine import relax, search
+from fastnas.engine import record, relax, search
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, EigenvalueStop, SkipCount, Stop
 from fastnas.mechanisms.pruning import BelowThreshold
 from fastnas.mechanisms.schedules import Constant, Progress
@@ -172,7 +172,7 @@ def sharpening(run, batch, epoch):
 
 
 def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
+    monkeypatch.setattr(record, "outer_eigenvalue", sharpening)
     order = []
     result = search(
         SPACE, RETURNING, DIGITS, TINY, folder=tmp_path, on_epoch=lambda record: order.append(record["epoch"])
@@ -190,7 +190,7 @@ def test_a_sharp_loss_sends_ada_back_to_go_on_with_more_weight_decay(monkeypatch
 
 
 def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "outer_eigenvalue", sharpening)
+    monkeypatch.setattr(record, "outer_eigenvalue", sharpening)
     whole = search(SPACE, RETURNING, DIGITS, TINY)
     calls = []
 
@@ -216,7 +216,7 @@ def test_a_kill_around_a_return_changes_nothing(monkeypatch, tmp_path):
 
 def test_the_eigenvalue_of_a_search_is_that_of_its_full_hessian(monkeypatch):
     seen = []
-    plain = loop.outer_eigenvalue
+    plain = record.outer_eigenvalue
 
     def watch(run, batch, epoch):
         value = plain(run, batch, epoch)
@@ -230,7 +230,7 @@ def test_the_eigenvalue_of_a_search_is_that_of_its_full_hessian(monkeypatch):
         seen.append((value, torch.linalg.eigvalsh(full)[-1].item()))
         return value
 
-    monkeypatch.setattr(loop, "outer_eigenvalue", watch)
+    monkeypatch.setattr(record, "outer_eigenvalue", watch)
     method = replace(darts(), control=EigenvalueStop(), eigenvalue_every=2)
     history = search(SPACE, method, DIGITS, TINY).history
     assert [("eigenvalue" in record) for record in history] == [True, False, True, True]

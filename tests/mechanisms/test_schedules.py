@@ -18,8 +18,7 @@ from fastnas.mechanisms.schedules import (
     linear,
     warm_up,
 )
-from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.retrain import learning_rate
+from fastnas.training.config import RetrainConfig, SearchConfig, learning_rate
 
 
 @pytest.mark.parametrize(("epoch", "rate"), [(0, 0.025), (1, 0.02497632), (25, 0.013), (49, 0.00102368)])

@@ -1,0 +1,75 @@
+"""More epochs for the search or the retrainings of a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fastnas.errors import invalid
+from fastnas.experiment.experiment import prepare
+from fastnas.experiment.folder import open_run
+from fastnas.experiment.settings import Experiment, experiment_to_json
+from fastnas.files import write_json
+from fastnas.ranks import ALONE, Ranks
+from fastnas.run_files import SearchEpoch, read_epochs
+
+STALE = (
+    "genotype.json",
+    "alpha.pt",
+    "stop.json",
+    "selection.json",
+    "selection.jsonl",
+    "ladder",
+    "comparison.json",
+    "report.html",
+    "retrain/searched",
+)
+"""What follows from the end of a search."""
+
+
+def extend_run(
+    experiment: Experiment, folder: Path, epochs: int, retrain_epochs: int, ranks: Ranks = ALONE
+) -> Experiment:
+    """The experiment of a run with more epochs, which its folder then holds, too.
+
+    What followed from the end of a shorter search is moved to ``RUN/after-N-epochs``.
+
+    Args:
+        experiment: That of the run.
+        folder: The run folder.
+        epochs: Of the search.
+        retrain_epochs: Of the retrainings.
+        ranks: The processes that run it together.
+
+    Raises:
+        ValueError: If there would be fewer, or the search cannot go on.
+    """
+    before, longer = experiment.config.epochs, replace(experiment.config, epochs=epochs)
+    if epochs < before or retrain_epochs < experiment.retrain.epochs:
+        got = f"--epochs {epochs} --retrain.epochs {retrain_epochs}"
+        rule = (
+            f"a resume must not have fewer epochs than --epochs {before} --retrain.epochs {experiment.retrain.epochs}"
+        )
+        raise invalid("search", rule, got, "Start a new run for that.")
+    if experiment.config.minutes is not None:
+        remedy = "Its minutes decide them: start a new run with more, or retrain its genotype.json: fastnas retrain."
+        raise invalid("search", "more epochs need a run that was given epochs", "--minutes", remedy)
+    extended = replace(experiment, config=longer, retrain=replace(experiment.retrain, epochs=retrain_epochs))
+    if ranks.is_first:
+        done = read_epochs(folder / "metrics.jsonl", SearchEpoch)
+        if epochs > before:
+            method = prepare(extended).method
+            if len(method.stages) > 1:
+                got = f"{method.name}, which divides its epochs into {len(method.stages)}"
+                raise invalid("search", "more epochs need a method of one stage", got, "Start a new search.")
+            if (folder / "genotype.json").exists() and len(done) < before:
+                got = f"one that did after {len(done)} epochs"
+                raise invalid("search", "more epochs need a search that did not stop by itself", got)
+        with open_run(folder):
+            if epochs > before:
+                for name in STALE:
+                    if (folder / name).exists():
+                        place = folder / f"after-{before}-epochs" / name
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        (folder / name).rename(place)
+            write_json(folder / "config.json", experiment_to_json(extended), checksum=True)
+    ranks.broadcast("extended")
+    return extended
