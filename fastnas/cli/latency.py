@@ -16,7 +16,7 @@ from fastnas.data import placeholder_data
 from fastnas.experiment.settings import SPACE_HELP, Experiment
 from fastnas.ranks import torch_device
 from fastnas.supernet.own import load_space
-from fastnas.training.retrain import network_size
+from fastnas.training.networks import network_size
 
 
 @dataclass(frozen=True, kw_only=True)

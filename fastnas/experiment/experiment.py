@@ -47,8 +47,9 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
+from fastnas.training.networks import build_network_for, network_size
 from fastnas.training.result import RetrainResult
-from fastnas.training.retrain import build_network_for, network_size, retrain
+from fastnas.training.retrain import retrain
 from fastnas.training.start import SUPERNET
 
 

@@ -17,8 +17,8 @@ from fastnas.supernet.layout import lay_out
 from fastnas.supernet.mix import Mix
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
+from fastnas.training.networks import build_network_for
 from fastnas.training.numerics import Means, autocast, deterministic, evaluate, find_class_weights
-from fastnas.training.retrain import build_network_for
 
 
 class HeldOut:

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastnas.costs.counts import multiply_adds, num_parameters
-from fastnas.costs.tables import NetworkSize
 from fastnas.data import (
     Batch,
     BrokenImages,
@@ -29,7 +28,7 @@ from fastnas.data import (
 from fastnas.data.division import class_balanced_fraction
 from fastnas.errors import invalid, require_type
 from fastnas.fingerprint import fingerprint
-from fastnas.networks.derived import BuildNetwork, build_network, build_own_network
+from fastnas.networks.derived import BuildNetwork, build_own_network
 from fastnas.networks.network import DerivedNetwork
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
@@ -39,7 +38,7 @@ from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
-from fastnas.supernet.layout import Resolution, lay_out
+from fastnas.supernet.layout import lay_out
 from fastnas.tasks import Classification, Task, require_unbalanced
 from fastnas.training.checkpoint import (
     has_checkpoint,
@@ -51,6 +50,7 @@ from fastnas.training.checkpoint import (
 )
 from fastnas.training.config import RetrainConfig, TrainingSetup, announce_more, learning_rate
 from fastnas.training.divergence import Fault, explained, find_fault
+from fastnas.training.networks import build_network_for
 from fastnas.training.numerics import (
     Losses,
     Means,
@@ -72,34 +72,6 @@ from fastnas.training.start import (
 )
 
 MOST_CONFUSED = 100  # classes whose matrix of confusions is kept
-
-
-def build_network_for(
-    data: ImageData, genotype: Genotype, config: RetrainConfig, own: Space | None = None
-) -> DerivedNetwork:
-    """The network of ``genotype`` that a training builds.
-
-    Args:
-        data: Its images, which decide its input and its output.
-        genotype: The architecture.
-        config: Its size, and whether it has an auxiliary head.
-        own: The space of the genotype, if it is not registered.
-    """
-    sizes = len(data.classes), config.channels, config.cells, data.channels, data.resolution, data.large
-    return build_network(genotype, *sizes, config.auxiliary > 0, own)
-
-
-def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
-    """The size of the network that ``training`` makes for ``data``, whose cost is meant."""
-    return NetworkSize(
-        channels=training.channels,
-        cells=training.cells,
-        resolution=cast(Resolution, data.resolution),  # only images have costs
-        image_channels=data.channels,
-        num_classes=len(data.classes),
-        large=data.large,
-        batch_size=training.batch_size,
-    )
 
 
 def retrain(

@@ -1,0 +1,40 @@
+"""The network that a training builds, and its size."""
+
+from typing import cast
+
+from fastnas.costs.tables import NetworkSize
+from fastnas.data import ImageData
+from fastnas.networks.derived import build_network
+from fastnas.networks.network import DerivedNetwork
+from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.space import Space
+from fastnas.supernet.layout import Resolution
+from fastnas.training.config import RetrainConfig
+
+
+def build_network_for(
+    data: ImageData, genotype: Genotype, config: RetrainConfig, own: Space | None = None
+) -> DerivedNetwork:
+    """The network of ``genotype`` that a training builds.
+
+    Args:
+        data: Its images, which decide its input and its output.
+        genotype: The architecture.
+        config: Its size, and whether it has an auxiliary head.
+        own: The space of the genotype, if it is not registered.
+    """
+    sizes = len(data.classes), config.channels, config.cells, data.channels, data.resolution, data.large
+    return build_network(genotype, *sizes, config.auxiliary > 0, own)
+
+
+def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
+    """The size of the network that ``training`` makes for ``data``, whose cost is meant."""
+    return NetworkSize(
+        channels=training.channels,
+        cells=training.cells,
+        resolution=cast(Resolution, data.resolution),  # only images have costs
+        image_channels=data.channels,
+        num_classes=len(data.classes),
+        large=data.large,
+        batch_size=training.batch_size,
+    )
