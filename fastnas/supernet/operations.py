@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastnas_kernels.check import invalid
-from fastnas_kernels.convolution import Geometry, conv2d
+from fastnas_kernels.convolution import NARROW, Geometry, conv2d
 from fastnas_kernels.normalisation import BatchNorm2d
 from fastnas_kernels.random_numbers import normal_noise
 
@@ -124,11 +124,6 @@ def separable_block(channels: int, kernel: int, stride: int, dilation: int, sear
     )
 
 
-NARROW = 8
-"""Up to so many channels oneDNN's gradient of strided 1x1 filters may write behind its memory (torch 2.14.1, maps of
-56 x 56 pixels in channels-last order): the process dies later, wherever it happens to be. So none is asked for."""
-
-
 class FactorizedReduce(nn.Module):
     """Halve the resolution with two 1x1 convolutions, the second reading the pixels that the first skips.
 
@@ -145,7 +140,7 @@ class FactorizedReduce(nn.Module):
         self.first = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.second = convolution(inputs, outputs // 2, 1, Geometry(stride=2), searching=searching)
         self.norm = batch_norm(outputs, searching)
-        self.dimensions, self.narrow = _DIMENSIONS.get(), inputs <= NARROW and not searching
+        self.dimensions, self.narrow = _DIMENSIONS.get(), inputs < NARROW and not searching
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.relu()

@@ -10,6 +10,7 @@ from fastnas_kernels.convolution import Geometry, conv2d
 GEOMETRIES = {
     "pointwise": (Geometry(), 1, (4, 3)),
     "strided": (Geometry(stride=2, padding=1), 3, (2, 3)),
+    "strided pointwise": (Geometry(stride=2), 1, (4, 3)),
     "depthwise": (Geometry(padding=1, groups=4), 3, (4, 4)),
     "grouped": (Geometry(padding=1, groups=2), 3, (4, 4)),
     "dilated": (Geometry(padding=2, dilation=2), 3, (2, 3)),
@@ -34,6 +35,13 @@ def test_derivatives_are_exact_to_second_order_whatever_is_asked_for(name, needs
     geometry, tensors = make(name, size=3, needs=needs)
     assert gradcheck(lambda x, w, b: conv2d(x, w, b, geometry), tensors)
     assert gradgradcheck(lambda x, w, b: conv2d(x, w, b, geometry), tensors)
+
+
+def test_filters_that_skip_pixels_of_large_narrow_maps_have_the_same_gradients():
+    geometry, tensors = make("strided pointwise", size=33)
+    dy = torch.randn(2, 3, 17, 17, dtype=torch.float64)
+    found = torch.autograd.grad(conv2d(*tensors, geometry), tensors, dy)
+    torch.testing.assert_close(found, torch.autograd.grad(F.conv2d(*tensors, *geometry), tensors, dy))
 
 
 @pytest.mark.parametrize("needs", [(True, True), (True, False), (False, True)], ids=str)

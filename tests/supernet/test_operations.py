@@ -158,9 +158,10 @@ def test_a_narrow_reduction_writes_nothing_behind_its_memory():
     """A process of its own, whose allocator looks after every block (glibc's)."""
     script = (
         "import torch; from fastnas.supernet.operations import FactorizedReduce as F; torch.set_num_threads(1)\n"
-        "x = torch.rand(4, 4, 56, 56).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
-        "layer = F(4, 4, searching=False).to(memory_format=torch.channels_last)\n"
-        "for _ in range(4): layer(x).sum().backward()\n"
+        "for c, searching in [(4, 0), (12, 0), (4, 1), (12, 1)]:\n"
+        "  x = torch.rand(4, c, 56, 56).contiguous(memory_format=torch.channels_last).requires_grad_()\n"
+        "  layer = F(c, c, searching=bool(searching)).to(memory_format=torch.channels_last)\n"
+        "  for _ in range(4): layer(x).sum().backward()\n"
     )
     checked = {"GLIBC_TUNABLES": "glibc.malloc.check=3", "LD_PRELOAD": "libc_malloc_debug.so.0"}
     subprocess.run([sys.executable, "-c", script], env={**os.environ, **checked}, check=True, timeout=120)
