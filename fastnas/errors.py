@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TypeVar
 
-from fastnas_kernels.check import Unavailable, complaint, invalid, require
+from fastnas_kernels.check import Unavailable, complaint, invalid
 
-__all__ = ["Unavailable", "complaint", "invalid", "require", "require_type", "suggest"]
+__all__ = ["Unavailable", "complaint", "invalid", "require_type", "suggest"]
 
 T = TypeVar("T")
 

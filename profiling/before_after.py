@@ -26,7 +26,7 @@ from fastnas.methods.library import METHODS
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.architecture import by_cell_type, initial_logits
 from fastnas.training.config import SearchConfig
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from measuring.device import HostDevice, forced
 from measuring.foreign import foreign_module
 from measuring.spent import shares
@@ -152,7 +152,8 @@ def original(settings: BeforeAfter, data: ImageData) -> float:
 
 def main(settings: BeforeAfter) -> None:
     """Print all of it."""
-    require(settings.method in METHODS, "before_after", f"method must be among {', '.join(METHODS)}", settings.method)
+    if settings.method not in METHODS:
+        raise invalid("before_after", f"method must be among {', '.join(METHODS)}", settings.method)
     torch.set_num_threads(settings.threads)
     data = load_data(settings.data)
     observe = partial(traced, settings, data, settings.epochs)

@@ -23,7 +23,7 @@ from measuring.absent import stand_in
 
 MISSING = stand_in()  # before the library is imported, which names packages that nothing here calls
 
-from fastnas_kernels.check import require  # noqa: E402
+from fastnas_kernels.check import invalid  # noqa: E402
 from measuring.cells import Scale  # noqa: E402
 from measuring.device import FAULTS, Device, device_named, interpreter  # noqa: E402
 from measuring.options import parsed  # noqa: E402
@@ -109,9 +109,12 @@ def main(settings: Gpu) -> int:
     """Run the sections; returns 1 if a check failed, else 0."""
     names = settings.sections.split(",")
     unknown = [name for name in names if name not in PARTS]
-    require(not unknown, "gpu", f"sections must be among {', '.join(PARTS)}", ", ".join(unknown))
-    require(settings.runs > 0, "gpu", "runs must be positive", settings.runs)
-    require(settings.workers > 0, "gpu", "workers must be positive", settings.workers)
+    if unknown:
+        raise invalid("gpu", f"sections must be among {', '.join(PARTS)}", ", ".join(unknown))
+    if settings.runs <= 0:
+        raise invalid("gpu", "runs must be positive", settings.runs)
+    if settings.workers <= 0:
+        raise invalid("gpu", "workers must be positive", settings.workers)
     device, budget = device_named(settings.device, "gpu"), Budget(monotonic() + 60 * settings.minutes)
     origin = provenance(device.properties())
     if MISSING:

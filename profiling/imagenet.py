@@ -28,7 +28,7 @@ from fastnas.experiment.experiment import resolve
 from fastnas.experiment.settings import Experiment, load_experiment
 from fastnas.memory.budget import show_bytes
 from fastnas.memory.planner import plan
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from measuring.writing import commit
 
 COLUMNS = (
@@ -94,7 +94,8 @@ def main(options: Options) -> int:
         root = Path(scratch) / "data"
         lay_out(options, root)
         bare = run([*command(options, options.recipes[0], root, TINY), "--run", str(Path(scratch) / "bare")])
-        require(bare.status == 0, "imagenet", "the search of the tiny network must end well", bare)
+        if bare.status != 0:
+            raise invalid("imagenet", "the search of the tiny network must end well", bare)
         print(f"resident at most in a search with a tiny network, the baseline: {show_bytes(bare.peak_bytes)}\n")
         print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|", flush=True)
         for recipe in options.recipes:
@@ -102,10 +103,10 @@ def main(options: Options) -> int:
             whole = run([*command(options, recipe, root), "--run", str(folders[0])])
             killed = run([*command(options, recipe, root), "--run", str(folders[1])], folders[1] / "checkpoint.pt")
             resumed = run([sys.executable, "-m", "fastnas", "search", "--resume", str(folders[1])])
-            require(
-                (whole.status, resumed.status) == (0, 0), "imagenet", "both searches must end well", (whole, resumed)
-            )
-            require(killed.status == -signal.SIGKILL, "imagenet", "the search must be killed on its way", killed)
+            if (whole.status, resumed.status) != (0, 0):
+                raise invalid("imagenet", "both searches must end well", (whole, resumed))
+            if killed.status != -signal.SIGKILL:
+                raise invalid("imagenet", "the search must be killed on its way", killed)
             planned = planned_bytes(load_experiment(folders[0] / "config.json"))
             equal, steps = results(folders[0]) == results(folders[1]), json_lines(folders[0])[-1]["step"]
             same &= equal

@@ -30,7 +30,7 @@ from fastnas.data.jpeg import JpegDecoder, decode_jpeg
 from fastnas.data.pixels import IMAGENET
 from fastnas.data.transforms import RandomResizedCrop
 from fastnas.seeds import torch_seed
-from fastnas_kernels.check import Unavailable, require
+from fastnas_kernels.check import Unavailable, invalid
 from measuring.writing import Section
 
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.2}
@@ -145,8 +145,8 @@ def pixels_of(data: ImageData, resolution: int) -> Pixels:
             expected = theirs(image.decode())
         if min(part[2:]) >= 2 * resolution:
             smaller.append((got.float() - expected.float()).abs().mean().item())
-        else:
-            require(torch.equal(got, expected), "loading", "a part decoded whole must equal torchvision's", image.name)
+        elif not torch.equal(got, expected):
+            raise invalid("loading", "a part decoded whole must equal torchvision's", image.name)
     return Pixels(len(data.train.labels), len(smaller), float(np.mean(smaller)) if smaller else 0.0)
 
 

@@ -28,7 +28,7 @@ from fastnas.engine.coefficients import relax
 from fastnas.engine.record import derived
 from fastnas.mechanisms.control import eigenvalue_rule_of_the_code
 from fastnas.training.config import SearchConfig
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from measuring.foreign import foreign_module
 from measuring.published import Published, Size, darts, darts_minus, fair_darts, p_darts, robust_darts, smooth_darts
 from measuring.published_paths import beta_darts, nasbench201, nasp, proxyless_nas
@@ -85,7 +85,8 @@ class Official:
 
 def compare(settings: Official) -> tuple[list[tuple[float, float]], int | None]:
     """Relative differences of weights and of logits after each step, and how many of 100 genotypes are the same."""
-    require(settings.method in PUBLISHED, "official", f"method must be one of {', '.join(PUBLISHED)}", settings.method)
+    if settings.method not in PUBLISHED:
+        raise invalid("official", f"method must be one of {', '.join(PUBLISHED)}", settings.method)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     theirs = PUBLISHED[settings.method](settings.checkout, Size(settings.channels, settings.cells))
@@ -114,7 +115,8 @@ def _library(settings: Official, theirs: Published) -> tuple[Run, list[Tensor]]:
     state.step = theirs.epoch * run.steps
     weights = [p for name, p in state.w.items() if not theirs.alive or _is_alive(run, name)]
     shapes = [[tuple(p.shape) for p in network] for network in (weights, theirs.weights)]
-    require(shapes[0] == shapes[1], "official", "both networks must have the same weights in the same order", "others")
+    if shapes[0] != shapes[1]:
+        raise invalid("official", "both networks must have the same weights in the same order", "others")
     with torch.no_grad():
         for own, other in zip(weights, theirs.weights, strict=True):
             own.copy_(other)
@@ -196,16 +198,19 @@ def main(settings: Official) -> None:
         count = len(json.loads(TRACES.read_text(encoding="utf-8")))
         stopped, agreed = compare_rule(settings.checkout)
         print(f"{stopped} of {count} traces stop by the published tracker; the library agrees in {agreed}")
-        require(agreed == count, "official", "both must stop in the same epochs", f"{count - agreed} differ")
+        if agreed != count:
+            raise invalid("official", "both must stop in the same epochs", f"{count - agreed} differ")
         return
     found, alike = compare(settings)
     for step, (weights, logits) in enumerate(found, 1):
         print(f"{settings.method}, step {step}: weights differ by {weights:.1e}, logits by {logits:.1e}")
     if alike is not None:
         print(f"{settings.method}: the same genotype from {alike} of 100 draws of the logits")
-        require(alike == 100, "official", "both must derive the same genotypes", f"{100 - alike} differ")
+        if alike != 100:
+            raise invalid("official", "both must derive the same genotypes", f"{100 - alike} differ")
     worst = max(map(max, found))
-    require(worst <= settings.tolerance, "official", f"they must agree to {settings.tolerance:g}", f"{worst:.1e}")
+    if not worst <= settings.tolerance:
+        raise invalid("official", f"they must agree to {settings.tolerance:g}", f"{worst:.1e}")
 
 
 if __name__ == "__main__":

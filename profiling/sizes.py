@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.search_cell import CANDIDATES, plan_cell
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan
@@ -198,7 +198,8 @@ def _cell(row: Row) -> str:
 def main(settings: Sizes) -> int:
     """Print the tables; returns the exit code."""
     unknown = [kind for kind in settings.kinds if kind not in KINDS]
-    require(not unknown, "sizes", f"kinds must be among {', '.join(KINDS)}", ", ".join(unknown))
+    if unknown:
+        raise invalid("sizes", f"kinds must be among {', '.join(KINDS)}", ", ".join(unknown))
     torch.set_num_threads(settings.threads)
     phases: tuple[Phase, ...] = ("alpha step", "weight step")
     for kind, k, stride, phase in product(settings.kinds, (1, 4), (1, 2), phases):

@@ -28,7 +28,7 @@ from measuring.absent import stand_in
 stand_in()  # before the library is imported, which names packages that nothing here calls
 
 from fastnas.files import write_atomically  # noqa: E402
-from fastnas_kernels.check import complaint, require  # noqa: E402
+from fastnas_kernels.check import complaint, invalid  # noqa: E402
 from fastnas_kernels.mixed_op import launch  # noqa: E402
 from fastnas_kernels.mixed_op.tiles import Tiles, shipped_table, tiles_from_json  # noqa: E402
 from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, tiny_plan, whole  # noqa: E402
@@ -140,8 +140,9 @@ def ready(device: Device, trial: Trial, entry: Entry) -> Callable[[], list[Tenso
     """
     run = with_tiles(tiles_from_json(dict(entry)), trial.run)
     distance = max(relative_errors(run(), trial.expected))
-    rule = f"results must be within {trial.allowed:.1e} of those of the shipped tiles"
-    require(distance <= trial.allowed, "tune", rule, f"{distance:.1e}")
+    if not distance <= trial.allowed:
+        rule = f"results must be within {trial.allowed:.1e} of those of the shipped tiles"
+        raise invalid("tune", rule, f"{distance:.1e}")
     return run if device.torch_device.type == "cpu" else device.captured(run)
 
 
@@ -191,7 +192,8 @@ def main(settings: Tune) -> None:
         entry.get("target") == settings.target and (not settings.channels or entry["channels"] in settings.channels)
         for entry in shipped_table()
     ]
-    require(any(chosen), "tune", "an entry must be for these channels and this target", settings.channels)
+    if not any(chosen):
+        raise invalid("tune", "an entry must be for these channels and this target", settings.channels)
     origin = provenance(device.properties())
     print("\n".join(f"{key}: {value}" for key, value in origin.items()), flush=True)
     out = settings.out or Path(__file__).parent / "results" / f"{slug(origin['name'])}-tiles.json"

@@ -9,7 +9,7 @@ from fastnas.acceleration.evaluation import evaluate, find_modules, obstacle
 from fastnas.acceleration.wiring import Edge, Wiring, read_candidates
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.search_cell import CANDIDATES
-from fastnas_kernels.check import complaint, require, require_shape
+from fastnas_kernels.check import complaint, invalid, require_shape
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.partial_channels import require_partial
 
@@ -49,11 +49,14 @@ class MixedOp(nn.Module):
         super().__init__()
         known = ["none", *CANDIDATES]
         unknown = [primitive for primitive in primitives if primitive not in known]
-        require(not unknown, "MixedOp", f"primitives must be among {known}", unknown)
-        require(stride in (1, 2), "MixedOp", "stride must be 1 or 2", stride)
+        if unknown:
+            raise invalid("MixedOp", f"primitives must be among {known}", unknown)
+        if stride not in (1, 2):
+            raise invalid("MixedOp", "stride must be 1 or 2", stride)
         candidates = [CANDIDATES.get(primitive) for primitive in primitives]
         live = tuple(candidate for candidate in candidates if candidate is not None)
-        require(len(live) > 0, "MixedOp", "primitives must hold another than none", list(primitives))
+        if not live:
+            raise invalid("MixedOp", "primitives must hold another than none", list(primitives))
         reduces = stride == 2 and Candidate("skip") in live
         require_partial("MixedOp", channels, partial_channels, even=reduces)
         self.channels, self.stride, self.k = channels, stride, partial_channels
@@ -76,9 +79,11 @@ class MixedOp(nn.Module):
             ValueError: If a shape does not fit.
             RuntimeError: If hooks sit on candidates, or only some of their normalisations are in eval mode.
         """
-        require(x.dim() == 4, "MixedOp", "x must be images [N, C, H, W]", list(x.shape))
+        if x.dim() != 4:
+            raise invalid("MixedOp", "x must be images [N, C, H, W]", list(x.shape))
         require_shape("MixedOp", "x", x, [x.shape[0], self.channels, *x.shape[2:]], "the channels that it was made for")
-        require(len(weights) == len(self._ops), "MixedOp", f"weights must be {len(self._ops)}", len(weights))
+        if len(weights) != len(self._ops):
+            raise invalid("MixedOp", f"weights must be {len(self._ops)}", len(weights))
         found = find_modules(self, self._wiring)
         reason = obstacle(found)
         if reason is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors, undisturbed
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 from fastnas_kernels.tensors import accumulator
 
 LossOf = Callable[[Tensors], Tensor]
@@ -25,15 +25,17 @@ def norm(tensors: Tensors) -> float:
 def gradients(
     where: str, value: Tensor, leaves: Tensors, allow_unused: bool, *, create_graph: bool = False, twice: bool = True
 ) -> list[Tensor | None]:
-    require(value.ndim == 0, where, "loss must be a scalar", f"shape {list(value.shape)}", "Take its mean.")
+    if value.ndim != 0:
+        raise invalid(where, "loss must be a scalar", f"shape {list(value.shape)}", "Take its mean.")
     found: Sequence[Tensor | None] = [None] * len(leaves)
     if value.requires_grad:
         if twice:
             require_twice(where, value)
         found = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
     absent = [name for name, g in zip(leaves, found, strict=True) if g is None]
-    remedy = "Leave them out of v and of, or say allow_unused=True for rows of zeros."
-    require(allow_unused or not absent, where, "every tensor must enter the loss", f"no trace of {absent}", remedy)
+    if not allow_unused and absent:
+        remedy = "Leave them out of v and of, or say allow_unused=True for rows of zeros."
+        raise invalid(where, "every tensor must enter the loss", f"no trace of {absent}", remedy)
     return list(found)
 
 
@@ -47,12 +49,15 @@ def select_rows(v: Tensors, of: Collection[str] | None) -> tuple[str, ...]:
 
 
 def require_names(where: str, at: Tensors, v: Tensors, rows: Collection[str]) -> None:
-    require(len(v) > 0, where, "v must not be empty", "no tensor")
+    if not v:
+        raise invalid(where, "v must not be empty", "no tensor")
     strange = sorted({*v, *rows} - set(at))
-    require(not strange, where, f"v and of must have names out of {sorted(at)}", strange)
+    if strange:
+        raise invalid(where, f"v and of must have names out of {sorted(at)}", strange)
     for name, x in v.items():
         expected = list(at[name].shape)
-        require(list(x.shape) == expected, where, f"v[{name!r}] must have shape {expected}", list(x.shape))
+        if list(x.shape) != expected:
+            raise invalid(where, f"v[{name!r}] must have shape {expected}", list(x.shape))
 
 
 def require_entering(where: str, losses: Sequence[LossOf], at: Tensors, state: Sequence[Tensor]) -> None:
@@ -115,8 +120,7 @@ def require_twice(where: str, value: Tensor) -> None:
         function = getattr(node, "_forward_cls", None)
         if function is not None and getattr(function.backward, "__code__", None) is _ONCE:
             got = f"{function.__name__}, which is marked once_differentiable"
-            require(
-                False,
+            raise invalid(
                 where,
                 "loss must be twice differentiable",
                 got,

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastnas.bilevel.named import LossOf
 from fastnas.bilevel.problem import Average, Tensors, alone
 from fastnas.bilevel.products import Product, forward_over_reverse, kept_product, mean_product
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -60,11 +60,14 @@ class HessianOperator:
     sizes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        require(len(self.params) > 0, "HessianOperator", "params must not be empty", "none")
+        if not self.params:
+            raise invalid("HessianOperator", "params must not be empty", "none")
         count = 1 if callable(self.loss) else len(self.loss)
         rule, remedy = "keep_graph must stand beside one loss", "Streaming avoids the graphs of all of them together."
-        require(count == 1 or not self.keep_graph, "HessianOperator", rule, f"{count} losses", remedy)
-        require(count > 0, "HessianOperator", "loss must not be empty", "none")
+        if count != 1 and self.keep_graph:
+            raise invalid("HessianOperator", rule, f"{count} losses", remedy)
+        if count <= 0:
+            raise invalid("HessianOperator", "loss must not be empty", "none")
 
     @cached_property
     def at(self) -> dict[str, Tensor]:
@@ -93,8 +96,9 @@ class HessianOperator:
     def dtype(self) -> np.dtype:
         """That of arrays, for SciPy."""
         known = {torch.float32: np.dtype("float32"), torch.float64: np.dtype("float64")}
-        rule = "params must be float32 or float64 for arrays"
-        require(self.like.dtype in known, "HessianOperator", rule, self.like.dtype)
+        if self.like.dtype not in known:
+            rule = "params must be float32 or float64 for arrays"
+            raise invalid("HessianOperator", rule, self.like.dtype)
         return known[self.like.dtype]
 
     @cached_property
@@ -125,14 +129,16 @@ class HessianOperator:
         if isinstance(v, Tensor):
             return self._flat_product(v)
         named = self._named(v)
-        require(set(named) == set(self.at), "HessianOperator", f"v must have the names {list(self.at)}", list(named))
+        if set(named) != set(self.at):
+            raise invalid("HessianOperator", f"v must have the names {list(self.at)}", list(named))
         found = self.times(named)
         return found if isinstance(v, Mapping) else [found[name] for name in named]
 
     def _flat_product(self, v: Tensor) -> Tensor:
         n = self.shape[0]
         fits = v.ndim in (1, 2) and v.shape[0] == n
-        require(fits, "HessianOperator", f"v must have shape [{n}] or [{n}, k]", list(v.shape))
+        if not fits:
+            raise invalid("HessianOperator", f"v must have shape [{n}] or [{n}, k]", list(v.shape))
         if v.ndim == 2:
             columns = [self._flat_product(column) for column in v.unbind(1)]
             return torch.stack(columns, 1) if columns else torch.zeros_like(v)

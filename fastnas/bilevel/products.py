@@ -30,7 +30,7 @@ from fastnas.bilevel.named import (
     select_rows,
 )
 from fastnas.bilevel.problem import Tensors, undisturbed
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.tensors import accumulator
 
 
@@ -144,7 +144,8 @@ def kept_product(
     product = _graph(where, loss, at, names, rows, state, allow_unused)
 
     def checked(v: Tensors) -> dict[str, Tensor]:
-        require(set(v) == set(names), where, f"v must have the names {sorted(names)}", sorted(v))
+        if set(v) != set(names):
+            raise invalid(where, f"v must have the names {sorted(names)}", sorted(v))
         require_names(where, at, v, ())
         return product(v, keep=True)
 
@@ -228,7 +229,8 @@ def mean_product(
         wide = {name: size * x.to(accumulator(x.dtype)) for name, x in rows.items()}
         total = {name: total[name] + x for name, x in wide.items()} if total else wide
         count += size
-    require(count > 0, "mean_product", "losses must not be empty", "none")
+    if count <= 0:
+        raise invalid("mean_product", "losses must not be empty", "none")
     return {name: (x / count).to(at[name].dtype) for name, x in total.items()}
 
 
@@ -307,7 +309,8 @@ def central_difference(
     """
     where, rows = "central_difference", select_rows(v, of)
     require_names(where, at, v, rows)
-    require(radius is None or radius > 0, where, "radius must be positive", radius)
+    if radius is not None and not radius > 0:
+        raise invalid(where, "radius must be positive", radius)
     length = norm(v)
     if length == 0:
         return Difference(filled(at, rows, [None] * len(rows)), 0.0, 0.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 Solve = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 """From ``x -> A x`` and ``b``, both ``[n]``, to the solution of ``A x = b``."""
@@ -30,8 +30,10 @@ class ConjugateGradients:
     steps: int = 100
 
     def __post_init__(self) -> None:
-        require(self.tolerance > 0, "ConjugateGradients", "tolerance must be positive", self.tolerance)
-        require(self.steps >= 1, "ConjugateGradients", "steps must be at least 1", self.steps)
+        if not self.tolerance > 0:
+            raise invalid("ConjugateGradients", "tolerance must be positive", self.tolerance)
+        if self.steps < 1:
+            raise invalid("ConjugateGradients", "steps must be at least 1", self.steps)
 
     def __call__(self, matrix: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
         x, residual = torch.zeros_like(b), b.clone()
@@ -75,8 +77,10 @@ class Neumann:
     steps: int = 20
 
     def __post_init__(self) -> None:
-        require(self.rate > 0, "Neumann", "rate must be positive", self.rate)
-        require(self.steps >= 1, "Neumann", "steps must be at least 1", self.steps)
+        if not self.rate > 0:
+            raise invalid("Neumann", "rate must be positive", self.rate)
+        if self.steps < 1:
+            raise invalid("Neumann", "steps must be at least 1", self.steps)
 
     def __call__(self, matrix: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
         term, total = b, b.clone()

@@ -11,7 +11,7 @@ from fastnas.bilevel.named import LossOf, require_entering
 from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Average, Tensors, alone
 from fastnas.bilevel.products import Product, forward_over_reverse, mean_product
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 
 class Ritz(NamedTuple):
@@ -118,8 +118,10 @@ def dominant_eigenvalue(
         >>> round(dominant_eigenvalue(lambda x: (x["alpha"] ** 3).sum(), at), 3)  # of diag(6, 12)
         12.0
     """
-    require(steps >= 1, "dominant_eigenvalue", "steps must be at least 1", steps)
-    require(tolerance >= 0, "dominant_eigenvalue", "tolerance must not be negative", tolerance)
+    if steps < 1:
+        raise invalid("dominant_eigenvalue", "steps must be at least 1", steps)
+    if not tolerance >= 0:
+        raise invalid("dominant_eigenvalue", "tolerance must not be negative", tolerance)
     one = callable(loss) or len(loss) == 1
     require_entering("dominant_eigenvalue", [loss] if callable(loss) else loss, at, state)
     keep, how = one and product is None, product or forward_over_reverse
@@ -165,7 +167,8 @@ def eigenpairs(
         FloatingPointError: If they are not found within ``steps`` products.
     """
     where, n = "eigenpairs", matrix.shape[0]
-    require(1 <= k <= n, where, f"k must lie between 1 and {n}", k)
+    if not 1 <= k <= n:
+        raise invalid(where, f"k must lie between 1 and {n}", k)
     ends = [-1 - i if largest else i for i in range(k)]
 
     def done(ritz: Ritz) -> bool:
@@ -205,7 +208,8 @@ def trace(matrix: HessianOperator, probes: int = 32, seed: int = 0) -> Estimate:
         >>> round(trace(matrix).value, 3)
         6.0
     """
-    require(probes >= 2, "trace", "probes must be at least 2", probes)
+    if probes < 2:
+        raise invalid("trace", "probes must be at least 2", probes)
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(probes):
@@ -236,7 +240,8 @@ def spectral_density(matrix: HessianOperator, probes: int = 8, steps: int = 30, 
         steps: Products for each.
         seed: Decides the vectors.
     """
-    require(probes >= 1 and steps >= 1, "spectral_density", "probes and steps must be at least 1", (probes, steps))
+    if probes < 1 or steps < 1:
+        raise invalid("spectral_density", "probes and steps must be at least 1", (probes, steps))
     found = [lanczos(matrix.__matmul__, _normal(matrix, seed + probe), steps) for probe in range(probes)]
     return Density(torch.cat([r.values for r in found]), torch.cat([r.weights for r in found]) / probes)
 
@@ -279,8 +284,10 @@ def dominant_interval(
             probability.
     """
     where = "dominant_interval"
-    require(len(losses) >= 2, where, "losses must be at least 2", len(losses), "One batch has no spread.")
-    require(0 < confidence < 1, where, "confidence must lie between 0 and 1", confidence)
+    if len(losses) < 2:
+        raise invalid(where, "losses must be at least 2", len(losses), "One batch has no spread.")
+    if not 0 < confidence < 1:
+        raise invalid(where, "confidence must lie between 0 and 1", confidence)
     from scipy.stats import t  # noqa: PLC0415  (scikit-learn brings it, nothing else here needs it)
 
     require_entering(where, losses, at, ())

@@ -11,7 +11,7 @@ from fastnas.checks.gradients import DRAWS, gradient_findings, observe
 from fastnas.checks.point import images_of, networks_of
 from fastnas.checks.steps import repeats, step_findings, traces, twin_finding
 from fastnas.checks.system import Build, Claim
-from fastnas.errors import describe, invalid, require
+from fastnas.errors import describe, invalid
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
 from fastnas.spaces.space import Space
@@ -76,7 +76,8 @@ def check(
             raise invalid("check", "method must stand beside a space or a supernet", "none")
         method = as_method(method, "check")
         moves, why = method.update_schedule.alpha_moves, "alpha never moves"
-        require(moves, "check", "a method must have a gradient of alpha", f"{method.name}, in which {why}")
+        if not moves:
+            raise invalid("check", "a method must have a gradient of alpha", f"{method.name}, in which {why}")
         build = build_of(method, networks_of(subject), images_of(seed) if images is None else images, claim)
         space = subject if isinstance(subject, Space) else subject.space
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
@@ -84,7 +85,8 @@ def check(
         raise invalid("check", "subject must be a space, a supernet or a function", describe(subject))
     remedy = "Its losses and its claim say all there is to say."
     alone = method is None and claim is None and images is None
-    require(alone, "check", "a system must stand without method, claim and images", "one of them", remedy)
+    if not alone:
+        raise invalid("check", "a system must stand without method, claim and images", "one of them", remedy)
     return _check(getattr(subject, "__name__", "system"), subject, seed)
 
 

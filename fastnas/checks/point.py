@@ -27,7 +27,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.mix import Mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 EPOCHS = 6
 STEPS = 10**6  # of an epoch, so that no draw of the check leaves the second one
@@ -97,9 +97,10 @@ def networks_of(subject: Space | nn.Module) -> NetworkOf:
     if isinstance(subject, Space):
         return lambda seed, method: _tiny(subject, seed, method.partial_channels)
     space = getattr(subject, "space", None)
-    remedy = "It is called as supernet(images, mix); see fastnas.supernet.supernets."
-    rule = "a supernet must have a Space as its attribute space"
-    require(isinstance(space, Space), "check", rule, type(space).__name__, remedy)
+    if not isinstance(space, Space):
+        remedy = "It is called as supernet(images, mix); see fastnas.supernet.supernets."
+        rule = "a supernet must have a Space as its attribute space"
+        raise invalid("check", rule, type(space).__name__, remedy)
     return lambda seed, method: deepcopy(subject).double()
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastnas.bilevel.problem import Loss, Tensors
 from fastnas.checks.slopes import Direction, Slopes
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 CLOSE = 1e-3
 """Relative; nearer than this a gradient is called by the name of a known wrong one."""
@@ -134,11 +134,13 @@ class System:
 
     def __post_init__(self) -> None:
         for kind, tensors in (("w", self.w), ("alpha", self.alpha)):
-            require(len(tensors) > 0, "check", f"{kind} must hold a tensor", "none")
+            if not tensors:
+                raise invalid("check", f"{kind} must hold a tensor", "none")
             for name, tensor in tensors.items():
-                remedy = "Differences of float32 losses are too coarse to compare with: call .double()."
-                rule = f"{kind}[{name!r}] must be float64"
-                require(tensor.dtype == torch.float64, "check", rule, tensor.dtype, remedy)
+                if tensor.dtype != torch.float64:
+                    remedy = "Differences of float32 losses are too coarse to compare with: call .double()."
+                    rule = f"{kind}[{name!r}] must be float64"
+                    raise invalid("check", rule, tensor.dtype, remedy)
 
 
 Build = Callable[[int], System]

@@ -22,7 +22,7 @@ from fastnas.files import STRICT
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method, Term
 from fastnas.spaces.space import Space
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 _COUNTED = {
     "parameters": parameter_table,
@@ -61,10 +61,12 @@ class CostConfig:
         asked = self.penalty is not None or self.limit is not None
         rule = "of must stand beside a penalty or a limit, and they beside it"
         got = f"of={self.of}, penalty={self.penalty}, limit={self.limit}"
-        require((self.of is not None) == asked, WHERE, rule, got)
+        if (self.of is not None) != asked:
+            raise invalid(WHERE, rule, got)
         for name in ("strength", "exponent", "target", "limit"):
             value = getattr(self, name)
-            require(value is None or value > 0, WHERE, f"{name} must be positive", value)
+            if value is not None and not value > 0:
+                raise invalid(WHERE, f"{name} must be positive", value)
 
 
 def cost_table(config: CostConfig, space: Space, size: NetworkSize) -> CostTable | None:
@@ -83,8 +85,9 @@ def cost_table(config: CostConfig, space: Space, size: NetworkSize) -> CostTable
     if config.of in _COUNTED:
         return _COUNTED[config.of](space, size)
     path = Path(config.of)
-    rule = f"of must be one of {', '.join(_COUNTED)}, or the file of a latency table"
-    require(path.is_file(), WHERE, rule, repr(config.of), "Measure one with fastnas latency.")
+    if not path.is_file():
+        rule = f"of must be one of {', '.join(_COUNTED)}, or the file of a latency table"
+        raise invalid(WHERE, rule, repr(config.of), "Measure one with fastnas latency.")
     measured = load_table(path, space)
     measured = load_table(path, space, replace(size, batch_size=measured.size.batch_size))
     return weighted_sum([measured.costs(space)], [1000.0], "milliseconds")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastnas.costs.tables import CostTable
 from fastnas.spaces.space import Space
-from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.check import invalid, require_shape
 
 
 def expected_cost(
@@ -37,7 +37,8 @@ def expected_cost(
     shape = [len(table.space.edges), len(table.space.primitives)]
     total = None
     for cell_type, costs_EK in table.candidates.items():
-        require(cell_type in mix, "expected_cost", f"mix must have the cell type {cell_type}", sorted(mix))
+        if cell_type not in mix:
+            raise invalid("expected_cost", f"mix must have the cell type {cell_type}", sorted(mix))
         mix_EK = mix[cell_type]
         require_shape("expected_cost", f"mix[{cell_type!r}]", mix_EK, shape, "that of alpha")
         part = ((mix_EK * costs_EK.to(mix_EK)).sum(-1) * shares[cell_type].to(mix_EK)).sum()
@@ -91,7 +92,8 @@ class RelativeCost:
     target: float
 
     def __post_init__(self) -> None:
-        require(self.target > 0, "RelativeCost", "target must be positive", self.target)
+        if not self.target > 0:
+            raise invalid("RelativeCost", "target must be positive", self.target)
 
     def __call__(self, mix: Mapping[str, Tensor]) -> Tensor:
         """From coefficients ``[E, K]`` of every cell type to a scalar."""
@@ -115,7 +117,8 @@ class CostReward:
 
     def __post_init__(self) -> None:
         for name in ("target", "exponent"):
-            require(getattr(self, name) > 0, "CostReward", f"{name} must be positive", getattr(self, name))
+            if not getattr(self, name) > 0:
+                raise invalid("CostReward", f"{name} must be positive", getattr(self, name))
 
     def __call__(self, accuracy: Tensor, mix: Mapping[str, Tensor]) -> Tensor:
         """From the accuracy and the one-hot coefficients ``[E, K]`` of every cell type to a scalar."""

@@ -15,7 +15,7 @@ from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.mechanisms.derivation import derive
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.space import Space
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 Coefficients = Mapping[str, Sequence[Sequence[float]]]
 EdgeCoefficients = Mapping[str, Sequence[float]]
@@ -48,13 +48,15 @@ class DeriveWithin:
         edges = _edges(self.table, {}, {})
         cheapest = float(_ways(edges, self.table.constant)[-1][edges[-1].keep].costs[0])
         named = f"{cheapest:,.0f}" if cheapest >= 1000 else f"{cheapest:.6g}"
-        rule = f"limit must be at least what the cheapest architecture costs, {named} {self.table.unit}"
-        require(cheapest <= self.limit, "DeriveWithin", rule, self.limit, "Raise it, or take a smaller network.")
+        if not cheapest <= self.limit:
+            rule = f"limit must be at least what the cheapest architecture costs, {named} {self.table.unit}"
+            raise invalid("DeriveWithin", rule, self.limit, "Raise it, or take a smaller network.")
 
     def __call__(self, space: Space, mix: Coefficients, edge_mix: EdgeCoefficients | None = None) -> Genotype:
         """From coefficients ``[E, K]``, and ``[E]`` of the edges or ``None``, to a genotype within the limit."""
-        rule = "the table must be one of the search's space"
-        require(space == self.table.space, "DeriveWithin", rule, f"{self.table.space.name} and {space.name}")
+        if space != self.table.space:
+            rule = "the table must be one of the search's space"
+            raise invalid("DeriveWithin", rule, f"{self.table.space.name} and {space.name}")
         free = self.derivation(space, mix, edge_mix)
         if derived_cost(free, self.table) <= self.limit:
             return free

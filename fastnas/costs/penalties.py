@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +58,9 @@ class LogPenalty:
     strength: float = 1.0
 
     def __post_init__(self) -> None:
-        remedy = "Take a smaller unit: weighted_sum([table], [1000], 'milliseconds')."
-        require(self.target > 1, "LogPenalty", "target must be above 1 in the unit of the cost", self.target, remedy)
+        if not self.target > 1:
+            remedy = "Take a smaller unit: weighted_sum([table], [1000], 'milliseconds')."
+            raise invalid("LogPenalty", "target must be above 1 in the unit of the cost", self.target, remedy)
         _require_positive("LogPenalty", "exponent", self.exponent)
         _require_positive("LogPenalty", "strength", self.strength)
 
@@ -95,5 +96,6 @@ Penalty = LinearPenalty | LogPenalty | ProductPenalty
 
 
 def _require_positive(where: str, name: str, value: float) -> None:
-    remedy = "A negative one would reward cost." if value < 0 else ""
-    require(value > 0, where, f"{name} must be positive", value, remedy)
+    if not value > 0:
+        remedy = "A negative one would reward cost." if value < 0 else ""
+        raise invalid(where, f"{name} must be positive", value, remedy)

@@ -25,7 +25,6 @@ from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.chain import MBCONV_OPERATIONS
 from fastnas.supernet.layout import Resolution, chain_layout, darts_layout, height_and_width, proxyless_shape, shrink
 from fastnas.supernet.mix import list_built
-from fastnas_kernels.check import require
 
 MOST: Mapping[str, int] = {
     "channels": 2**14,
@@ -68,9 +67,11 @@ class NetworkSize:
         if height == width:  # one spelling of a square, so that equal sizes are equal
             object.__setattr__(self, "resolution", height)
         for name in ("channels", "cells", "image_channels", "num_classes", "batch_size"):
-            require(getattr(self, name) >= 1, "NetworkSize", f"{name} must be positive", getattr(self, name))
-            rule = f"{name} must be at most {MOST[name]}"
-            require(getattr(self, name) <= MOST[name], "NetworkSize", rule, getattr(self, name))
+            if getattr(self, name) < 1:
+                raise invalid("NetworkSize", f"{name} must be positive", getattr(self, name))
+            if getattr(self, name) > MOST[name]:
+                rule = f"{name} must be at most {MOST[name]}"
+                raise invalid("NetworkSize", rule, getattr(self, name))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -170,10 +171,13 @@ def weighted_sum(tables: Sequence[CostTable], weights: Sequence[float], unit: st
         unit: What to call the sum.
     """
     where = "weighted_sum"
-    require(len(tables) > 0, where, "tables must not be empty", "none")
-    require(len(weights) == len(tables), where, f"weights must be {len(tables)}, one for each table", len(weights))
+    if not tables:
+        raise invalid(where, "tables must not be empty", "none")
+    if len(weights) != len(tables):
+        raise invalid(where, f"weights must be {len(tables)}, one for each table", len(weights))
     layouts = {(table.space, tuple(cell_type for cell_type, _ in table.cells)) for table in tables}
-    require(len(layouts) == 1, where, "tables must be of one space and depth", f"{len(layouts)} different ones")
+    if len(layouts) != 1:
+        raise invalid(where, "tables must be of one space and depth", f"{len(layouts)} different ones")
     weighted = list(zip(weights, tables, strict=True))
     cells = [
         (cell_type, torch.stack([weight * table.cells[i][1] for weight, table in weighted]).sum(0))

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fastnas.data.config import WHERE
 from fastnas.data.images import ImageData, ImageSet
-from fastnas.errors import complaint, require
+from fastnas.errors import complaint, invalid
 from fastnas.files import read_json, write_json
 from fastnas.seeds import stream
 
@@ -32,13 +32,15 @@ def class_balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> n
     Raises:
         ValueError: If ``fraction`` is out of range, or would leave a class without an image.
     """
-    require(0 < fraction <= 1, WHERE, "train_fraction must lie in (0, 1]", fraction)
+    if not 0 < fraction <= 1:
+        raise invalid(WHERE, "train_fraction must lie in (0, 1]", fraction)
     labels = _strata(labels)
     first, _ = _cut_classes(np.arange(len(labels)), labels, fraction, stream(seed, "fraction"))
     emptied = np.setdiff1d(labels, labels[first])
     got = f"{fraction}, which leaves none of class {emptied[0]}" if len(emptied) else ""
-    rule = "train_fraction must leave an image of every class"
-    require(not len(emptied), WHERE, rule, got, "Raise --train-fraction.")
+    if len(emptied):
+        rule = "train_fraction must leave an image of every class"
+        raise invalid(WHERE, rule, got, "Raise --train-fraction.")
     return first
 
 
@@ -65,8 +67,9 @@ def split_halves(
     for half, name in ((for_weights, "weights"), (for_alpha, "alpha")):
         missing = np.setdiff1d(present, labels[half])
         got = f"none of class {missing[0]} in the half for {name}" if len(missing) else ""
-        rule = "every class must have images for weights and for alpha"
-        require(not len(missing), WHERE, rule, got, "Raise --train-fraction, or add images to the class.")
+        if len(missing):
+            rule = "every class must have images for weights and for alpha"
+            raise invalid(WHERE, rule, got, "Raise --train-fraction, or add images to the class.")
     return for_weights, for_alpha
 
 
@@ -89,9 +92,11 @@ def steps_per_epoch(
     Raises:
         ValueError: If there is not even one.
     """
-    require(batch_size >= 1, WHERE, "batch_size must be at least 1", batch_size)
-    rule = f"batch_size must not exceed {what} ({num_images})"
-    require(batch_size <= num_images, WHERE, rule, batch_size, "Lower --batch-size or raise --train-fraction.")
+    if batch_size < 1:
+        raise invalid(WHERE, "batch_size must be at least 1", batch_size)
+    if batch_size > num_images:
+        rule = f"batch_size must not exceed {what} ({num_images})"
+        raise invalid(WHERE, rule, batch_size, "Lower --batch-size or raise --train-fraction.")
     return num_images // batch_size + (not drop_last and num_images % batch_size >= LEAST)
 
 
@@ -150,7 +155,8 @@ def divide(data: ImageData, fractions: tuple[float, float], seed: int) -> Halves
     Raises:
         ValueError: If the shares are out of range, or leave a class without an image.
     """
-    require(min(fractions) > 0 and sum(fractions) <= 1 + 1e-9, INDEX, *_RULE, fractions)
+    if not min(fractions) > 0 or not sum(fractions) <= 1 + 1e-9:
+        raise invalid(INDEX, *_RULE, fractions)
     used = class_balanced_fraction(data.train.labels, min(sum(fractions), 1.0), seed)
     return Halves(*split_halves(data.train.labels, used, fractions[0] / sum(fractions), seed))
 
@@ -180,11 +186,13 @@ def read_index(path: Path, data: ImageData) -> Halves:
     count, ours = len(data.train.labels), digest(data.train)
     same = content.digest == ours
     other = f"the index of {content.data} ({content.digest}) beside {data.name} ({ours}, {count} images)"
-    require(same, INDEX, f"{path} must belong to the data set", other, remedy)
+    if not same:
+        raise invalid(INDEX, f"{path} must belong to the data set", other, remedy)
     halves = Halves(np.array(content.weights, np.int64), np.array(content.alpha, np.int64))
     both = np.concatenate(halves)
     whole = len(halves.weights) > 0 < len(halves.alpha) and both.max() < count and len(np.unique(both)) == len(both)
-    require(whole, INDEX, f"{path} must name images of the data set, each once and some for each half", "others")
+    if not whole:
+        raise invalid(INDEX, f"{path} must name images of the data set, each once and some for each half", "others")
     return halves
 
 

@@ -20,7 +20,7 @@ from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
 from fastnas.data.images import Batch, ImageData, ImageSet, Transform
 from fastnas.data.pixels import cut_out
-from fastnas.errors import require
+from fastnas.errors import invalid
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
 
@@ -179,10 +179,9 @@ def _load(
     for loaded in loader:
         for failure in loaded.failures:
             broken.add(UnreadableImage(failure.name, failure.got))
-        rule = "a batch must have an image of each half that can be read"
-        require(
-            not replaces or len(loaded.labels) > 0, "data", rule, "none", "Raise --batch-size or replace the files."
-        )
+        if replaces and len(loaded.labels) == 0:
+            rule = "a batch must have an image of each half that can be read"
+            raise invalid("data", rule, "none", "Raise --batch-size or replace the files.")
         if len(loaded.labels):
             pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
             yield Batch(data.normalise(pixels), labels)
@@ -329,7 +328,8 @@ def evaluation_batches(
         device: Where to bring the batches, and to normalise them.
         broken: Counts images that cannot be read, which are left out. Without it, the first ends the run.
     """
-    require(batch_size >= 1, "data", "batch_size must be at least 1", batch_size)
+    if batch_size < 1:
+        raise invalid("data", "batch_size must be at least 1", batch_size)
     if data.loaders is not None:
         return data.loaders.for_evaluation(None if images is data.test else indices, device)
     indices = np.arange(len(images.labels)) if indices is None else indices

@@ -21,7 +21,7 @@ from PIL import Image
 from fastnas.data.broken import UNREADABLE, UnreadableImage, describe_error
 from fastnas.data.encoded import EncodedImage
 from fastnas.data.images import ImageData, ImageSet
-from fastnas.errors import complaint, require
+from fastnas.errors import complaint, invalid
 from fastnas.files import read_json, write_atomically, write_json
 
 FORMAT = "fastnas shards 1"
@@ -79,10 +79,14 @@ def write_shards(data: ImageData, folder: Path, images_per_shard: int = 10_000, 
     Raises:
         ValueError: If the data set has no files, the folder holds something, or an image cannot be read.
     """
-    require(images_per_shard >= 1, "shards", "images_per_shard must be at least 1", images_per_shard)
-    require(side is None or side >= 1, "shards", "side must be positive", side)
-    require(not folder.exists() or not any(folder.iterdir()), "shards", "the folder must be new", str(folder))
-    require(bool(data.train.names), "shards", "the data set must consist of image files", data.name)
+    if images_per_shard < 1:
+        raise invalid("shards", "images_per_shard must be at least 1", images_per_shard)
+    if side is not None and side < 1:
+        raise invalid("shards", "side must be positive", side)
+    if folder.exists() and any(folder.iterdir()):
+        raise invalid("shards", "the folder must be new", str(folder))
+    if not data.train.names:
+        raise invalid("shards", "the data set must consist of image files", data.name)
     for part, images in zip(PARTS, (data.train, data.test), strict=True):
         table: dict[str, list[Any]] = {column: [] for column in COLUMNS}
         for number, start in enumerate(range(0, len(images.labels), images_per_shard)):
@@ -135,13 +139,16 @@ def _no_larger(encoded: EncodedImage, side: int | None) -> tuple[bytes, str]:
 
 def read_shards(root: Path, download: bool) -> tuple[str, ImageSet, ImageSet, tuple[str, ...]]:
     """What :func:`write_shards` wrote: the name of the data, images to train and to test on, and their classes."""
-    require(not download, "data", "download must be off for shards", download, "Leave --download out.")
+    if download:
+        raise invalid("data", "download must be off for shards", download, "Leave --download out.")
     about = root / "shards.json"
-    require(about.is_file(), "data", f"{root} must hold shards", "no shards.json in it", "Write them: fastnas shards.")
+    if not about.is_file():
+        raise invalid("data", f"{root} must hold shards", "no shards.json in it", "Write them: fastnas shards.")
     content: Any = read_json(about)
     is_ours = isinstance(content, dict) and content.get("format") == FORMAT
     is_ours = is_ours and isinstance(content.get("name"), str) and _are_names(content.get("classes"))
-    require(is_ours, "data", f"{about} must be of fastnas", "another program's file")
+    if not is_ours:
+        raise invalid("data", f"{about} must be of fastnas", "another program's file")
     train, test = (_part(root, part, len(content["classes"])) for part in PARTS)
     return content["name"], train, test, tuple(content["classes"])
 
@@ -158,14 +165,16 @@ def _part(root: Path, part: str, num_classes: int) -> ImageSet:
             columns = {name: arrays[name] for name in COLUMNS}
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ValueError(complaint("data", rule, describe_error(error), remedy)) from None
-    require(not (wrong := next(_faults(columns, num_classes), "")), "data", rule, wrong, remedy)
+    if wrong := next(_faults(columns, num_classes), ""):
+        raise invalid("data", rule, wrong, remedy)
     count = int(columns["shard"].max()) + 1
     paths = tuple(str(root / f"{part}-{number:05d}.tar") for number in range(count))
     ends = np.zeros(count, np.int64)
     np.maximum.at(ends, columns["shard"], columns["offset"] + columns["size"])
     for path, end in zip(paths, ends, strict=True):
         there = os.path.getsize(path) if os.path.isfile(path) else 0
-        require(there >= int(end), "data", f"{path} must hold what its table says", f"{there} bytes of {end}", remedy)
+        if there < int(end):
+            raise invalid("data", f"{path} must hold what its table says", f"{there} bytes of {end}", remedy)
     names = np.array([name.decode("utf-8", "surrogateescape") for name in columns["name"].tolist()])
     shards = Shards(paths, columns["shard"], columns["offset"], columns["size"], names)
     return ImageSet(columns["label"], shards, names.tolist())

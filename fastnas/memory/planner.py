@@ -11,7 +11,7 @@ import torch
 
 from fastnas.data import as_data, placeholder_data
 from fastnas.engine.fit import require_fit
-from fastnas.errors import complaint, require, require_type
+from fastnas.errors import complaint, invalid, require_type
 from fastnas.mechanisms.draw import TwoPaths, gumbel_selected
 from fastnas.memory.budget import Budget, Target, read_budget, show_bytes
 from fastnas.memory.choice import Recomputation, cheapest
@@ -181,7 +181,8 @@ def _require_weights(prediction: Prediction, budget: Budget) -> None:
     needed = sum(causes.get(cause, 0) for cause in ("weights", "alpha", "optimiser states"))
     rule = f"budget must hold the weights and the states of their optimisers, {show_bytes(needed)}"
     got = f"{budget.text} ({show_bytes(budget.usable)} for tensors)"
-    require(budget.usable > needed, WHERE, rule, got, "Take fewer channels or cells, or a larger budget.")
+    if budget.usable <= needed:
+        raise invalid(WHERE, rule, got, "Take fewer channels or cells, or a larger budget.")
 
 
 def _timed_batch(setup: Setup) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fastnas.bilevel.hypergradient import Hypergradient
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 WHERE = "scaling"
 
@@ -50,11 +50,14 @@ class Pieces:
     images_per_core: float | None = None
 
     def __post_init__(self) -> None:
-        require(self.bandwidth > 0, WHERE, "bandwidth must be positive", self.bandwidth)
-        require(self.fixed >= 0 and self.per_image > 0, WHERE, "seconds must be positive", (self.fixed, self.per_image))
+        if not self.bandwidth > 0:
+            raise invalid(WHERE, "bandwidth must be positive", self.bandwidth)
+        if not self.fixed >= 0 or not self.per_image > 0:
+            raise invalid(WHERE, "seconds must be positive", (self.fixed, self.per_image))
         loads = self.images_per_core is None or (self.images_per_core > 0 and self.cores > 0)
-        rule = "images_per_core and cores must be positive"
-        require(loads, WHERE, rule, (self.images_per_core, self.cores))
+        if not loads:
+            rule = "images_per_core and cores must be positive"
+            raise invalid(WHERE, rule, (self.images_per_core, self.cores))
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,9 @@ def scale(pieces: Pieces, batch_size: int, counts: Sequence[int]) -> Iterator[Sc
     """
     alone = _step(pieces, batch_size, 1)
     for count in counts:
-        rule = f"batch_size must be a multiple of the {count} processes"
-        require(batch_size % count == 0, WHERE, rule, batch_size)
+        if batch_size % count != 0:
+            rule = f"batch_size must be a multiple of the {count} processes"
+            raise invalid(WHERE, rule, batch_size)
         compute, exchange, loading = _step(pieces, batch_size, count)
         speedup = max(alone[0] + alone[1], alone[2]) / max(compute + exchange, loading)
         yield Scaling(count, compute, exchange, loading, speedup)
@@ -132,9 +136,11 @@ def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:
     Raises:
         ValueError: If the whole machine does not divide it.
     """
-    require(gpus >= 1 and nodes >= 1, WHERE, "gpus and nodes must be positive", (gpus, nodes))
+    if gpus < 1 or nodes < 1:
+        raise invalid(WHERE, "gpus and nodes must be positive", (gpus, nodes))
     whole = gpus * nodes
-    rule = f"batch_size must be a multiple of the {whole} processes"
-    require(batch_size % whole == 0, WHERE, rule, batch_size, "Change --batch-size, --gpus or --nodes.")
+    if batch_size % whole != 0:
+        rule = f"batch_size must be a multiple of the {whole} processes"
+        raise invalid(WHERE, rule, batch_size, "Change --batch-size, --gpus or --nodes.")
     smaller = [2**i for i in range(whole.bit_length()) if 2**i < whole and batch_size % 2**i == 0]
     return [*smaller, whole]

@@ -24,7 +24,7 @@ from fastnas.supernet.layout import (
     shrink,
 )
 from fastnas.supernet.operations import BuildOperation, batch_norm, convolution, number_noise
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 
 class DerivedCell(nn.Module):
@@ -102,9 +102,10 @@ class AuxiliaryHead(nn.Module):
         super().__init__()
         stride = 2 if large else 3
         needed = 5 + stride  # two pooled pixels a side, for the 2x2 convolution
-        remedy = "Retrain without --retrain.auxiliary on images this small."
-        rule = f"the state under it must measure at least {needed} pixels"
-        require(min(resolution) >= needed, "auxiliary head", rule, min(resolution), remedy)
+        if min(resolution) < needed:
+            remedy = "Retrain without --retrain.auxiliary on images this small."
+            rule = f"the state under it must measure at least {needed} pixels"
+            raise invalid("auxiliary head", rule, min(resolution), remedy)
         self.features = nn.Sequential(
             nn.ReLU(),
             nn.AvgPool2d(5, stride, count_include_pad=False),

@@ -9,7 +9,7 @@ from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain import MBCONV_OPERATIONS, chain_stem, conv_norm_relu6, initialise_chain
 from fastnas.supernet.layout import BlockPlace, ChainShape, chain_layout, channels_last, proxyless_shape
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.convolution import Geometry
 
 
@@ -24,7 +24,8 @@ class DerivedBlock(nn.Module):
     def __init__(self, primitive: str, place: BlockPlace) -> None:
         super().__init__()
         self.shortcut = place.shortcut
-        require(primitive != "none" or place.shortcut, "DerivedBlock", "none must stand where a shortcut is", place)
+        if primitive == "none" and not place.shortcut:
+            raise invalid("DerivedBlock", "none must stand where a shortcut is", place)
         self.operation = (
             None
             if primitive == "none"

@@ -20,7 +20,7 @@ from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
 from fastnas_audit.instructions import innermost_loops, instructions
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 Type = str | tuple[str, ...]
 """The type of an argument in Triton's words, such as ``*fp32`` or ``i32``; for a tuple, of each element."""
@@ -133,13 +133,16 @@ def compile_for(
         TritonError: if Triton cannot compile the kernel.
     """
     where = "compile_for"
-    require(target in TARGETS, where, f"target must be one of {', '.join(TARGETS)}", target)
+    if target not in TARGETS:
+        raise invalid(where, f"target must be one of {', '.join(TARGETS)}", target)
     names = list(kernel.arg_names)
     given = sorted([*signature, *constants])
     rule = f"signature and constants together must name each of {names} once"
-    require(given == sorted(names), where, rule, given)
+    if given != sorted(names):
+        raise invalid(where, rule, given)
     aligned = pointers(signature) if divisible_by_16 is None else divisible_by_16
-    require(set(aligned) <= set(signature), where, f"divisible_by_16 must be among {list(signature)}", list(aligned))
+    if not set(aligned) <= set(signature):
+        raise invalid(where, f"divisible_by_16 must be among {list(signature)}", list(aligned))
     if not isinstance(kernel, JITFunction):
         rule = "kernel must be what triton.jit returns where it compiles"
         remedy = "Unset TRITON_INTERPRET, or use fastnas_audit.elsewhere."

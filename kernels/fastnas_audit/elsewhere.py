@@ -17,7 +17,7 @@ from io import BytesIO
 from typing import Any
 
 from fastnas_audit.assembly import Assembly, Type
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ def reference(kernel: Any) -> Reference:
     function = kernel
     while not inspect.isfunction(function):
         function = function.fn
-    rule = "kernel must stand at the top of a module, where another process finds it"
-    require("<locals>" not in function.__qualname__, "reference", rule, function.__qualname__)
+    if "<locals>" in function.__qualname__:
+        rule = "kernel must stand at the top of a module, where another process finds it"
+        raise invalid("reference", rule, function.__qualname__)
     return Reference(function.__module__, inspect.getfile(function), function.__qualname__)
 
 
@@ -71,7 +72,8 @@ def assemblies(jobs: Sequence[Job], processes: int = 2) -> list[Assembly | Failu
         RuntimeError: if a process ends early for another reason than a crash of the compiler, such as a file that it
             cannot import; with what it said last.
     """
-    require(processes >= 1, "assemblies", "processes must be at least 1", processes)
+    if processes < 1:
+        raise invalid("assemblies", "processes must be at least 1", processes)
     results: list[Assembly | Failure | None] = [None] * len(jobs)
     with ThreadPoolExecutor(processes) as pool:
         for first, part in enumerate(pool.map(_compiled, [jobs[i::processes] for i in range(processes)])):

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from fastnas_audit.assembly import TARGETS, Assembly, Type
 from fastnas_audit.elsewhere import Failure, Job, assemblies, reference
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,11 @@ class Budget:
             "vector_share": self.vector_share < Budget.vector_share,
         }
         loose = sorted(name for name, is_so in looser.items() if is_so)
-        rule = f"reasons must say why for exactly the fields looser than their defaults, {loose}"
-        require(sorted(self.reasons) == loose, "Budget", rule, sorted(self.reasons))
-        require(all(self.reasons.values()), "Budget", "every reason must have words", dict(self.reasons))
+        if sorted(self.reasons) != loose:
+            rule = f"reasons must say why for exactly the fields looser than their defaults, {loose}"
+            raise invalid("Budget", rule, sorted(self.reasons))
+        if not all(self.reasons.values()):
+            raise invalid("Budget", "every reason must have words", dict(self.reasons))
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Case:
     exceptions: Mapping[str, Budget] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        rule = f"exceptions must be for targets among {', '.join(TARGETS)}"
-        require(set(self.exceptions) <= set(TARGETS), f"Case {self.name}", rule, list(self.exceptions))
+        if not set(self.exceptions) <= set(TARGETS):
+            rule = f"exceptions must be for targets among {', '.join(TARGETS)}"
+            raise invalid(f"Case {self.name}", rule, list(self.exceptions))
 
     def budget_on(self, target: str) -> Budget:
         """The budget that holds on ``target``."""
@@ -136,8 +139,9 @@ def judge(cases: Sequence[Case], targets: Sequence[str] = tuple(TARGETS), proces
         ValueError: if a target is unknown or a kernel does not stand at the top of a module.
         RuntimeError: if a process cannot import the file of a kernel or refuses a case's signature.
     """
-    rule = f"targets must be among {', '.join(TARGETS)}"
-    require(set(targets) <= set(TARGETS), "judge", rule, list(targets))
+    if not set(targets) <= set(TARGETS):
+        rule = f"targets must be among {', '.join(TARGETS)}"
+        raise invalid("judge", rule, list(targets))
     pairs = [(case, target) for case in cases for target in targets]
     jobs = [
         Job(

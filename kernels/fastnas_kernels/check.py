@@ -11,12 +11,6 @@ class Unavailable(RuntimeError):
     """The environment lacks what was asked for; nothing is wrong with the code, and the message is one sentence."""
 
 
-def require(ok: bool, where: str, rule: str, got: object, remedy: str = "") -> None:
-    """Raise ``ValueError("<where>: <rule>, got <got>. <remedy>")`` unless ``ok``."""
-    if not ok:
-        raise ValueError(complaint(where, rule, got, remedy))
-
-
 def invalid(where: str, rule: str, got: object, remedy: str = "") -> ValueError:
     """The error to raise for a broken rule: ``raise invalid("Method", "tau must be positive", tau)``."""
     return ValueError(complaint(where, rule, got, remedy))
@@ -29,9 +23,5 @@ def complaint(where: str, rule: str, got: object, remedy: str = "") -> str:
 
 def require_shape(where: str, name: str, tensor: "Tensor", expected: Sequence[int], because: str) -> None:
     """Raise unless ``tensor.shape == expected``; ``because`` says where the expectation comes from."""
-    require(
-        tuple(tensor.shape) == tuple(expected),
-        where,
-        f"{name} must have shape {list(expected)} ({because})",
-        list(tensor.shape),
-    )
+    if tuple(tensor.shape) != tuple(expected):
+        raise invalid(where, f"{name} must have shape {list(expected)} ({because})", list(tensor.shape))

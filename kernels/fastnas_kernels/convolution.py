@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.operators import signed
 
 NARROW = 16
@@ -207,7 +207,8 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, geometry: Geom
         ValueError: If the channels of ``x`` are not those that ``weight`` reads.
     """
     channels = weight.shape[1] * geometry.groups
-    require(x.ndim == 4 and x.shape[1] == channels, "conv2d", f"x must have shape [N, {channels}, H, W]", list(x.shape))
+    if x.ndim != 4 or x.shape[1] != channels:
+        raise invalid("conv2d", f"x must have shape [N, {channels}, H, W]", list(x.shape))
     can_cast = x.is_floating_point() and x.dtype != torch.float64 and not x.is_meta  # autocast knows no such device
     if can_cast and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)

@@ -17,7 +17,7 @@ from triton import knobs
 from triton.errors import TritonError
 
 from fastnas_audit.interpreter import exact_bfloat16
-from fastnas_kernels.check import complaint, require
+from fastnas_kernels.check import complaint, invalid
 
 T = TypeVar("T")
 
@@ -146,7 +146,8 @@ def device_named(name: str, where: str) -> Device:
         ValueError: If ``name`` is no such device.
         RuntimeError: If it is not there, or Triton compiles and the device is the CPU, or interprets and it is a GPU.
     """
-    require(name == "cpu" or name.startswith("cuda"), where, "device must be cuda, cuda:<n> or cpu", repr(name))
+    if name != "cpu" and not name.startswith("cuda"):
+        raise invalid(where, "device must be cuda, cuda:<n> or cpu", repr(name))
     interprets = bool(knobs.runtime.interpret)
     if name == "cpu":
         if not interprets:

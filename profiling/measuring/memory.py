@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fastnas.memory.scene import Moment, Setup, moments, real_scene
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from measuring.cells import CONTENDERS, Cell, Scale, arguments_of, cells, step
 from measuring.correctness import first_line
 from measuring.counting import kept_bytes
@@ -95,8 +95,8 @@ def _peak_at(device: Device, setup: Setup, moment: Moment) -> int:
 
 def _counted(device: Device, run: Callable[[], object]) -> Memory:
     found = device.memory(run, lambda _: None)
-    require(found is not None, "memory", "a device must count its memory", device.torch_device)
-    assert found is not None
+    if found is None:
+        raise invalid("memory", "a device must count its memory", device.torch_device)
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import backend_for
-from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.check import invalid, require_shape
 from fastnas_kernels.gumbel.definition import reference_gumbel_softmax
 
 Form = Literal["soft", "straight_through", "argmax"]
@@ -42,12 +42,15 @@ def _(alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None) -> tupl
 
 
 def _require_values(alpha_EK: Tensor, tau: Tensor, alive_EK: Tensor | None) -> None:
-    require(bool(tau > 0), "gumbel_softmax", "tau must be positive", float(tau))
+    if not bool(tau > 0):
+        raise invalid("gumbel_softmax", "tau must be positive", float(tau))
     edges = alpha_EK.isnan().any(dim=1).nonzero().flatten().tolist()
-    require(not edges, "gumbel_softmax", "alpha must not be NaN", f"NaN on edges {edges}", "Lower its learning rate.")
+    if edges:
+        raise invalid("gumbel_softmax", "alpha must not be NaN", f"NaN on edges {edges}", "Lower its learning rate.")
     if alive_EK is not None:
         dead = (~alive_EK.any(dim=1)).nonzero().flatten().tolist()
-        require(not dead, "gumbel_softmax", "alive must keep a candidate on every edge", f"none on edges {dead}")
+        if dead:
+            raise invalid("gumbel_softmax", "alive must keep a candidate on every edge", f"none on edges {dead}")
 
 
 class _GumbelSoftmax(torch.autograd.Function):
@@ -89,6 +92,20 @@ def _jacobian_product(soft_EK: Tensor, d_EK: Tensor, tau: Tensor) -> Tensor:
     return (product_EK - soft_EK * product_EK.sum(dim=1, keepdim=True)) / tau
 
 
+def _as_tensor(where: str, tau: float | Tensor, device: torch.device) -> Tensor:
+    if not isinstance(tau, Tensor):
+        if not tau > 0:
+            raise invalid(where, "tau must be positive", tau)
+        return torch.full((), tau, dtype=torch.float64, device=device)  # filled on the device: no transfer
+    if tau.ndim != 0:
+        raise invalid(where, "tau must be a number or a 0-d tensor", f"shape {list(tau.shape)}")
+    if tau.requires_grad:
+        raise invalid(where, "tau must be constant", "a tensor that requires a gradient")
+    if tau.device != device:
+        raise invalid(where, f"tau must be on {device}", tau.device)
+    return tau
+
+
 def gumbel_softmax(
     alpha: Tensor, seed: int, tau: float | Tensor = 1.0, form: Form = "soft", alive: Tensor | None = None
 ) -> GumbelSample:
@@ -124,23 +141,23 @@ def gumbel_softmax(
             an edge has no candidate alive, or ``tau`` is not positive. A number ``tau`` is checked on every device.
     """
     where = "gumbel_softmax"
-    require(alpha.ndim == 2 and alpha.shape[1] > 0, where, "alpha must have shape [E, K]", list(alpha.shape))
-    require(alpha.is_floating_point(), where, "alpha must be floating-point", alpha.dtype)
-    require(0 <= seed < 2**63, where, "seed must be in [0, 2**63)", seed)
-    require(form in get_args(Form), where, f"form must be one of {', '.join(get_args(Form))}", repr(form))
+    if alpha.ndim != 2 or alpha.shape[1] == 0:
+        raise invalid(where, "alpha must have shape [E, K]", list(alpha.shape))
+    if not alpha.is_floating_point():
+        raise invalid(where, "alpha must be floating-point", alpha.dtype)
+    if not 0 <= seed < 2**63:
+        raise invalid(where, "seed must be in [0, 2**63)", seed)
+    if form not in get_args(Form):
+        raise invalid(where, f"form must be one of {', '.join(get_args(Form))}", repr(form))
     if alive is not None:
         require_shape(where, "alive", alive, alpha.shape, "one flag for each logit")
-        require(alive.dtype == torch.bool, where, "alive must be bool", alive.dtype)
-        require(alive.device == alpha.device, where, f"alive must be on {alpha.device}", alive.device)
-    if isinstance(tau, Tensor):
-        require(tau.ndim == 0, where, "tau must be a number or a 0-d tensor", f"shape {list(tau.shape)}")
-        require(not tau.requires_grad, where, "tau must be constant", "a tensor that requires a gradient")
-        require(tau.device == alpha.device, where, f"tau must be on {alpha.device}", tau.device)
-    else:
-        require(tau > 0, where, "tau must be positive", tau)
-        tau = torch.full((), tau, dtype=torch.float64, device=alpha.device)  # filled on the device: no transfer
+        if alive.dtype != torch.bool:
+            raise invalid(where, "alive must be bool", alive.dtype)
+        if alive.device != alpha.device:
+            raise invalid(where, f"alive must be on {alpha.device}", alive.device)
+    temperature = _as_tensor(where, tau, alpha.device)
     function = _GumbelSoftmax if torch.compiler.is_compiling() else _GumbelSoftmaxForwardMode
-    soft, hard, index = function.apply(alpha, seed, tau, alive)  # type: ignore[misc]
+    soft, hard, index = function.apply(alpha, seed, temperature, alive)  # type: ignore[misc]
     if form == "argmax":
         hard = hard.detach()
     return GumbelSample(soft if form == "soft" else hard, index)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import are_cells_as_on_a_gpu, backend_for
-from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.check import invalid, require_shape
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.derivative import fused_cell
@@ -107,17 +107,20 @@ def _require_fit(
     statistics: Tensor | None,
 ) -> None:
     where = "mixed_cell"
-    require(len(states) == plan.num_inputs, where, f"states must be {plan.num_inputs}", len(states))
+    if len(states) != plan.num_inputs:
+        raise invalid(where, f"states must be {plan.num_inputs}", len(states))
     shape = states[0].shape
     fits = len(shape) == 4 and shape[1] == plan.channels
-    require(fits, where, f"states must have shape [N, {plan.channels}, H, W]", list(shape))
+    if not fits:
+        raise invalid(where, f"states must have shape [N, {plan.channels}, H, W]", list(shape))
     for state in states:
         require_shape(where, "states", state, shape, "all input states are alike")
     if [weight.shape for weight in weights] != plan.filter_shapes:
         _complain_of_weights(where, weights, plan.filter_shapes)
     require_shape(where, "mix", mix, [plan.num_coefficients], "one coefficient for each live candidate")
     if edge_mix is not None:
-        require(plan.k > 1, where, "edge_mix must be None without partial channels", list(edge_mix.shape))
+        if plan.k <= 1:
+            raise invalid(where, "edge_mix must be None without partial channels", list(edge_mix.shape))
         require_shape(where, "edge_mix", edge_mix, [len(plan.edges)], "one coefficient for each edge")
     if statistics is not None:
         rows = [len(plan.norms), 2, plan.mixed_channels]
@@ -125,7 +128,8 @@ def _require_fit(
 
 
 def _complain_of_weights(where: str, weights: Sequence[Tensor], expected: Sequence[tuple[int, ...]]) -> None:
-    require(len(weights) == len(expected), where, f"weights must be {len(expected)}", len(weights))
+    if len(weights) != len(expected):
+        raise invalid(where, f"weights must be {len(expected)}", len(weights))
     for number, (weight, shape) in enumerate(zip(weights, expected, strict=True)):
         require_shape(where, f"weights[{number}]", weight, shape, "the plan's weight_shapes")
 
@@ -142,8 +146,8 @@ def _require_numbers(
     if len(kinds) > 1 or not mix.is_floating_point():  # one look at all of them: a cell has hundreds of weights
         _require_kinds(states, weights, mix, edge_mix, statistics)
     for name, tensor in (("mix", mix), ("edge_mix", edge_mix)):
-        if tensor is not None and _can_be_read(tensor):
-            require(not bool(tensor.isnan().any()), "mixed_cell", f"{name} must not hold NaN", tensor.tolist())
+        if tensor is not None and _can_be_read(tensor) and bool(tensor.isnan().any()):
+            raise invalid("mixed_cell", f"{name} must not hold NaN", tensor.tolist())
 
 
 def _require_kinds(
@@ -159,17 +163,19 @@ def _require_kinds(
     named += [(name, tensor) for name, tensor in others.items() if tensor is not None]
     for name, tensor in named:
         if tensor.device != first.device:
-            require(False, where, f"{name} must be on the device of the states, {first.device}", tensor.device)
+            raise invalid(where, f"{name} must be on the device of the states, {first.device}", tensor.device)
     for name, tensor in named:
-        require(tensor.is_floating_point(), where, f"{name} must have a floating dtype", tensor.dtype)
+        if not tensor.is_floating_point():
+            raise invalid(where, f"{name} must have a floating dtype", tensor.dtype)
     exact = accumulator(first.dtype)
     for name, tensor in named:
         if tensor.dtype == first.dtype or name in ("mix", "edge_mix"):  # coefficients are few, and cast
             continue
         same = name == "states" or (name.startswith("weights") and not _autocast_is_on(first))
-        rule = f"{name} must have the dtype of the states, {first.dtype}"
-        rule = rule if same or exact == first.dtype else f"{rule}, or {exact}"
-        require(not same and tensor.dtype == exact, where, rule, tensor.dtype)
+        if same or tensor.dtype != exact:
+            rule = f"{name} must have the dtype of the states, {first.dtype}"
+            rule = rule if same or exact == first.dtype else f"{rule}, or {exact}"
+            raise invalid(where, rule, tensor.dtype)
 
 
 def _can_be_read(tensor: Tensor) -> bool:

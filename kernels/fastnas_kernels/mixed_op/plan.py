@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 from fastnas_kernels.partial_channels import require_partial
 
 Kind = Literal["max_pool", "avg_pool", "skip", "depthwise"]
@@ -73,19 +73,25 @@ class CellPlan:
     eps: float = 1e-5
 
     def __post_init__(self) -> None:
-        require(self.stride in (1, 2), "CellPlan", "stride must be 1 or 2", self.stride)
+        if self.stride not in (1, 2):
+            raise invalid("CellPlan", "stride must be 1 or 2", self.stride)
         skips = any(c.kind == "skip" for e in self.edges if self.stride_of(e.source) == 2 for c in e.candidates)
         require_partial("CellPlan", self.channels, self.k, even=skips)
         for edge in self.edges:
             forward = 0 <= edge.source < edge.target and self.num_inputs <= edge.target < self.num_states
-            require(forward, "CellPlan", "edges must lead from a state to a later node", edge[:2])
+            if not forward:
+                raise invalid("CellPlan", "edges must lead from a state to a later node", edge[:2])
             for candidate in edge.candidates:
-                require(candidate.kernel % 2 == 1, "CellPlan", "kernel must be odd", candidate.kernel)
-                require(candidate.repeats in (1, 2), "CellPlan", "repeats must be 1 or 2", candidate.repeats)
+                if candidate.kernel % 2 != 1:
+                    raise invalid("CellPlan", "kernel must be odd", candidate.kernel)
+                if candidate.repeats not in (1, 2):
+                    raise invalid("CellPlan", "repeats must be 1 or 2", candidate.repeats)
         targets = [edge.target for edge in self.edges]
-        require(targets == sorted(targets), "CellPlan", "edges must be ordered by target", targets)
+        if targets != sorted(targets):
+            raise invalid("CellPlan", "edges must be ordered by target", targets)
         missing = set(range(self.num_inputs, self.num_states)) - {e.target for e in self.edges if e.candidates}
-        require(not missing, "CellPlan", "every node must have a live candidate", f"none into {sorted(missing)}")
+        if missing:
+            raise invalid("CellPlan", "every node must have a live candidate", f"none into {sorted(missing)}")
         # Fills their caches: torch.compile cannot enter the lock that they have in Python 3.11
         _ = self.text, self.first_coefficient, self.weight_shapes, self.filter_shapes
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 
 import torch
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 KERNELS = ("stage", "pointwise", "filters", "elementwise")
 
@@ -107,8 +107,9 @@ def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles
     """
     table = shipped_table()
     widest = table[-1]["channels"]
-    remedy = "Use fewer channels, or set FASTNAS_BACKEND=reference."
-    require(channels <= widest, "mixed_cell", f"candidates must see at most {widest} channels", channels, remedy)
+    if channels > widest:
+        remedy = "Use fewer channels, or set FASTNAS_BACKEND=reference."
+        raise invalid("mixed_cell", f"candidates must see at most {widest} channels", channels, remedy)
     of_type = (entry for entry in table if entry.get("dtype") in (None, str(dtype).removeprefix("torch.")))
     tiles = tiles_from_json(next(entry for entry in of_type if channels <= entry["channels"]))
     if backend == "hip":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import backend_for
-from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.check import invalid, require_shape
 from fastnas_kernels.mixture.definition import reference_row_dot, reference_scaled_copies, reference_weighted_sum
 from fastnas_kernels.operators import signed
 from fastnas_kernels.tensors import accumulator, common_strides
@@ -227,14 +227,15 @@ def mixed_sum(candidates: Sequence[Tensor], mix: Tensor) -> Tensor:
             each candidate.
         Unavailable: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
     """
-    require(len(candidates) > 0, "mixed_sum", "candidates must not be empty", "none")
+    if not candidates:
+        raise invalid("mixed_sum", "candidates must not be empty", "none")
     require_shape("mixed_sum", "mix", mix, [len(candidates)], "one coefficient for each candidate")
     first = candidates[0]
     if any(x.shape != first.shape for x in candidates):
-        require(False, "mixed_sum", "candidates must have one shape", sorted({tuple(x.shape) for x in candidates}))
+        raise invalid("mixed_sum", "candidates must have one shape", sorted({tuple(x.shape) for x in candidates}))
     if any(x.device != mix.device for x in candidates):
         devices = sorted({str(x.device) for x in candidates})
-        require(False, "mixed_sum", f"candidates must be on the device of mix, {mix.device}", devices)
+        raise invalid("mixed_sum", f"candidates must be on the device of mix, {mix.device}", devices)
     if any(x.dtype != first.dtype for x in candidates):
         dtype = functools.reduce(torch.promote_types, [x.dtype for x in candidates])
         candidates = [x.to(dtype) for x in candidates]

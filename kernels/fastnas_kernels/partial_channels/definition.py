@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastnas_kernels.check import require
+from fastnas_kernels.check import invalid
 
 
 def channel_shuffle(x: Tensor, groups: int) -> Tensor:
@@ -19,9 +19,8 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
         groups: Number of blocks; divides ``C``.
     """
     channels = x.shape[1]
-    require(
-        groups > 0 and channels % groups == 0, "channel_shuffle", f"groups must divide the {channels} channels", groups
-    )
+    if groups < 1 or channels % groups != 0:
+        raise invalid("channel_shuffle", f"groups must divide the {channels} channels", groups)
     return F.channel_shuffle(x, groups)
 
 
@@ -33,7 +32,9 @@ def reference_merge(mixed: Tensor, bypass: Tensor, k: int, order_C: Tensor | Non
 
 def require_partial(where: str, channels: int, k: int, even: bool) -> None:
     """Raise unless the mixture can take exactly 1/k of ``channels``, an even number of them if ``even``."""
-    require(k >= 1, where, "partial channels k must be at least 1", k)
-    remedy = f"Choose channels as a multiple of {2 * k if even else k}, or another k."
-    rule = f"channels / k must be {'an even' if even else 'a whole'} number (k = {k})"
-    require(channels % k == 0 and (channels // k % 2 == 0 or not even), where, rule, f"{channels} channels", remedy)
+    if k < 1:
+        raise invalid(where, "partial channels k must be at least 1", k)
+    if channels % k != 0 or (channels // k % 2 != 0 and even):
+        remedy = f"Choose channels as a multiple of {2 * k if even else k}, or another k."
+        rule = f"channels / k must be {'an even' if even else 'a whole'} number (k = {k})"
+        raise invalid(where, rule, f"{channels} channels", remedy)

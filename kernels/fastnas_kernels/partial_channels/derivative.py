@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.backend import backend_for
-from fastnas_kernels.check import require, require_shape
+from fastnas_kernels.check import invalid, require_shape
 from fastnas_kernels.partial_channels.definition import reference_merge
 from fastnas_kernels.tensors import common_image_format, empty_images
 
@@ -121,16 +121,20 @@ def merge_channels(mixed: Tensor, bypass: Tensor, k: int, order: Tensor | None =
             permutation (on a GPU the check would wait for the device, and the result is undefined instead).
     """
     where = "merge_channels"
-    require(mixed.ndim == 4, where, "mixed must have shape [N, C/k, H, W]", list(mixed.shape))
+    if mixed.ndim != 4:
+        raise invalid(where, "mixed must have shape [N, C/k, H, W]", list(mixed.shape))
     N, width, H, W = mixed.shape
-    require(k >= 1, where, "k must be at least 1", k)
+    if k < 1:
+        raise invalid(where, "k must be at least 1", k)
     require_shape(where, "bypass", bypass, [N, (k - 1) * width, H, W], f"the other channels of k = {k} times mixed")
     if order is not None:
         require_shape(where, "order", order, [k * width], "one index for each channel")
-        require(order.dtype == torch.int64, where, "order must be int64", order.dtype)
+        if order.dtype != torch.int64:
+            raise invalid(where, "order must be int64", order.dtype)
         if order.device.type == "cpu" and not torch.compiler.is_compiling():
             is_permutation = torch.equal(order.sort().values, torch.arange(k * width))
-            require(is_permutation, where, "order must be a permutation of the channels", order.tolist())
+            if not is_permutation:
+                raise invalid(where, "order must be a permutation of the channels", order.tolist())
     if backend_for(mixed.device) != "triton":
         return reference_merge(mixed, bypass, k, order)
     dtype = torch.promote_types(mixed.dtype, bypass.dtype)
