@@ -11,16 +11,9 @@ from fastnas.acceleration.mixed_op import MixedOp
 from fastnas.acceleration.primitives import Unrecognised, read_primitive
 from fastnas.acceleration.proof import NotTaken, prove, signature
 from fastnas.acceleration.report import AccelerationReport, Left, Replaced
-from fastnas.acceleration.stand_in import StandIn, install, stand_in_of
-from fastnas.acceleration.wiring import (
-    FOREIGN_ERRORS,
-    Wiring,
-    cell_wirings,
-    edge_wirings,
-    looks_like_cell,
-    looks_mixed,
-    mixed_operations,
-)
+from fastnas.acceleration.shapes import cell_methods, edges_of, mixing_methods
+from fastnas.acceleration.stand_in import StandIn, install, stand_ins_of
+from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, cell_wirings, edge_wirings
 from fastnas_kernels.check import complaint
 
 
@@ -44,7 +37,10 @@ def accelerate(network: nn.Module) -> AccelerationReport:
     holds a list of candidates and computes ``forward(x, weights)``; a cell holds mixed operations, node by node, and
     computes ``forward(s0, s1, weights)``, or with weights of edges ``forward(s0, s1, weights, weights2)``
     (PC-DARTS: Xu et al., 2020, arXiv:1907.05737). Names of classes do not matter, and further arguments with defaults
-    may follow: the engine stands in for calls that leave them as they are.
+    may follow: the engine stands in for calls that leave them as they are. Methods whose names begin with ``forward_``
+    are found, too, and cells of mere lists of candidates, ``forward(x, weights)`` (NAS-Bench-201: Dong and Yang, 2020,
+    arXiv:2001.00326), and those that take the numbers of the candidates to run (GDAS: Dong and Yang, 2019,
+    arXiv:1910.04465).
 
     Before a module is replaced, its forward is watched on a copy. It is left alone, and the report says why, if it
     reads anything that training could change and that cannot be compared again at every step. So it is if it sets
@@ -56,7 +52,7 @@ def accelerate(network: nn.Module) -> AccelerationReport:
     Maps leave the engine in channels-last memory, unless the network holds a dropout that drops: it draws by the
     layout, so there the layout is kept, and the same seed drops the same values.
 
-    Only ``forward`` of the replaced modules changes. Parameters and buffers stay the same objects under the same
+    Only the methods named in the report change. Parameters and buffers stay the same objects under the same
     names, hooks on a replaced module fire, running statistics move as before. A module with hooks on parts that the
     engine would not call is left. If one is added later, only some normalisations are put into eval mode, or an
     attribute that its forward reads gets another value, the module's own ``forward`` runs and a warning says so. While
@@ -105,27 +101,27 @@ def restore(network: nn.Module) -> None:
         >>> fastnas.restore(network)
     """
     for module in network.modules():
-        if stand_in_of(module) is not None:
-            del module.forward, module._replicate_for_data_parallel
+        for present in stand_ins_of(module):
+            delattr(module, present.wiring.method)
+            module.__dict__.pop("_replicate_for_data_parallel", None)
 
 
 def _visit(module: nn.Module, name: str, seen: set[int], session: _Session) -> Iterator[Replaced | Left]:
     if id(module) in seen:
         return
     seen.add(id(module))
-    present = stand_in_of(module)
-    if present is not None:
-        yield present.describe(name)
+    present = stand_ins_of(module)
+    if present:
+        yield _describe(name, present)
         return
     if isinstance(module, MixedOp):
         yield Left(name, "it runs on the engine by itself")
         return
-    if looks_like_cell(module) or looks_mixed(module):
-        try:
-            yield _replace(module, session).describe(name)
-        except Unrecognised as error:
-            yield Left(name, str(error))
-        else:
+    if cell_methods(module) or mixing_methods(module):
+        yield from (Left(name, reason) for reason in _replace(module, session))
+        present = stand_ins_of(module)
+        if present:
+            yield _describe(name, present)
             return
     elif _holds_candidates(module):
         yield Left(name, _hint(module))
@@ -134,42 +130,63 @@ def _visit(module: nn.Module, name: str, seen: set[int], session: _Session) -> I
         yield from _visit(child, f"{name}.{child_name}" if name else child_name, seen, session)
 
 
-def _replace(module: nn.Module, session: _Session) -> StandIn:
-    if "forward" in module.__dict__:
-        raise Unrecognised("its forward was replaced by somebody else")
-    is_cell = looks_like_cell(module)
-    wirings = cell_wirings(module) if is_cell else edge_wirings(module)
-    if not wirings[0].plan.mixes and not wirings[0].by_themselves:
-        raise Unrecognised("nothing is mixed in it, and PyTorch's own operations are faster")
+def _describe(name: str, present: list[StandIn]) -> Replaced:
+    replaced = present[0].describe(name)
+    methods = [stand_in.wiring.method for stand_in in present]
+    return (
+        replaced if methods == ["forward"] else replaced._replace(what=f"{replaced.what}; in {' and '.join(methods)}")
+    )
+
+
+def _replace(module: nn.Module, session: _Session) -> list[str]:
+    """Put the engine in the place of the methods of ``module`` that mix, and say why others are left."""
+    is_cell = len(cell_methods(module)) > 0
+    key, proved = signature(module), []
+    left: list[tuple[str, Unrecognised]] = []
+    for method in cell_methods(module) or mixing_methods(module):
+        try:
+            proved.append(_proved(module, method, is_cell, key, session))
+        except Unrecognised as error:
+            left.append((method, error))
+    for wiring in proved:
+        if is_cell and (wiring.fixed or wiring.skips_zeros):  # its own forward runs at times, and then calls these
+            for operation in edges_of(module).values():
+                if mixing_methods(operation) and not stand_ins_of(operation):
+                    _replace(operation, session)
+        install(module, replace(wiring, keeps_layout=wiring.changes_layout and session.keeps_layout))
+    return [
+        str(error) if method == "forward" else f"{method}: {error}"
+        for method, error in left
+        if not (proved and method != "forward" and isinstance(error, NotTaken))  # it is a method for something else
+    ]
+
+
+def _proved(module: nn.Module, method: str, is_cell: bool, key: object, session: _Session) -> Wiring:
+    if method in module.__dict__:
+        raise Unrecognised(f"its {method} was replaced by somebody else")
+    wirings = (cell_wirings if is_cell else edge_wirings)(module, method)
     reason = obstacle(find_modules(module, wirings[0]))
     if reason is not None:
         raise Unrecognised(reason)
-    key = signature(module)
-    if key not in session.proved:
-        session.proved[key] = _prove_one(module, wirings)
-    wiring = session.proved[key]
+    if (method, key) not in session.proved:
+        session.proved[method, key] = _prove_one(module, wirings)
+    wiring = session.proved[method, key]
     if isinstance(wiring, Unrecognised):
         raise wiring
-    if is_cell and (wiring.fixed or wiring.skips_zeros):  # its own forward runs at times, and then calls these
-        for operation in mixed_operations(module).values():
-            try:
-                _replace(operation, session)
-            except Unrecognised:
-                continue
-    return install(module, replace(wiring, keeps_layout=wiring.changes_layout and session.keeps_layout))
+    return wiring
 
 
 def _prove_one(module: nn.Module, wirings: list[Wiring]) -> Wiring | Unrecognised:
-    not_taken = None
+    first = None
     for wiring in wirings:
         try:
             return prove(module, wiring)
-        except NotTaken as error:
-            not_taken = not_taken or error
         except Unrecognised as error:
-            return error
-    assert not_taken is not None
-    return not_taken
+            first = error if first is None or isinstance(first, NotTaken) > isinstance(error, NotTaken) else first
+            if not (isinstance(error, NotTaken) or wiring.selects):
+                break
+    assert first is not None
+    return first
 
 
 def _holds_candidates(module: nn.Module) -> bool:
@@ -181,7 +198,7 @@ def _holds_candidates(module: nn.Module) -> bool:
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    if looks_mixed(module) or looks_like_cell(module):
+    if mixing_methods(module) or cell_methods(module):
         return False
     try:
         read_primitive(module)

@@ -6,9 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastnas.acceleration.wiring import Edge, Wiring
+from fastnas.acceleration.beside import Beside, move_running, uses_batch
+from fastnas.acceleration.wiring import Wiring
 from fastnas.errors import invalid
 from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixture import mixed_sum
 
 Rows = Tensor | Sequence[Tensor | float]
 """Coefficients of one edge: a tensor ``[K]`` or K numbers."""
@@ -21,7 +23,7 @@ class EvaluatedModules(NamedTuple):
         inputs: That prepare the input states.
         convolutions: By name.
         norms: By name.
-        by_themselves: Candidates that run beside the engine, by name.
+        by_themselves: Candidates that the engine does not know, by name.
         bypassed: All modules whose ``forward`` the engine does not call.
         training: Modules whose training mode must be that of the normalisations.
     """
@@ -37,9 +39,11 @@ class EvaluatedModules(NamedTuple):
 def find_modules(module: nn.Module, wiring: Wiring) -> EvaluatedModules:
     """Look up the modules that ``wiring`` names in ``module``."""
     inputs = [module.get_submodule(name) for name in wiring.inputs]
+    of_layers = (name for primitive in wiring.layers for name in primitive.convolutions)
+    norms_of_layers = (name for primitive in wiring.layers for name in primitive.norms)
     convolutions, norms, by_themselves = (
         {name: module.get_submodule(name) for name in names}
-        for names in (wiring.convolutions, wiring.norms, wiring.by_themselves)
+        for names in ((*wiring.convolutions, *of_layers), (*wiring.norms, *norms_of_layers), wiring.by_themselves)
     )
     kept = {id(part) for root in (*inputs, *by_themselves.values()) for part in root.modules()}
     bypassed = [part for part in module.modules() if part is not module and id(part) not in kept]
@@ -52,7 +56,7 @@ def obstacle(found: EvaluatedModules) -> str | None:
     for part in found.bypassed:
         if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
             return f"a hook sits on its part {type(part).__name__}, and the engine does not call that part"
-    if len({_uses_batch(norm) for norm in found.norms.values()}) > 1:
+    if len({uses_batch(norm) for norm in found.norms.values()}) > 1:
         return "some of its normalisations use the statistics of the batch and others running ones"
     if len({part.training for part in (*found.training, *found.norms.values())}) > 1 and found.training:
         return "some of its parts are in training mode and others in eval mode"
@@ -63,28 +67,34 @@ def evaluate(module: nn.Module, wiring: Wiring, found: EvaluatedModules, argumen
     """What ``module`` returns for ``arguments``, with its running statistics moved on as it would.
 
     ``None`` if coefficients are zero in such a way that nothing is left to add up: only the module knows what then.
+    Likewise if running statistics normalise and biases need a gradient.
     """
     where = type(module).__name__
-    num_states = max(1, len(wiring.inputs))
+    num_states = wiring.plan.num_inputs
     weights, *beta = arguments[num_states:]
     rows = _rows(weights, wiring)
     _require_rows(where, rows, beta, wiring)
-    if wiring.skips_zeros:
-        active = _active(rows, wiring)
+    by_batch = not found.norms or uses_batch(next(iter(found.norms.values())))
+    if any(wiring.biases) and not by_batch and torch.is_grad_enabled():
+        return None
+    offsets = None
+    if wiring.skips_zeros or wiring.selects:
+        active = _active(rows, beta.pop() if wiring.selects else None, wiring)  # type: ignore[arg-type]
         if active is None:
             return None
+        offsets = _left_out(rows, active) if wiring.offsets else None
         wiring = wiring.restricted(active)
     states: list[Tensor] = list(arguments[:num_states])  # type: ignore[arg-type]
-    if wiring.is_cell:
+    if wiring.inputs:
         states = [prepare(state) for prepare, state in zip(found.inputs, states, strict=True)]
     edge_mix: Tensor | Sequence[Tensor] | None = beta[0] if beta else None  # type: ignore[assignment]
-    if not wiring.by_themselves:
+    if not wiring.by_nodes:
         result = _evaluate_known(where, wiring, found, states, rows, edge_mix)
         if wiring.keeps_layout:
             result = _laid_out_as(states[0], result)
         # A copy, for the engine keeps its maps: what stands behind may change the module's in place (drop-path does)
         return result.clone(memory_format=_layout(result)) if result.requires_grad else result
-    return _evaluate_by_nodes(where, wiring, found, states, rows, edge_mix)
+    return _evaluate_by_nodes(where, wiring, found, states, rows, edge_mix, offsets)
 
 
 def _evaluate_by_nodes(
@@ -94,29 +104,46 @@ def _evaluate_by_nodes(
     states: list[Tensor],
     rows: Tensor | Sequence[Rows],
     beta: Tensor | Sequence[Tensor] | None,
+    offsets: Sequence[Tensor] | None,
 ) -> Tensor:
-    """Node by node, for some candidates run by themselves, in the order and the memory layout of the module's own
-    forward: they may draw random numbers."""
+    """Node by node, for some candidates have no kernel or run by themselves, in the order and the memory layout of the
+    module's own forward: they may draw random numbers."""
     plan = wiring.plan
     states = list(states)
-    for target, parts in enumerate(wiring.by_node or ((),), start=len(states)):
-        total = None
+    beside = Beside(wiring, found.convolutions, found.norms, rows, beta)
+    read: set[int] = set()
+    for target, parts in enumerate(wiring.by_node, start=len(states)):
+        terms = []
         for part in parts:
             some = rows[list(part.edges)] if isinstance(rows, Tensor) else [rows[number] for number in part.edges]
             shares = None if beta is None else torch.stack([beta[number] for number in part.edges])
             inputs = [states[source] for source in part.sources]
-            term = _laid_out_as(states[0], _evaluate_known(where, part.wiring, found, inputs, some, shares))
-            total = term if total is None else total + term
-        for number, edge in enumerate(wiring.edges):
-            source, end = (plan.edges[number].source, plan.edges[number].target) if plan.edges else (0, target)
-            for position, primitive in enumerate(edge.primitives if end == target else ()):
+            read |= set(part.sources)
+            terms.append(_laid_out_as(states[0], _evaluate_known(where, part.wiring, found, inputs, some, shares)))
+        maps, coefficients = [], []
+        for number in plan.entering(target):
+            source = plan.edges[number].source
+            for position, primitive in enumerate(wiring.edges[number].primitives):
                 if primitive.by_itself is not None:
-                    term = rows[number][position] * found.by_themselves[primitive.by_itself](states[source])
-                    term = term if beta is None else beta[number] * term
-                    total = term if total is None else total + term
-        assert total is not None  # coefficients that switch everything off were declined before
-        states.append(total)
-    return torch.cat(states[-wiring.num_outputs :], 1) if wiring.is_cell else states[-1]
+                    maps.append(found.by_themselves[primitive.by_itself](states[source]))
+                elif primitive.layer is not None and primitive.layer.kind == "conv":
+                    terms.append(beside.convolved(source, states[source])[number, position])
+                    read.add(source)
+                    continue
+                elif primitive.layer is not None:
+                    maps.append(beside.pooled(source, states[source], primitive.layer))
+                else:
+                    continue
+                read.add(source)
+                coefficients.append(beside.coefficient(number, position))
+        if maps:
+            terms.append(mixed_sum(maps, torch.stack(coefficients)))
+        if offsets is not None:
+            terms += [offsets[number] for number in plan.entering(target)]
+        states.append(sum(terms[1:], terms[0]))  # coefficients that switch everything off were declined before
+    for source in set(range(len(states) - wiring.num_outputs)) - read:  # all that reads it multiplies it by zero
+        states[-1] = states[-1] + 0 * states[source].flatten()[0]
+    return torch.cat(states[-wiring.num_outputs :], 1) if wiring.num_outputs > 1 else states[-1]
 
 
 def _layout(maps: Tensor) -> torch.memory_format:
@@ -138,13 +165,17 @@ def _evaluate_known(
 ) -> Tensor:
     plan = wiring.plan
     mix, edge_mix = _live_coefficients(rows, beta, wiring, states[0].device)
+    shifts = [[found.convolutions[name].bias for name in names] for names in wiring.biases]
+    if any(shifts):  # lost in the normalisation: their gradient is zero, and not absent
+        mix = mix + 0 * torch.stack([bias.sum() for biases in shifts for bias in biases]).sum()  # type: ignore[union-attr]
     norms = [found.norms[name] for name in wiring.norms]
     filters = [found.convolutions[name].weight for name in wiring.convolutions]
     if any(weight.shape != shape for weight, shape in zip(filters, plan.filter_shapes, strict=True)):
         shapes = [list(w.shape) for w, shape in zip(filters, plan.filter_shapes, strict=True) if w.shape != shape]
         raise RuntimeError(restore_first(where, f"a filter of shape {shapes[0]}"))
-    if norms and not _uses_batch(norms[0]):
+    if norms and not uses_batch(norms[0]):
         given = torch.stack([torch.stack([n.running_mean, n.running_var]) for n in norms])  # type: ignore[list-item]
+        given = _shifted(given, shifts, -1)
         nodes, _ = mixed_cell(states, filters, mix, edge_mix if plan.k > 1 else None, plan, given)
     else:
         batch, (height, width) = states[0].shape[0], plan.size_after(*states[0].shape[2:])
@@ -152,9 +183,22 @@ def _evaluate_known(
         if count <= 1:
             raise invalid(where, "a channel must have more than one value to normalise by the batch", count)
         nodes, statistics = mixed_cell(states, filters, mix, edge_mix if plan.k > 1 else None, plan)
+        statistics = _shifted(statistics, shifts, 1)
         for _ in range(wiring.updates):
-            _move_running(norms, statistics, count / (count - 1))
+            move_running(norms, statistics, count / (count - 1))
     return nodes[:, (plan.num_nodes - wiring.num_outputs) * plan.channels :]
+
+
+@torch.no_grad()
+def _shifted(statistics: Tensor, shifts: Sequence[Sequence[Tensor | None]], sign: int) -> Tensor:
+    """``statistics`` with the biases before each normalisation added to its mean, or taken away."""
+    if not any(shifts):
+        return statistics
+    moved = statistics.clone()
+    for row, biases in enumerate(shifts):
+        if biases:
+            moved[row, 0] += sign * torch.cat(list(biases)).to(moved.dtype)  # type: ignore[arg-type]
+    return moved
 
 
 def restore_first(where: str, got: str) -> str:
@@ -163,33 +207,6 @@ def restore_first(where: str, got: str) -> str:
         f"{where}: its parts must be those that fastnas.accelerate found, got {got}. "
         "Call fastnas.restore before you change them and fastnas.accelerate afterwards."
     )
-
-
-def _uses_batch(norm: nn.BatchNorm2d) -> bool:
-    return norm.training or norm.running_mean is None
-
-
-@torch.no_grad()
-def _move_running(norms: Sequence[nn.BatchNorm2d], statistics: Tensor, unbiased: float) -> None:
-    """Running mean and unbiased variance, exactly as :class:`torch.nn.BatchNorm2d` moves them."""
-    moved = [row for row, n in enumerate(norms) if n.training and n.track_running_stats and n.running_mean is not None]
-    if not moved:
-        return
-    counters = [norms[row].num_batches_tracked for row in moved]
-    torch._foreach_add_([counter for counter in counters if counter is not None], 1)  # type: ignore[attr-defined]
-    by_factor: dict[float, list[int]] = {}
-    for row, counter in zip(moved, counters, strict=True):
-        momentum = norms[row].momentum
-        if momentum is None:  # the cumulative average
-            momentum = 1.0 / float(counter) if counter is not None else 0.0
-        by_factor.setdefault(momentum, []).append(row)
-    means, variances = statistics.unbind(1)
-    variances = variances * unbiased
-    for factor, rows in by_factor.items():
-        running = [norms[row].running_mean for row in rows] + [norms[row].running_var for row in rows]
-        new = [means[row] for row in rows] + [variances[row] for row in rows]
-        new = [value.to(old.dtype) for value, old in zip(new, running, strict=True)]  # type: ignore[union-attr]
-        torch._foreach_lerp_(running, new, factor)  # type: ignore[arg-type]
 
 
 # From the coefficients that foreign code hands over to those that the engine takes
@@ -209,20 +226,27 @@ def _require_rows(where: str, rows: Tensor | Sequence[Rows], beta: Sequence[obje
     if len(rows) < num_edges:
         raise invalid(where, f"weights must have a row for each of {num_edges} edges", len(rows))
     if beta and len(beta[0]) < num_edges:  # type: ignore[arg-type]
-        raise invalid(where, f"weights of edges must be {num_edges}", len(beta[0]))  # type: ignore[arg-type]
+        what = "numbers of candidates" if wiring.selects else "weights of edges"
+        raise invalid(where, f"{what} must be {num_edges}", len(beta[0]))  # type: ignore[arg-type]
     widths = [rows.shape[1]] * num_edges if isinstance(rows, Tensor) else [len(row) for row in rows]  # type: ignore[arg-type]
     for edge, width in zip(wiring.edges, widths, strict=False):
         if width < len(edge.primitives):
             raise invalid(where, f"weights must be {len(edge.primitives)} for each edge", width)
 
 
-def _active(rows: Tensor | Sequence[Rows], wiring: Wiring) -> tuple[tuple[bool, ...], ...] | None:
-    """Which candidates of each edge have a coefficient other than zero; ``None`` if a node has nothing to add up.
+def _active(
+    rows: Tensor | Sequence[Rows], chosen: Tensor | None, wiring: Wiring
+) -> tuple[tuple[bool, ...], ...] | None:
+    """Which candidates of each edge have a coefficient other than zero, or are ``chosen``; ``None`` if a node has
+    nothing to add up.
 
     Reads all coefficients with one transfer from their device, where the module's own forward makes one for each.
     """
     edges = wiring.edges
-    if isinstance(rows, Tensor):
+    if chosen is not None:
+        picks = torch.as_tensor(chosen)[: len(edges)].flatten().tolist()
+        numbers = [[k == pick for k in range(len(e.primitives))] for e, pick in zip(edges, picks, strict=True)]
+    elif isinstance(rows, Tensor):
         numbers = (rows[: len(edges)].detach() != 0).tolist()
     else:
         flat = torch.stack([torch.as_tensor(n).detach() for row in rows for n in row])  # type: ignore[union-attr]
@@ -233,14 +257,19 @@ def _active(rows: Tensor | Sequence[Rows], wiring: Wiring) -> tuple[tuple[bool, 
         return None
     adds_up: set[int] = set()
     for edge, flags, plan in zip(edges, active, wiring.plan.edges, strict=True):
-        if any(flag and _contributes(edge, k) for k, flag in enumerate(flags)):
+        if any(flag and edge.primitives[k].contributes for k, flag in enumerate(flags)):
             adds_up.add(plan.target)
     return active if len(adds_up) == wiring.plan.num_nodes else None
 
 
-def _contributes(edge: Edge, position: int) -> bool:
-    primitive = edge.primitives[position]
-    return primitive.candidate is not None or primitive.by_itself is not None
+def _left_out(rows: Tensor | Sequence[Rows], active: Sequence[Sequence[bool]]) -> list[Tensor]:
+    """For each edge, the sum of the coefficients of the candidates that do not run."""
+    return [
+        torch.stack(
+            [n for n, flag in zip(_numbers(row), flags, strict=False) if not flag] or [_numbers(row)[0] * 0]
+        ).sum()
+        for row, flags in zip(rows, active, strict=False)
+    ]
 
 
 def _live_coefficients(
@@ -262,7 +291,7 @@ def _live_coefficients(
         mix_EK = rows[:num_edges, span.start : span.stop].to(device)
         mix_EK = mix_EK if edge_mix is None else mix_EK * edge_mix[:, None]
         return mix_EK.reshape(-1), edge_mix
-    if isinstance(rows, Tensor) and wiring.skips_zeros:
+    if isinstance(rows, Tensor) and (wiring.skips_zeros or wiring.selects):
         index = torch.tensor(wiring.flat_columns, device=rows.device)
         mix = rows[:num_edges].flatten()[index[0] * rows.shape[1] + index[1]].to(device)
         return (mix if edge_mix is None else mix * edge_mix[index[0].to(device)]), edge_mix

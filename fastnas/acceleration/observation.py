@@ -70,6 +70,7 @@ def observe(
     coefficients: Sequence[Tensor],
     evaluated: Collection[str],
     by_themselves: Sequence[nn.Module],
+    method: str,
 ) -> Observation:
     """Run ``forward`` of ``module`` once and report what it depends on.
 
@@ -79,6 +80,7 @@ def observe(
         coefficients: Those tensors among its arguments whose values it may look at.
         evaluated: Names of the parts whose weights the engine takes.
         by_themselves: Parts that run themselves also beside the engine, so that what they read does not matter.
+        method: That ``forward`` calls.
 
     Raises:
         Unrecognised: If it depends on anything else, or leaves something behind.
@@ -94,7 +96,7 @@ def observe(
     if calls.refused:
         raise Unrecognised(calls.refused)
     guards, modes = guards_of_reads(parts, reads, evaluated)
-    guards += guards_of_code(parts, reads)
+    guards += guards_of_code(parts, reads | {("", method)})
     for guard in guards:
         if not is_same(guard.read(module), guard.value):
             raise Unrecognised(f"its forward changes {guard}")

@@ -4,7 +4,8 @@ Reading is a guess; :mod:`fastnas.acceleration.trial` proves it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import torch
 from torch import nn
@@ -14,6 +15,21 @@ from fastnas_kernels.mixed_op.plan import Candidate
 
 class Unrecognised(ValueError):
     """Why a module is left as it is; the text is for the user."""
+
+
+class Layer(NamedTuple):
+    """A candidate without a kernel of its own, evaluated once for all edges that leave a state.
+
+    Args:
+        kind: ``conv`` is ReLU, convolution and normalisation; pools have no normalisation; ``same`` is the identity.
+        kernel, stride, padding, dilation: In pixels.
+    """
+
+    kind: Literal["conv", "max_pool", "avg_pool", "same"]
+    kernel: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +43,8 @@ class Primitive:
         convolutions: Names of its convolutions, in the order in which the engine takes their weights.
         norms: Names of its normalisations, in the order of the engine's statistics.
         eps: Of its normalisations.
+        biases: For each normalisation, names of the convolutions whose biases are added right before it.
+        layer: What it is, if it is known and has no kernel.
         by_itself: Name of the candidate if the engine does not know it, so that it runs itself beside the engine.
         why: The engine does not know it, in words.
     """
@@ -37,8 +55,15 @@ class Primitive:
     convolutions: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
     eps: tuple[float, ...] = ()
+    biases: tuple[tuple[str, ...], ...] = ()
+    layer: Layer | None = None
     by_itself: str | None = None
     why: str = ""
+
+    @property
+    def contributes(self) -> bool:
+        """Whether it adds anything to the sum."""
+        return self.candidate is not None or self.layer is not None or self.by_itself is not None
 
 
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
@@ -63,21 +88,26 @@ def read_primitive(module: nn.Module) -> Primitive:
     convolutions = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, nn.Conv2d)}
     norms = {name: leaf for name, leaf in leaves.items() if isinstance(leaf, nn.BatchNorm2d)}
     pools = [leaf for leaf in leaves.values() if isinstance(leaf, (nn.MaxPool2d, nn.AvgPool2d))]
-    _require_plain(norms)
-    if convolutions and not pools:
-        candidate, stride = _read_convolutions(list(convolutions.values()), len(norms))
-        channels = next(iter(convolutions.values())).in_channels
-    elif len(pools) == 1 and not convolutions:
-        candidate, stride = _read_pool(pools[0], len(norms))
-        channels = next(iter(norms.values())).num_features
+    if len(convolutions) == len(norms) == 1 and not pools and (layer := _read_dense(*convolutions.values())):
+        primitive = Primitive(None, layer.stride, next(iter(convolutions.values())).in_channels, layer=layer)
+    elif len(pools) == 1 and not convolutions and not norms:
+        primitive = _read_pool(pools[0], normalised=False)
+    elif len(pools) == 1 and not convolutions and len(norms) == 1:
+        primitive = _read_pool(pools[0], normalised=True)
+        primitive = replace(primitive, channels=next(iter(norms.values())).num_features)
+    elif convolutions and not pools:
+        primitive = _read_convolutions(convolutions, len(norms))
     elif not norms and not pools:
         return _probe(module)
     else:
-        raise Unrecognised(f"{len(convolutions)} convolutions and {len(pools)} pools together are no known candidate")
-    if any(norm.num_features != channels for norm in norms.values()):
+        counts = f"{len(convolutions)} convolutions, {len(pools)} pools and {len(norms)} normalisations"
+        raise Unrecognised(f"{counts} together are no known candidate")
+    if primitive.layer is None:
+        _require_plain(norms)
+    if any(norm.num_features != primitive.channels for norm in norms.values()):
         raise Unrecognised("it does not keep the number of channels")
     eps = tuple(norm.eps for norm in norms.values())
-    return Primitive(candidate, stride, channels, tuple(convolutions), tuple(norms), eps)
+    return replace(primitive, convolutions=tuple(convolutions), norms=tuple(norms), eps=eps)
 
 
 def _require_plain(norms: dict[str, nn.BatchNorm2d]) -> None:
@@ -86,35 +116,50 @@ def _require_plain(norms: dict[str, nn.BatchNorm2d]) -> None:
             raise Unrecognised(f"its normalisation {name} has a scale and a shift of its own (affine=True)")
 
 
-def _read_pool(pool: nn.MaxPool2d | nn.AvgPool2d, num_norms: int) -> tuple[Candidate, int]:
-    if num_norms != 1:
-        raise Unrecognised(f"a pool needs one normalisation after it, it has {num_norms}")
+def _read_pool(pool: nn.MaxPool2d | nn.AvgPool2d, normalised: bool) -> Primitive:
     stride = _side(pool.stride)
     if (_side(pool.kernel_size), _side(pool.padding), pool.ceil_mode) != (3, 1, False):
         raise Unrecognised("its pool is not over 3x3 pixels with a border of one")
+    kind: Literal["max_pool", "avg_pool"] = "max_pool"
     if isinstance(pool, nn.MaxPool2d):
         if _side(pool.dilation) != 1 or pool.return_indices:
             raise Unrecognised("its max-pool is dilated or returns indices")
-        return Candidate("max_pool"), stride
-    if pool.count_include_pad or pool.divisor_override is not None:
+    elif pool.count_include_pad or pool.divisor_override is not None:
         raise Unrecognised("its average pool divides by more than the pixels that exist (count_include_pad)")
-    return Candidate("avg_pool"), stride
+    else:
+        kind = "avg_pool"
+    if normalised:
+        return Primitive(Candidate(kind), stride, biases=((),))
+    return Primitive(None, stride, layer=Layer(kind, 3, stride, 1))
 
 
-def _read_convolutions(convolutions: Sequence[nn.Conv2d], num_norms: int) -> tuple[Candidate, int]:
+def _read_dense(layer: nn.Conv2d) -> Layer | None:
+    """A convolution that mixes all channels and keeps their number, if ``layer`` is one."""
+    kernel, padding, dilation = (_side(x) for x in (layer.kernel_size, layer.padding, layer.dilation))
+    plain = layer.groups == 1 and layer.padding_mode == "zeros" and layer.in_channels == layer.out_channels
+    return Layer("conv", kernel, _side(layer.stride), padding, dilation) if plain else None
+
+
+def _read_convolutions(named: dict[str, nn.Conv2d], num_norms: int) -> Primitive:
+    convolutions = list(named.values())
     channels = convolutions[0].in_channels
     for layer in convolutions:
-        if layer.bias is not None or layer.padding_mode != "zeros" or layer.in_channels != channels:
-            raise Unrecognised("its convolutions have a bias, another padding than zeros, or change the channels")
+        if layer.padding_mode != "zeros" or layer.in_channels != channels:
+            raise Unrecognised("its convolutions have another padding than zeros, or change the channels")
+        if layer.bias is not None and _side(layer.kernel_size) != 1:
+            raise Unrecognised("its convolutions have a bias that is not added right before a normalisation")
     strides = [_side(layer.stride) for layer in convolutions]
     sides = [_side(layer.kernel_size) for layer in convolutions]
     outputs = [layer.out_channels for layer in convolutions]
     groups = [layer.groups for layer in convolutions]
+    biased = [(name,) if layer.bias is not None else () for name, layer in named.items()]
     paddings, dilations = ([_side(getattr(c, name)) for c in convolutions] for name in ("padding", "dilation"))
     if (sides, strides, groups, paddings) == ([1, 1], [2, 2], [1, 1], [0, 0]) and outputs == [channels // 2] * 2:
         if num_norms != 1:
             raise Unrecognised(f"a factorised reduction has one normalisation, it has {num_norms}")
-        return Candidate("skip"), 2
+        if len({len(names) for names in biased}) > 1:
+            raise Unrecognised("one half of its factorised reduction has a bias")
+        return Primitive(Candidate("skip"), 2, channels, biases=(biased[0] + biased[1],))
     repeats = len(convolutions) // 2
     alternate = (
         repeats in (1, 2)
@@ -126,10 +171,12 @@ def _read_convolutions(convolutions: Sequence[nn.Conv2d], num_norms: int) -> tup
         and paddings == [dilations[0] * (sides[0] // 2), 0] * repeats
         and strides[1:] == [1] * (2 * repeats - 1)
         and sides[0] % 2 == 1
+        and not any(biased[::2])
     )
     if not alternate:
         raise Unrecognised("its convolutions are neither depthwise and 1x1 in turn nor a factorised reduction")
-    return Candidate("depthwise", sides[0], dilations[0], repeats), strides[0]
+    candidate = Candidate("depthwise", sides[0], dilations[0], repeats)
+    return Primitive(candidate, strides[0], channels, biases=tuple(biased[1::2]))
 
 
 def _side(value: object) -> int:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -82,31 +83,37 @@ def _probes(wiring: Wiring) -> Iterator[_Probe]:
     yield _Probe(8, training=True)
     yield _Probe(8, training=False)
     yield _Probe(7, training=True)
-    yield _Probe(8, training=True, gradients=False)
+    for training in (True, False):
+        yield _Probe(8, training, gradients=False)
     step = 3 if len(wiring.edges) >= 5 else 1  # edges begin with different patterns, so that a cell needs fewer turns
-    for turn in range(0, _NUM_PATTERNS, step):
+    turns = range(2 * _width(wiring)) if wiring.selects else range(0, _NUM_PATTERNS, step)
+    for turn in turns:
         yield _Probe(8, training=True, pattern=turn)
 
 
+def _width(wiring: Wiring) -> int:
+    return max(len(edge.primitives) for edge in wiring.edges)
+
+
 def _require_own_tensors(module: nn.Module, wiring: Wiring) -> None:
-    for names in (wiring.convolutions, wiring.norms):
-        if len({id(module.get_submodule(name)) for name in names}) < len(names):
-            raise Unrecognised("two of its candidates share a layer")
+    if len({id(module.get_submodule(name)) for name in wiring.tensors_of}) < len(wiring.tensors_of):
+        raise Unrecognised("two of its candidates share a layer")
 
 
 def _watched(twin: nn.Module, wiring: Wiring, device: torch.device, generator: torch.Generator) -> Wiring:
     """The wiring with everything that the forward of ``twin`` reads."""
     by_themselves = [twin.get_submodule(name) for name in (*wiring.inputs, *wiring.by_themselves)]
-    evaluated = {*wiring.convolutions, *wiring.norms}
+    evaluated = set(wiring.tensors_of)
     seen: list[Observation] = []
     for training in (True, False):
         twin.train(training)
         leaves = [a.to(device) for a in _arguments(twin, wiring, _Probe(8, training), generator)]
-        coefficients = leaves[max(1, len(wiring.inputs)) :]
-        handed = _as_handed_over([leaf.requires_grad_() for leaf in leaves], wiring)
+        coefficients = leaves[-1:] if wiring.selects else leaves[wiring.plan.num_inputs :]
+        handed = _as_handed_over([_leaf(leaf) for leaf in leaves], wiring)
         buffers = {name: buffer.clone() for name, buffer in twin.named_buffers()}
         try:
-            seen.append(observe(twin, lambda given=handed: _own(twin, given), coefficients, evaluated, by_themselves))
+            own = partial(_own, twin, wiring, handed)
+            seen.append(observe(twin, own, coefficients, evaluated, by_themselves, wiring.method))
         except Unrecognised:
             raise
         except FOREIGN_ERRORS as error:
@@ -114,7 +121,7 @@ def _watched(twin: nn.Module, wiring: Wiring, device: torch.device, generator: t
             raise NotTaken(f"it does not take arguments of shapes {shapes}: {_first_line(error)}") from None
         for name, buffer in twin.named_buffers():
             buffer.copy_(buffers[name])
-    skips_zeros = any(one.reads_coefficients for one in seen)
+    skips_zeros = any(one.reads_coefficients for one in seen) and not wiring.selects
     if skips_zeros and wiring.is_cell and wiring.by_themselves:
         raise Unrecognised("it looks at the values of its coefficients, and some of its candidates are foreign")
     if any(one.reads_shapes for one in seen) and not skips_zeros:
@@ -132,13 +139,13 @@ def _require_same_operations(twin: nn.Module, wiring: Wiring, generator: torch.G
     found = []
     for batch, size in _SHAPES:
         leaves = _arguments(twin, wiring, _Probe(8, training=True), generator)
-        maps, rest = leaves[: max(1, len(wiring.inputs))], leaves[max(1, len(wiring.inputs)) :]
+        maps, rest = leaves[: wiring.plan.num_inputs], leaves[wiring.plan.num_inputs :]
         maps = [
             x.new_empty(batch, x.shape[1], x.shape[2] * size // 8, x.shape[3] * size // 8, device="meta") for x in maps
         ]
         handed = _as_handed_over([*maps, *(leaf.to("meta") for leaf in rest)], wiring)
         try:
-            found.append(operations(lambda given=handed: _own(meta, given)))
+            found.append(operations(partial(_own, meta, wiring, handed)))
         except (*FOREIGN_ERRORS, NotImplementedError):
             return  # it cannot run without values
     for (batch, size), names in zip(_SHAPES, found, strict=True):
@@ -146,14 +153,18 @@ def _require_same_operations(twin: nn.Module, wiring: Wiring, generator: torch.G
             raise Unrecognised(f"its forward does something else for {batch} images of {size}x{size} than for 2 of 8x8")
 
 
-def _own(twin: nn.Module, handed: Sequence[object]) -> object:
-    return type(twin).forward(twin, *handed)
+def _own(twin: nn.Module, wiring: Wiring, handed: Sequence[object]) -> object:
+    return getattr(type(twin), wiring.method)(twin, *handed)
+
+
+def _leaf(argument: Tensor) -> Tensor:
+    return argument.requires_grad_(argument.is_floating_point())
 
 
 def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: _Probe) -> Wiring:
     twin.train(probe.training)
     try:
-        expected = _run(lambda handed: _own(twin, handed), twin, wiring, arguments, probe)
+        expected = _run(partial(_own, twin, wiring), twin, wiring, arguments, probe)
     except Unrecognised:
         raise
     except FOREIGN_ERRORS as error:
@@ -174,7 +185,7 @@ def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe
         again = _run_engine(twin, twice, arguments, probe)
         if again is not None and _difference(buffers, again) is None:
             wiring, ours = twice, again
-    difference = _difference(expected, ours, wiring.by_themselves)
+    difference = _difference(expected, ours, wiring.may_round)
     if difference is not None:
         zeros = ", where it looks at the values of its coefficients" if wiring.skips_zeros else ""
         raise Unrecognised(f"{difference}, in {'training' if probe.training else 'eval'} mode{zeros}")
@@ -219,7 +230,7 @@ def _run(
     """
     buffers = dict(twin.named_buffers())
     before = {name: buffer.clone() for name, buffer in buffers.items()}
-    leaves = [argument.clone().requires_grad_() for argument in arguments]
+    leaves = [_leaf(argument.clone()) for argument in arguments]
     handed = [leaf.clone() for leaf in leaves]  # no leaves, so that a forward may write into them, as in a network
     torch.manual_seed(0)  # what runs beside the engine may draw
     try:
@@ -230,7 +241,8 @@ def _run(
         if not all(map(torch.equal, handed, leaves)):
             raise Unrecognised("its forward writes into its arguments")
         parameters = dict(twin.named_parameters())
-        names = [f"the gradient of {name}" for name in (*wiring.arguments, *parameters)]
+        variables = {name: leaf for name, leaf in zip(wiring.arguments, leaves, strict=True) if leaf.requires_grad}
+        variables |= parameters
         result: dict[str, Tensor | None] = {"its output": output.detach()}
         on_gpu = output.device.type == "cuda"
         result[_DRAWN] = torch.cuda.get_rng_state(output.device) if on_gpu else torch.get_rng_state()
@@ -239,8 +251,8 @@ def _run(
             # first one of a process to eight digits if two threads ask for it at once (fastnas.seeds)
             ramp = torch.linspace(-1, 2, output.numel(), dtype=output.dtype, device=output.device).reshape(output.shape)
             loss = (ramp * output * output).sum()
-            variables = [*leaves, *parameters.values()]
-            result |= zip(names, torch.autograd.grad(loss, variables, allow_unused=True), strict=True)
+            found = torch.autograd.grad(loss, list(variables.values()), allow_unused=True)
+            result |= zip([f"the gradient of {name}" for name in variables], found, strict=True)
         return result | {f"{_BUFFER}{name}": buffer.clone() for name, buffer in buffers.items()}
     finally:
         for name, buffer in buffers.items():
@@ -257,27 +269,33 @@ def _as_handed_over(arguments: list[Tensor], wiring: Wiring) -> list[object]:
 
 
 def _arguments(module: nn.Module, wiring: Wiring, probe: _Probe, generator: torch.Generator) -> list[Tensor]:
-    plan, width = wiring.plan, max(len(edge.primitives) for edge in wiring.edges)
+    plan, width = wiring.plan, _width(wiring)
     batch = 2 if probe.size % 2 == 0 else 3
 
     def images(channels: int, side: int) -> Tensor:
         x = torch.randn(batch, channels, side, side, dtype=torch.float64, generator=generator)
         return x * torch.logspace(0, 2, batch, dtype=torch.float64).reshape(-1, 1, 1, 1) if probe.pattern else x
 
-    if wiring.is_cell:
+    if wiring.inputs:
         maps = []
         for name in wiring.inputs:
             prepare = module.get_submodule(name)
             maps.append(images(channels_before(prepare, plan.channels), probe.size * stride_of_input(prepare)))
     else:
         maps = [images(plan.channels, probe.size)]
+    if wiring.selects:  # whose coefficients are not looked at: every candidate is chosen on every edge at least once
+        rows = torch.randn(len(plan.edges), width, dtype=torch.float64, generator=generator)
+        chosen = torch.randint(width, (len(plan.edges),), generator=generator)
+        if probe.pattern is not None and probe.pattern < width:
+            chosen = (torch.arange(len(plan.edges)) + probe.pattern) % width
+        return [*maps, rows, chosen[:, None]]
     rows = torch.stack([_row(probe, edge, width, generator) for edge in range(len(plan.edges))])
     if not wiring.is_cell:
         return [*maps, rows[0]]
     beta = torch.randn(len(plan.edges), dtype=torch.float64, generator=generator)
     if probe.pattern is not None:
         beta[probe.pattern % len(beta)] = 0.0
-    return [*maps, rows, *([beta] if len(wiring.arguments) == 4 else [])]
+    return [*maps, rows, *([beta] if wiring.has_shares else [])]
 
 
 def _row(probe: _Probe, edge: int, width: int, generator: torch.Generator) -> Tensor:
@@ -321,15 +339,15 @@ def _twin(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def _difference(
-    expected: dict[str, Tensor | None], ours: dict[str, Tensor | None], by_themselves: Sequence[str] = ()
+    expected: dict[str, Tensor | None], ours: dict[str, Tensor | None], may_round: Sequence[str] = ()
 ) -> str | None:
     """The first tensor that differs, in words.
 
-    A weight of what runs itself may have a gradient of rounding errors alone, as a bias before a normalisation has.
+    A weight of what ``may_round`` may have a gradient of rounding errors alone, as a bias before a normalisation has.
     """
     sizes = [x.abs().max().item() for key, x in expected.items() if key != _DRAWN and x is not None and x.numel()]
     largest = max(sizes, default=0.0)
-    noisy = tuple(f"the gradient of {name}." for name in by_themselves)
+    noisy = tuple(f"the gradient of {name}." for name in may_round)
     for name, value in expected.items():
         mine = ours[name]
         if name == _DRAWN:

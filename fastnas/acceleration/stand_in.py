@@ -18,12 +18,12 @@ _AGAIN = "Its own forward runs. fastnas.restore and then fastnas.accelerate take
 
 
 class StandIn:
-    """Stands in for the ``forward`` of one module.
+    """Stands in for one method of one module, its ``forward`` as a rule.
 
     It is a value that names the module, so that a deep copy or a pickle of the module holds one that names the copy.
 
     Args:
-        module: Whose forward it is.
+        module: Whose method it is.
         wiring: How it maps onto the engine.
         structure: Names and classes of its parts when it was proved.
     """
@@ -38,20 +38,23 @@ class StandIn:
     def __call__(self, *args: object, **named: object) -> Tensor:
         arguments = self._bind(args, named)
         if arguments is None or torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
-            return type(self.module).forward(self.module, *args, **named)
+            return self._own(*args, **named)
         self._require_structure()
         reason = obstacle(self._found) or self._changed()
         if reason is not None:
             text = complaint("fastnas.accelerate", "the module must be as it was found", reason, _AGAIN)
             warnings.warn(text, RuntimeWarning, stacklevel=3)
-            return type(self.module).forward(self.module, *args, **named)
+            return self._own(*args, **named)
         result = evaluate(self.module, self.wiring, self._found, arguments)
-        return type(self.module).forward(self.module, *args, **named) if result is None else result
+        return self._own(*args, **named) if result is None else result
+
+    def _own(self, *args: object, **named: object) -> Tensor:
+        return getattr(type(self.module), self.wiring.method)(self.module, *args, **named)
 
     @property
     def __code__(self) -> types.CodeType:
         """Of the module's own forward: that is what an export looks for, and what runs in it."""
-        return type(self.module).forward.__code__
+        return getattr(type(self.module), self.wiring.method).__code__
 
     def _bind(self, args: Sequence[object], named: dict[str, object]) -> list[object] | None:
         """The arguments that the engine takes; ``None`` if another one has a value that only the module knows."""
@@ -116,18 +119,23 @@ class StandIn:
         """A replica for another device, with an engine of its own: data parallelism copies the attributes of a module
         and not what they refer to."""
         replica = type(self.module)._replicate_for_data_parallel(self.module)
-        install(replica, self.wiring, self.structure)
+        for present in stand_ins_of(self.module):
+            install(replica, present.wiring, present.structure)
         return replica
 
     def describe(self, name: str) -> Replaced:
         """What the report says about this module."""
         wiring, plan = self.wiring, self.wiring.plan
         channels = f"{plan.channels} channels" + (f", 1/{plan.k} of them mixed" if plan.k > 1 else "")
-        what = f"{len(wiring.live)} candidates, {channels}, stride {plan.stride}"
+        what = f"{len(wiring.live) + len(wiring.layers)} candidates, {channels}, stride {plan.stride}"
         if wiring.is_cell:
             what = f"{plan.num_nodes} nodes, {len(plan.edges)} edges, {what}"
         if wiring.updates > 1:
             what += f"; moves running statistics {wiring.updates} times a step, as its own forward does"
+        if any(p.kind == "conv" for one in wiring.layers if (p := one.layer)):
+            what += "; convolutions that leave a state are one"
+        if wiring.selects:
+            what += "; only the candidate that is chosen on an edge runs"
         if wiring.skips_zeros:
             what += "; a candidate whose coefficient is zero does not run, as in its own forward"
         if wiring.fixed:
@@ -146,14 +154,13 @@ def structure_of(module: nn.Module) -> list[tuple[str, type]]:
 
 
 def install(module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, type]] | None = None) -> StandIn:
-    """Put a :class:`StandIn` in the place of ``module.forward``."""
+    """Put a :class:`StandIn` in the place of the method of ``module`` that ``wiring`` names."""
     stand_in = StandIn(module, wiring, structure)
-    module.forward = stand_in
+    setattr(module, wiring.method, stand_in)
     module._replicate_for_data_parallel = stand_in.replicate
     return stand_in
 
 
-def stand_in_of(module: nn.Module) -> StandIn | None:
-    """The one that ``module`` has, if it has one."""
-    present = module.__dict__.get("forward")
-    return present if isinstance(present, StandIn) else None
+def stand_ins_of(module: nn.Module) -> list[StandIn]:
+    """Those that ``module`` has."""
+    return [value for value in module.__dict__.values() if isinstance(value, StandIn)]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastnas.acceleration.stand_in import stand_in_of
-from fastnas.acceleration.wiring import candidate_list, looks_like_cell, looks_mixed
+from fastnas.acceleration.shapes import candidates_of, cell_methods, mixing_methods
+from fastnas.acceleration.stand_in import stand_ins_of
 from fastnas.supernet.search_cell import SearchCell
 
 LABEL = "fastnas: "
@@ -28,18 +28,17 @@ def find_parts(network: nn.Module) -> dict[nn.Module, tuple[str, str]]:
         if isinstance(module, SearchCell):
             kinds[module] = "cells", name
             return
-        present = stand_in_of(module)
-        if present is not None:  # what lies inside does not run, and a hook on it would bring back its own forward
-            kinds[module] = "cells" if present.wiring.is_cell else "edges", name
+        present = stand_ins_of(module)
+        if present:  # what lies inside does not run, and a hook on it would bring back its own forward
+            kinds[module] = "cells" if present[0].wiring.is_cell else "edges", name
             return
         ours = any(isinstance(part, SearchCell) for part in module.modules())
-        if looks_like_cell(module) and not ours:
+        if cell_methods(module) and not ours:
             kinds[module] = "cells", name
-        elif looks_mixed(module) and not ours:
+        elif mixing_methods(module) and not ours:
             kinds[module] = "edges", name
-            found = candidate_list(module)
-            for key, candidate in (found[1] if found else {}).items():
-                kinds[candidate] = "candidates", f"{name}.{found[0]}.{key}" if found else ""
+            for path, candidate in candidates_of(module).items():
+                kinds[candidate] = "candidates", f"{name}.{path}"
             return
         for child_name, child in module.named_children():
             visit(child, f"{name}.{child_name}" if name else child_name)
@@ -78,7 +77,7 @@ class Labels:
         kind = self.kinds[module][0]
         mark = record_function(LABEL + kind)
         mark.__enter__()
-        self._stack.append((kind, mark, isinstance(module, SearchCell) or stand_in_of(module) is not None))
+        self._stack.append((kind, mark, isinstance(module, SearchCell) or bool(stand_ins_of(module))))
 
     def _end(self, _module: nn.Module, _inputs: object, _output: object) -> None:
         self._stack.pop()[1].__exit__(None, None, None)

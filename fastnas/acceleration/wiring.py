@@ -1,18 +1,17 @@
 """How a foreign mixed operation or cell maps onto the engine: a value that holds names, not modules."""
 
-import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
 from torch import nn
-from torch.jit import ScriptModule
 
-from fastnas.acceleration.guards import Guard, is_constant
-from fastnas.acceleration.primitives import Primitive, Unrecognised, read_primitive
-from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan
+from fastnas.acceleration.guards import Guard
+from fastnas.acceleration.primitives import Layer, Primitive, Unrecognised, read_primitive
+from fastnas.acceleration.shapes import arguments_of, candidate_list, candidates_of, edges_of, listed
+from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 
 FOREIGN_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What other people's code raises when it is called in a way that it does not expect."""
@@ -41,7 +40,10 @@ class Wiring:
         plan: What the engine evaluates.
         edges: The mixed operations, in the order of ``plan.edges``.
         inputs: Names of the modules that prepare the input states; empty for a mixed operation by itself.
-        arguments: Names of the arguments of the module's ``forward`` that the engine takes.
+        arguments: Names of the arguments of the module's ``method`` that the engine takes.
+        method: Of the module, for which the engine stands in.
+        selects: Whether the last argument is the number of the one candidate that runs on each edge.
+        offsets: Whether the coefficients of the others are added to every pixel.
         fixed: Names of its further arguments with the only values for which the engine stands in.
         nested: Whether coefficients come as one table for each node instead of one for all edges.
         num_outputs: How many of the last nodes form the output.
@@ -58,6 +60,9 @@ class Wiring:
     edges: tuple[Edge, ...]
     inputs: tuple[str, ...]
     arguments: tuple[str, ...]
+    method: str = "forward"
+    selects: bool = False
+    offsets: bool = False
     fixed: tuple[tuple[str, object], ...] = ()
     nested: bool = False
     num_outputs: int = 1
@@ -70,7 +75,12 @@ class Wiring:
 
     @property
     def is_cell(self) -> bool:
-        return len(self.inputs) > 0
+        return len(self.edges) > 1 or len(self.inputs) > 0
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether the last argument weighs the edges."""
+        return len(self.arguments) == self.plan.num_inputs + 2 and not self.selects
 
     @cached_property
     def live(self) -> tuple[Primitive, ...]:
@@ -88,9 +98,36 @@ class Wiring:
         return tuple(name for primitive in self.live for name in primitive.norms)
 
     @cached_property
+    def biases(self) -> tuple[tuple[str, ...], ...]:
+        """For each of ``norms``, the convolutions whose biases are added right before it, where they are lost."""
+        return tuple(names for primitive in self.live for names in primitive.biases)
+
+    @cached_property
+    def layers(self) -> tuple[Primitive, ...]:
+        """The primitives that are known and for which there is no kernel."""
+        return tuple(p for edge in self.edges for p in edge.primitives if p.layer is not None)
+
+    @cached_property
+    def tensors_of(self) -> tuple[str, ...]:
+        """Names of all convolutions and normalisations whose weights are taken, and whose forward is not called."""
+        of_layers = (name for p in self.layers for name in (*p.convolutions, *p.norms))
+        return (*self.convolutions, *self.norms, *of_layers)
+
+    @cached_property
     def by_themselves(self) -> tuple[str, ...]:
         """Names of the candidates that run beside the engine."""
         return tuple(p.by_itself for edge in self.edges for p in edge.primitives if p.by_itself is not None)
+
+    @property
+    def may_round(self) -> tuple[str, ...]:
+        """Names of the parts of which a gradient may be rounding errors alone: they have biases, or are unknown."""
+        of_layers = (name for primitive in self.layers for name in primitive.convolutions)
+        return (*self.by_themselves, *of_layers, *(name for names in self.biases for name in names))
+
+    @property
+    def by_nodes(self) -> bool:
+        """Whether nodes are evaluated one after another, for not all candidates have a kernel."""
+        return isinstance(self.plan, LoosePlan)
 
     @cached_property
     def columns(self) -> tuple[tuple[int, ...], ...]:
@@ -151,10 +188,7 @@ class Wiring:
             edges.append(replace(edge, primitives=primitives))
             candidates = tuple(p.candidate for p in primitives if p.candidate is not None)
             plans.append(EdgePlan(plan.source, plan.target, candidates))
-        if not any(plan.candidates for plan in plans):  # only what runs beside the engine is left
-            plans = []
-        num_nodes = self.plan.num_nodes if plans else 0
-        return replace(self, edges=tuple(edges), plan=replace(self.plan, edges=tuple(plans), num_nodes=num_nodes))
+        return replace(self, edges=tuple(edges), plan=replace(self.plan, edges=tuple(plans)))
 
 
 @dataclass(frozen=True)
@@ -175,74 +209,33 @@ class Part:
 _OFF = Primitive(None, 1)
 
 
-def arguments_of(module: nn.Module) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
-    """Names of the arguments of ``module.forward`` that must be given, and the others with their defaults.
+class LoosePlan(CellPlan):
+    """A cell of which some candidates have no kernel, so that a node may have none that does."""
 
-    Both are empty if the defaults are no plain values, or arguments may be repeated.
-    """
-    if isinstance(module, ScriptModule):
-        return (), ()
-    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
-    required = tuple(p.name for p in parameters if p.default is p.empty)
-    defaults = tuple((p.name, p.default) for p in parameters if p.default is not p.empty)
-    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) and all(is_constant(v) for _, v in defaults)
-    return (required, defaults) if plain else ((), ())
+    def __post_init__(self) -> None:
+        pass
 
 
-def candidate_list(module: nn.Module) -> tuple[str, dict[str, nn.Module]] | None:
-    """The modules in the one list or dictionary of modules that ``module`` holds, by their keys, with its name;
-    ``None`` if it holds none or several."""
-    filled = [(name, items) for name, part in module.named_children() if (items := _listed(part))]
-    return filled[0] if len(filled) == 1 else None
-
-
-def _listed(part: nn.Module) -> dict[str, nn.Module]:
-    """What is in a list or dictionary of modules, also what is in it twice."""
-    held = part._modules if isinstance(part, (nn.ModuleList, nn.ModuleDict)) else {}
-    return {key: item for key, item in held.items() if item is not None}
-
-
-def looks_mixed(module: nn.Module) -> bool:
-    """Whether ``module`` has the shape of a mixed operation: listed candidates, ``forward(x, weights)``."""
-    return candidate_list(module) is not None and len(arguments_of(module)[0]) == 2
-
-
-def mixed_operations(module: nn.Module) -> dict[str, nn.Module]:
-    """All that looks like a mixed operation in the list, or list of lists, that ``module`` holds, in order."""
-    found = candidate_list(module)
-    if found is None:
-        return {}
-    name, items = found
-    groups = {f"{name}.{key}": _listed(item) for key, item in items.items() if _listed(item)} or {name: items}
-    flat = {f"{prefix}.{key}": item for prefix, group in groups.items() for key, item in group.items()}
-    return flat if all(looks_mixed(item) for item in flat.values()) else {}
-
-
-def looks_like_cell(module: nn.Module) -> bool:
-    """Whether ``module`` has the shape of a cell: mixed operations, ``forward`` of two states and coefficients."""
-    return len(mixed_operations(module)) > 0 and len(arguments_of(module)[0]) in (3, 4)
-
-
-def read_candidates(module: nn.Module, prefix: str = "", keep_unknown: bool = False) -> tuple[Primitive, ...]:
-    """The candidates that ``module`` lists, with names that begin with ``prefix``.
+def read_candidates(candidates: Mapping[str, nn.Module], keep_unknown: bool = False) -> tuple[Primitive, ...]:
+    """What the ``candidates`` of a mixed operation seem to be, with names that begin with their paths.
 
     Args:
-        module: A mixed operation.
-        prefix: Its name in its owner, with a dot, or nothing.
+        candidates: By their paths.
         keep_unknown: Let a candidate that the engine does not know run by itself.
 
     Raises:
-        Unrecognised: If it does not hold one list, or a candidate is none that the engine knows.
+        Unrecognised: If there is none, or one is none that the engine knows.
     """
-    found = candidate_list(module)
-    if found is None:
+    if not candidates:
         raise Unrecognised("it does not hold one list of candidates")
-    list_name, items = found
     primitives = []
-    for key, item in items.items():
-        path = f"{prefix}{list_name}.{key}"
+    for path, item in candidates.items():
+
+        def within(names: Sequence[str], path: str = path) -> tuple[str, ...]:
+            return tuple(f"{path}.{name}" if name else path for name in names)
+
         try:
-            primitive = read_primitive(item)
+            found = read_primitive(item)
         except (Unrecognised, *FOREIGN_ERRORS) as error:
             how = ":" if isinstance(error, Unrecognised) else " fails alone:"
             why = f"candidate {path} ({type(item).__name__}){how} {error}"
@@ -250,20 +243,20 @@ def read_candidates(module: nn.Module, prefix: str = "", keep_unknown: bool = Fa
                 raise Unrecognised(why) from None
             primitives.append(Primitive(None, 0, by_itself=path, why=why))
             continue
-        convolutions, norms = (
-            tuple(f"{path}.{n}" if n else path for n in names) for names in (primitive.convolutions, primitive.norms)
+        biases = tuple(map(within, found.biases))
+        primitives.append(
+            replace(found, convolutions=within(found.convolutions), norms=within(found.norms), biases=biases)
         )
-        primitives.append(replace(primitive, convolutions=convolutions, norms=norms))
     return tuple(primitives)
 
 
-def read_edge(module: nn.Module, prefix: str = "", keep_unknown: bool = False) -> Edge:
-    """The mixed operation that ``module``, named ``prefix`` in its owner, seems to be.
+def read_edge(module: nn.Module, path: str = "", keep_unknown: bool = False) -> Edge:
+    """The mixed operation, or list of candidates, at ``path`` that ``module`` seems to be.
 
     Raises:
         Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
     """
-    primitives = read_candidates(module, prefix, keep_unknown)
+    primitives = read_candidates(candidates_of(module, path), keep_unknown)
     strides = {p.stride for p in primitives if p.by_itself is None}
     channels = {p.channels for p in primitives if p.channels is not None}
     if len(strides) != 1 or len(channels) != 1:
@@ -271,83 +264,120 @@ def read_edge(module: nn.Module, prefix: str = "", keep_unknown: bool = False) -
     return Edge(primitives, strides.pop(), channels.pop())
 
 
+def _without_lone_identities(edges: Sequence[Edge]) -> list[Edge]:
+    """``edges``, with identities as layers where no candidate needs a kernel: it would add up nothing but them."""
+    if any(p.candidate not in (None, _SKIP) or p.norms for e in edges for p in e.primitives if p.layer is None):
+        return list(edges)
+    same = Primitive(None, 1, layer=Layer("same"))
+    return [replace(e, primitives=tuple(same if p.candidate else p for p in e.primitives)) for e in edges]
+
+
+_SKIP = Candidate("skip")
+
+
 def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: int, channels: int) -> CellPlan:
-    eps = {value for edge in edges for primitive in edge.primitives for value in primitive.eps}
+    eps = {value for edge in edges for p in edge.primitives if p.layer is None for value in p.eps}
     seen = {edge.channels for edge in edges}
-    if len(eps) != 1 or len(seen) != 1 or channels % min(seen) != 0:
-        raise Unrecognised(f"its candidates see {sorted(seen)} of {channels} channels and add eps {sorted(eps)}")
+    loose = any(p.layer or p.by_itself for edge in edges for p in edge.primitives)
+    if len(eps) != 1 and not (loose and not eps):
+        raise Unrecognised(f"its candidates add eps {sorted(eps)}")
+    if len(seen) != 1 or channels % min(seen) != 0:
+        raise Unrecognised(f"its candidates see {sorted(seen)} of {channels} channels")
     strides = {edge.stride for edge, (source, _) in zip(edges, ends, strict=True) if source < num_inputs}
     inside = {edge.stride for edge, (source, _) in zip(edges, ends, strict=True) if source >= num_inputs}
     if len(strides) != 1 or not inside <= {1}:
         raise Unrecognised(f"edges from its inputs have strides {sorted(strides)}, those inside {sorted(inside)}")
-    plans = [
+    plans = tuple(
         EdgePlan(source, target, tuple(p.candidate for p in edge.primitives if p.candidate is not None))
         for edge, (source, target) in zip(edges, ends, strict=True)
-    ]
+    )
     num_nodes = max(target for _, target in ends) + 1 - num_inputs
+    make, k = LoosePlan if loose else CellPlan, channels // seen.pop()
+    if loose and k > 1:
+        why = next(
+            p.why or "a pool without a normalisation" for e in edges for p in e.primitives if p.layer or p.by_itself
+        )
+        raise Unrecognised(f"it mixes 1/{k} of the channels, and {why}")
     try:
-        return CellPlan(channels, num_inputs, num_nodes, tuple(plans), strides.pop(), channels // seen.pop(), eps.pop())
+        return make(channels, num_inputs, num_nodes, plans, strides.pop(), k, eps.pop() if eps else 1e-5)
     except ValueError as error:
         raise Unrecognised(str(error)) from None
 
 
-def edge_wirings(module: nn.Module) -> list[Wiring]:
+def _require_gain(edges: Sequence[Edge]) -> None:
+    """Refuse edges of which the engine would evaluate too little."""
+    primitives = [primitive for edge in edges for primitive in edge.primitives]
+    unknown = [p for p in primitives if p.by_itself]
+    known = [p for p in primitives if p.candidate or p.layer]
+    needed = len(unknown) if len(edges) > 1 else 2 - any(p.convolutions for p in known)
+    if unknown and len(known) < needed:
+        raise Unrecognised(unknown[0].why)
+    if len(known) + len(unknown) < 2 or not any(p.norms or p.by_itself for p in primitives):
+        raise Unrecognised("nothing is mixed in it, and PyTorch's own operations are faster")
+
+
+def edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
     """What a mixed operation may be: one wiring for each share of the channels that its candidates could see.
 
     Candidates that the engine does not know run beside it, as far as two others or a convolution are left to it.
     """
-    edge = read_edge(module, keep_unknown=True)
-    unknown = sum(primitive.by_itself is not None for primitive in edge.primitives)
-    known = [primitive for primitive in edge.primitives if primitive.candidate is not None]
-    if unknown and len(known) < 2 and not any(primitive.convolutions for primitive in known):
-        edge = read_edge(module)  # says which candidate it is
+    (edge,) = _without_lone_identities([read_edge(module, keep_unknown=True)])
+    _require_gain([edge])
+    alone = any(p.by_itself or p.layer for p in edge.primitives)
     named = getattr(module, "k", None)
-    shares = [named] if isinstance(named, int) and named > 0 else [1, 2, 4, 8]
-    plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in ([1] if unknown else shares)]
-    required, defaults = arguments_of(module)
-    return [Wiring(plan, (edge,), (), required, defaults) for plan in plans]
+    shares = [named] if isinstance(named, int) and named > 0 else [1] if alone else [1, 2, 4, 8]
+    plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in shares]
+    required, defaults = arguments_of(module, method)
+    return [Wiring(plan, (edge,), (), required, method, fixed=defaults) for plan in plans]
 
 
-def cell_wirings(module: nn.Module) -> list[Wiring]:
-    """What a cell may be: its fourth argument may hold weights of edges, or a number that is zero for now."""
-    wiring = _cell_wiring(module)
-    if len(wiring.arguments) == 3:
+def cell_wirings(module: nn.Module, method: str) -> list[Wiring]:
+    """What a cell may be: its argument after the coefficients may hold weights of edges, numbers of candidates, or a
+    number that is zero for now."""
+    wiring = _cell_wiring(module, method)
+    if len(wiring.arguments) == wiring.plan.num_inputs + 1:
         return [wiring]
-    *three, last = wiring.arguments
-    return [wiring, replace(wiring, arguments=tuple(three), fixed=((last, 0.0), *wiring.fixed))]
+    *others, last = wiring.arguments
+    fixed = replace(wiring, arguments=tuple(others), fixed=((last, 0.0), *wiring.fixed))
+    chosen = replace(wiring, selects=True)
+    with_offsets = [replace(chosen, offsets=True)] if wiring.by_nodes else []
+    return [wiring, chosen, *with_offsets, fixed]
 
 
-def _cell_wiring(module: nn.Module) -> Wiring:
+def _cell_wiring(module: nn.Module, method: str) -> Wiring:
     """What a cell seems to be: every node reads all earlier states, edges are listed node by node.
 
     Raises:
         Unrecognised: If the number of mixed operations or of other parts does not fit that.
     """
-    operations = mixed_operations(module)
-    edges = [read_edge(operation, f"{name}.", keep_unknown=True) for name, operation in operations.items()]
-    nodes = list(accumulate(range(2, len(edges) + 2)))
-    if len(edges) not in nodes:
-        raise Unrecognised(f"{len(edges)} mixed operations do not make a complete graph with two inputs")
-    num_nodes = nodes.index(len(edges)) + 1
-    ends = [(source, target) for target in range(2, num_nodes + 2) for source in range(target)]
-    found = candidate_list(module)
+    operations, found = edges_of(module), candidate_list(module)
     assert found is not None
+    num_inputs = 1 if any(map(listed, operations.values())) else 2
+    edges = _without_lone_identities([read_edge(e, path, keep_unknown=True) for path, e in operations.items()])
+    nodes = list(accumulate(range(num_inputs, len(edges) + num_inputs)))
+    if len(edges) not in nodes:
+        raise Unrecognised(f"{len(edges)} mixed operations do not make a complete graph with {num_inputs} inputs")
+    num_nodes = nodes.index(len(edges)) + 1
+    ends = [(source, target) for target in range(num_inputs, num_nodes + num_inputs) for source in range(target)]
     inputs = [
         name
         for name, part in module.named_children()
         if name != found[0] and not isinstance(part, (nn.ModuleList, nn.ModuleDict))
     ]
-    if len(inputs) != 2:
+    if len(inputs) != (2 if num_inputs == 2 else 0):
         raise Unrecognised(
             f"it holds {len(inputs)} parts beside its mixed operations ({inputs}), not one for each input"
         )
-    plan = _plan(edges, ends, 2, _channels_after(module.get_submodule(inputs[0]), edges[0].channels))
-    unknown = [primitive for edge in edges for primitive in edge.primitives if primitive.by_itself is not None]
-    if unknown and (plan.k > 1 or 2 * len(unknown) > plan.num_coefficients + len(unknown)):
-        raise Unrecognised(unknown[0].why)
-    nested = any(map(_listed, found[1].values()))
-    required, defaults = arguments_of(module)
-    return Wiring(plan, tuple(edges), tuple(inputs), required, defaults, nested, num_nodes)
+    channels = edges[0].channels
+    plan = _plan(
+        edges, ends, num_inputs, _channels_after(module.get_submodule(inputs[0]), channels) if inputs else channels
+    )
+    _require_gain(edges)
+    nested = num_inputs == 2 and any(map(listed, found[1].values()))
+    required, defaults = arguments_of(module, method)
+    return Wiring(
+        plan, tuple(edges), tuple(inputs), required, method, fixed=defaults, nested=nested, num_outputs=num_nodes
+    )
 
 
 def _channels_after(prepare: nn.Module, default: int) -> int:

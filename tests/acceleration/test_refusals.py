@@ -76,7 +76,7 @@ def change(blend, what):
     elif what == "eps":
         first[3] = nn.BatchNorm2d(8, eps=1e-3, affine=False)
     elif what == "bias":
-        first[2] = nn.Conv2d(8, 8, 1)
+        first[1] = nn.Conv2d(8, 8, 3, padding=1, groups=8)
     elif what == "padding":
         first[1] = nn.Conv2d(8, 8, 3, padding=2, groups=8, bias=False)
     elif what == "oblong":
@@ -87,8 +87,8 @@ def change(blend, what):
         first[0] = nn.PReLU()
     elif what == "pool":
         pool.pool = nn.MaxPool2d(5, 1, 2)
-    elif what == "no norm":
-        blend.paths[1] = nn.MaxPool2d(3, 1, 1)
+    elif what == "two norms":
+        blend.paths[1] = nn.Sequential(blend.paths[1], nn.BatchNorm2d(8, affine=False))
     elif what == "counted":
         blend.paths[2][0] = nn.AvgPool2d(3, 1, 1)
     elif what == "dropout":
@@ -103,13 +103,13 @@ def change(blend, what):
     [
         ("affine", r"candidate paths\.0 \(Wrapped\): its normalisation body\.3 has a scale and a shift"),
         ("eps", r"add eps \[1e-05, 0\.001\]"),
-        ("bias", "its convolutions have a bias"),
+        ("bias", "its convolutions have a bias that is not added right before a normalisation"),
         ("padding", "it does not take arguments of shapes"),
         ("oblong", "not the same in both directions"),
         ("activation", "its forward calls gelu"),
         ("layer", r"no layer like PReLU \(body\.0\)"),
         ("pool", "not over 3x3 pixels"),
-        ("no norm", "a pool needs one normalisation after it, it has 0"),
+        ("two norms", "0 convolutions, 1 pools and 2 normalisations together are no known candidate"),
         ("counted", "count_include_pad"),
         ("dropout", r"drops values at random \(p=0\.2\)"),
         ("stride", r"its candidates have strides \[1, 2\]"),
@@ -124,6 +124,37 @@ def test_a_candidate_that_the_engine_does_not_have_runs_itself_and_the_report_sa
         return
     assert re.search(reason, report.replaced[0].what)
     assert_trained_alike(blend, twin)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_biases_before_normalisations_and_pools_without_any_run_on_the_engine(make_block, stride):
+    """As in the supernets of DARTS, GDAS and SETN in NAS-Bench-201's code."""
+    block = make_block(stride=stride)
+    for part in list(block.links.modules()):
+        for _, layer in part.named_children():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                layer.bias = nn.Parameter(torch.randn(layer.out_channels).double())
+    for number, link in enumerate(block.links):
+        link.paths[1] = link.paths[1].pool
+        link.paths[2] = nn.AvgPool2d(3, 1 if number == 4 else stride, 1, count_include_pad=False)
+    twin = copy.deepcopy(block)
+    (entry,) = accelerate(twin).replaced
+    assert entry.level == "cell"
+    assert "runs itself" not in entry.what
+    x, table = arguments()[0], torch.rand(5, 8, dtype=torch.float64)
+    for training in (True, False):
+        for gradients in (True, False):
+            seen = []
+            for module in (block.train(training), twin.train(training)):
+                variables = [x.clone().requires_grad_(), table.clone().requires_grad_(), *module.parameters()]
+                with torch.set_grad_enabled(gradients):
+                    y = module(variables[0], variables[0], variables[1])
+                found = torch.autograd.grad((y**3).sum(), variables, allow_unused=True) if gradients else ()
+                seen.append([y.detach(), *found, *(b.clone() for b in module.buffers())])
+            largest = max(a.abs().max() for a in seen[0] if a is not None)
+            for a, b in zip(*seen, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or (a - b).abs().max() <= 1e-9 * a.abs().max() + 1e-14 * largest
 
 
 def assert_trained_alike(one, other):

@@ -1,0 +1,87 @@
+"""Which modules have the shape of a mixed operation or of a cell, and by which of their methods."""
+
+import inspect
+from collections.abc import Mapping
+
+from torch import nn
+from torch.jit import ScriptModule
+
+from fastnas.acceleration.guards import is_constant
+
+
+def methods_of(module: nn.Module) -> list[str]:
+    """Names of the methods that may evaluate ``module``: its forward, and others whose names begin so."""
+    if isinstance(module, ScriptModule):
+        return []
+    kind = type(module)
+    return [name for name in ("forward", *dir(kind)) if name == "forward" or name.startswith("forward_")]
+
+
+def arguments_of(module: nn.Module, method: str) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
+    """Names of the arguments of ``method`` that must be given, and the others with their defaults.
+
+    Both are empty if the defaults are no plain values, or arguments may be repeated.
+    """
+    function = inspect.getattr_static(type(module), method)
+    if not inspect.isfunction(function):
+        return (), ()
+    parameters = list(inspect.signature(function).parameters.values())[1:]
+    required = tuple(p.name for p in parameters if p.default is p.empty)
+    defaults = tuple((p.name, p.default) for p in parameters if p.default is not p.empty)
+    plain = all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters) and all(is_constant(v) for _, v in defaults)
+    return (required, defaults) if plain else ((), ())
+
+
+def candidate_list(module: nn.Module) -> tuple[str, dict[str, nn.Module]] | None:
+    """The modules in the one list or dictionary of modules that ``module`` holds, by their keys, with its name;
+    ``None`` if it holds none or several."""
+    filled = [(name, items) for name, part in module.named_children() if (items := listed(part))]
+    return filled[0] if len(filled) == 1 else None
+
+
+def listed(part: nn.Module) -> dict[str, nn.Module]:
+    """What is in a list or dictionary of modules, also what is in it twice."""
+    held = part._modules if isinstance(part, (nn.ModuleList, nn.ModuleDict)) else {}
+    return {key: item for key, item in held.items() if item is not None}
+
+
+def candidates_of(module: nn.Module, path: str = "") -> dict[str, nn.Module]:
+    """The candidates of a mixed operation at ``path``, by their paths; ``module`` holds a list of them, or is one."""
+    prefix = f"{path}." if path else ""
+    if items := listed(module):
+        return {f"{prefix}{key}": item for key, item in items.items()}
+    found = candidate_list(module)
+    return {} if found is None else {f"{prefix}{found[0]}.{key}": item for key, item in found[1].items()}
+
+
+def mixing_methods(module: nn.Module) -> list[str]:
+    """By which methods ``module`` has the shape of a mixed operation: listed candidates, ``forward(x, weights)``."""
+    found = candidate_list(module)
+    if found is None or any(map(listed, found[1].values())):
+        return []
+    return [method for method in methods_of(module) if len(arguments_of(module, method)[0]) == 2]
+
+
+def edges_of(module: nn.Module) -> Mapping[str, nn.Module]:
+    """The mixed operations of a cell by their paths, in order: those in the list, or list of lists, that ``module``
+    holds, or else the lists of candidates in it."""
+    found = candidate_list(module)
+    if found is None:
+        return {}
+    name, items = found
+    groups = {f"{name}.{key}": listed(item) for key, item in items.items() if listed(item)} or {name: items}
+    flat = {f"{prefix}.{key}": item for prefix, group in groups.items() for key, item in group.items()}
+    if all(mixing_methods(item) for item in flat.values()):
+        return flat
+    bare = all(listed(item) and not any(map(listed, listed(item).values())) for item in items.values())
+    return {f"{name}.{key}": item for key, item in items.items()} if bare else {}
+
+
+def cell_methods(module: nn.Module) -> list[str]:
+    """By which methods ``module`` has the shape of a cell: edges, ``forward`` of the states that enter and the
+    coefficients; one state enters where edges are mere lists, two where they are mixed operations."""
+    edges = edges_of(module)
+    if not edges:
+        return []
+    numbers = (2, 3) if any(map(listed, edges.values())) else (3, 4)
+    return [method for method in methods_of(module) if len(arguments_of(module, method)[0]) in numbers]
