@@ -13,8 +13,7 @@ def methods_of(module: nn.Module) -> list[str]:
     """Names of the methods that may evaluate ``module``: its forward, and others whose names begin so."""
     if isinstance(module, ScriptModule):
         return []
-    kind = type(module)
-    return [name for name in ("forward", *dir(kind)) if name == "forward" or name.startswith("forward_")]
+    return ["forward", *(name for name in dir(type(module)) if name.startswith("forward_"))]
 
 
 def arguments_of(module: nn.Module, method: str) -> tuple[tuple[str, ...], tuple[tuple[str, object], ...]]:
