@@ -152,7 +152,7 @@ def _replace(module: nn.Module, session: _Session) -> list[str]:
         if is_cell and (wiring.fixed or wiring.skips_zeros):  # its own forward runs at times, and then calls these
             for operation in edges_of(module).values():
                 if mixing_methods(operation) and not stand_ins_of(operation):
-                    _replace(operation, session)
+                    _replace(operation, replace(session, keeps_layout=True))  # it may draw by the layout
         install(module, replace(wiring, keeps_layout=wiring.changes_layout and session.keeps_layout))
     return [
         str(error) if method == "forward" else f"{method}: {error}"

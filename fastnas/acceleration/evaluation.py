@@ -1,13 +1,14 @@
 """A foreign module evaluated by the engine: its weights go in, its running statistics are moved on."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastnas.acceleration.beside import Beside, move_running, uses_batch
-from fastnas.acceleration.wiring import Wiring
+from fastnas.acceleration.wiring import Part, Wiring
 from fastnas.errors import invalid
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixture import mixed_sum
@@ -63,11 +64,13 @@ def obstacle(found: EvaluatedModules) -> str | None:
     return None
 
 
-def evaluate(module: nn.Module, wiring: Wiring, found: EvaluatedModules, arguments: Sequence[object]) -> Tensor | None:
+def evaluate(
+    module: nn.Module, wiring: Wiring, found: EvaluatedModules, arguments: Sequence[object], drop: float = 0.0
+) -> Tensor | None:
     """What ``module`` returns for ``arguments``, with its running statistics moved on as it would.
 
     ``None`` if coefficients are zero in such a way that nothing is left to add up: only the module knows what then.
-    Likewise if running statistics normalise and biases need a gradient.
+    Likewise if running statistics normalise and biases need a gradient. ``drop`` is the probability of drop-path.
     """
     where = type(module).__name__
     num_states = wiring.plan.num_inputs
@@ -89,7 +92,8 @@ def evaluate(module: nn.Module, wiring: Wiring, found: EvaluatedModules, argumen
         states = [prepare(state) for prepare, state in zip(found.inputs, states, strict=True)]
     edge_mix: Tensor | Sequence[Tensor] | None = beta[0] if beta else None  # type: ignore[assignment]
     if not wiring.by_nodes:
-        result = _evaluate_known(where, wiring, found, states, rows, edge_mix)
+        whole = _evaluate_known if not drop else partial(_evaluate_dropped, drop=drop)
+        result = whole(where, wiring, found, states, rows, edge_mix)
         if wiring.keeps_layout:
             result = _laid_out_as(states[0], result)
         # A copy, for the engine keeps its maps: what stands behind may change the module's in place (drop-path does)
@@ -115,11 +119,9 @@ def _evaluate_by_nodes(
     for target, parts in enumerate(wiring.by_node, start=len(states)):
         terms = []
         for part in parts:
-            some = rows[list(part.edges)] if isinstance(rows, Tensor) else [rows[number] for number in part.edges]
-            shares = None if beta is None else torch.stack([beta[number] for number in part.edges])
-            inputs = [states[source] for source in part.sources]
             read |= set(part.sources)
-            terms.append(_laid_out_as(states[0], _evaluate_known(where, part.wiring, found, inputs, some, shares)))
+            maps = _evaluate_known(where, part.wiring, found, *_of_part(part, states, rows, beta))
+            terms.append(_laid_out_as(states[0], maps))
         maps, coefficients = [], []
         for number in plan.entering(target):
             source = plan.edges[number].source
@@ -144,6 +146,40 @@ def _evaluate_by_nodes(
     for source in set(range(len(states) - wiring.num_outputs)) - read:  # all that reads it multiplies it by zero
         states[-1] = states[-1] + 0 * states[source].flatten()[0]
     return torch.cat(states[-wiring.num_outputs :], 1) if wiring.num_outputs > 1 else states[-1]
+
+
+def _evaluate_dropped(
+    where: str,
+    wiring: Wiring,
+    found: EvaluatedModules,
+    states: Sequence[Tensor],
+    rows: Tensor | Sequence[Rows],
+    beta: Tensor | Sequence[Tensor] | None,
+    drop: float,
+) -> Tensor:
+    """Node by node, for each edge drops images of its map, drawn edge by edge as the family's drop-path draws them
+    (Larsson et al., 2017, arXiv:1605.07648)."""
+    states, keep = list(states), 1.0 - drop
+    for target, parts in enumerate(wiring.by_edge, start=len(states)):
+        shape = states[0].shape[0], 1, 1, 1
+        masks = {edge: states[0].new_empty(shape).bernoulli_(keep) / keep for edge in wiring.plan.entering(target)}
+        total = None
+        for part in parts:
+            maps = _evaluate_known(where, part.wiring, found, *_of_part(part, states, rows, beta))
+            for edge, y in zip(part.edges, maps.split(wiring.plan.channels, 1), strict=True):
+                total = y * masks[edge] if total is None else torch.addcmul(total, y, masks[edge])
+        assert total is not None  # every node of a plan has a live candidate
+        states.append(total)
+    return torch.cat(states[-wiring.num_outputs :], 1)
+
+
+def _of_part(
+    part: Part, states: Sequence[Tensor], rows: Tensor | Sequence[Rows], beta: Tensor | Sequence[Tensor] | None
+) -> tuple[list[Tensor], Tensor | Sequence[Rows], Tensor | None]:
+    """States, coefficients and weights of the edges of a part."""
+    some = rows[list(part.edges)] if isinstance(rows, Tensor) else [rows[number] for number in part.edges]
+    shares = None if beta is None else torch.stack([beta[number] for number in part.edges])
+    return [states[source] for source in part.sources], some, shares
 
 
 def _layout(maps: Tensor) -> torch.memory_format:

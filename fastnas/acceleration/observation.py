@@ -71,6 +71,7 @@ def observe(
     evaluated: Collection[str],
     by_themselves: Sequence[nn.Module],
     method: str,
+    drops: bool = False,
 ) -> Observation:
     """Run ``forward`` of ``module`` once and report what it depends on.
 
@@ -81,6 +82,7 @@ def observe(
         evaluated: Names of the parts whose weights the engine takes.
         by_themselves: Parts that run themselves also beside the engine, so that what they read does not matter.
         method: That ``forward`` calls.
+        drops: Whether it may draw as drop-path does.
 
     Raises:
         Unrecognised: If it depends on anything else, or leaves something behind.
@@ -89,7 +91,7 @@ def observe(
     parts = {name: part for name, part in module.named_modules() if id(part) not in exempt}
     before = {name: state_of(part) for name, part in parts.items()}
     counters = [x for name, x in module.named_buffers() if name.endswith("num_batches_tracked")]
-    calls = _Calls(coefficients, counters)
+    calls = _Calls(coefficients, counters, _OPERATIONS | {"new_empty", "bernoulli_"} if drops else _OPERATIONS)
     reads = _watch(parts, by_themselves, calls, forward)
     for name, part in parts.items():
         require_untouched(name or type(module).__name__, before[name], state_of(part))
@@ -176,8 +178,9 @@ class _Mode(TorchDispatchMode):
 class _Calls(_Mode):
     """Refuses operations that equality at random points says nothing about, and values that the host reads."""
 
-    def __init__(self, coefficients: Sequence[Tensor], counters: Sequence[Tensor]) -> None:
+    def __init__(self, coefficients: Sequence[Tensor], counters: Sequence[Tensor], allowed: Collection[str]) -> None:
         super().__init__()
+        self.allowed = allowed
         self.refused = ""
         self.reads_coefficients = self.reads_shapes = False
         self.paused = False
@@ -214,7 +217,7 @@ class _Calls(_Mode):
             self._decided |= {_storage(x) for x in outputs}
         elif keys & self._decided and not all(x.untyped_storage()._cdata in keys for x in outputs):
             self.refuse(f"its forward computes with a comparison of its coefficients ({name})")
-        elif name not in _OPERATIONS:
+        elif name not in self.allowed:
             self.refuse(f"its forward calls {name}, which the engine does not")
         elif keys and keys <= self._known:
             self._known |= {_storage(x) for x in outputs}
@@ -242,6 +245,28 @@ class _Reads(TorchFunctionMode):
             elif name in _OF_TENSORS and _caller_is_foreign():
                 self.calls.refuse(f"its forward asks a tensor for {name}")
         return function(*arguments, **(options or {}))
+
+
+class Probability(float):
+    """A number that knows whether a forward compared it with another than zero, or took it for a plain number."""
+
+    compared = False
+
+    def _watched(name: str) -> Any:  # type: ignore[misc]
+        def method(self: "Probability", *others: Any) -> Any:
+            if name in ("__float__", "__int__", "__hash__", "__round__", "__trunc__", "__floor__", "__ceil__"):
+                Probability.compared = True
+            elif name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
+                Probability.compared |= others[0] != 0
+            result = getattr(float, name)(self, *others)
+            return Probability(result) if type(result) is float and others else result
+
+        return method
+
+    for _name in words("lt le gt ge eq ne float int hash round trunc floor ceil add radd sub rsub mul rmul truediv "
+                       "rtruediv pow rpow mod rmod floordiv rfloordiv"):  # fmt: skip
+        locals()[f"__{_name}__"] = _watched(f"__{_name}__")
+    del _name, _watched
 
 
 def _caller_is_foreign() -> bool:

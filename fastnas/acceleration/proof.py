@@ -1,10 +1,9 @@
 """The proof before a replacement: a copy of the module and the engine, side by side on small random inputs."""
 
 import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from fastnas.acceleration.evaluation import evaluate, find_modules
 from fastnas.acceleration.guards import is_plain
-from fastnas.acceleration.observation import Observation, observe, operations
+from fastnas.acceleration.observation import Observation, Probability, observe, operations
 from fastnas.acceleration.primitives import Unrecognised
-from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, channels_before, stride_of_input
+from fastnas.acceleration.probes import Probe, arguments_of, probes_of, twin_of
+from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring
 
 ROUNDING = 1e-14
 """Relative to the largest value of all tensors: what a gradient that is zero in exact arithmetic may differ by, as that
@@ -26,21 +26,10 @@ _BUFFER = "its buffer "
 _DRAWN = "the random numbers"
 _SHAPES = ((2, 8), (1, 16), (128, 32))
 """Images and their side, for which a forward that looks at shapes must call the same operations."""
-_NUM_PATTERNS = 9
 
 
 class NotTaken(Unrecognised):
     """The module itself fails on the inputs that the wiring expects it to take."""
-
-
-@dataclass(frozen=True)
-class _Probe:
-    """One comparison: how large the maps are, in which mode, and what the coefficients look like."""
-
-    size: int
-    training: bool
-    pattern: int | None = None
-    gradients: bool = True
 
 
 def prove(module: nn.Module, wiring: Wiring) -> Wiring:
@@ -65,34 +54,43 @@ def prove(module: nn.Module, wiring: Wiring) -> Wiring:
     with torch.random.fork_rng(devices=devices), autocast_off, torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
         try:
-            twin = _twin(module, generator)
+            twin = twin_of(module, generator)
         except FOREIGN_ERRORS as error:
             raise Unrecognised(f"it cannot be copied: {_first_line(error)}") from None
         wiring = _watched(twin, wiring, device, generator)
-        for probe in _probes(wiring):
-            arguments = [argument.to(device) for argument in _arguments(twin, wiring, probe, generator)]
+        for probe in probes_of(wiring):
+            arguments = [argument.to(device) for argument in arguments_of(twin, wiring, probe, generator)]
             try:
                 wiring = _compare(twin, wiring, arguments, probe)
             except NotTaken:
                 if probe.size % 2 == 0:
                     raise
+        return _with_drop_path(twin, wiring, device, generator)
+
+
+def _with_drop_path(twin: nn.Module, wiring: Wiring, device: torch.device, generator: torch.Generator) -> Wiring:
+    """The wiring for which an argument that is zero may be the probability of drop-path, if it is one."""
+    zeros = [name for name, value in wiring.fixed if type(value) is float and value == 0]
+    if not wiring.inputs or wiring.by_nodes or wiring.skips_zeros or wiring.plan.k > 1 or not zeros:
+        return wiring
+    for name in zeros:
+        probes = (Probe(8, True), Probe(8, False), Probe(8, True, gradients=False), Probe(4, True, batch=64))
+        try:
+            for number, probe in enumerate(probes):
+                Probability.compared = False
+                fixed = tuple((n, Probability(0.2 + 0.15 * number) if n == name else v) for n, v in wiring.fixed)
+                dropping = replace(wiring, fixed=fixed, drops=name)
+                if number == 0:
+                    watched = _watched(twin, dropping, device, generator)
+                twin.train(probe.training)
+                _compare(twin, dropping, [a.to(device) for a in arguments_of(twin, wiring, probe, generator)], probe)
+                if Probability.compared:
+                    raise Unrecognised("it looks at the value of its probability")
+        except Unrecognised:
+            continue
+        return replace(wiring, drops=name, guards=tuple({*wiring.guards, *watched.guards}),
+                       modes=tuple(sorted({*wiring.modes, *watched.modes})))  # fmt: skip
     return wiring
-
-
-def _probes(wiring: Wiring) -> Iterator[_Probe]:
-    yield _Probe(8, training=True)
-    yield _Probe(8, training=False)
-    yield _Probe(7, training=True)
-    for training in (True, False):
-        yield _Probe(8, training, gradients=False)
-    step = 3 if len(wiring.edges) >= 5 else 1  # edges begin with different patterns, so that a cell needs fewer turns
-    turns = range(2 * _width(wiring)) if wiring.selects else range(0, _NUM_PATTERNS, step)
-    for turn in turns:
-        yield _Probe(8, training=True, pattern=turn)
-
-
-def _width(wiring: Wiring) -> int:
-    return max(len(edge.primitives) for edge in wiring.edges)
 
 
 def _require_own_tensors(module: nn.Module, wiring: Wiring) -> None:
@@ -107,13 +105,13 @@ def _watched(twin: nn.Module, wiring: Wiring, device: torch.device, generator: t
     seen: list[Observation] = []
     for training in (True, False):
         twin.train(training)
-        leaves = [a.to(device) for a in _arguments(twin, wiring, _Probe(8, training), generator)]
+        leaves = [a.to(device) for a in arguments_of(twin, wiring, Probe(8, training), generator)]
         coefficients = leaves[-1:] if wiring.selects else leaves[wiring.plan.num_inputs :]
         handed = _as_handed_over([_leaf(leaf) for leaf in leaves], wiring)
         buffers = {name: buffer.clone() for name, buffer in twin.named_buffers()}
         try:
             own = partial(_own, twin, wiring, handed)
-            seen.append(observe(twin, own, coefficients, evaluated, by_themselves, wiring.method))
+            seen.append(observe(twin, own, coefficients, evaluated, by_themselves, wiring.method, wiring.drops != ""))
         except Unrecognised:
             raise
         except FOREIGN_ERRORS as error:
@@ -138,7 +136,7 @@ def _require_same_operations(twin: nn.Module, wiring: Wiring, generator: torch.G
     meta = copy.deepcopy(twin).to("meta").train()
     found = []
     for batch, size in _SHAPES:
-        leaves = _arguments(twin, wiring, _Probe(8, training=True), generator)
+        leaves = arguments_of(twin, wiring, Probe(8, training=True), generator)
         maps, rest = leaves[: wiring.plan.num_inputs], leaves[wiring.plan.num_inputs :]
         maps = [
             x.new_empty(batch, x.shape[1], x.shape[2] * size // 8, x.shape[3] * size // 8, device="meta") for x in maps
@@ -161,7 +159,7 @@ def _leaf(argument: Tensor) -> Tensor:
     return argument.requires_grad_(argument.is_floating_point())
 
 
-def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: _Probe) -> Wiring:
+def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: Probe) -> Wiring:
     twin.train(probe.training)
     try:
         expected = _run(partial(_own, twin, wiring), twin, wiring, arguments, probe)
@@ -195,7 +193,7 @@ def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe
 
 
 def _run_engine(
-    twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: _Probe
+    twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe: Probe
 ) -> dict[str, Tensor | None] | None:
     """What the engine returns and leaves behind; ``None`` if it would let the module's own forward run."""
     found = find_modules(twin, wiring)
@@ -204,7 +202,8 @@ def _run_engine(
         pass
 
     def forward(handed: Sequence[object]) -> Tensor:
-        result = evaluate(twin, wiring, found, handed[: len(wiring.arguments)])
+        drop = dict(wiring.fixed).get(wiring.drops, 0.0) if probe.training else 0.0
+        result = evaluate(twin, wiring, found, handed[: len(wiring.arguments)], float.__float__(drop))  # type: ignore[arg-type]
         if result is None:
             raise _Declined
         return result
@@ -222,7 +221,7 @@ def _run(
     twin: nn.Module,
     wiring: Wiring,
     arguments: Sequence[Tensor],
-    probe: _Probe,
+    probe: Probe,
 ) -> dict[str, Tensor | None]:
     """Everything that an evaluation returns or leaves behind, by name; the buffers of ``twin`` are as before.
 
@@ -266,76 +265,6 @@ def _as_handed_over(arguments: list[Tensor], wiring: Wiring) -> list[object]:
     states = len(wiring.inputs)
     sizes = [len(wiring.plan.entering(target)) for target in range(states, wiring.plan.num_states)]
     return [*arguments[:states], list(arguments[states].split(sizes)), *arguments[states + 1 :], *fixed]
-
-
-def _arguments(module: nn.Module, wiring: Wiring, probe: _Probe, generator: torch.Generator) -> list[Tensor]:
-    plan, width = wiring.plan, _width(wiring)
-    batch = 2 if probe.size % 2 == 0 else 3
-
-    def images(channels: int, side: int) -> Tensor:
-        x = torch.randn(batch, channels, side, side, dtype=torch.float64, generator=generator)
-        return x * torch.logspace(0, 2, batch, dtype=torch.float64).reshape(-1, 1, 1, 1) if probe.pattern else x
-
-    if wiring.inputs:
-        maps = []
-        for name in wiring.inputs:
-            prepare = module.get_submodule(name)
-            maps.append(images(channels_before(prepare, plan.channels), probe.size * stride_of_input(prepare)))
-    else:
-        maps = [images(plan.channels, probe.size)]
-    if wiring.selects:  # whose coefficients are not looked at: every candidate is chosen on every edge at least once
-        rows = torch.randn(len(plan.edges), width, dtype=torch.float64, generator=generator)
-        chosen = torch.randint(width, (len(plan.edges),), generator=generator)
-        if probe.pattern is not None and probe.pattern < width:
-            chosen = (torch.arange(len(plan.edges)) + probe.pattern) % width
-        return [*maps, rows, chosen[:, None]]
-    rows = torch.stack([_row(probe, edge, width, generator) for edge in range(len(plan.edges))])
-    if not wiring.is_cell:
-        return [*maps, rows[0]]
-    beta = torch.randn(len(plan.edges), dtype=torch.float64, generator=generator)
-    if probe.pattern is not None:
-        beta[probe.pattern % len(beta)] = 0.0
-    return [*maps, rows, *([beta] if wiring.has_shares else [])]
-
-
-def _row(probe: _Probe, edge: int, width: int, generator: torch.Generator) -> Tensor:
-    """Coefficients of an edge: dense ones, or those that sampling, projecting and pruning make."""
-    normal = torch.randn(width, dtype=torch.float64, generator=generator)
-    if not probe.training:
-        return normal.softmax(0)
-    if probe.pattern is None:
-        return normal
-    chosen = torch.arange(width) == (edge + probe.pattern) % width
-    magnitudes = 10.0 ** (16 * torch.rand(width, dtype=torch.float64, generator=generator) - 12)
-    patterns = (
-        chosen.double(),  # one path
-        torch.where(chosen, 0.0, normal),  # one is pruned
-        torch.zeros(width, dtype=torch.float64),  # the edge is pruned
-        torch.where(chosen, normal, 0.0),
-        normal.softmax(0),
-        magnitudes * normal.sign(),
-        torch.where(torch.arange(width) % 2 == edge % 2, normal, 0.0),  # every other one
-        torch.where(chosen | chosen.roll(1), 0.5, 0.0).double(),  # two paths
-        -normal.abs(),
-    )
-    return patterns[(edge + probe.pattern) % _NUM_PATTERNS]
-
-
-def _twin(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy in float64 whose weights and running statistics are generic, whatever those of ``module`` are."""
-    twin = copy.deepcopy(module).double()
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            fan_in = math.prod(parameter.shape[1:])  # keeps values near one also where nothing normalises by the batch
-            values = torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / math.sqrt(fan_in)
-            parameter.copy_(values).requires_grad_()
-        for part in twin.modules():
-            for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
-                hooks.clear()  # those of the user are not to fire here
-            if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
-                part.running_mean.copy_(torch.randn(part.num_features, dtype=torch.float64, generator=generator))
-                part.running_var.copy_(torch.rand(part.num_features, dtype=torch.float64, generator=generator) + 0.5)  # type: ignore[union-attr]
-    return twin
 
 
 def _difference(

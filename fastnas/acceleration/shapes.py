@@ -1,6 +1,7 @@
 """Which modules have the shape of a mixed operation or of a cell, and by which of their methods."""
 
 import inspect
+import math
 from collections.abc import Mapping
 
 from torch import nn
@@ -84,3 +85,20 @@ def cell_methods(module: nn.Module) -> list[str]:
         return []
     numbers = (2, 3) if any(map(listed, edges.values())) else (3, 4)
     return [method for method in methods_of(module) if len(arguments_of(module, method)[0]) in numbers]
+
+
+def channels_after(prepare: nn.Module, default: int) -> int:
+    """Channels that come out of the part that prepares an input."""
+    norms = [part.num_features for part in prepare.modules() if isinstance(part, nn.BatchNorm2d)]
+    return norms[-1] if norms else default
+
+
+def channels_before(prepare: nn.Module, default: int) -> int:
+    """Channels that the part which prepares an input reads."""
+    return next((part.in_channels for part in prepare.modules() if isinstance(part, nn.Conv2d)), default)
+
+
+def stride_of_input(prepare: nn.Module) -> int:
+    """By how much the part that prepares an input shrinks it."""
+    strides = [part.stride[0] for part in prepare.modules() if isinstance(part, nn.Conv2d)]
+    return math.prod({stride for stride in strides if isinstance(stride, int)})

@@ -36,7 +36,7 @@ class StandIn:
         return {"module": self.module, "wiring": self.wiring, "structure": self.structure}
 
     def __call__(self, *args: object, **named: object) -> Tensor:
-        arguments = self._bind(args, named)
+        arguments, drop = self._bind(args, named)
         if arguments is None or torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return self._own(*args, **named)
         self._require_structure()
@@ -45,7 +45,7 @@ class StandIn:
             text = complaint("fastnas.accelerate", "the module must be as it was found", reason, _AGAIN)
             warnings.warn(text, RuntimeWarning, stacklevel=3)
             return self._own(*args, **named)
-        result = evaluate(self.module, self.wiring, self._found, arguments)
+        result = evaluate(self.module, self.wiring, self._found, arguments, drop)
         return self._own(*args, **named) if result is None else result
 
     def _own(self, *args: object, **named: object) -> Tensor:
@@ -56,8 +56,9 @@ class StandIn:
         """Of the module's own forward: that is what an export looks for, and what runs in it."""
         return getattr(type(self.module), self.wiring.method).__code__
 
-    def _bind(self, args: Sequence[object], named: dict[str, object]) -> list[object] | None:
-        """The arguments that the engine takes; ``None`` if another one has a value that only the module knows."""
+    def _bind(self, args: Sequence[object], named: dict[str, object]) -> tuple[list[object] | None, float]:
+        """The arguments that the engine takes, ``None`` if another one has a value that only the module knows, and the
+        probability of drop-path."""
         wiring = self.wiring
         names = [*wiring.arguments, *(name for name, _ in wiring.fixed)]
         given = dict(zip(names, args, strict=False)) | named
@@ -68,10 +69,14 @@ class StandIn:
             if wiring.fixed:
                 expected += f" and may be {[name for name, _ in wiring.fixed]}"
             raise TypeError(complaint(type(self.module).__name__, expected, got))
+        drop = 0.0
         for name, value in wiring.fixed:
-            if name in given and not (is_plain(given[name]) and given[name] == value):
-                return None
-        return [given[name] for name in wiring.arguments]
+            now = given.get(name, value)
+            if name == wiring.drops and type(now) is float and 0 < now < 1:
+                drop = now if self.module.training else 0.0
+            elif not (is_plain(now) and now == value):
+                return None, 0.0
+        return [given[name] for name in wiring.arguments], drop
 
     @cached_property
     def _found(self) -> EvaluatedModules:
@@ -139,7 +144,8 @@ class StandIn:
         if wiring.skips_zeros:
             what += "; a candidate whose coefficient is zero does not run, as in its own forward"
         if wiring.fixed:
-            what += "; while " + " and ".join(f"{name}={value!r}" for name, value in wiring.fixed)
+            values = (f"0<={name}<1" if name == wiring.drops else f"{name}={value!r}" for name, value in wiring.fixed)
+            what += "; while " + " and ".join(values)
         unknown = [primitive.why for edge in wiring.edges for primitive in edge.primitives if primitive.by_itself]
         if unknown:
             more = f"; and {len(unknown) - 1} more" if len(unknown) > 1 else ""

@@ -1,6 +1,5 @@
 """How a foreign mixed operation or cell maps onto the engine: a value that holds names, not modules."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,7 +9,14 @@ from torch import nn
 
 from fastnas.acceleration.guards import Guard
 from fastnas.acceleration.primitives import Layer, Primitive, Unrecognised, read_primitive
-from fastnas.acceleration.shapes import arguments_of, candidate_list, candidates_of, edges_of, listed
+from fastnas.acceleration.shapes import (
+    arguments_of,
+    candidate_list,
+    candidates_of,
+    channels_after,
+    edges_of,
+    listed,
+)
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 
 FOREIGN_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -45,6 +51,7 @@ class Wiring:
         selects: Whether the last argument is the number of the one candidate that runs on each edge.
         offsets: Whether the coefficients of the others are added to every pixel.
         fixed: Names of its further arguments with the only values for which the engine stands in.
+        drops: Which of these is the probability of drop-path by edge and image, for which the engine stands in, too.
         nested: Whether coefficients come as one table for each node instead of one for all edges.
         num_outputs: How many of the last nodes form the output.
         updates: How often a training step moves the running statistics: 2 in code that evaluates every mixed
@@ -64,6 +71,7 @@ class Wiring:
     selects: bool = False
     offsets: bool = False
     fixed: tuple[tuple[str, object], ...] = ()
+    drops: str = ""
     nested: bool = False
     num_outputs: int = 1
     updates: int = 1
@@ -140,7 +148,12 @@ class Wiring:
         edges that enter it, in two parts if those from the inputs have another stride."""
         return tuple(self._parts(target) for target in range(self.plan.num_inputs, self.plan.num_states))
 
-    def _parts(self, target: int) -> tuple["Part", ...]:
+    @cached_property
+    def by_edge(self) -> tuple[tuple["Part", ...], ...]:
+        """The same with a map for each edge that enters a node, one after another."""
+        return tuple(self._parts(target, True) for target in range(self.plan.num_inputs, self.plan.num_states))
+
+    def _parts(self, target: int, apart: bool = False) -> tuple["Part", ...]:
         plan = self.plan
         numbers = [number for number, edge in enumerate(plan.edges) if edge.target == target]
         groups = [numbers]
@@ -154,9 +167,13 @@ class Wiring:
                 continue
             sources = tuple(plan.edges[number].source for number in live)
             stride = self.edges[live[0]].stride
-            edges = tuple(EdgePlan(i, len(live), plan.edges[number].candidates) for i, number in enumerate(live))
-            alone = CellPlan(plan.channels, len(live), 1, edges, stride, 1, plan.eps)
-            wiring = replace(self, plan=alone, edges=tuple(self.edges[number] for number in live), num_outputs=1)
+            edges = tuple(
+                EdgePlan(i, len(live) + i * apart, plan.edges[number].candidates) for i, number in enumerate(live)
+            )
+            num_nodes = len(live) if apart else 1
+            alone = CellPlan(plan.channels, len(live), num_nodes, edges, stride, 1, plan.eps)
+            of_live = tuple(self.edges[number] for number in live)
+            wiring = replace(self, plan=alone, edges=of_live, num_outputs=num_nodes)
             parts.append(Part(live, sources, wiring))
         return tuple(parts)
 
@@ -370,7 +387,7 @@ def _cell_wiring(module: nn.Module, method: str) -> Wiring:
         )
     channels = edges[0].channels
     plan = _plan(
-        edges, ends, num_inputs, _channels_after(module.get_submodule(inputs[0]), channels) if inputs else channels
+        edges, ends, num_inputs, channels_after(module.get_submodule(inputs[0]), channels) if inputs else channels
     )
     _require_gain(edges)
     nested = num_inputs == 2 and any(map(listed, found[1].values()))
@@ -378,20 +395,3 @@ def _cell_wiring(module: nn.Module, method: str) -> Wiring:
     return Wiring(
         plan, tuple(edges), tuple(inputs), required, method, fixed=defaults, nested=nested, num_outputs=num_nodes
     )
-
-
-def _channels_after(prepare: nn.Module, default: int) -> int:
-    """Channels that come out of the part that prepares an input."""
-    norms = [part.num_features for part in prepare.modules() if isinstance(part, nn.BatchNorm2d)]
-    return norms[-1] if norms else default
-
-
-def channels_before(prepare: nn.Module, default: int) -> int:
-    """Channels that the part which prepares an input reads."""
-    return next((part.in_channels for part in prepare.modules() if isinstance(part, nn.Conv2d)), default)
-
-
-def stride_of_input(prepare: nn.Module) -> int:
-    """By how much the part that prepares an input shrinks it."""
-    strides = [part.stride[0] for part in prepare.modules() if isinstance(part, nn.Conv2d)]
-    return math.prod({stride for stride in strides if isinstance(stride, int)})

@@ -105,3 +105,92 @@ class DrawsTwice(nn.Module):
 def test_what_draws_more_than_it_uses_is_left(make_blend):
     (entry,) = accelerate(DrawsTwice(make_blend())).left
     assert "it draws other random numbers than the engine" in entry.reason
+
+
+def drop_path(x, drop):
+    """By image, in place, as the family does."""
+    if drop > 0.0:
+        keep = 1.0 - drop
+        mask = x.new_empty(x.size(0), 1, 1, 1).bernoulli_(keep)
+        x.div_(keep)
+        x.mul_(mask)
+    return x
+
+
+class Dropping(nn.Module):
+    """A cell with drop-path by edge and image (Zela et al., 2020, arXiv:1909.09656)."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.left, self.right, self.links, self.scale = block.left, block.right, block.links, 1.0
+        if type(self) is not Dropping:  # fewer candidates, for time
+            for link in self.links:
+                link.paths = link.paths[3:5] + link.paths[6:7]
+
+    def term(self, y, drop, row):
+        return drop_path(y, drop) if self.training else y
+
+    def forward(self, a, b, table, drop=0.0):
+        states, first = [self.left(a), self.right(b)], 0
+        for _ in range(2):
+            rows = range(first, first + len(states))
+            first += len(states)
+            edges = zip(rows, list(states), strict=True)
+            states.append(sum(self.term(self.links[r](s, table[r]), drop, r) for r, s in edges))
+        return torch.cat(states[2:], 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_drop_path_by_edge_and_image_runs_in_the_cell(make_block, stride):
+    own = Dropping(make_block(stride=stride)).double()
+    fast = copy.deepcopy(own)
+    (entry,) = accelerate(fast).replaced
+    assert "while 0<=drop<1" in entry.what
+    assert_drops_alike(own, fast)
+
+
+def assert_drops_alike(own, fast):
+    for drop, images in ((0.0, 2), (0.3, 3), (0.55, 20), (0.9, 2)):
+        x = [torch.randn(images, CHANNELS, 4, 4, dtype=torch.float64) for _ in range(2)]
+        table = torch.rand(5, len(own.links[0].paths), dtype=torch.float64)
+        for training in (True, False):
+            results = []
+            for net in (own.train(training), fast.train(training)):
+                torch.manual_seed(5)
+                variables = [v.clone().requires_grad_() for v in (*x, table)]
+                y = net(*variables, drop)
+                found = torch.autograd.grad((y**3).sum(), [*variables, *net.parameters()], allow_unused=True)
+                results.append([y.detach(), *found, *(b.clone() for b in net.buffers()), torch.rand(1)])
+            for mine, theirs in zip(*results, strict=True):
+                assert (mine is None) == (theirs is None)
+                assert mine is None or (mine - theirs).abs().max() <= 1e-9 * theirs.abs().max() + 1e-14
+
+
+def unlike(name, term):
+    return type(name, (Dropping,), {"term": term})
+
+
+DROPS = [
+    unlike("drops_in_eval_mode", lambda self, y, drop, row: drop_path(y, drop)),
+    unlike("drops_above_a_half", lambda self, y, drop, row: drop_path(y, drop) if drop > 0.5 else y),
+    unlike("drops_pixels", lambda self, y, drop, row: nn.functional.dropout(y, drop, self.training)),
+    unlike("drops_the_first_edges", lambda self, y, drop, row: drop_path(y, drop) if row < 2 else y),
+    unlike("drops_large_batches", lambda self, y, drop, row: drop_path(y, drop) if len(y) > 16 else y),
+    unlike("scales_its_probability", lambda self, y, drop, row: drop_path(y, drop * 0.5) if self.training else y),
+    unlike("reads_an_attribute", lambda self, y, drop, row: drop_path(y, drop) * self.scale if self.training else y),
+    unlike("draws_twice", lambda self, y, drop, row: drop_path(drop_path(y, drop), drop) if self.training else y),
+    unlike("rounds", lambda self, y, drop, row: drop_path(y, float(int(10 * drop)) / 10) if self.training else y),
+    unlike("keeps_the_sum", lambda self, y, drop, row: drop_path(y, drop) * (1 - drop) if self.training else y),
+]
+
+
+@pytest.mark.filterwarnings("ignore:fastnas.accelerate. the module must be as it was found")
+@pytest.mark.parametrize("kind", DROPS, ids=lambda kind: kind.__name__)
+def test_no_drop_path_of_another_kind_is_replaced_wrongly(make_block, kind):
+    own = kind(make_block()).double()
+    fast = copy.deepcopy(own)
+    report = str(accelerate(fast))
+    assert "while drop=0.0" in report or "0<=drop<1" in report
+    assert_drops_alike(own, fast)
+    own.scale = fast.scale = 0.5
+    assert_drops_alike(own, fast)
