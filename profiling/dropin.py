@@ -34,7 +34,8 @@ class DropIn:
     """Cost of foreign supernets, as they are and accelerated.
 
     Args:
-        checkouts: FOLDER, FOLDER::MODULES or FOLDER::MODULES::EXPRESSION; modules are separated by commas.
+        checkouts: FOLDER, FOLDER::MODULES or FOLDER::MODULES::EXPRESSION; modules are separated by commas. The
+            expression is evaluated as Python and the folder's code is run: name only code that you trust.
         channels: Channels of the first cells.
         layers: Cells.
         batch_size: Images a step.

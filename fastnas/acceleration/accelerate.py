@@ -40,7 +40,7 @@ def accelerate(network: nn.Module) -> AccelerationReport:
     may follow: the engine stands in for calls that leave them as they are. Methods whose names begin with ``forward_``
     are found, too, and cells of mere lists of candidates, ``forward(x, weights)`` (NAS-Bench-201: Dong and Yang, 2020,
     arXiv:2001.00326), and those that take the numbers of the candidates to run (GDAS: Dong and Yang, 2019,
-    arXiv:1910.04465).
+    arXiv:1910.04465). Where a default is zero and proves to be the probability of drop-path, any probability is taken.
 
     Before a module is replaced, its forward is watched on a copy. It is left alone, and the report says why, if it
     reads anything that training could change and that cannot be compared again at every step. So it is if it sets

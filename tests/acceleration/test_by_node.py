@@ -150,7 +150,7 @@ def test_drop_path_by_edge_and_image_runs_in_the_cell(make_block, stride):
 
 
 def assert_drops_alike(own, fast):
-    for drop, images in ((0.0, 2), (0.3, 3), (0.55, 20), (0.9, 2)):
+    for drop, images in ((0.0, 2), (0.3, 20), (0.9, 2)):
         x = [torch.randn(images, CHANNELS, 4, 4, dtype=torch.float64) for _ in range(2)]
         table = torch.rand(5, len(own.links[0].paths), dtype=torch.float64)
         for training in (True, False):
