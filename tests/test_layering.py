@@ -10,7 +10,7 @@ ROWS = """\
 fastnas_kernels
 errors seeds files fingerprint ranks
 user_code run_files tasks
-spaces bilevel
+spaces bilevel progress
 mechanisms supernet
 networks methods acceleration
 costs

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import fastnas
 from fastnas.engine import SearchResult
 from fastnas.notebook import to_html
 from fastnas.spaces import Genotype, read_genotype
@@ -42,3 +44,26 @@ for name, module in told.items():
 assert len(told) == 3
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_search_in_jupyter_shows_a_live_table(monkeypatch):
+    shown = []
+
+    class ZMQInteractiveShell:
+        pass
+
+    def display(html, display_id):
+        shown.append(html)
+        return SimpleNamespace(update=shown.append)
+
+    module = SimpleNamespace(get_ipython=ZMQInteractiveShell)
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=display))
+    config = fastnas.SearchConfig(channels=4, cells=1, epochs=2, batch_size=32, train_fraction=0.1)
+    fastnas.search("nasbench201", "gdas", "digits", config)
+    assert 'value="4" max="4"' in shown[-1]
+    assert "<td>2/2</td>" in shown[-1]
+    assert "<th>weight loss</th>" in shown[-1]
+    shown.clear()
+    fastnas.search("nasbench201", "gdas", "digits", config, on_epoch=lambda record: None)
+    assert shown == []

@@ -1,6 +1,6 @@
 """THE loop: every method of the library goes through it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from fastnas.mechanisms.control import RollBack, Stop
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
+from fastnas.progress import OnEpoch, OnStep, shown_in_notebook
 from fastnas.ranks import ALONE, Ranks, digest_tensors, local_device, require_divisible
 from fastnas.run_files import SearchEpoch, append_record, keep_epochs
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
@@ -57,8 +58,6 @@ from fastnas.training.divergence import Fault, explained, find_fault
 from fastnas.training.numerics import deterministic
 from fastnas_kernels.check import invalid
 
-OnStep = Callable[[int, int], None]
-OnEpoch = Callable[[Mapping[str, Any]], None]
 Batches = Iterator[tuple[Batch, Batch | None]]
 
 
@@ -112,7 +111,8 @@ def search(
         folder: Where to keep ``metrics.jsonl`` and ``checkpoint.pt``. If they are there already, the search goes on
             from them, bit for bit as if it had never stopped.
         extend: Also go on from a checkpoint of fewer epochs, with a warning that says what becomes of the schedules.
-        on_step: Called after every step with the number of steps done and their total.
+        on_step: Called after every step with the number of steps done and their total. Without callbacks, a Jupyter
+            notebook shows a live table.
         on_epoch: Called after every epoch with its record.
         on_compile: On a GPU, called before the first step with the number of kernels compiled and their total.
         ranks: The processes that search together, see :func:`fastnas.ranks.joined`; the first one writes.
@@ -129,6 +129,7 @@ def search(
         >>> result.genotype.space, len(result.history), result.alpha["alpha.normal"].shape
         ('nasbench201', 1, torch.Size([6, 5]))
     """
+    on_step, on_epoch = shown_in_notebook("search", on_step, on_epoch)
     if not isinstance(space_or_supernet, nn.Module):
         space_or_supernet = as_space(space_or_supernet, "search")
     space = space_or_supernet if isinstance(space_or_supernet, Space) else getattr(space_or_supernet, "space", None)

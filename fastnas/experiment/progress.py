@@ -11,58 +11,13 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
+from fastnas.progress import epoch_cells, time_left
 from fastnas.ranks import Ranks
 from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.space import Space
-from fastnas.tasks import read_score
 from fastnas.training.events import EventWriter
 
 LEAST_WIDTH = {"epoch": 7, "s": 6}  # columns of the numbers that grow longer than their heading
-
-
-def epoch_cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """The headings and the numbers of one record of ``metrics.jsonl``, of a search or of a training."""
-    cells = {"epoch": f"{record['epoch'] + 1}/{record['epochs']}"}
-    if "inner_loss" in record:
-        cells["weight loss"] = f"{record['inner_loss']:.3f}"
-        cells |= _score_cell(record, "inner", "")
-        cells["alpha loss"] = f"{record['outer_loss']:.3f}"
-        cells |= _score_cell(record, "outer", " ")
-        entropies = " ".join(f"{value:.3f}" for value in record["entropy"].values())
-        cells["entropy"] = entropies
-        cells["alpha"] = "moves" if record["alpha_moves"] else "waits"
-    else:
-        tested = record["test_loss"] is not None
-        cells["train loss"] = f"{record['train_loss']:.3f}"
-        cells |= _score_cell(record, "train", "")
-        cells["test loss"] = f"{record['test_loss']:.3f}" if tested else "–"
-        cells |= _score_cell(record, "test", " ")
-    return cells | {"s": f"{record['seconds']:.1f}"}
-
-
-def _score_cell(record: Mapping[str, Any], part: str, space: str) -> dict[str, str]:
-    """The score under its heading, of which a second one has a further space."""
-    score, value = read_score(record, part)
-    name = "acc" if score.label == "accuracy" else score.label
-    heading = f"{name} {space}%" if score.is_share else f"{name}{space}"
-    number = "–" if value is None else f"{100 * value:.1f}" if score.is_share else f"{value:.4g}"
-    return {heading: number}
-
-
-def time_left(seconds: float, first: int, done: int, total: int) -> str:
-    """The time that the remaining steps need, or nothing before a step was timed.
-
-    Args:
-        seconds: Spent on the steps of this session.
-        first: Steps that were behind us when it began: a resumed run starts in the middle.
-        done: Steps that are behind us now.
-        total: All steps.
-    """
-    if done <= first:
-        return ""
-    left = round(seconds / (done - first) * (total - done))
-    hours, minutes = divmod(left // 60, 60)
-    return (f"{hours}:{minutes:02}" if hours else f"{minutes}") + f":{left % 60:02} left"
 
 
 class SafeConsole(Console):

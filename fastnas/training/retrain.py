@@ -31,6 +31,7 @@ from fastnas.fingerprint import fingerprint
 from fastnas.networks.derived import BuildNetwork, build_own_network
 from fastnas.networks.network import DerivedNetwork
 from fastnas.networks.training_pass import TrainingPass
+from fastnas.progress import shown_in_notebook
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.run_files import TrainingEpoch, append_record, keep_epochs
 from fastnas.seeds import stream, torch_seed
@@ -122,6 +123,7 @@ def retrain(
         >>> 0 <= result.test_accuracy <= 1
         True
     """
+    on_step, on_epoch = shown_in_notebook("retrain", on_step, on_epoch)
     genotype = as_genotype(genotype, own, "retrain")
     dimensions = space_by_name(genotype.space, own).dimensions
     data = as_data(data, "retrain", pairs="parts", dimensions=dimensions, task=task)

@@ -93,7 +93,7 @@ def start_from(
 
 @torch.no_grad()
 def fill_statistics(network: nn.Module, batches: Iterable[Batch]) -> None:
-    """Take the running statistics of all normalisations as means over ``batches``."""
+    """Take the running statistics over all normalisations as means over ``batches``."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
