@@ -7,7 +7,7 @@ logits are apart after every step. Give the folder of an official checkout; ``me
 Its modules are imported and run; nothing of it is part of this repository.
 
 ``--method eigenvalue_rule`` asks instead when the tracker of RobustDARTS stops, on the traces of its repository that
-the tests hold.
+the tests hold, and ``--method retraining`` compares steps of the evaluation network of quark0/darts.
 """
 
 import json
@@ -25,13 +25,14 @@ from torch import Tensor
 from fastnas.data import Batch, load_data
 from fastnas.engine import Run, fresh_state, search_step, stage_supernet
 from fastnas.engine.coefficients import relax
-from fastnas.engine.record import derived
+from fastnas.engine.record import derive
 from fastnas.mechanisms.control import eigenvalue_rule_of_the_code
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.check import invalid
 from measuring.foreign import foreign_module
 from measuring.published import Published, Size, darts, darts_minus, fair_darts, p_darts, robust_darts, smooth_darts
 from measuring.published_paths import beta_darts, nasbench201, nasp, proxyless_nas
+from measuring.published_retraining import retraining
 
 CPU = torch.device("cpu")
 PUBLISHED: Mapping[str, Callable[[Path, Size], Published]] = {
@@ -54,7 +55,7 @@ PUBLISHED: Mapping[str, Callable[[Path, Size], Published]] = {
     "darts_minus": darts_minus,
 }
 """By the names that the command line knows."""
-RULE = "eigenvalue_rule"
+RULE, RETRAINING = "eigenvalue_rule", "retraining"
 TRACES = Path(__file__).parents[1] / "tests" / "mechanisms" / "eigenvalue_traces.json"
 
 
@@ -64,7 +65,7 @@ class Official:
 
     Args:
         checkout: Folder of the official code.
-        method: Which search, one of ``PUBLISHED``, or eigenvalue_rule.
+        method: Which search, one of ``PUBLISHED``, or eigenvalue_rule, or retraining.
         channels: Channels of the first cells.
         cells: Cells; of a chain, blocks in a stage; of NAS-Bench-201, cells in a stage.
         batch_size: Images a step, of each half.
@@ -141,7 +142,7 @@ def _derive_alike(run: Run, theirs: Published, count: int = 100) -> int:
                 a.copy_(torch.randn(a.shape, generator=generator))
         _copy_logits(run, theirs)
         mix = relax(run.method, run.space, run.state.alpha, run.state.alive)
-        found = derived(run, mix).cells
+        found = derive(run, mix).cells
         genes = {name: [tuple(gene) for node in cell.nodes for gene in node] for name, cell in found.items()}
         assert theirs.genotype is not None
         alike += genes == {name: [tuple(gene) for gene in cell] for name, cell in theirs.genotype().items()}
@@ -200,6 +201,14 @@ def main(settings: Official) -> None:
         print(f"{stopped} of {count} traces stop by the published tracker; the library agrees in {agreed}")
         if agreed != count:
             raise invalid("official", "both must stop in the same epochs", f"{count - agreed} differ")
+        return
+    if settings.method == RETRAINING:
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(0)
+        apart = retraining(settings.checkout, Size(settings.channels, settings.cells), settings.steps)
+        print(*(f"retraining, step {step}: weights differ by {x:.1e}" for step, x in enumerate(apart, 1)), sep="\n")
+        if not max(apart) <= settings.tolerance:
+            raise invalid("official", f"they must agree to {settings.tolerance:g}", f"{max(apart):.1e}")
         return
     found, alike = compare(settings)
     for step, (weights, logits) in enumerate(found, 1):

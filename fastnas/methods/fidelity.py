@@ -67,7 +67,7 @@ _HALVES = _differs(
     "batch is dropped unless `drop_last=False`",
     f"{_RECIPES}the_last_batch_stays_where_it_has_statistics",
 )
-_CIFAR = _code(f"{_STEP}on_cifar_drops_paths_and_hears_the_auxiliary_head")
+_CIFAR = _code(f"{_STEP}on_cifar_drops_paths_and_hears_the_auxiliary_head", official="retraining")
 _SEPARATE = Claim("not verifiable", "its retraining is not compared; that of DARTS is at hand")
 _UNCOMPARED = Claim("not verifiable", "its code was not compared")
 _NO_CODE = Claim("not verifiable", "no official code is known")
