@@ -10,6 +10,7 @@ from fastnas.engine.run import Run, fresh_state, stage_supernet
 from fastnas.methods.library import METHODS
 from fastnas.ranks import ALONE
 from fastnas.spaces.cell_space import NASBENCH201
+from fastnas.supernet.mix import Mix
 
 CPU = torch.device("cpu")
 DIGITS = load_data("digits")
@@ -49,3 +50,31 @@ def quick_method(name, draws=2):
     if name == "spos":
         method = replace(method, choice=replace(method.choice, population=4, generations=2))
     return method
+
+
+def uniform_mix(space, device=None):
+    """Every candidate of every edge with the same coefficient: where a search begins."""
+
+    def even(cell_type):
+        alive = torch.tensor(space.alive(cell_type), dtype=torch.get_default_dtype(), device=device)
+        return alive / alive.sum(-1, keepdim=True)
+
+    return Mix({cell_type: even(cell_type) for cell_type in space.cell_types}, {})
+
+
+def only_candidates(space, logits):
+    """``logits`` with minus infinity where alpha's entry stands for no candidate of its edge.
+
+    A softmax of them, at any temperature and with any Gumbel noise, gives such an entry the coefficient 0, and the
+    gradient 0. Logits of spaces in which all edges have all primitives are returned as they are.
+    """
+    if space.rectangular:
+        return logits
+
+    def masked(name, x):
+        kind, _, cell_type = name.partition(".")
+        if kind != "alpha":
+            return x
+        return x.masked_fill(~torch.tensor(space.alive(cell_type), device=x.device), -torch.inf)
+
+    return {name: masked(name, x) for name, x in logits.items()}

@@ -96,24 +96,6 @@ def initial_logits(
     return {name: draw(name, shape) for name, shape in shapes.items()}
 
 
-def only_candidates(space: Space, logits: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """``logits`` with minus infinity where alpha's entry stands for no candidate of its edge.
-
-    A softmax of them, at any temperature and with any Gumbel noise, gives such an entry the coefficient 0, and the
-    gradient 0. Logits of spaces in which all edges have all primitives are returned as they are.
-    """
-    if space.rectangular:
-        return logits
-
-    def masked(name: str, x: Tensor) -> Tensor:
-        kind, _, cell_type = name.partition(".")
-        if kind != "alpha":
-            return x
-        return x.masked_fill(~torch.tensor(space.alive(cell_type), device=x.device), -torch.inf)
-
-    return {name: masked(name, x) for name, x in logits.items()}
-
-
 def by_cell_type(logits: Mapping[str, Tensor], kind: str, apply: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """``apply`` to every ``<kind>.<cell type>`` of ``logits``, keyed by cell type."""
     return {name.removeprefix(f"{kind}."): apply(x) for name, x in logits.items() if name.startswith(f"{kind}.")}

@@ -196,16 +196,6 @@ class _Living:
         return self.coefficients[before : before + count], tuple(self.names[row] for row in rows)
 
 
-def uniform_mix(space: Space, device: torch.device | None = None) -> Mix:
-    """Every candidate of every edge with the same coefficient: where a search begins."""
-
-    def even(cell_type: str) -> Tensor:
-        alive = torch.tensor(space.alive(cell_type), dtype=torch.get_default_dtype(), device=device)
-        return alive / alive.sum(-1, keepdim=True)
-
-    return Mix({cell_type: even(cell_type) for cell_type in space.cell_types}, {})
-
-
 def select_path(space: Space, genotype: Genotype, edges: Mapping[str, Sequence[float]], device: torch.device) -> Mix:
     """The coefficients of the supernet's path that is ``genotype``: one on what it keeps, zero elsewhere.
 

@@ -15,7 +15,7 @@ from fastnas.costs.penalties import LinearPenalty, LogPenalty, ProductPenalty
 from fastnas.costs.tables import derived_cost, multiply_add_table, parameter_table
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
-from fastnas.supernet.architecture import only_candidates
+from tests.helpers import only_candidates
 
 PENALTIES = [
     LinearPenalty(strength=1e-4),

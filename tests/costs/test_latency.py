@@ -21,7 +21,7 @@ from fastnas.costs.measurement import check_table, measure_table
 from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S2
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
-from fastnas.supernet.mix import uniform_mix
+from tests.helpers import uniform_mix
 
 CPU = torch.device("cpu")
 SIZE = NetworkSize(channels=4, cells=1, resolution=8)

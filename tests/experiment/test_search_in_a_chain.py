@@ -29,10 +29,9 @@ from fastnas.spaces.cell_space import S2
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import genotype_from_json
 from fastnas.supernet.chain import ChainSupernet
-from fastnas.supernet.mix import uniform_mix
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import RetrainConfig, SearchConfig
-from tests.helpers import DIGITS, Killed, quick_method, without_seconds
+from tests.helpers import DIGITS, Killed, quick_method, uniform_mix, without_seconds
 
 TINY = SearchConfig(channels=2, cells=1, epochs=2, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 CHAIN = proxyless(1)

@@ -10,7 +10,7 @@ from fastnas.report.draw_chain import chain_figure
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import describe_genotype, read_genotype
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.mix import uniform_mix
+from tests.helpers import uniform_mix
 
 
 @pytest.mark.parametrize("blocks", [1, 4, 7])

@@ -14,8 +14,9 @@ from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.chain import ChainSupernet
 from fastnas.supernet.layout import ChainShape, chain_layout, proxyless_shape, round_channels
-from fastnas.supernet.mix import EdgeNoise, Mix, NodeMix, uniform_mix
+from fastnas.supernet.mix import EdgeNoise, Mix, NodeMix
 from fastnas.supernet.supernets import build_supernet
+from tests.helpers import uniform_mix
 
 SPACE = proxyless(2)
 

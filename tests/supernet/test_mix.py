@@ -1,7 +1,8 @@
 import torch
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.mix import Mix, node_mixes, uniform_mix
+from fastnas.supernet.mix import Mix, node_mixes
+from tests.helpers import uniform_mix
 
 
 def test_every_node_gets_the_rows_of_its_edges_without_none():

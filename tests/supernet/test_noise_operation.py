@@ -4,9 +4,9 @@ from fastnas.networks.derived import build_network
 from fastnas.networks.training_pass import TrainingPass
 from fastnas.spaces.cell_space import S4
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.mix import uniform_mix
 from fastnas.supernet.operations import Noise
 from fastnas.supernet.supernets import build_supernet
+from tests.helpers import uniform_mix
 
 
 def modules(net):

@@ -9,11 +9,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, S3
-from fastnas.supernet.architecture import only_candidates
 from fastnas.supernet.candidates import find_operations
 from fastnas.supernet.mix import Mix, node_mixes
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, Convolution
 from fastnas.supernet.search_cell import SearchCell
+from tests.helpers import only_candidates
 
 CHANNELS = 8
 

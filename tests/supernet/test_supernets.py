@@ -6,8 +6,8 @@ from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.spaces.graph_space import DSO
 from fastnas.spaces.registry import SPACES
 from fastnas.supernet.architecture import initial_logits
-from fastnas.supernet.mix import uniform_mix
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet, build_supernet
+from tests.helpers import uniform_mix
 
 CPU = torch.device("cpu")
 
