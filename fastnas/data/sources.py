@@ -1,14 +1,14 @@
 """Data sets by name: a registry, and those that need no folder of images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import BadZipFile
 
 import numpy as np
 
-from fastnas.data.arrays import from_arrays, from_dataset
+from fastnas.data.arrays import HELD_OUT, from_arrays, from_dataset
 from fastnas.data.broken import first_sentence
 from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
@@ -18,6 +18,7 @@ from fastnas.data.loaders import from_loaders, is_loader
 from fastnas.data.pixels import CIFAR, GREY
 from fastnas.data.prepare import Defaults, prepare
 from fastnas.data.shards import read_shards
+from fastnas.data.webdataset import read_webdataset
 from fastnas.errors import complaint, describe, invalid, require_type
 from fastnas.supernet.layout import height_and_width
 from fastnas.tasks import Task
@@ -257,4 +258,13 @@ def _load_arrays(root: Path, config: DataConfig) -> ImageData:
 
 @register_source("shards")
 def _load_shards(root: Path, config: DataConfig) -> ImageData:
-    return prepare_files(*read_shards(root, config.download), config)
+    if (root / "shards.json").is_file() or not (found := sorted(root.glob("**/*.tar"))):
+        return prepare_files(*read_shards(root, config.download), config)
+    parts = read_webdataset(root)
+    train, test, notes = parts.train, parts.test, [f"{len(found)} tar files of WebDataset, indexed"]
+    if test is None:
+        kept = class_balanced_fraction(train.labels, 1 - HELD_OUT, seed=0)
+        test, train = train.select(np.setdiff1d(np.arange(len(train.labels)), kept)), train.select(kept)
+        notes.append(f"{len(test.labels)} images are held out to test on, as no tar file begins with test or val")
+    data = prepare_files(root.resolve().name, train, test, parts.classes, config)
+    return replace(data, notes=(*notes, *data.notes))
