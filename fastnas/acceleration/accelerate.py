@@ -183,8 +183,6 @@ def _prove_one(module: nn.Module, wirings: list[Wiring]) -> Wiring | Unrecognise
             return prove(module, wiring)
         except Unrecognised as error:
             first = error if first is None or isinstance(first, NotTaken) > isinstance(error, NotTaken) else first
-            if not (isinstance(error, NotTaken) or wiring.selects):
-                break
     assert first is not None
     return first
 

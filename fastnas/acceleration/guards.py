@@ -45,6 +45,38 @@ class Guard:
         return ".".join([*([self.owner] if self.owner else []), *self.path])
 
 
+class OtherThan(str):
+    """Stands for every word but those that it was compared with; whoever asks it for anything else is refused."""
+
+    words: tuple[str, ...] = ()
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, str) and not isinstance(other, OtherThan):
+            self.words = (*self.words, str(other))
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __getattribute__(self, name: str) -> object:
+        if name.startswith("__") or name in ("words", "matches"):
+            return super().__getattribute__(name)
+        raise Unrecognised(f"it asks the word that selects its mode for {name}")
+
+    def __hash__(self) -> int:
+        raise Unrecognised("it looks up the word that selects its mode")
+
+    __len__ = __getitem__ = __iter__ = __contains__ = __lt__ = __gt__ = __le__ = __ge__ = __add__ = __hash__
+    __mod__ = __mul__ = __rmul__ = __format__ = __str__ = __hash__
+
+    def __repr__(self) -> str:
+        return "other than " + " and ".join(map(repr, dict.fromkeys(self.words)))
+
+    def matches(self, word: object) -> bool:
+        """Whether it stands for ``word``."""
+        return type(word) is str and word not in self.words
+
+
 def state_of(part: nn.Module) -> dict[str, object]:
     """All attributes of ``part``: plain ones by value, others by identity; buffers are compared elsewhere."""
     held = {name: value for name, value in vars(part).items() if name not in ("_buffers", "_parameters", "_modules")}

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from fastnas_kernels.mixed_op.plan import Candidate
+from fastnas_kernels.mixed_op.plan import Candidate, CellPlan
 
 
 class Unrecognised(ValueError):
@@ -64,6 +64,13 @@ class Primitive:
     def contributes(self) -> bool:
         """Whether it adds anything to the sum."""
         return self.candidate is not None or self.layer is not None or self.by_itself is not None
+
+
+class LoosePlan(CellPlan):
+    """A cell of which some candidates have no kernel, so that a node may have none that does."""
+
+    def __post_init__(self) -> None:
+        pass
 
 
 _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)

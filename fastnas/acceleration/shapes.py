@@ -59,7 +59,20 @@ def mixing_methods(module: nn.Module) -> list[str]:
     found = candidate_list(module)
     if found is None or any(map(listed, found[1].values())):
         return []
-    return [method for method in methods_of(module) if len(arguments_of(module, method)[0]) == 2]
+    numbers = (2, 3) if words_of(module) else (2,)  # the third may be a word that selects a mode
+    return [method for method in methods_of(module) if len(arguments_of(module, method)[0]) in numbers]
+
+
+def words_of(module: nn.Module) -> list[str]:
+    """Words in the code of ``module`` and its parts: one of its arguments may be compared with them."""
+    kinds = {type(part) for part in module.modules() if not type(part).__module__.startswith("torch.")}
+    codes = [function.__code__ for kind in kinds for function in vars(kind).values() if inspect.isfunction(function)]
+    texts = {text for code in codes for text in code.co_consts[1:] if isinstance(text, str) and text.isidentifier()}
+    return sorted(texts)[:MOST_WORDS]
+
+
+MOST_WORDS = 8
+"""Every word is tried, at the price of a proof."""
 
 
 def edges_of(module: nn.Module) -> Mapping[str, nn.Module]:
@@ -83,7 +96,7 @@ def cell_methods(module: nn.Module) -> list[str]:
     edges = edges_of(module)
     if not edges:
         return []
-    numbers = (2, 3) if any(map(listed, edges.values())) else (3, 4)
+    numbers = (2, 3) if any(map(listed, edges.values())) else (3, 4)  # the last may be one of several things
     return [method for method in methods_of(module) if len(arguments_of(module, method)[0]) in numbers]
 
 

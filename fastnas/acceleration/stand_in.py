@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.acceleration.evaluation import EvaluatedModules, evaluate, find_modules, obstacle, restore_first
-from fastnas.acceleration.guards import Guard, is_plain
+from fastnas.acceleration.guards import Guard, OtherThan, is_plain
 from fastnas.acceleration.report import Replaced
 from fastnas.acceleration.wiring import Wiring
 from fastnas_kernels.check import complaint
@@ -74,7 +74,7 @@ class StandIn:
             now = given.get(name, value)
             if name == wiring.drops and type(now) is float and 0 < now < 1:
                 drop = now if self.module.training else 0.0
-            elif not (is_plain(now) and now == value):
+            elif not (value.matches(now) if isinstance(value, OtherThan) else is_plain(now) and now == value):
                 return None, 0.0
         return [given[name] for name in wiring.arguments], drop
 

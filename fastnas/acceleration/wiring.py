@@ -7,8 +7,8 @@ from itertools import accumulate
 
 from torch import nn
 
-from fastnas.acceleration.guards import Guard
-from fastnas.acceleration.primitives import Layer, Primitive, Unrecognised, read_primitive
+from fastnas.acceleration.guards import Guard, OtherThan
+from fastnas.acceleration.primitives import Layer, LoosePlan, Primitive, Unrecognised, read_primitive
 from fastnas.acceleration.shapes import (
     arguments_of,
     candidate_list,
@@ -16,6 +16,7 @@ from fastnas.acceleration.shapes import (
     channels_after,
     edges_of,
     listed,
+    words_of,
 )
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 
@@ -226,13 +227,6 @@ class Part:
 _OFF = Primitive(None, 1)
 
 
-class LoosePlan(CellPlan):
-    """A cell of which some candidates have no kernel, so that a node may have none that does."""
-
-    def __post_init__(self) -> None:
-        pass
-
-
 def read_candidates(candidates: Mapping[str, nn.Module], keep_unknown: bool = False) -> tuple[Primitive, ...]:
     """What the ``candidates`` of a mixed operation seem to be, with names that begin with their paths.
 
@@ -345,12 +339,20 @@ def edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
     shares = [named] if isinstance(named, int) and named > 0 else [1] if alone else [1, 2, 4, 8]
     plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in shares]
     required, defaults = arguments_of(module, method)
-    return [Wiring(plan, (edge,), (), required, method, fixed=defaults) for plan in plans]
+    wirings = [Wiring(plan, (edge,), (), required, method, fixed=defaults) for plan in plans]
+    return wirings if len(required) == 2 else [one for wiring in wirings for one in _by_mode(module, wiring)]
+
+
+def _by_mode(module: nn.Module, wiring: Wiring) -> list[Wiring]:
+    """``wiring`` while its last argument is no word that the module's code knows, or one of them."""
+    *others, last = wiring.arguments
+    modes = [(last, word) for word in (OtherThan("\0"), *words_of(module))] if words_of(module) else []
+    return [replace(wiring, arguments=tuple(others), fixed=(mode, *wiring.fixed)) for mode in modes]
 
 
 def cell_wirings(module: nn.Module, method: str) -> list[Wiring]:
-    """What a cell may be: its argument after the coefficients may hold weights of edges, numbers of candidates, or a
-    number that is zero for now."""
+    """What a cell may be: its argument after the coefficients may hold weights of edges, numbers of candidates, a
+    number that is zero for now, or a word that selects a mode."""
     wiring = _cell_wiring(module, method)
     if len(wiring.arguments) == wiring.plan.num_inputs + 1:
         return [wiring]
@@ -358,7 +360,7 @@ def cell_wirings(module: nn.Module, method: str) -> list[Wiring]:
     fixed = replace(wiring, arguments=tuple(others), fixed=((last, 0.0), *wiring.fixed))
     chosen = replace(wiring, selects=True)
     with_offsets = [replace(chosen, offsets=True)] if wiring.by_nodes else []
-    return [wiring, chosen, *with_offsets, fixed]
+    return [wiring, chosen, *with_offsets, *_by_mode(module, wiring), fixed]
 
 
 def _cell_wiring(module: nn.Module, method: str) -> Wiring:
