@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.acceleration.beside import Beside, move_running, uses_batch
+from fastnas.acceleration.guards import hook_tables
 from fastnas.acceleration.wiring import Part, Wiring
 from fastnas.errors import invalid
 from fastnas_kernels.mixed_op.cell import mixed_cell
@@ -55,7 +56,7 @@ def find_modules(module: nn.Module, wiring: Wiring) -> EvaluatedModules:
 def obstacle(found: EvaluatedModules) -> str | None:
     """Why the engine cannot stand in for the modules as they are now; ``None`` if it can."""
     for part in found.bypassed:
-        if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+        if any(hook_tables(part)):
             return f"a hook sits on its part {type(part).__name__}, and the engine does not call that part"
     if len({uses_batch(norm) for norm in found.norms.values()}) > 1:
         return "some of its normalisations use the statistics of the batch and others running ones"

@@ -150,3 +150,9 @@ def is_code(value: object) -> bool:
 
 def kind_of(value: object) -> str:
     return f"of type {type(value).__name__}"
+
+
+def hook_tables(part: nn.Module) -> tuple[dict[int, Any], ...]:
+    """Where PyTorch keeps the hooks of ``part``."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return tuple(getattr(part, name) for name in names)

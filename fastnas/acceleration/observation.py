@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves
 from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, guards_of_reads, is_same, require_untouched, state_of
 from fastnas.acceleration.primitives import Unrecognised
 from fastnas.acceleration.source import guards_of_code, is_foreign, words
+from fastnas_kernels.tensors import storage_id
 
 _OPERATIONS = words("""
     add add_ sub sub_ rsub mul mul_ div div_ neg sum mean mm bmm addmm mv dot
@@ -184,16 +185,16 @@ class _Calls(_Mode):
         self.refused = ""
         self.reads_coefficients = self.reads_shapes = False
         self.paused = False
-        self._known = {_storage(x) for x in coefficients}
+        self._known = {storage_id(x) for x in coefficients}
         self._decided: set[int] = set()
-        self._counters = {_storage(x) for x in counters}
+        self._counters = {storage_id(x) for x in counters}
         self._alive: list[object] = list(coefficients)
 
     def read(self, tensor: Tensor) -> None:
         """The host reads the values of ``tensor``."""
-        if self.paused or _storage(tensor) in self._counters:
+        if self.paused or storage_id(tensor) in self._counters:
             return
-        if _storage(tensor) in self._known | self._decided:
+        if storage_id(tensor) in self._known | self._decided:
             self.reads_coefficients = True
         else:
             self.refuse("its forward looks at the values of its images")
@@ -212,15 +213,15 @@ class _Calls(_Mode):
         if name == "_local_scalar_dense":
             self.read(inputs[0])
             return result
-        keys = {_storage(x) for x in inputs}
+        keys = {storage_id(x) for x in inputs}
         if name in _COMPARISONS and keys and keys <= self._known | self._decided:
-            self._decided |= {_storage(x) for x in outputs}
-        elif keys & self._decided and not all(x.untyped_storage()._cdata in keys for x in outputs):
+            self._decided |= {storage_id(x) for x in outputs}
+        elif keys & self._decided and not all(storage_id(x) in keys for x in outputs):
             self.refuse(f"its forward computes with a comparison of its coefficients ({name})")
         elif name not in self.allowed:
             self.refuse(f"its forward calls {name}, which the engine does not")
         elif keys and keys <= self._known:
-            self._known |= {_storage(x) for x in outputs}
+            self._known |= {storage_id(x) for x in outputs}
         return result
 
 
@@ -274,10 +275,6 @@ def _caller_is_foreign() -> bool:
     while frame.f_code.co_filename == _TENSOR_FILE:  # methods of tensors that are written in Python
         frame = frame.f_back
     return is_foreign(frame.f_code)
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
 
 
 class _Names(_Mode):

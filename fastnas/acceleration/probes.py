@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fastnas.acceleration.guards import hook_tables
 from fastnas.acceleration.shapes import channels_before, stride_of_input
 from fastnas.acceleration.wiring import Wiring
 
@@ -103,7 +104,7 @@ def twin_of(module: nn.Module, generator: torch.Generator) -> nn.Module:
             values = torch.randn(parameter.shape, dtype=torch.float64, generator=generator) / math.sqrt(fan_in)
             parameter.copy_(values).requires_grad_()
         for part in twin.modules():
-            for hooks in (part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks):
+            for hooks in hook_tables(part):
                 hooks.clear()  # those of the user are not to fire here
             if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.running_mean is not None:
                 part.running_mean.copy_(torch.randn(part.num_features, dtype=torch.float64, generator=generator))

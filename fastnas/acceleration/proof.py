@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.acceleration.evaluation import evaluate, find_modules
-from fastnas.acceleration.guards import is_plain
+from fastnas.acceleration.guards import hook_tables, is_plain
 from fastnas.acceleration.observation import Observation, Probability, observe, operations
 from fastnas.acceleration.primitives import Unrecognised
 from fastnas.acceleration.probes import Probe, arguments_of, probes_of, twin_of
@@ -314,7 +314,7 @@ def signature(module: nn.Module) -> tuple[object, ...]:
             if key not in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set") and "hook" not in key
         }
         shapes = [(key, tuple(x.shape), x.device) for key, x in part.named_parameters(recurse=False)]
-        hooked = any((part._forward_hooks, part._forward_pre_hooks, part._backward_hooks, part._backward_pre_hooks))
+        hooked = any(hook_tables(part))
         buffers = [key for key, _ in part.named_buffers(recurse=False)]
         parts.append((name, type(part), tuple(sorted(held.items(), key=str)), tuple(shapes), tuple(buffers), hooked))
     return tuple(parts)

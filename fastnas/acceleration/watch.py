@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastnas.acceleration.shapes import candidates_of, cell_methods, mixing_methods
 from fastnas.acceleration.stand_in import stand_ins_of
 from fastnas.supernet.search_cell import SearchCell
+from fastnas_kernels.tensors import storage_id
 
 LABEL = "fastnas: "
 
@@ -87,10 +88,9 @@ class Labels:
         seen: set[int] = set()
 
         def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if not isinstance(tensor, nn.Parameter) and storage._cdata not in seen:
-                seen.add(storage._cdata)
-                self.saved[self._stack[-1][0] if self._stack else ""] += storage.nbytes()
+            if not isinstance(tensor, nn.Parameter) and storage_id(tensor) not in seen:
+                seen.add(storage_id(tensor))
+                self.saved[self._stack[-1][0] if self._stack else ""] += tensor.untyped_storage().nbytes()
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

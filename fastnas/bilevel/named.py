@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors, undisturbed
 from fastnas_kernels.check import complaint, invalid
-from fastnas_kernels.tensors import accumulator
+from fastnas_kernels.tensors import accumulator, storage_id
 
 LossOf = Callable[[Tensors], Tensor]
 """From named tensors to a loss, a scalar."""
@@ -94,13 +94,11 @@ def refused(where: str, remedy: str) -> Generator[None, None, None]:
 @contextmanager
 def copied_when_saved(state: Sequence[Tensor]) -> Generator[None, None, None]:
     """Let graphs keep copies of ``state``, which is put back before they are differentiated."""
-    storages = {x.untyped_storage()._cdata for x in state}
+    storages = {storage_id(x) for x in state}
     if not storages:
         yield
         return
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda x: x.clone() if x.untyped_storage()._cdata in storages else x, lambda x: x
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.clone() if storage_id(x) in storages else x, lambda x: x):
         yield
 
 

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastnas_kernels.tensors import storage_id
+
 
 def num_parameters(network: nn.Module, without: str = "auxiliary") -> int:
     """Number of trained scalars, the auxiliary head left out as the field does.
@@ -45,13 +47,13 @@ def activation_bytes(module: nn.Module, x: Tensor, without: Sequence[nn.Module] 
         x: What it reads. Where the backward needs ``x`` itself (as that of a pool does), it counts.
         without: Submodules whose savings are not counted.
     """
-    kept = {t.untyped_storage()._cdata for t in (*module.parameters(), *module.buffers())}
+    kept = {storage_id(t) for t in (*module.parameters(), *module.buffers())}
     saved: dict[int, Tensor] = {}  # holds the tensors, so that no storage is freed and its address used again
     depth = [0]
 
     def pack(t: Tensor) -> Tensor:
-        if depth[0] == 0 and t.untyped_storage()._cdata not in kept:
-            saved[t.untyped_storage()._cdata] = t
+        if depth[0] == 0 and storage_id(t) not in kept:
+            saved[storage_id(t)] = t
         return t
 
     with _counted(without, depth), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):

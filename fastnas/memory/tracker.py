@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastnas_kernels.mixed_op.operators import workspace_bytes
+from fastnas_kernels.tensors import storage_id
 
 WORKSPACE, KEPT = "workspace and recomputation", "kept for the backward pass"
 SECOND, GRADIENTS = "second graph", "gradients of weights"
@@ -61,7 +62,7 @@ class Tracker(TorchDispatchMode):
 
     def explain(self, tensor: Tensor, cause: str) -> None:
         """Move a storage from workspace to ``cause``."""
-        key = tensor.untyped_storage()._cdata
+        key = storage_id(tensor)
         size, known = self.alive.get(key, (0, cause))
         if known == WORKSPACE:
             self.alive[key] = size, cause
@@ -93,8 +94,7 @@ class Tracker(TorchDispatchMode):
         self.explain(gradient, GRADIENTS)
 
     def _add(self, tensor: Tensor, cause: str) -> None:
-        storage = tensor.untyped_storage()
-        key = storage._cdata  # tensors without memory all have the address 0
+        storage, key = tensor.untyped_storage(), storage_id(tensor)
         if key in self.alive:
             return
         size = -(-storage.nbytes() // self.granularity) * self.granularity

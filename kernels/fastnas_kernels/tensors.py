@@ -1,4 +1,4 @@
-"""The dtype that sums are kept in, and the memory layouts in which kernels read several tensors side by side."""
+"""The dtype of sums, the memory layouts in which kernels read several tensors side by side, and what tells storages."""
 
 from collections.abc import Sequence
 
@@ -67,3 +67,8 @@ def _contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
     for size in reversed(shape[1:]):
         strides.append(strides[-1] * max(size, 1))
     return tuple(reversed(strides))
+
+
+def storage_id(tensor: Tensor) -> int:
+    """A number that tensors share which share their memory; addresses do not tell, since all empty ones have 0."""
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]  (PyTorch has no public one)
