@@ -1,6 +1,7 @@
 """Links of the documentation lead somewhere. `pytest README.md docs` runs what it shows."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,21 @@ def test_every_link_leads_to_a_file(page):
 def test_a_link_that_leads_nowhere_is_found(tmp_path):
     (tmp_path / "page.md").write_text("[a](there.md) and [b](https://example.org) and [c](#here)")
     assert links_of(tmp_path / "page.md") == ["there.md"]
+
+
+def names_without_example(room):
+    """Public names of a namespace that neither their docstring nor a page of the API shows in use."""
+    module = import_module(f"fastnas.{room}" if room else "fastnas")
+    pages = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
+    shown = "\n".join(re.findall(r"```python\n(.*?)```", pages, flags=re.DOTALL))
+    for name in module.__all__:
+        item = getattr(module, name)
+        runs = callable(item) and getattr(item, "__module__", "typing").startswith("fastnas")
+        used = re.search(rf"\b{room or 'fastnas'}\.{name}\b|import [^\n]*\b{name}\b", shown)
+        if runs and ">>>" not in (item.__doc__ or "") and not used:
+            yield name
+
+
+@pytest.mark.parametrize("room", ["", "bilevel", "costs", "data", "mechanisms", "methods", "spaces", "tasks"])
+def test_every_public_item_has_an_example(room):
+    assert list(names_without_example(room)) == []
