@@ -47,6 +47,8 @@ def _steps(transform: Transform, shape: tuple[int, ...]) -> list[_Step] | None:
     """What an image of a shape draws, and what becomes of a batch of them; ``None`` for other transforms."""
     if transform is as_they_are:
         return []
+    if getattr(transform, "pair", None) is not None:
+        return [] if transform.augment is None and (transform.channels, *transform.size) == shape else None  # type: ignore[attr-defined]
     from torchvision.transforms import v2  # noqa: PLC0415  (it takes two seconds)
 
     from fastnas.data.transforms import Decode  # noqa: PLC0415

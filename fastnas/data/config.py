@@ -10,7 +10,7 @@ from fastnas.supernet.layout import Fit, Resolution, height_and_width
 WHERE = "data"
 LARGEST = 4096  # pixels; a batch of such images is several GB
 SMALLEST = 8  # pixels; a search space halves them twice
-TaskName = Literal["classification", "multi_label", "regression"]
+TaskName = Literal["classification", "multi_label", "regression", "dense"]
 Decoder = Literal["simplejpeg", "turbojpeg"]
 Augment = Literal["none", "crop", "flip-crop", "photo", "auto"]
 Colour = tuple[float, float, float, float]
@@ -32,8 +32,8 @@ class DataConfig:
             data, which is no flip for grey images.
         colour: Largest changes of brightness, contrast, saturation and hue that photo makes; unset for DARTS's 0.4,
             0.4, 0.4 and 0.2.
-        task: What the labels of arrays are: classification, multi_label (0 or 1, [N, labels]) or regression (numbers
-            [N] or [N, D]).
+        task: What the labels of arrays are: classification, multi_label (0 or 1, [N, labels]), regression (numbers [N]
+            or [N, D]) or dense (a class for each place, [N, H, W]).
         decoder: Of JPEG files; all give the same bits, and turbojpeg, where it is installed, in the least time.
     """
 

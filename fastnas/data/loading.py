@@ -78,6 +78,8 @@ class _Samples(Dataset):
         if self.images.labels.ndim == 1:
             return self.transform(self.images.image(index)), int(self.images.labels[index])
         target = torch.as_tensor(self.images.labels[index])
+        if hasattr(self.transform, "pair"):
+            return self.transform.pair(self.images.image(index), target)
         return self.transform(self.images.image(index)), target
 
 

@@ -19,7 +19,7 @@ from fastnas.data.images import SMALL, THIN, ImageData, ImageSet, is_large
 from fastnas.data.pixels import Normalise, Statistics
 from fastnas.errors import invalid
 from fastnas.supernet.layout import height_and_width
-from fastnas.tasks import CLASSIFICATION, Classification, Task
+from fastnas.tasks import CLASSIFICATION, Classification, Dense, Task
 
 LOOKED_AT = 500  # training images, evenly over the set, that decide what nobody said
 PHOTO = 224  # pixels: side of the square whose area large images are brought to
@@ -144,8 +144,26 @@ def prepare(
         fit=fit,
         notes=tuple(notes),
     )
+    if isinstance(task, Dense):
+        return _align(data, augment, config)
     data = set_augment(compare_classes(data), augment or chosen, config.colour)
     return use_decoder(config.decoder, data)
+
+
+def _align(data: ImageData, augment: Callable[..., Any] | None, config: DataConfig) -> ImageData:
+    """``data`` of a dense task, whose images stay as they are, since maps would not change with them."""
+    from fastnas.data.transforms import Aligned  # noqa: PLC0415
+
+    if config.augment not in (None, "none") or config.colour is not None:
+        rule = "augment must be none beside a dense task, whose maps it would not change"
+        raise invalid(
+            WHERE, rule, config.augment or config.colour, "augment= takes a function of an image and its map."
+        )
+    evaluate = Aligned(data.channels, data.resolution)
+    train = evaluate if augment is None else Aligned(data.channels, data.resolution, augment)
+    evaluate(data.train.image(0))  # or raises
+    name, notes = "none" if augment is None else "own", [note for note in data.notes if not note.startswith("augment ")]
+    return replace(data, train_transform=train, eval_transform=evaluate, augment=name, notes=tuple(notes))
 
 
 def set_augment(
@@ -159,6 +177,9 @@ def set_augment(
             keeps the name.
         colour: What ``photo`` changes; ``None`` for DARTS's numbers.
     """
+    if isinstance(data.task, Dense):
+        rule = "augment and colour must be left out beside a dense task, whose maps they would not change"
+        raise invalid(WHERE, rule, augment or colour, "Give from_arrays augment=, a function of an image and its map.")
     if data.loaders is not None:
         rule = "augment and colour must be left out beside data loaders, which decide them"
         raise invalid(WHERE, rule, augment or colour, "Set them in the loaders.")

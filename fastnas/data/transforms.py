@@ -18,6 +18,7 @@ from torchvision.transforms.v2.functional import (
 from fastnas.data.config import Augment, Colour
 from fastnas.data.encoded import EncodedImage
 from fastnas.data.jpeg import Part
+from fastnas.errors import invalid
 from fastnas.networks.preprocessing import FitTo, with_channels
 from fastnas.supernet.layout import Fit
 
@@ -36,6 +37,34 @@ class Decode(nn.Module):
         if isinstance(image, EncodedImage):
             image = image.decode()
         return with_channels(image if isinstance(image, Tensor) else pil_to_tensor(image), self.channels)
+
+
+class Aligned(Decode):
+    """Images as they are, which must have one size, as there is a map for each that would not change with them.
+
+    Args:
+        channels: Of the result.
+        size: Height and width that they must have.
+        augment: From an image and its map to others, for training images; ``None`` for no change.
+    """
+
+    def __init__(
+        self, channels: int, size: tuple[int, ...], augment: Callable[[Tensor, Tensor], Any] | None = None
+    ) -> None:
+        super().__init__(channels)
+        self.size, self.augment = size, augment
+
+    def forward(self, image: EncodedImage | Image.Image | Tensor) -> Tensor:
+        pixels = super().forward(image)
+        if tuple(pixels.shape[1:]) != self.size:
+            rule = f"images of a dense task must all have the size {list(self.size)}"
+            raise invalid("data", rule, list(pixels.shape[1:]), "Bring images and maps to one size before.")
+        return pixels
+
+    def pair(self, image: EncodedImage | Image.Image | Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """An image and its map."""
+        pixels = self(image)
+        return (pixels, target) if self.augment is None else self.augment(pixels, target)
 
 
 class ColourJitter(nn.Module):

@@ -34,6 +34,7 @@ from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.space import Space
 from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.dense import fit_head
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 from fastnas.training.numerics import Losses, find_class_weights
@@ -287,7 +288,7 @@ def stage_supernet(space: Space, method: Method, data: ImageData, config: Search
     require_fit(method, space)
     position = (stage,) if stage else ()
     with torch_seed(stream(config.seed, "weights", *position)):
-        return build_supernet(
+        supernet = build_supernet(
             space,
             len(data.classes),
             config.channels,
@@ -297,6 +298,7 @@ def stage_supernet(space: Space, method: Method, data: ImageData, config: Search
             data.large,
             config.recompute,
         )
+    return fit_head(supernet, data.task, space, data.resolution, data.large)
 
 
 def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, device: torch.device) -> SearchState:

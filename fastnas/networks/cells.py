@@ -183,7 +183,7 @@ class DartsNetwork(DerivedNetwork):
         older, newer = self.stem(channels_last(images, self.dimensions))
         for cell in self.cells:
             older, newer = newer, cell([older, newer])
-        return self.classifier(average(newer, self.dimensions))
+        return self.classifier(newer if self.dense else average(newer, self.dimensions))
 
     def units(self) -> list[nn.Module]:
         return [self.stem, *self.cells]
@@ -244,7 +244,8 @@ class NasBench201Network(DerivedNetwork):
                     state = reduction(state)
             for cell in stage:  # type: ignore[union-attr]
                 state = cell([state])
-        return self.classifier(average(self.norm(state).relu(), self.dimensions))
+        maps = self.norm(state).relu()
+        return self.classifier(maps if self.dense else average(maps, self.dimensions))
 
     def units(self) -> list[nn.Module]:
         return [self.stem, *(cell for stage in self.stages for cell in stage.children())]

@@ -21,8 +21,9 @@ from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.formats import genotype_from_json, genotype_to_json, space_from_json, space_to_json
 from fastnas.spaces.genotype import Genotype
-from fastnas.spaces.registry import SPACES
+from fastnas.spaces.registry import SPACES, space_by_name
 from fastnas.spaces.space import Space
+from fastnas.supernet.dense import fit_head
 from fastnas.supernet.layout import Fit, Sizes, height_and_width
 from fastnas.supernet.own import as_space
 from fastnas.tasks import SCORES, Score, Task, task_from_json
@@ -175,7 +176,9 @@ class ModelInfo:
         image = self.preprocessing
         read = image_channels or image.channels
         sizes = len(self.classes), self.channels, self.cells, read, image.resolution, self.large
-        return build_network(genotype, *sizes, False, space)
+        built, sides = build_network(genotype, *sizes, False, space), image.resolution
+        sides = (sides, sides) if isinstance(sides, int) else sides
+        return fit_head(built, task_from_json(self.task), space_by_name(genotype.space, space), sides, self.large)
 
 
 class Model(torch.nn.Module):
@@ -223,7 +226,7 @@ class Model(torch.nn.Module):
     @torch.no_grad()
     def predict(self, images: list[Image.Image | Path | str]) -> Tensor:
         """The probability of every class or label, ``[N, classes]``, for images or their files; of a regression the
-        numbers."""
+        numbers, and of a dense task ``[N, classes, height, width]``."""
         device = next(self.parameters()).device
         return self.task.predict(self(torch.stack([self.preprocessing(image) for image in images]).to(device)))
 

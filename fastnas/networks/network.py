@@ -4,6 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from fastnas.supernet.dense import DenseClassifier
+
 
 class DerivedNetwork(nn.Module):
     """A network built of a genotype; ``network(images)`` are logits, one tensor.
@@ -17,6 +19,7 @@ class DerivedNetwork(nn.Module):
         super().__init__()
         self.auxiliary: nn.Module | None = None  # a second classifier, of training alone
         self.auxiliary_after = 0  # the cell whose output it reads
+        self.dense = False  # whether the classifier reads maps, see fastnas.supernet.dense
         self.num_features = 0  # channels of the pooled features that the classifier reads
 
     def reset_classifier(self, num_classes: int) -> None:
@@ -28,6 +31,8 @@ class DerivedNetwork(nn.Module):
         old = next(self.parameters())
         features = self.num_features
         fresh = nn.Linear(features, num_classes) if num_classes else nn.Identity()
+        if isinstance(self.classifier, DenseClassifier) and isinstance(fresh, nn.Linear):
+            fresh = DenseClassifier(fresh, self.classifier.scale, self.classifier.dimensions)
         self.classifier = fresh.to(old.device, old.dtype)
         self.num_features = features
 

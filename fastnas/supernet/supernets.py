@@ -62,7 +62,7 @@ class DartsSupernet(nn.Module):
         recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
-        self.space, self.recompute = space, tuple(recompute)
+        self.space, self.recompute, self.dense = space, tuple(recompute), False
         operations = find_operations(space)
         stem_channels = 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
@@ -96,7 +96,7 @@ class DartsSupernet(nn.Module):
         for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
             units.append(_of_cell(cell, nodes.get(cell_type), place))
         _, newer = run_units(units, self.recompute, channels_last(images, self.space.dimensions))
-        return self.classifier(average(newer, self.space.dimensions))
+        return self.classifier(newer if self.dense else average(newer, self.space.dimensions))
 
 
 def _of_stem(stem: nn.Module) -> Unit:
@@ -140,7 +140,7 @@ class NasBench201Supernet(nn.Module):
         super().__init__()
         if cells < 1:
             raise invalid("NasBench201Supernet", "cells must be at least 1 in a stage", cells)
-        self.space, self.recompute = space, tuple(recompute)
+        self.space, self.recompute, self.dense = space, tuple(recompute), False
         operations = find_operations(space)
         self.stem = SmallStem(image_channels, channels, searching=True)
         widths = [channels, 2 * channels, 4 * channels]
@@ -173,7 +173,8 @@ class NasBench201Supernet(nn.Module):
                 before = (self.reductions[position - 1],) if reduces else ()
                 units.append(_after(before, cell, nodes, len(units)))
         (state,) = run_units(units, self.recompute, channels_last(images, self.space.dimensions))
-        return self.classifier(average(self.norm(state).relu(), self.space.dimensions))
+        maps = self.norm(state).relu()
+        return self.classifier(maps if self.dense else average(maps, self.space.dimensions))
 
 
 def _after(before: tuple[nn.Module, ...], cell: nn.Module, nodes: list[NodeMix], place: int) -> Unit:

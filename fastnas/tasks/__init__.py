@@ -1,11 +1,12 @@
 """What the outputs of a network mean, and how networks are trained and compared: tasks as values."""
 
-from fastnas.tasks.kinds import Classification, MultiLabel, Regression
+from fastnas.tasks.kinds import Classification, Dense, MultiLabel, Regression
 from fastnas.tasks.named import (
     CLASSIFICATION,
     TASKS,
     as_task,
     classification,
+    dense,
     multi_label,
     regression,
     require_unbalanced,
@@ -18,12 +19,14 @@ __all__ = [
     "SCORES",
     "TASKS",
     "Classification",
+    "Dense",
     "MultiLabel",
     "Regression",
     "Score",
     "Task",
     "as_task",
     "classification",
+    "dense",
     "multi_label",
     "read_score",
     "regression",

@@ -1,5 +1,6 @@
 """The tasks of the library: classes, labels, numbers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
@@ -187,3 +188,81 @@ class Regression(Task):
 
     def example_targets(self, count: int, outputs: int, device: torch.device) -> Tensor:
         return torch.zeros(count, outputs, device=device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dense(Task):
+    """A class for each place of a map.
+
+    Args:
+        ignore_index: The number of places that do not count.
+        size: Of the targets; :meth:`fit` finds it.
+    """
+
+    ignore_index: int = 255
+    size: tuple[int, ...] = ()
+
+    name: ClassVar[str] = "dense"
+    score_name: ClassVar[str] = "miou"
+
+    def take_targets(self, targets: Any) -> np.ndarray:
+        y = as_array(targets)
+        if y.ndim < 2 or y.dtype.kind not in "biu":
+            rule = "targets of dense must be whole numbers [N, H, W], a class for each place"
+            raise invalid("data", rule, f"{y.dtype}{list(y.shape)}")
+        fits = y.size and int(y.min()) >= 0 and int(y.max()) <= 255
+        return y.astype(np.uint8 if fits else np.int64)  # masks of bytes take an eighth of the memory
+
+    def name_outputs(self, targets: np.ndarray) -> list[str]:
+        counted = targets[targets != self.ignore_index]
+        return [str(i) for i in range(int(counted.max()) + 1 if counted.size else 1)]
+
+    def check(self, targets: np.ndarray, names: Sequence[str]) -> None:
+        wrong = (targets != self.ignore_index) & ((targets < 0) | (targets >= len(names)))
+        if wrong.any():
+            image = int(np.flatnonzero(wrong.reshape(len(wrong), -1).any(1))[0])
+            rule = f"targets must lie in [0, {len(names)}), one for each class, or be {self.ignore_index}, ignore_index"
+            raise invalid("data", rule, f"{targets[image][wrong[image]][0]} in the map of image {image}")
+
+    def fit(self, targets: np.ndarray) -> Self:
+        return replace(self, size=tuple(targets.shape[1:]))
+
+    def loss(
+        self, outputs: Tensor, targets: Tensor, weights: Tensor | None = None, label_smoothing: float = 0.0
+    ) -> Tensor:
+        """The mean cross-entropy of the places that count, or the own loss of all."""
+        return super().loss(outputs, targets.long(), None, label_smoothing)
+
+    def batch_loss(self, outputs: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+        total = F.cross_entropy(
+            outputs, targets, ignore_index=self.ignore_index, reduction="sum", label_smoothing=label_smoothing
+        )
+        return total / (targets != self.ignore_index).sum().clamp_min(1)
+
+    def statistics(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Places rightly given, given, and true of each class, ``[3, C]``."""
+        classes, true = outputs.shape[1], targets.long()
+        given = outputs.argmax(1)
+        counts = true != self.ignore_index
+
+        def count(which: Tensor, values: Tensor) -> Tensor:
+            places = torch.where(which, values, classes).flatten()
+            return torch.zeros(classes + 1, dtype=torch.int64, device=outputs.device).index_add_(
+                0, places, torch.ones_like(places)
+            )[:classes]
+
+        return torch.stack([count(counts & (given == true), true), count(counts, given), count(counts, true)])
+
+    def score(self, statistics: Tensor, images: int) -> Tensor:
+        """The mean of intersection over union, of the classes that some place has or was given."""
+        right, given, true = statistics.double()
+        union = given + true - right
+        there = union > 0
+        return (right[there] / union[there]).sum() / there.sum().clamp_min(1)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        return outputs.softmax(1)
+
+    def example_targets(self, count: int, outputs: int, device: torch.device) -> Tensor:
+        numbers = torch.arange(count * math.prod(self.size), device=device) % outputs
+        return numbers.view(count, *self.size)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from fastnas.errors import describe, invalid
-from fastnas.tasks.kinds import Classification, MultiLabel, Regression
+from fastnas.tasks.kinds import Classification, Dense, MultiLabel, Regression
 from fastnas.tasks.task import WHERE, OwnLoss, Task
 
 
@@ -59,8 +59,20 @@ def regression(*, loss: OwnLoss | None = None, metrics: Mapping[str, Any] | None
     return Regression(own_loss=loss, metrics=metrics or {})
 
 
+def dense(*, ignore_index: int = 255, loss: OwnLoss | None = None, metrics: Mapping[str, Any] | None = None) -> Dense:
+    """A class for each place of a map (segmentation). Targets are whole numbers ``[N, H, W]`` of the size of the images
+    or a fraction of it; the score is the mean intersection over union of the classes.
+
+    Args:
+        ignore_index: The number of places that count neither in the loss nor in the score.
+        loss: From logits ``[N, C, H, W]`` and classes ``[N, H, W]`` to a mean loss; by default cross-entropy.
+        metrics: See :class:`Task`; they get probabilities.
+    """
+    return Dense(ignore_index=ignore_index, own_loss=loss, metrics=metrics or {})
+
+
 CLASSIFICATION = Classification()
-TASKS: Mapping[str, type[Task]] = {kind.name: kind for kind in (Classification, MultiLabel, Regression)}
+TASKS: Mapping[str, type[Task]] = {kind.name: kind for kind in (Classification, MultiLabel, Regression, Dense)}
 
 
 def as_task(task: Task | str | None) -> Task:

@@ -61,6 +61,7 @@ class Score:
 SCORES: Mapping[str, Score] = {
     "accuracy": Score("accuracy"),
     "f1": Score("mean F1"),
+    "miou": Score("mean IoU"),
     "rmse": Score("RMSE", is_share=False, higher_is_better=False),
 }
 """By the names that records use: ``test_accuracy``, ``test_f1``, ..."""

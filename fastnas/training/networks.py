@@ -7,7 +7,9 @@ from fastnas.data import ImageData
 from fastnas.networks.derived import build_network
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.genotype import Genotype
+from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
+from fastnas.supernet.dense import fit_head
 from fastnas.supernet.layout import Resolution
 from fastnas.training.config import RetrainConfig
 
@@ -24,7 +26,8 @@ def build_network_for(
         own: The space of the genotype, if it is not registered.
     """
     sizes = len(data.classes), config.channels, config.cells, data.channels, data.resolution, data.large
-    return build_network(genotype, *sizes, config.auxiliary > 0, own)
+    network = build_network(genotype, *sizes, config.auxiliary > 0, own)
+    return fit_head(network, data.task, space_by_name(genotype.space, own), data.resolution, data.large)
 
 
 def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
