@@ -4,6 +4,8 @@ Every contender brings batches into the training process through one worker proc
 a GPU normalises; with every decoder that is installed. Counted are the CPU seconds of both processes, from the start of
 the worker to its end. Before that the pixels are compared: parts that are decoded whole must equal those of
 torchvision's v2.RandomResizedCrop bit for bit, and of the others the mean absolute difference is printed.
+
+Without ``--images``, small rendered images are loaded as a search loads them, from a folder, a data set and arrays.
 """
 
 import resource
@@ -18,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 from torchvision.transforms import v2
 
-from fastnas.data import DataConfig, ImageData, load_data, training_batches, write_shards
+from fastnas.data import DataConfig, ImageData, from_arrays, from_dataset, load_data, training_batches, write_shards
 from fastnas.data.decoders import decode_jpeg_by_turbojpeg, load_turbojpeg, use_decoder
 from fastnas.data.encoded import EncodedImage
 from fastnas.data.images import as_they_are
@@ -41,7 +44,7 @@ class Options:
     """What to load.
 
     Args:
-        images: A folder of folders of JPEG files, one a class.
+        images: A folder of folders of JPEG files, one a class; unset to compare the ways in of the same small images.
         copies: How often each image is loaded in a pass.
         batch_size: Images of a batch.
         resolution: Side in pixels of what is loaded.
@@ -49,7 +52,7 @@ class Options:
         runs: Passes of each contender, in turn.
     """
 
-    images: Path
+    images: Path = Path()
     copies: int = 8
     batch_size: int = 50
     resolution: int = 224
@@ -66,6 +69,11 @@ class Pixels(NamedTuple):
 
 
 def main(options: Options) -> int:
+    if options.images == Path():
+        print(f"torch {torch.__version__}; 1 thread\n")
+        with tempfile.TemporaryDirectory() as scratch:
+            print(ways_in(options, Path(scratch)))
+        return 0
     decoders = ", ".join(["simplejpeg"] + ["turbojpeg"] * has_turbojpeg())
     print(f"torch {torch.__version__}, decoders {decoders}; 1 thread, {files(options)}\n")
     with tempfile.TemporaryDirectory() as scratch:
@@ -220,6 +228,40 @@ def contenders(options: Options, root: Path, data: ImageData) -> dict[str, Calla
         for name, of_name in {"imagenet:ROOT": ours_uint8, small: small_uint8}.items():
             found[f"{name}, uint8, --decoder turbojpeg"] = ours(use_decoder("turbojpeg", of_name))
     return found
+
+
+def ways_in(options: Options, root: Path, count: int = 1280) -> Section:
+    """CPU milliseconds of a batch of 64 images of 32×32 pixels, cropped and flipped, by where they come from."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), np.arange(count) % 10
+    for part in ("train", "test"):
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            place = root / part / str(label) / f"{number:06d}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(place)
+    config = DataConfig(augment="flip-crop")
+    pairs = [(Image.fromarray(image), int(label)) for image, label in zip(images, labels, strict=True)]
+    arrays = from_arrays((images, labels), (images, labels), config=config)
+    one_by_one = replace(arrays, train_transform=arrays.train_transform.forward)  # which no batch knows
+    found = {
+        "folder of PNG files": load_data(f"folder:{root}", config),
+        "data set of PIL images": from_dataset(pairs, pairs, config=config),
+        "arrays, image by image": one_by_one,
+        "arrays": arrays,
+    }
+    taken: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(options.runs):
+        for name, data in found.items():
+            begin, steps = cpu_seconds(), count // 64
+            read = {"batch_size": 64, "seed": 0, "first_step": 0, "num_steps": steps, "workers": 0}
+            for _batch in training_batches(data, np.arange(count), **read):
+                pass
+            taken[name].append((cpu_seconds() - begin) / steps)
+    first = taken["folder of PNG files"]
+    ratios = {name: median(map(lambda a, b: a / b, first, seconds)) for name, seconds in taken.items()}
+    rows = [[name, f"{1e3 * median(seconds):.1f}", f"{ratios[name]:.1f}"] for name, seconds in taken.items()]
+    notes = [f"{count} images a pass, {options.runs} passes each, interleaved; medians, and medians of the ratios."]
+    return Section("Which way in is fast?", ("source", "ms a batch of 64", "times the folder"), rows, notes)
 
 
 def speeds(options: Options, passes: Mapping[str, Callable[[], int]], count: int) -> Section:

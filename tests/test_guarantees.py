@@ -1,4 +1,4 @@
-"""Every promise of docs/guarantees.md names a test that exists."""
+"""Every promise of docs/guarantees.md, and every answer of docs/questions.md, names a test that exists."""
 
 import re
 from pathlib import Path
@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMED = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs" / "guarantees.md").read_text())
+PAGES = {name: (ROOT / "docs" / f"{name}.md").read_text() for name in ("guarantees", "questions")}
+NAMED = {name: re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text) for name, text in PAGES.items()}
 
 
-def test_every_promise_has_a_test():
-    rows = [line for line in (ROOT / "docs" / "guarantees.md").read_text().splitlines() if line.startswith("| ")]
-    assert len(NAMED) == len([row for row in rows if not row.startswith(("| promise", "| ---"))]) > 15
+@pytest.mark.parametrize(("page", "least"), [("guarantees", 16), ("questions", 25)])
+def test_every_promise_and_every_answer_has_a_test(page, least):
+    rows = [line for line in PAGES[page].splitlines() if line.startswith("| ")]
+    heads = ("| promise", "| question", "| ---")
+    assert len(NAMED[page]) == len([row for row in rows if not row.startswith(heads)]) >= least
 
 
-@pytest.mark.parametrize(("file", "name"), NAMED)
-def test_the_test_that_holds_a_promise_exists(file, name):
+@pytest.mark.parametrize(("file", "name"), [pair for pairs in NAMED.values() for pair in pairs])
+def test_the_test_that_holds_it_exists(file, name):
     assert f"\ndef {name}(" in (ROOT / file).read_text()

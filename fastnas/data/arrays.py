@@ -208,7 +208,7 @@ def _adapt(dataset: Any) -> _Pairs | _Columns:
         names = getattr(features[labels[0]], "names", None)
         return _Columns(dataset, images[0], labels[0], names)
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        remedy = "An iterable has no order that a seed decides: give a map-style data set, or arrays."
+        remedy = "An iterable has no order that a seed decides: give a map-style data set, or shards:ROOT (WebDataset)."
         raise invalid(WHERE, "a data set must have a length and items", describe(dataset), remedy)
     names = getattr(dataset, "classes", None)
     return _Pairs(dataset, list(map(str, names)) if isinstance(names, list | tuple) else None)

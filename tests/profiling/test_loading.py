@@ -36,6 +36,16 @@ def test_every_loader_is_a_row_that_loads_all_images(loading, options, capsys):
     assert "16 images a pass, 1 passes each" in page
 
 
+def test_the_ways_in_are_rows_of_the_same_images(loading, tmp_path):
+    section = loading.ways_in(loading.Options(runs=1), tmp_path, count=64)
+    assert [row[0] for row in section.rows] == [
+        "folder of PNG files",
+        "data set of PIL images",
+        "arrays, image by image",
+        "arrays",
+    ]
+
+
 def test_a_crop_that_is_not_torchvisions_ends_the_comparison(loading, options, photos, monkeypatch):
     data = load_data(f"imagenet:{photos}", DataConfig(resolution=40))
     assert loading.pixels_of(data, 101).smaller == 0  # more than half of any side
