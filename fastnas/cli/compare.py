@@ -1,5 +1,6 @@
 """Put runs next to each other: a table, a CSV file and a page."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +32,23 @@ def run(command: Compare, console: Console) -> None:
     )
 
     rows = compare_runs(find_runs(command.runs))
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(Text(value) for value in row.values()))
-    console.print(table)
+    console.print(arrange(rows))
     page = command.out.with_suffix(".html")
     write_comparison(rows, command.out, page)
     console.out(f"written: {command.out} and {page}")
+
+
+def arrange(rows: Sequence[Mapping[str, str]]) -> Table:
+    """A column a run while these are fewer than the facts, so that it fits a terminal; otherwise a row a run."""
+    if len(rows) < len(rows[0]):
+        first, *facts = rows[0]
+        lines = [{first: fact} | {str(i): row[fact] for i, row in enumerate(rows)} for fact in facts]
+        headings = [first, *(row[first] for row in rows)]
+    else:
+        lines, headings = rows, list(rows[0])
+    table = Table()
+    for heading in headings:
+        table.add_column(Text(heading), overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(value) for value in line.values()))
+    return table

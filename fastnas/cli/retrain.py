@@ -69,9 +69,9 @@ class Retrain:
 def default(arguments: list[str]) -> Retrain:
     """The command with the defaults of the recipe that ``arguments`` name."""
     recipe = recipe_in(arguments, otherwise="digits_darts")  # a genotype of any space, at sizes that fit all cells
-    return Retrain(
-        genotype=tyro.MISSING, data=recipe.data, images=ImageOptions(**vars(recipe.images)), config=recipe.retrain
-    )
+    setup = TrainingSetup(train_fraction=0.1) if "--smoke" in arguments else TrainingSetup()
+    images = ImageOptions(**vars(recipe.images))
+    return Retrain(genotype=tyro.MISSING, data=recipe.data, images=images, setup=setup, config=recipe.retrain)
 
 
 def run(command: Retrain, console: Console) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import fastnas
+from fastnas.cli.compare import arrange
 from fastnas.cli.main import VERBS, heading, main, overview, parse
 from fastnas.cli.options import list_options
 from fastnas.cli.recipe import shrink
@@ -230,3 +231,16 @@ def test_a_shell_completes_commands_and_options(tmp_path, capsys):
     assert complete("fastnas ret", tmp_path, capsys) == ["retrain"]
     assert "--weight-lr" in complete("fastnas search --weight", tmp_path, capsys)
     assert complete("fastnas export --dyn", tmp_path, capsys)[0] == "--dynamic-batch"
+
+
+def test_a_smoke_test_takes_a_folder_of_a_hundred_images():
+    search, training = parse(["search", "--smoke"]).experiment, parse(["retrain", "PDARTS", "--smoke"])
+    assert 100 * search.config.train_fraction / 2 >= search.config.batch_size
+    assert 100 * training.setup.train_fraction >= training.config.batch_size
+
+
+def test_few_runs_stand_side_by_side_and_many_below_each_other():
+    runs = [{"run": name, "method": "darts", "accuracy": "97"} for name in "abc"]
+    assert [column.header.plain for column in arrange(runs[:2]).columns] == ["run", "a", "b"]
+    assert [column.header.plain for column in arrange(runs).columns] == ["run", "method", "accuracy"]
+    assert arrange(runs[:1]).row_count == 2
