@@ -1,6 +1,6 @@
 """Data sets by name: a registry, and those that need no folder of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,17 +195,54 @@ def _refuse(image: object) -> Any:
 
 @register_source("digits", has_root=False, sizes=(10, 1, 8))
 def _load_digits(root: Path, config: DataConfig) -> ImageData:
-    from sklearn.datasets import load_digits  # noqa: PLC0415  (half a second that other sources need not wait for)
-
-    bundle: Any = load_digits()
-    pixels = (bundle.images * (255 / 16)).round().astype(np.uint8)[:, None]
-    labels = bundle.target.astype(np.int64)
+    pixels, labels = _digits()
     # The data has no test part of its own: this one is the same for every seed, so that runs can be compared
     train = class_balanced_fraction(labels, 0.8, seed=0)
     test = np.setdiff1d(np.arange(len(labels)), train)
     sets = [ImageSet(labels[part], Items(pixels[part])) for part in (train, test)]
-    defaults = Defaults(resolution=(8, 8), channels=1, statistics=GREY, augment="crop", large=False)
-    return prepare("digits", sets[0], sets[1], tuple(map(str, range(10))), config, defaults)
+    return _of_digits("digits", sets, 8, config)
+
+
+@register_source("cluttered", has_root=False, sizes=(10, 1, 16))
+def _load_cluttered(root: Path, config: DataConfig) -> ImageData:
+    """Digits somewhere among fragments of others, as Mnih et al., 2014, arXiv:1406.6247, made them of MNIST: an
+    architecture has to find the digit, so that architectures differ more than their trainings do."""
+    pixels, labels = _digits()
+    train = class_balanced_fraction(labels, 0.6, seed=0)
+    test = np.setdiff1d(np.arange(len(labels)), train)
+    rng = np.random.default_rng(0)
+    sets = [_clutter(pixels[part, 0], labels[part], count, rng) for part, count in ((train, 2200), (test, 2000))]
+    return _of_digits("cluttered", sets, 16, config)
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.datasets import load_digits  # noqa: PLC0415  (half a second that other sources need not wait for)
+
+    bundle: Any = load_digits()
+    return (bundle.images * (255 / 16)).round().astype(np.uint8)[:, None], bundle.target.astype(np.int64)
+
+
+def _of_digits(name: str, sets: Sequence[ImageSet], side: int, config: DataConfig) -> ImageData:
+    defaults = Defaults(resolution=(side, side), channels=1, statistics=GREY, augment="crop", large=False)
+    return prepare(name, sets[0], sets[1], tuple(map(str, range(10))), config, defaults)
+
+
+def _clutter(digits: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> ImageSet:
+    """``count`` images of 16 x 16 pixels: a digit of 8 x 8 and five fragments of 4 x 4, each anywhere."""
+    images = np.zeros((count, 1, 16, 16), np.uint8)
+
+    def paste(image: np.ndarray, part: np.ndarray) -> None:
+        side = len(part)
+        row, column = rng.integers(0, 16 - side + 1, 2)
+        place = image[row : row + side, column : column + side]
+        np.maximum(place, part, out=place)
+
+    for number, (image,) in enumerate(images):
+        for other in rng.integers(0, len(digits), 5):
+            row, column = rng.integers(0, 5, 2)
+            paste(image, digits[other, row : row + 4, column : column + 4])
+        paste(image, digits[number % len(digits)])
+    return ImageSet(labels[np.arange(count) % len(digits)], Items(images))
 
 
 @register_source("cifar10", sizes=(10, 3, 32))

@@ -45,10 +45,11 @@ _NASBENCH201_RETRAINING = RetrainConfig(
 )
 
 RECIPES: Mapping[str, Experiment] = {
-    # The first run. In NAS-Bench-201's space architectures of the digits differ by more than their retrainings do, in
-    # that of DARTS they do not
+    # The first run. Among clutter architectures differ by more than their retrainings do; on the digits alone, and on
+    # small images of Fashion-MNIST, they do not (profiling/results/quality.md)
     "digits": Experiment(
         method="single_darts",
+        data="cluttered",
         space="nasbench201",
         select="average",
         random_genotypes=8,

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import pickle
 import re
@@ -26,6 +27,24 @@ def make_folder(root, parts=("train", "test"), classes=("cat", "dog"), images=4,
                 pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(root / part / name / f"{i}.jpg")
     return root
+
+
+def test_cluttered_digits_are_the_same_in_every_process_and_share_no_digit():
+    data = load_data("cluttered")
+    images = [
+        np.stack([np.asarray(part.image(i)) for i in range(len(part.labels))]) for part in (data.train, data.test)
+    ]
+    assert [len(part) for part in images] == [2200, 2000]
+    assert hashlib.sha256(images[0].tobytes() + images[1].tobytes()).hexdigest()[:16] == "2222a52cd4c4b32d"
+    digits = load_data("digits")
+    whole = {np.asarray(digits.train.image(i)).tobytes() for i in range(len(digits.train.labels))}
+    seen = [{window.tobytes() for image in part for window in windows(image)} & whole for part in images]
+    assert min(map(len, seen)) > 20
+    assert not seen[0] & seen[1]
+
+
+def windows(image):
+    return [image[:, r : r + 8, c : c + 8] for r in range(9) for c in range(9)]
 
 
 def test_digits_have_a_test_part_in_balance_and_are_never_mirrored():
@@ -136,7 +155,7 @@ def images_broken(root):
         (lambda root: f"folder:{other_classes(root)}", "must have the same classes, got cow in only one"),
         (lambda root: f"folder:{class_without_images(root)}", "every class folder of .* must hold images"),
         (lambda root: f"folder:{images_broken(root)}", r"cat/0\.jpg must be a readable image"),
-        (lambda root: "mnist", "source must be digits, cifar10:ROOT, .* got 'mnist'"),
+        (lambda root: "mnist", "source must be digits, cluttered, cifar10:ROOT, .* got 'mnist'"),
         (lambda root: "cifar10", "cifar10 must name a folder, got 'cifar10'"),
         (lambda root: f"digits:{root}", "digits must not name a folder"),
         (lambda root: f"cifar10:{root}", "cifar10 must be in its folder, whole, got .*--download"),
