@@ -91,7 +91,7 @@ def test_a_series_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(tmp
     best, runs = results(tmp_path / "run")
     assert [seed for seed, _, _ in runs] == [0, 1]
     assert runs[best][2] == max(accuracy for _, _, accuracy in runs)
-    assert "judged by a short retraining" in output
+    assert "validated by a short retraining" in output
     for number in (0, 1):
         assert len((tmp_path / "run" / "runs" / str(number) / "metrics.jsonl").read_text().splitlines()) == 2
     assert (tmp_path / "run" / "runs" / str(best) / "report.html").exists()
