@@ -109,7 +109,13 @@ def _write_exported(network: nn.Module, example: Tensor, path: Path, dynamic_bat
 
 
 def _write_scripted(network: nn.Module, example: Tensor, path: Path, dynamic_batch: bool) -> Run:
-    torch.jit.script(network).save(str(path))
+    try:
+        scripted = torch.jit.script(network)
+    except RuntimeError as error:  # what its compiler does not know, such as the noise of S4
+        got = " ".join(str(error).split())[:100]
+        remedy = "Use --to torch-export or onnx."
+        raise invalid("export", "operations must be such as TorchScript compiles", got, remedy) from None
+    scripted.save(str(path))
     return torch.jit.load(str(path))
 
 

@@ -11,9 +11,11 @@ from PIL import Image
 import fastnas
 from fastnas.cli.main import main
 from fastnas.data import load_data
+from fastnas.networks.export import _WRITERS as WRITERS
 from fastnas.networks.export import TOLERANCE, export
 from fastnas.networks.model import Preprocessing, find_preprocessing, load
 from fastnas.spaces import random_genotype, space_by_name
+from fastnas.supernet.operations import Noise
 from fastnas.training.config import RetrainConfig
 
 SPACE = space_by_name("nasbench201")
@@ -128,3 +130,8 @@ def test_a_folder_without_a_model_is_one_clear_line(tmp_path, capsys):
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(ValueError, match=r"model.json must describe a model, got .*genotype"):
         load(tmp_path)
+
+
+def test_what_torchscript_does_not_compile_is_one_line_with_the_way_out(tmp_path):
+    with pytest.raises(ValueError, match=r"must be such as TorchScript compiles, .* Use --to torch-export or onnx"):
+        WRITERS["torchscript"](Noise(1), torch.zeros(1, 2, 4, 4), tmp_path / "model.pt", False)
