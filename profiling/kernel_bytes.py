@@ -9,6 +9,9 @@ Launches and saved bytes are those of the full size: Triton's are counted at the
 PyTorch's by a TorchDispatchMode: every operator but views, allocations and the look for NaN, which a GPU is spared, is
 one launch (joining many weights may be two or three). The unfused cell is the same edge by edge, without `none` and
 without running statistics, on meta tensors under the same mode; its bytes are arguments and results of each operator.
+
+Bytes are not what limits the kernels: by the compiled code, issuing their instructions takes longer than moving these
+bytes (kernel-instructions.md).
 """
 
 import os
@@ -27,19 +30,16 @@ from typing import Any, NamedTuple
 import torch
 import tyro
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from triton.runtime.interpreter import GridExecutor
 
+from fastnas_audit.floor import floors
 from fastnas_audit.interpreter import replaced
 from fastnas_audit.meter import Meter
-from fastnas_kernels.mixed_op import launch, launch_backward
-from fastnas_kernels.mixed_op.plan import CellPlan, EdgePlan, plan_from_text
+from fastnas_kernels.mixed_op import launch
+from fastnas_kernels.mixed_op.plan import CellPlan
 from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, whole
-from measuring.counting import kept_bytes
+from measuring.counting import Operators, kept_bytes
 
-LOOK_FOR_NAN = ("isnan", "any", "_local_scalar_dense")
-NO_LAUNCH = ("detach", "_unsafe_view", "_reshape_alias", "lift_fresh", "promote_types", *LOOK_FOR_NAN)
 RESULT = Path(__file__).parent / "results" / "kernel-bytes.md"
 
 
@@ -97,76 +97,6 @@ def extrapolated(plan: CellPlan, pixels: int) -> dict[str, float]:
         kernel: value + (splits - 1) * (wider[kernel] - larger[kernel]) + (num_tiles - 1) * (larger[kernel] - value)
         for kernel, value in base.items()
     }
-
-
-def floors(plan: CellPlan, pixels: int) -> Counter[str]:
-    """Bytes of each operand once, summed over the launches of each kernel; stride 1, float32."""
-    lowered, width = launch.lower(plan), 4
-    again = launch.tiles_for(plan.mixed_channels, torch.float32).compute_again(plan.mixed_channels)
-    plane, flags = pixels * plan.mixed_channels * width, pixels * plan.mixed_channels
-    found: Counter[str] = Counter()
-
-    def pooled(edge: EdgePlan) -> bool:
-        return any(candidate.kind in ("max_pool", "avg_pool") for candidate in edge.candidates)
-
-    def skipped(edge: EdgePlan) -> bool:
-        return any(candidate.kind == "skip" for candidate in edge.candidates)
-
-    for source, (first, middle, last) in enumerate(lowered.ranges):
-        outer, inner = lowered.branches[first:middle], lowered.branches[middle:last]
-        edges = [plan.edges[number] for number in plan.leaving(source)]
-        is_node, pools = source >= plan.num_inputs, any(map(pooled, edges))
-        n, m = len(outer), len(inner)
-        kept_n, kept_m = (sum(b.coefficient < 0 for b in of) if again else len(of) for of in (outer, inner))
-        read_n, read_m = (0, 0) if again else (n, m)
-        targets, inner_targets = ({b.target for b in of if b.coefficient >= 0} for of in (outer, inner))
-        filters = [plan.mixed_channels * (b.kernel**2 + plan.mixed_channels) * width for b in (*outer, *inner)]
-        dense = sum(plan.mixed_channels**2 * width for _ in filters)
-        found["stage_kernel"] += plane * ((1 + n) + 2 * m) + sum(filters)
-        found["stage_kernel"] += plane * (1 + kept_n + len(targets) + m + kept_m + len(inner_targets)) + sum(filters)
-        found["pool_statistics_kernel"] += pools * plane
-        found["shared_sums_kernel"] += plane * (1 + len(edges))
-        found["pointwise_backward_kernel"] += plane * (2 * m + read_m + len(inner_targets)) + sum(filters) + dense
-        found["pointwise_backward_kernel"] += plane * (1 + n + read_n + len(targets))
-        found["pointwise_backward_kernel"] += plane * sum(b.coefficient < 0 for b in outer)
-        found["depthwise_backward_kernel"] += 3 * m * plane
-        found["depthwise_weights_kernel"] += (2 * m + 1 + n) * plane + sum(filters) - dense
-        found["pool_backward_kernel"] += pools * (plane * (1 + sum(map(pooled, edges)) + 2) + flags)
-        found["gather_kernel"] += plane * (1 + n + sum(map(skipped, edges)) + 1 + is_node) + pools * (2 * plane + flags)
-        found["bypass_backward_kernel"] += (plan.k - 1) * plane * (2 + len(edges) + is_node)
-        found["bypass_backward_kernel"] += 2 * plane * (is_node and plan.k > 1)  # parts the mixed channels as well
-    for target in range(plan.num_inputs, plan.num_states):
-        entering = [plan.edges[number] for number in plan.entering(target)]
-        read = sum(pooled(edge) or skipped(edge) for edge in entering)
-        passing = (plan.k - 1) * (len(entering) + 1)  # which another kernel serves unless there are two or four groups
-        found["node_kernel"] += plane * (len(lowered.entering(target)) + read + 1 + passing)
-    return +found
-
-
-class Operators(TorchDispatchMode):
-    """Counts operators that start a kernel, and bytes of their arguments and results."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches: Counter[str] = Counter()
-        self.num_bytes = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func.namespace == "fastnas":
-            run: Any = launch.run_forward if "backward" not in func.name() else launch_backward.run_backward
-            with self:  # its inner operators are seen as well
-                return run(*args[:-1], plan_from_text(args[-1]))
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if not func.is_view and "empty" not in name and name not in NO_LAUNCH:
-            self.launches[name] += 1
-            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
-            self.num_bytes += sum(map(_num_bytes, {id(x): x for x in tensors}.values()))
-        return result
-
-
-def _num_bytes(x: Tensor) -> int:
-    return min(x.numel() * x.itemsize, x.untyped_storage().nbytes())  # the latter where it is expanded
 
 
 @contextmanager

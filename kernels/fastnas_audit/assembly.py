@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 from triton.runtime.jit import JITFunction
 
-from fastnas_audit.instructions import innermost_loops, instructions
+from fastnas_audit.instructions import Stretch, instructions, places, stretches
 from fastnas_kernels.check import complaint, invalid
 
 Type = str | tuple[str, ...]
@@ -66,7 +66,8 @@ class Assembly:
         atomics: Atomics on global memory.
         instructions: All instructions.
         num_bytes: Size of the binary, headers included.
-        loops: Instructions of each kind in every innermost loop; empty on AMD.
+        stretches: Instructions of each kind by the loops in which they stand; empty on AMD, and where a loop is none of
+            the source's, such as one that the compiler made of a division.
     """
 
     kernel: str
@@ -84,7 +85,7 @@ class Assembly:
     atomics: int
     instructions: int
     num_bytes: int
-    loops: Sequence[Mapping[str, int]] = ()
+    stretches: Sequence[Stretch] = ()
 
     @property
     def vector_share(self) -> float:
@@ -212,7 +213,7 @@ def _audit_nvidia(compiled: CompiledKernel) -> Assembly:
         atomics=sum(names[name] for name in ("ATOM", "ATOMG", "RED", "REDG")),
         instructions=names.total(),
         num_bytes=len(binary),
-        loops=innermost_loops(instructions(code)),
+        stretches=_stretches(binary, code),
     )
 
 
@@ -262,9 +263,20 @@ def _numbers(pattern: str, text: str) -> Iterable[int]:
 
 def _disassembled(binary: bytes) -> str:
     """The resource usage and the instructions of a cubin, as text."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return _told(binary, "cuobjdump", "-res-usage", "-sass")
+
+
+def _stretches(binary: bytes, code: str) -> Sequence[Stretch]:
+    try:
+        return stretches(instructions(code), places(_told(binary, "nvdisasm", "-gi")))
+    except ValueError:
+        return ()
+
+
+def _told(binary: bytes, tool: str, *options: str) -> str:
+    """What one of the tools that Triton brings along says of a cubin."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary)
         file.flush()
-        command = [tool, "-res-usage", "-sass", file.name]
+        command = [Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool, *options, file.name]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout

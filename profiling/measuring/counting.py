@@ -1,5 +1,6 @@
 """Bytes that a computation keeps and moves, counted on meta tensors: no device is needed."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -7,6 +8,12 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op.plan import plan_from_text
+
+LOOK_FOR_NAN = ("isnan", "any", "_local_scalar_dense")
+NO_LAUNCH = ("detach", "_unsafe_view", "_reshape_alias", "lift_fresh", "promote_types", *LOOK_FOR_NAN)
 
 
 def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor]) -> int:
@@ -50,3 +57,29 @@ def moved_bytes(run: Callable[[], object]) -> int:
     with _Traffic() as traffic:
         run()
     return traffic.num_bytes
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators that start a kernel, and bytes of their arguments and results."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches: Counter[str] = Counter()
+        self.num_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func.namespace == "fastnas":
+            run: Any = launch.run_forward if "backward" not in func.name() else launch_backward.run_backward
+            with self:  # its inner operators are seen as well
+                return run(*args[:-1], plan_from_text(args[-1]))
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if not func.is_view and "empty" not in name and name not in NO_LAUNCH:
+            self.launches[name] += 1
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.num_bytes += sum(map(_num_bytes, {id(x): x for x in tensors}.values()))
+        return result
+
+
+def _num_bytes(x: Tensor) -> int:
+    return min(x.numel() * x.itemsize, x.untyped_storage().nbytes())  # the latter where it is expanded

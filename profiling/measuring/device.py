@@ -46,6 +46,10 @@ class Device(Protocol):
         """Seconds that the device takes for one call."""
         ...
 
+    def forget(self) -> None:
+        """Leave nothing useful in a GPU's second-level cache."""
+        ...
+
     def captured(self, run: Callable[[], T]) -> Callable[[], T]:
         """``run`` as a graph that is replayed; raises ``RuntimeError`` where that cannot be."""
         ...
@@ -79,6 +83,10 @@ class CudaDevice:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3
+
+    def forget(self) -> None:
+        size = 2 * torch.cuda.get_device_properties(self.torch_device).L2_cache_size
+        torch.empty(size, dtype=torch.int8, device=self.torch_device).zero_()
 
     def captured(self, run: Callable[[], T]) -> Callable[[], T]:
         stream = torch.cuda.Stream(self.torch_device)
@@ -129,6 +137,9 @@ class HostDevice:
         started = self.clock()
         run()
         return self.clock() - started
+
+    def forget(self) -> None:
+        pass
 
     def captured(self, run: Callable[[], T]) -> Callable[[], T]:
         rule = "a device must be a GPU to capture graphs"
@@ -202,12 +213,19 @@ def exact_float32() -> Iterator[None]:
             place.fp32_precision = precision
 
 
-def medians(device: Device, contenders: Mapping[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Median seconds of each contender. They run in turn, so that whatever slows the device down slows all of them."""
+def medians(
+    device: Device, contenders: Mapping[str, Callable[[], object]], runs: int, cold: bool = False
+) -> dict[str, float]:
+    """Median seconds of each contender. They run in turn, so that whatever slows the device down slows all of them.
+
+    If ``cold``, the second-level cache has forgotten their arguments: what is small would else never leave it.
+    """
     for contender in contenders.values():
         device.seconds(contender)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(runs):
         for name, contender in contenders.items():
+            if cold:
+                device.forget()
             samples[name].append(device.seconds(contender))
     return {name: median(values) for name, values in samples.items()}

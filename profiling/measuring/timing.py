@@ -10,6 +10,7 @@ from measuring.ceilings import copy_rate
 from measuring.cells import (
     CONTENDERS,
     PHASES,
+    Arguments,
     Cell,
     Contender,
     Phase,
@@ -27,9 +28,14 @@ from measuring.supernets import build, passes, trainings
 from measuring.writing import Section
 
 BASE = "edge by edge"
-"""What ratios are to: the published code's way, channels last."""
-CAPTURED = (BASE, "fused")
+"""The published code's way, channels last."""
+PLANAR = "edge by edge, NCHW"
+EAGER = (BASE, PLANAR)
+CAPTURED = (*EAGER, "fused")
 """What is also measured as a graph, without the cost of launching."""
+COMPILED = f"{BASE}, compiled"
+SMALL = 2**14
+"""Pixels of a cell, over all images, up to which it is measured with a cold cache as well."""
 DTYPES = (torch.float32, torch.bfloat16)
 Runs = Mapping[str, Callable[[], list[Tensor]]]
 
@@ -62,24 +68,35 @@ def prepared(device: Device, runs: Runs, captured: Sequence[str] = ()) -> Prepar
     return found
 
 
-def compared(device: Device, runs: Runs, base: str, repeats: int, captured: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """Seconds of each, its ratio to ``base``, and how far its results are from those of ``base``."""
+def compared(
+    device: Device, runs: Runs, base: Sequence[str], repeats: int, captured: Sequence[str] = (), cold: bool = False
+) -> list[dict[str, Any]]:
+    """Seconds of each, its ratio to the fastest of ``base``, as graphs or not, and how far its results are from the
+    first's."""
     ready, results, faults = prepared(device, runs, captured)
-    seconds = medians(device, ready, repeats)
+    seconds = medians(device, ready, repeats, cold)
     records: list[dict[str, Any]] = [{"how": name, "seconds": seconds[name]} for name in ready]
-    if base in ready:
-        for record in records:
-            record["difference"] = max(relative_errors(results[record["how"]], results[base]))
-            record["ratio"] = record["seconds"] / seconds[base]
+    fastest = min((seconds[name] for name in ready if name.removesuffix(", graph") in base), default=None)
+    for record in records:
+        if base[0] in ready:
+            record["difference"] = max(relative_errors(results[record["how"]], results[base[0]]))
+        if fastest is not None:
+            record["ratio"] = record["seconds"] / fastest
     return records + [{"how": name, "fault": fault} for name, fault in faults.items()]
 
 
 def cell_traffic(contender: str, cell: Cell, dtype: torch.dtype, phase: Phase) -> int | None:
     """Bytes that a contender moves by the count of its operations; the kernels' own launches are not among these."""
-    if CONTENDERS[contender].backend == "triton":
+    if contender == PLANAR or CONTENDERS[contender].backend == "triton":
         return None
     arguments = arguments_of(cell, dtype, torch.device("meta"))
     return moved_bytes(whole(*step(CONTENDERS[contender], arguments, cell.plan, phase)))
+
+
+def planar(arguments: Arguments) -> Arguments:
+    """The same with channels as planes."""
+    states = tuple(x.contiguous() for x in arguments.states)
+    return arguments._replace(states=states, dy=arguments.dy.contiguous())
 
 
 def measure_cells(device: Device, scale: Scale, repeats: int, has_time: Callable[[], bool]) -> Section:
@@ -95,17 +112,22 @@ def measure_cells(device: Device, scale: Scale, repeats: int, has_time: Callable
                     continue
                 arguments = arguments_of(cell, dtype, device.torch_device)
                 runs = {name: whole(*step(c, arguments, cell.plan, phase)) for name, c in CONTENDERS.items()}
-                where = {"what": cell.name, "dtype": _name(dtype), "phase": phase}
-                for record in compared(device, runs, BASE, repeats, CAPTURED):
-                    moved = cell_traffic(record["how"].removesuffix(", graph"), cell, dtype, phase)
-                    rate = {"bytes": moved} if moved is not None else {}
-                    if moved is not None and "seconds" in record:
-                        rate["of copy"] = moved / record["seconds"] / copied
-                    records.append(where | record | rate)
+                runs[PLANAR] = whole(*step(CONTENDERS[BASE], planar(arguments), cell.plan, phase))
+                small = cell.images * cell.side**2 <= SMALL and device.torch_device.type != "cpu"
+                for cold in (False, True) if small else (False,):
+                    name = f"{cell.name}{', cold cache' * cold}"
+                    where = {"what": name, "dtype": _name(dtype), "phase": phase}
+                    for record in compared(device, runs, EAGER, repeats, CAPTURED, cold):
+                        moved = cell_traffic(record["how"].removesuffix(", graph"), cell, dtype, phase)
+                        rate = {"bytes": moved} if moved is not None else {}
+                        if moved is not None and "seconds" in record:
+                            rate["of copy"] = moved / record["seconds"] / copied
+                        records.append(where | record | rate)
     notes = (
         "Medians of interleaved runs, forward and backward; gradients of the states are always among them. "
-        f"Ratios are to {BASE!r}, PyTorch's operations as the published code calls them, channels last. 'graph' is "
-        "replayed as a CUDA graph. float32 convolutions of cuDNN use what PyTorch allows by default (tf32).",
+        f"Ratios are to the fastest of {' and '.join(EAGER)}, PyTorch's operations as the published code calls them, "
+        "channels last and not, as graphs or not. 'graph' is replayed as a CUDA graph; with a cold cache, other memory "
+        "is written before each run. float32 convolutions of cuDNN use what PyTorch allows by default (tf32).",
         "Of copy: bytes that the operations read and write if each touches its arguments once, a second, relative to "
         f"the copy rate measured in this run ({copied / 1e9:.0f} GB/s); caches can bring it above 1. The kernels' own "
         "launches are not counted here, so they have no such number.",
@@ -128,10 +150,12 @@ def measure_supernets(device: Device, scale: Scale, repeats: int, has_time: Call
                 continue
             runs = {backend: _step(*passes(built, backend, phase)) for backend in ("reference", "triton")}
             where = {"what": training.name, "phase": phase}
-            records += [where | record for record in compared(device, runs, "reference", repeats, ("triton",))]
+            records += [
+                where | record for record in compared(device, runs, ("reference",), repeats, ("reference", "triton"))
+            ]
     notes = (
         "Medians of interleaved steps without the optimiser, float32, for FASTNAS_BACKEND=reference and triton; the "
-        "ratio is to reference.",
+        "ratio is to the faster of reference and its graph.",
         *_skipped(skipped),
     )
     return Section("How long does a step of a search take?", *_table(records, ("phase",)), notes, records)
@@ -159,12 +183,16 @@ def measure_compiled(device: Device, scale: Scale, repeats: int, has_time: Calla
         arguments = arguments_of(cell, torch.float32, device.torch_device)
         contenders = {
             **{name: CONTENDERS[name] for name in (BASE, "fused")},
-            f"{BASE}, compiled": Contender(torch.compile(edge_by_edge, dynamic=False, fullgraph=True)),
+            COMPILED: Contender(torch.compile(edge_by_edge, dynamic=False, fullgraph=True)),
         }
         runs = {name: whole(*step(c, arguments, cell.plan, "both")) for name, c in contenders.items()}
         where = {"what": cell.name, "dtype": "float32"}
-        records += [where | record for record in compared(device, runs, BASE, repeats)]
-    notes = (f"float32, forward and backward; ratios are to {BASE!r}.", *_skipped(skipped))
+        found = compared(device, runs, (BASE, COMPILED), repeats, tuple(contenders))
+        records += [where | record for record in found]
+    notes = (
+        f"float32, forward and backward; ratios are to the fastest of {BASE} and {COMPILED}, as graphs or not.",
+        *_skipped(skipped),
+    )
     return Section("What does torch.compile make of it?", *_table(records, ("dtype",)), notes, records)
 
 

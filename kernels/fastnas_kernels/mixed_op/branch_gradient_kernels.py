@@ -34,11 +34,15 @@ from fastnas_kernels.mixed_op.pixels import (
     SKIP,
     TARGET,
     aligned,
+    is_within,
     load_pixels,
+    load_tap,
     locate,
+    located,
+    normalisation,
     pool,
-    rectify,
     store_row,
+    window,
 )
 from fastnas_kernels.mixed_op.stage_kernels import depthwise_taps, filter_at
 
@@ -216,6 +220,39 @@ def pointwise_backward_kernel(
         tl.store(at, dweight, mask=both)
 
 
+@triton.jit
+def _filter_gradient(
+    src_ptr, dt_ptr, out_ptr, dilation, down, right, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
+    C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
+    P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """All taps of a filter whose middle is ``down`` and ``right``: each tile of ``dt`` is read once for them."""
+    split = tl.program_id(0)
+    totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
+    for tile in range(split, num_tiles, tl.num_programs(0)):
+        m = tile * P + tl.arange(0, P)
+        live = m < M
+        n, h, w = located(m, HO, WO)
+        at = m.to(tl.int64)[:, None] * C + c[None, :]
+        dt = tl.load(dt_ptr + at, mask=live[:, None] & channel[None, :], other=0.0).to(ACC)
+        y, x = h * STRIDE + down, w * STRIDE + right
+        middle = window(src_ptr, n, y, x, H, W, pitch, c)
+        added = ()
+        for i in tl.static_range(SIZE):
+            row = (i - SIZE // 2) * dilation
+            row_inside = live & is_within(y + row, H)
+            for j in tl.static_range(SIZE):
+                column = (j - SIZE // 2) * dilation
+                v = load_tap(
+                    middle + (row * W + column) * pitch, row_inside & is_within(x + column, W), channel, scale, shift,
+                    NORMALISED, ACC,
+                )  # fmt: skip
+                added = added + (totals[i * SIZE + j] + v * dt,)  # noqa: RUF005
+        totals = added
+    for tap in tl.static_range(SIZE * SIZE):
+        tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)
+
+
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_weights_kernel(
     src_ptr,
@@ -236,59 +273,47 @@ def depthwise_weights_kernel(
     C: tl.constexpr,
     B: tl.constexpr,
     P: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
     STRIDE: tl.constexpr,
     NORMALISED: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Gradient of one row of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers."""
+    """Gradient of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers.
+
+    Filters of 3 and 5 rows have all their taps there; for another size, every tap passes over the tiles by itself.
+    """
     split = tl.program_id(0)
-    b = launched + tl.program_id(1) // ROWS
-    i = tl.program_id(1) % ROWS
+    b = launched + tl.program_id(1)
     c = tl.program_id(2) * B + tl.arange(0, B)
     channel = c < C
     table = branches_ptr + b * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
-    if i < kernel:
-        dilation = tl.load(table + DILATION)
-        origin = tl.load(table + ORIGIN)
-        reads = tl.load(table + READS)
-        plane = tl.cast(M, tl.int64) * C
-        pitch = C if NORMALISED else aligned(pitch, C)
-        mean = tl.zeros((B,), ACC)
-        rstd = tl.zeros((B,), ACC)
-        if NORMALISED:
-            src_ptr += (reads - first) * plane
-            row = stats_ptr + reads * 3 * C + c
-            mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-            rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
-        j = tl.arange(0, COLUMNS)
-        total = tl.zeros((COLUMNS, P, B), ACC)
-        for tile in range(split, num_tiles, tl.num_programs(0)):
-            m = tile * P + tl.arange(0, P)
-            live = m < M
-            n, h, w = locate(m, HO, WO)
-            mask = live[:, None] & channel[None, :]
-            at = (b - first) * plane + m.to(tl.int64)[:, None] * C + c[None, :]
-            dt = tl.load(dt_ptr + at, mask=mask, other=0.0).to(ACC)
-            y = h * STRIDE + origin + (i - kernel // 2) * dilation
-            x = w[None, :] * STRIDE + origin + (j - kernel // 2)[:, None] * dilation
-            inside = (live & (y >= 0) & (y < H))[None, :] & (x >= 0) & (x < W) & (j < kernel)[:, None]
-            pixel = ((n.to(tl.int64) * H + y) * W)[None, :] + x
-            v = tl.load(
-                src_ptr + pixel[:, :, None] * pitch + c[None, None, :],
-                mask=inside[:, :, None] & channel[None, None, :],
-                other=0.0,
-            ).to(ACC)
-            if NORMALISED:
-                v = tl.where(inside[:, :, None], (v - mean[None, None, :]) * rstd[None, None, :], 0.0)
-            total += rectify(v) * dt[None, :, :]
-        out = (
-            dpacked_ptr
-            + split.to(tl.int64) * aligned(packed_length, 4)
-            + tl.load(table + DEPTHWISE)
-            + (i * kernel + j)[:, None] * C
-            + c[None, :]
-        )
-        tl.store(out, tl.sum(total, 1), mask=(j < kernel)[:, None] & channel[None, :])
+    dilation = tl.load(table + DILATION)
+    origin = tl.load(table + ORIGIN)
+    reads = tl.load(table + READS)
+    plane = tl.cast(M, tl.int64) * C
+    pitch = C if NORMALISED else aligned(pitch, C)
+    scale = tl.zeros((B,), ACC)
+    shift = scale
+    if NORMALISED:
+        src_ptr += (reads - first) * plane
+        scale, shift = normalisation(stats_ptr, reads, c, channel, C)
+    dt_ptr += (b - first) * plane
+    out = dpacked_ptr + split.to(tl.int64) * aligned(packed_length, 4) + tl.load(table + DEPTHWISE)
+    if kernel == 3:
+        _filter_gradient(
+            src_ptr, dt_ptr, out, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
+            C, 3, STRIDE, NORMALISED, P, B, ACC,
+        )  # fmt: skip
+    elif kernel == 5:
+        _filter_gradient(
+            src_ptr, dt_ptr, out, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
+            C, 5, STRIDE, NORMALISED, P, B, ACC,
+        )  # fmt: skip
+    else:
+        for i in range(kernel):
+            for j in range(kernel):  # as a filter of one tap that reads from another origin
+                _filter_gradient(
+                    src_ptr, dt_ptr, out + (i * kernel + j) * C, dilation, origin + (i - kernel // 2) * dilation,
+                    origin + (j - kernel // 2) * dilation, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
+                    C, 1, STRIDE, NORMALISED, P, B, ACC,
+                )  # fmt: skip

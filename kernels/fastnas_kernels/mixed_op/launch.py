@@ -28,6 +28,16 @@ def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
 
 
+PROGRAMS = 2
+"""Of filters' gradients, at least, for each multiprocessor."""
+
+
+@lru_cache
+def multiprocessors(device: torch.device) -> int:
+    """How many a device has; 0 where there is none to fill."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
+
+
 def power_of_2(n: int) -> int:
     """The smallest power of 2 that is at least ``n``, which is positive."""
     return 1 << (n - 1).bit_length()
@@ -110,10 +120,18 @@ class Launcher:
         """Tiles of the output."""
         return ceil_div(self.size.out_pixels, tile.pixels)
 
+    def splits(self, branches: int) -> int:
+        """Programs that share the tiles of one filter's gradient, in a launch for a number of ``branches``: enough to
+        give every multiprocessor some, but partial sums for no more than twice as many as usual."""
+        wanted = ceil_div(PROGRAMS * multiprocessors(self.device), branches * self.channel_blocks(self.tiles.filters))
+        wanted = max(self.tiles.splits, min(wanted, 2 * self.tiles.splits))
+        return min(wanted, self.num_tiles(self.tiles.pointwise), self.num_tiles(self.tiles.filters))
+
     @cached_property
-    def splits(self) -> int:
-        """Programs that share the tiles of one filter's gradient."""
-        return min(self.tiles.splits, self.num_tiles(self.tiles.pointwise), self.num_tiles(self.tiles.filters))
+    def most_splits(self) -> int:
+        """Of all launches of the cell."""
+        numbers = [n for first, middle, last in self.lowered.ranges for n in (middle - first, last - middle) if n]
+        return max(map(self.splits, numbers), default=1)
 
     def channel_blocks(self, tile: Tile) -> int:
         """Blocks of the channels that the candidates see."""

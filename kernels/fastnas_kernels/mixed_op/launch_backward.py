@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_kernels
-from fastnas_kernels.mixed_op.launch import Launcher, State, ceil_div, launcher, power_of_2
+from fastnas_kernels.mixed_op.launch import Launcher, State, ceil_div, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, begun_gradients, mix_gradient
@@ -76,7 +76,10 @@ class Backward:
                 dinputs[source] = 0
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, run.channels, exact=True)
         passed = run.empty(len(plan.edges), exact=True)
-        dpacked = run.empty(run.splits, self.packed.numel(), exact=True) if self.needs.weights else None
+        dpacked = None
+        if self.needs.weights:  # zero where a launch has fewer splits than another
+            shape = (run.most_splits, self.packed.numel())
+            dpacked = torch.zeros(shape, dtype=run.exact, device=run.device)
         for source in reversed(range(len(run.lowered.ranges))):
             self._source(source, dy, dinputs, sums, passed, dpacked)
         return Gradients(
@@ -194,7 +197,7 @@ class Backward:
         dpacked: Tensor | None,
     ) -> None:
         run, tile = self.run, self.run.tiles.pointwise
-        splits = run.num_tiles(tile) if dpacked is None else run.splits
+        splits = run.num_tiles(tile) if dpacked is None else run.splits(len(branches))
         branch_gradient_kernels.pointwise_backward_kernel[splits, len(branches), run.channel_blocks(tile)](
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
@@ -232,8 +235,9 @@ class Backward:
         if dpacked is None:
             return
         run, tile = self.run, self.run.tiles.filters
-        rows = max(branch.kernel for branch in run.lowered.branches[branches.first : branches.last])
-        branch_gradient_kernels.depthwise_weights_kernel[run.splits, len(branches) * rows, run.channel_blocks(tile)](
+        branch_gradient_kernels.depthwise_weights_kernel[
+            run.splits(len(branches)), len(branches), run.channel_blocks(tile)
+        ](
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,
@@ -245,8 +249,6 @@ class Backward:
             launched=branches.first,
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
-            ROWS=rows,
-            COLUMNS=power_of_2(rows),
             STRIDE=1 if state is None else state.stride,
             NORMALISED=state is None,
             **run.block(tile),

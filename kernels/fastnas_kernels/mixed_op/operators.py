@@ -237,5 +237,5 @@ def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bo
         return int(1.1 * lowered.num_slots * channels * pixels * width)
     branches = max(last - first for first, _, last in lowered.ranges)
     maps = (2 * branches + 3 + (plan.k > 1)) * channels + plan.num_nodes * plan.channels
-    splits = tiles_for(channels, torch.float32).splits + 2  # and their sum, twice
+    splits = 2 * tiles_for(channels, torch.float32).splits + 2  # and their sum, twice
     return int(1.1 * maps * pixels * width) + splits * lowered.packing.size * max(width, 4)

@@ -128,3 +128,46 @@ def pool(
             count += inside.to(ACC)
     count = tl.maximum(count, 1.0)
     return highest, position, total / count[:, None], count
+
+
+@triton.jit
+def located(m, HO, WO):
+    """As :func:`locate`, with the unsigned divisions and the products that take the fewest instructions."""
+    row = (m.to(tl.uint32) // tl.cast(WO, tl.uint32)).to(tl.int32)
+    n = (row.to(tl.uint32) // tl.cast(HO, tl.uint32)).to(tl.int32)
+    return n, row - n * HO, m - row * WO
+
+
+@triton.jit
+def is_within(x, size):
+    """Whether ``0 <= x < size``, in one comparison: a negative number is a large one without its sign."""
+    return x.to(tl.uint32) < tl.cast(size, tl.uint32)
+
+
+@triton.jit
+def window(ptr, n, y, x, H, W, pitch, c):
+    """Addresses ``[P, B]`` of the channels ``c`` of the pixels ``(n, y, x)``, inside or not.
+
+    What lies around them in the same image is at a distance that is the same for all, in 32 bits.
+    """
+    pixel = (n.to(tl.int64) * H + y) * W + x
+    return ptr + pixel[:, None] * pitch + c[None, :]
+
+
+@triton.jit
+def load_tap(at, inside, channel, scale, shift, NORMALISED: tl.constexpr, ACC: tl.constexpr):
+    """``[P, B]``: what a filter reads at ``at``, rectified; zero where not ``inside``."""
+    mask = inside[:, None] & channel[None, :]
+    if NORMALISED:  # the padding is added after normalisation: what it leaves of -inf, ReLU makes zero
+        v = tl.load(at, mask=mask, other=float("-inf")).to(ACC) * scale[None, :] + shift[None, :]
+    else:
+        v = tl.load(at, mask=mask, other=0.0).to(ACC)
+    return rectify(v)
+
+
+@triton.jit
+def normalisation(stats_ptr, row, c, channel, C: tl.constexpr):
+    """``scale`` and ``shift`` of the statistics in a row: ``(z - mean) / std`` is ``z * scale + shift``."""
+    at = stats_ptr + row * 3 * C + c
+    scale = tl.load(at + RSTD * C, mask=channel, other=1.0)  # not 0: see `load_tap`
+    return scale, -scale * tl.load(at + MEAN * C, mask=channel, other=0.0)

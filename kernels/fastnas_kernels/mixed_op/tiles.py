@@ -37,7 +37,7 @@ class Tiles:
         filters: Of the gradient of depthwise filters.
         elementwise: Of the sum at a node, and of the gradient of the channels that pass it by.
         edges: Edges that share what they read of a state; more than one only if a tile has all channels.
-        splits: Programs among which the sums of a filter's gradient are divided.
+        splits: Programs, at least, among which the sums of a filter's gradient are divided.
         precision: Of float32 matrix products: ``ieee``, or ``tf32x3``, which does them on NVIDIA's matrix units in
             three parts.
     """

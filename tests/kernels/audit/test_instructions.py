@@ -1,4 +1,13 @@
-from fastnas_audit.instructions import KINDS, innermost_loops, instructions, kind_of, share_of_products
+import pytest
+
+from fastnas_audit.instructions import (
+    HALF_RATE,
+    instructions,
+    kind_of,
+    places,
+    share_of_products,
+    stretches,
+)
 
 CODE = """
         /*0000*/                   LDC R1, c[0x0][0x28] ;
@@ -24,10 +33,57 @@ def test_reads_every_instruction_and_where_it_jumps():
     assert {i.address: i.target for i in found if i.target is not None} == {0x80: 0x30, 0xA0: 0x20, 0xD0: 0xD0}
 
 
-def test_only_the_innermost_loop_counts_and_the_jump_to_itself_is_none():
-    (mix,) = innermost_loops(instructions(CODE))
-    assert mix == dict(zip(KINDS, (2, 0, 1, 1, 1, 1), strict=True))
-    assert share_of_products(mix) == 2 / 6
+SOURCE = """\
+def kernel(n, m, kernel):
+    for i in range(n):
+        for j in tl.range(0, m, 2):
+            if kernel == 3:
+                x = 1
+            else:
+                x = 2
+"""
+LINES = """
+	//## File "{0}", line 1
+        /*0000*/  LDC
+        /*0010*/  S2R
+	//## File "{0}", line 2
+        /*0020*/  IADD3
+        /*0030*/  LDG
+        /*0040*/  FMNMX
+	//## File "{0}", line 5 inlined at "{0}", line 3
+	//## File "{0}", line 3
+        /*0050*/  FFMA
+	//## File "{0}", line 7
+        /*0060*/  FFMA
+	//## File "{0}", line 3
+        /*0070*/  ISETP
+        /*0080*/  BRA
+        /*0090*/  IADD3
+	//## File "{0}", line 2
+        /*00a0*/  BRA
+"""
+
+
+def test_instructions_are_told_apart_by_loops_and_by_what_is_there_for_one_size_alone(tmp_path):
+    file = tmp_path / "kernel.py"
+    file.write_text(SOURCE)
+    found = stretches(instructions(CODE), places(LINES.format(file)))
+    inner, three = ("n", "0, m, 2"), "kernel == 3"
+    assert {(s.nest, s.conditions): {k: v for k, v in s.mix.items() if v} for s in found} == {
+        ((), ()): {"memory": 2, "integer and address": 1, "control": 2},
+        (("n",), ()): {"integer and address": 2, "control": 1, HALF_RATE: 2},
+        (inner, ()): {
+            "memory": 1, "other floating point": 1, "integer and address": 1, "control": 1, HALF_RATE: 2,
+        },
+        (inner, ((three, True),)): {"multiply-add": 1},
+        (inner, ((three, False),)): {"multiply-add": 1},
+    }  # fmt: skip
+    assert share_of_products({"multiply-add": 2, "memory": 6}) == 1 / 4
+
+
+def test_a_loop_that_the_source_does_not_have_is_an_error():
+    with pytest.raises(ValueError, match=r"^stretches: a jump backwards must stem from a `for` over a range"):
+        stretches(instructions(CODE), {})
 
 
 def test_every_instruction_has_its_kind():

@@ -73,3 +73,13 @@ def test_a_cell_at_the_same_size_is_the_same_launcher():
 def test_integers_are_as_triton_rounds_them(n):
     assert launch.power_of_2(n) == triton.next_power_of_2(n)
     assert launch.ceil_div(n, 3) == triton.cdiv(n, 3)
+
+
+def test_a_filters_gradient_is_shared_by_enough_programs_for_the_device():
+    inputs = torch.empty(2, 64, 32, 32, 16, device="meta")
+    with replaced(launch, multiprocessors=lambda device: 132):
+        run = launch.launcher(inputs, plan_of(DARTS, 1, 16, 1), False)
+        assert [run.splits(branches) for branches in (16, 8, 4, 2)] == [32, 33, 64, 64]
+        assert run.most_splits == 64
+        few = launch.launcher(torch.empty(2, 1, 8, 8, 16, device="meta"), plan_of(DARTS, 1, 16, 1), False)
+        assert few.splits(2) == 1  # no more than there are tiles
