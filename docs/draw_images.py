@@ -1,7 +1,7 @@
 """Draw the README's pictures from raw results: ``python docs/draw_images.py``.
 
 The picture of the report is a screenshot of the default run:
-``chromium --headless --screenshot=docs/images/report.png --window-size=1100,900 RUN/report.html``.
+``chromium --headless --screenshot=docs/images/report.png --window-size=1000,760 RUN/report.html``.
 """
 
 import re
