@@ -248,16 +248,7 @@ def main() -> None:
                 lines += [f"## {work.name}, {dtype}, {phase}", "", *table(found), ""]
                 record[f"{work.name}, {dtype}, {phase}"] = figures(found)
                 totals.append(summary(work, dtype, phase, found))
-    head = [
-        "cells of",
-        "dtype",
-        "step",
-        "bytes, ms",
-        "issue",
-        "half rate",
-        "time, ms",
-        "PyTorch eager, bytes alone, ms",
-    ]
+    head = ["cells of", "dtype", "step", "bytes, ms", "issue / bytes", "half rate / bytes", "time, ms", "PyTorch, ms"]
     overview = [f"| {' | '.join(head)} |", f"| --- | --- | --- |{' ---: |' * 5}", *totals]
     page = "\n".join(
         ["# What limits the kernels, by the compiled code", "", about, "", constants, "", *overview, "", *lines]
