@@ -3,17 +3,25 @@
 Compiles for GPUs that need not be present and holds the code to its budget. Without --write it only prints. With it,
 all cases go to results/kernel-assembly.json, where those that were not compiled this time stay as they were, and the
 worst of each kernel to results/kernel-assembly-<target>.md.
+
+With another Triton than the installed one, from a folder of its own:
+
+    pip install --no-deps --target FOLDER triton==3.6.0
+    PYTHONPATH=FOLDER python profiling/kernel_assembly.py --targets sm_90 --only 'c=16 ' --dtypes float32 float64
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "1"  # launches are recorded here and compiled in processes of their own
 
+import torch
 import triton
 
 from fastnas_audit.assembly import TARGETS
@@ -23,6 +31,7 @@ from fastnas_audit.record import Record, record, summary
 
 RESULTS = Path(__file__).parent / "results"
 CHUNK = 64
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
 
 def main() -> None:
@@ -31,9 +40,9 @@ def main() -> None:
     broken = 0
     for target in arguments.targets:
         begin = time.perf_counter()
-        of_target = cases_for(target)
+        of_target = cases_for(target, [DTYPES[name] for name in arguments.dtypes])
         cases = [case for case in of_target if any(words in case.name for words in arguments.only)]
-        verdicts, found = [], known()
+        verdicts, found = [], known() if arguments.write else {}
         for first in range(0, len(cases), CHUNK):  # what is done is kept if the rest is cut off
             verdicts += judge(cases[first : first + CHUNK], [target], arguments.processes)
             print(f"{target}: {len(verdicts)} of {len(cases)}", file=sys.stderr, flush=True)
@@ -42,7 +51,8 @@ def main() -> None:
             if arguments.write:
                 remember(found)
         spent = f"{len(cases)} of {len(of_target)} cases in {time.perf_counter() - begin:.0f} s"
-        text = page(target, f"{spent} with {arguments.processes} processes", summary(of_target, target, found))
+        shown = summary(of_target if arguments.write else cases, target, found)
+        text = page(target, f"{spent} with {arguments.processes} processes", shown)
         print(text, flush=True)
         for verdict in verdicts:
             if verdict.violations:
@@ -59,8 +69,23 @@ def parsed() -> argparse.Namespace:
     only = "compile only cases with one of these in their name, such as `c=16 `"
     parser.add_argument("--only", nargs="+", default=[""], help=only)
     parser.add_argument("--processes", type=int, default=2, help="compilers at once")
+    exact = "compile the cells' kernels in these; without it, all kernels in float32 and bfloat16, as recorded"
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[], help=exact)
     parser.add_argument("--write", action="store_true", help="put the tables into profiling/results")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.write and arguments.dtypes:
+        parser.error("--write records float32 and bfloat16: leave out --dtypes, or --write")
+    others = sorted(recorded_with(arguments.targets) - {triton.__version__})
+    if arguments.write and others and arguments.only != [""]:
+        rule = f"--write with --only needs the Triton of the record, {', '.join(others)}"
+        parser.error(f"{rule}, got {triton.__version__}: leave out --only to record everything anew, or --write")
+    return arguments
+
+
+def recorded_with(targets: Sequence[str]) -> set[str]:
+    """The versions of Triton that made the pages of ``targets``."""
+    pages = [RESULTS / f"kernel-assembly-{target}.md" for target in targets]
+    return {found for path in pages if path.exists() for found in re.findall(r"Triton ([\d.]+),", path.read_text())}
 
 
 def page(target: str, spent: str, table: str) -> str:

@@ -1,9 +1,10 @@
 """The launches that an ahead-of-time compiler is asked to build for GPUs that are not here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 import triton.language as tl
 
 from fastnas_audit import cell_cases
@@ -24,13 +25,15 @@ AMD_SMALL = replace(
 )
 
 
-def cases_for(target: str) -> tuple[Case, ...]:
-    """Every kernel of the library as it is launched on ``target``, a key of ``TARGETS``.
+def cases_for(target: str, dtypes: Sequence[torch.dtype] = ()) -> tuple[Case, ...]:
+    """Every kernel of the library as it is launched on ``target``, a key of ``TARGETS``, in float32 and bfloat16; with
+    ``dtypes``, every kernel of a cell in these.
 
     Raises:
         RuntimeError: if Triton does not interpret, which recording launches needs.
     """
-    return (*small_cases(), *cell_cases.cases(TARGETS[target].gpu.backend))
+    backend = TARGETS[target].gpu.backend
+    return cell_cases.cases(backend, tuple(dtypes)) if dtypes else (*small_cases(), *cell_cases.cases(backend))
 
 
 def small_cases() -> tuple[Case, ...]:

@@ -56,21 +56,21 @@ def launches(plan: CellPlan, dtype: torch.dtype) -> list[Launch]:
 
 
 @cache
-def cases(backend: str = "cuda") -> tuple[Case, ...]:
+def cases(backend: str = "cuda", dtypes: tuple[torch.dtype, ...] = DTYPES) -> tuple[Case, ...]:
     """Every kernel in every form that the shipped spaces need, each once, as launched on GPUs of ``backend``.
 
     Raises:
         RuntimeError: if Triton does not interpret.
     """
     with replaced(launch, vendor=lambda: backend):
-        found = {same_code(case): case for case in _all_cases()}
+        found = {same_code(case): case for case in _all_cases(dtypes)}
     return tuple(with_budgets(case) for case in sorted(found.values(), key=lambda case: case.name))
 
 
-def _all_cases() -> Iterator[Case]:
+def _all_cases(dtypes: Sequence[torch.dtype]) -> Iterator[Case]:
     for candidates, k, channels in SPACES:
         for plan in (plan_of(candidates, k, C, stride) for C in channels for stride in (1, 2)):
-            for dtype in DTYPES:
+            for dtype in dtypes:
                 yield from (_named(case_of(found, found.name), dtype) for found in launches(plan, dtype))
 
 
@@ -91,6 +91,15 @@ FEW = Budget(
     reasons={"vector_share": "a thread has four numbers of each tap, 8 bytes in bfloat16: it adds up 25 of them"},
 )
 
+EXACT = Budget(
+    registers=255,
+    vector_share=0.0,
+    reasons={
+        "registers": "float64 is for comparisons, not for speed",
+        "vector_share": "float64 is for comparisons, not for speed",
+    },
+)
+
 AMD = Budget(
     registers=256,
     vector_share=0.0,
@@ -105,6 +114,8 @@ NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen
 
 def with_budgets(case: Case) -> Case:
     """``case`` with what it may use."""
+    if "*fp64" in case.signature.values():
+        return replace(case, budget=EXACT, exceptions={"gfx942": AMD})
     width = 2 if "*bf16" in case.signature.values() else 4
     budget = NARROW if case.constants["C"] * width < 16 else Budget()
     if case.kernel.__name__ == "depthwise_weights_kernel" and width == 2:
