@@ -169,6 +169,18 @@ class SelectionFile(TypedDict):
     rungs: list[RungRecord]
 
 
+class StartFile(TypedDict):
+    """``init.json``: which weights a training began with."""
+
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    source: Text
+    identity: Text
+    share: float
+    fresh: list[str]
+    unused: list[str]
+    score: float | None
+
+
 class Settings(TypedDict):
     """``config.json``, as far as a page shows it; :mod:`fastnas.experiment.settings` knows all of it."""
 

@@ -66,8 +66,8 @@ class OtherThan(str):
     def __hash__(self) -> int:
         raise Unrecognised("it looks up the word that selects its mode")
 
-    __len__ = __getitem__ = __iter__ = __contains__ = __lt__ = __gt__ = __le__ = __ge__ = __add__ = __hash__
-    __mod__ = __mul__ = __rmul__ = __format__ = __str__ = __hash__
+    __len__ = __getitem__ = __iter__ = __contains__ = __lt__ = __gt__ = __le__ = __ge__ = __add__ = __hash__  # type: ignore[assignment]
+    __mod__ = __mul__ = __rmul__ = __format__ = __str__ = __hash__  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return "other than " + " and ".join(map(repr, dict.fromkeys(self.words)))

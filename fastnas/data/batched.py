@@ -62,7 +62,7 @@ def _steps(transform: Transform, shape: tuple[int, ...]) -> list[_Step] | None:
             continue
         if type(step) is FitTo and step.size == step.covered == shape[1:]:
             continue
-        if type(step) is v2.RandomCrop and tuple(step.size) == shape[1:] and _pads_with_zeros(step):
+        if type(step) is v2.RandomCrop and step.size == shape[1:] and _pads_with_zeros(step):
             steps.append(_shift(*step.padding))  # type: ignore[misc]
         elif type(step) is v2.RandomHorizontalFlip:
             steps.append(_mirror(step.p))

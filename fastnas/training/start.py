@@ -9,12 +9,13 @@ from torch import nn
 
 from fastnas.data import Batch
 from fastnas.errors import invalid
-from fastnas.files import read_json, write_json
+from fastnas.files import write_json
 from fastnas.fingerprint import fingerprint
 from fastnas.networks.derived import BuildNetwork
 from fastnas.networks.inherit import inherit_weights, take_weights, weights_of
 from fastnas.networks.model import Model, load
 from fastnas.networks.network import DerivedNetwork
+from fastnas.run_files import StartFile, read_file
 from fastnas.spaces.registry import SPACES, space_by_name
 from fastnas.spaces.space import Space
 
@@ -113,4 +114,5 @@ def save_start(start: Start, folder: Path) -> None:
 
 def read_score(folder: Path) -> float | None:
     """The score before any training that ``init.json`` keeps."""
-    return read_json(folder / FILE).get("score") if (folder / FILE).is_file() else None
+    content = read_file(folder / FILE, StartFile)
+    return None if content is None else content["score"]
