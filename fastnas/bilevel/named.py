@@ -88,7 +88,15 @@ def refused(where: str, remedy: str) -> Generator[None, None, None]:
         if not any(refusal in str(error) for refusal in _REFUSALS):
             raise
         said = " ".join(str(error).split())[:160]
+        switches = [switch for name, switch in _SWITCHES.items() if name in str(error)]
+        remedy = " ".join([*switches, remedy.replace("Use", "Or use", 1) if switches else remedy])
         raise ValueError(complaint(where, "loss must be twice differentiable", repr(said), remedy)) from error
+
+
+_SWITCHES = {  # what makes an operation of PyTorch one that it can differentiate twice
+    "scaled_dot_product": "Compute it inside torch.nn.attention.sdpa_kernel(SDPBackend.MATH).",
+    "cudnn_rnn": "Compute it inside torch.backends.cudnn.flags(enabled=False).",
+}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastnas.bilevel.named import norm
 from fastnas.bilevel.products import (
@@ -320,3 +321,19 @@ def test_a_radius_and_a_list_of_losses_must_make_sense():
         mean_product([], ONE, ONE)
     with pytest.raises(ValueError, match=r"v must have the names \['a'\], got \['b'\]"):
         kept_product(square, ONE)({"b": torch.ones(3)})
+
+
+@each_exact
+def test_attention_names_the_switch_that_makes_it_twice_differentiable(product):
+    q = torch.randn(1, 2, 4, 8)
+
+    def loss(at):
+        return F.scaled_dot_product_attention(q * at["a"], q, q).square().mean()
+
+    at, v = {"a": torch.ones(8)}, {"a": torch.ones(8)}
+    with pytest.raises(
+        ValueError, match=r"twice differentiable, .*sdpa_kernel\(SDPBackend.MATH\)\. .* central_difference"
+    ):
+        product(loss, at, v)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert product(loss, at, v)["a"].abs().sum() > 0
