@@ -86,6 +86,13 @@ NARROW = Budget(
     },
 )
 
+TAPS = Budget(
+    vector_share=0.5,
+    reasons={
+        "vector_share": "35 sums are stored one number a thread, once a program; what the loop reads is 128 bits wide",
+    },
+)
+
 FEW = Budget(
     vector_share=0.0,
     reasons={"vector_share": "a thread has four numbers of each tap, 8 bytes in bfloat16: it adds up 25 of them"},
@@ -118,8 +125,8 @@ def with_budgets(case: Case) -> Case:
         return replace(case, budget=EXACT, exceptions={"gfx942": AMD})
     width = 2 if "*bf16" in case.signature.values() else 4
     budget = NARROW if case.constants["C"] * width < 16 else Budget()
-    if case.kernel.__name__ == "depthwise_weights_kernel" and width == 2:
-        budget = FEW
+    if case.kernel.__name__ == "depthwise_weights_kernel":
+        budget = FEW if width == 2 else TAPS
     exceptions = {"gfx942": AMD}
     if case.kernel.__name__ == "pointwise_backward_kernel" and not case.constants["WEIGHTS"]:
         reasons = {**budget.reasons, "registers": NEWEST}
