@@ -55,12 +55,12 @@ def find_modules(module: nn.Module, wiring: Wiring) -> EvaluatedModules:
 
 def obstacle(found: EvaluatedModules) -> str | None:
     """Why the engine cannot stand in for the modules as they are now; ``None`` if it can."""
-    for part in found.bypassed:
-        if any(hook_tables(part)):
-            return f"a hook sits on its part {type(part).__name__}, and the engine does not call that part"
+    if any(map(any, map(hook_tables, found.bypassed))):
+        part = next(part for part in found.bypassed if any(hook_tables(part)))
+        return f"a hook sits on its part {type(part).__name__}, and the engine does not call that part"
     if len({uses_batch(norm) for norm in found.norms.values()}) > 1:
         return "some of its normalisations use the statistics of the batch and others running ones"
-    if len({part.training for part in (*found.training, *found.norms.values())}) > 1 and found.training:
+    if found.training and len({part.training for part in (*found.training, *found.norms.values())}) > 1:
         return "some of its parts are in training mode and others in eval mode"
     return None
 
@@ -95,10 +95,11 @@ def evaluate(
     if not wiring.by_nodes:
         whole = _evaluate_known if not drop else partial(_evaluate_dropped, drop=drop)
         result = whole(where, wiring, found, states, rows, edge_mix)
-        if wiring.keeps_layout:
-            result = _laid_out_as(states[0], result)
-        # A copy, for the engine keeps its maps: what stands behind may change the module's in place (drop-path does)
-        return result.clone(memory_format=_layout(result)) if result.requires_grad else result
+        contiguous = result.is_contiguous() or (wiring.keeps_layout and states[0].is_contiguous())
+        if drop or not result.requires_grad:
+            return result.contiguous() if contiguous else result
+        # One copy, for the engine keeps its maps: what stands behind may change the module's in place (drop-path does)
+        return result.clone(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
     return _evaluate_by_nodes(where, wiring, found, states, rows, edge_mix, offsets)
 
 
@@ -183,10 +184,6 @@ def _of_part(
     return [states[source] for source in part.sources], some, shares
 
 
-def _layout(maps: Tensor) -> torch.memory_format:
-    return torch.contiguous_format if maps.is_contiguous() else torch.channels_last
-
-
 def _laid_out_as(state: Tensor, maps: Tensor) -> Tensor:
     """``maps``, contiguous if ``state`` is."""
     return maps.contiguous() if state.is_contiguous() else maps
@@ -207,7 +204,7 @@ def _evaluate_known(
         mix = mix + 0 * torch.stack([bias.sum() for biases in shifts for bias in biases]).sum()  # type: ignore[union-attr]
     norms = [found.norms[name] for name in wiring.norms]
     filters = [found.convolutions[name].weight for name in wiring.convolutions]
-    if any(weight.shape != shape for weight, shape in zip(filters, plan.filter_shapes, strict=True)):
+    if [weight.shape for weight in filters] != plan.filter_shapes:
         shapes = [list(w.shape) for w, shape in zip(filters, plan.filter_shapes, strict=True) if w.shape != shape]
         raise RuntimeError(restore_first(where, f"a filter of shape {shapes[0]}"))
     if norms and not uses_batch(norms[0]):

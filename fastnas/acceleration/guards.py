@@ -5,8 +5,9 @@ import enum
 import inspect
 import sys
 import types
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ def kind_of(value: object) -> str:
     return f"of type {type(value).__name__}"
 
 
-def hook_tables(part: nn.Module) -> tuple[dict[int, Any], ...]:
-    """Where PyTorch keeps the hooks of ``part``."""
-    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return tuple(getattr(part, name) for name in names)
+hook_tables: Callable[[nn.Module], tuple[dict[int, Any], ...]] = attrgetter(
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+)
+"""Where PyTorch keeps the hooks of a module; hundreds of them are asked at every step."""

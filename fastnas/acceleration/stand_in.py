@@ -2,8 +2,9 @@
 
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -97,24 +98,30 @@ class StandIn:
                 raise RuntimeError(restore_first(type(self.module).__name__, f"another part {names[0]}"))
 
     @cached_property
-    def _guards(self) -> tuple[list[tuple[dict[str, object], str, object, Guard]], list[Guard]]:
-        """Guards on what lies in a dictionary, for a fast look, and all others."""
-        in_tables, others = [], []
+    def _guards(self) -> tuple[list[tuple[Callable[..., object], dict[str, object], object]], list[Guard]]:
+        """How to read all guarded attributes of a part at once, where it keeps them and their values, and all other
+        guards: a cell has a thousand."""
+        held: dict[str, dict[str, object]] = {}
+        others = []
         for guard in self.wiring.guards:
-            table = None if guard.is_global else vars(self.module.get_submodule(guard.owner))
-            if table is not None and guard.path[0] in table:
-                in_tables.append((table, guard.path[0], guard.value, guard))
+            if not guard.is_global and guard.path[0] in vars(self.module.get_submodule(guard.owner)):
+                held.setdefault(guard.owner, {})[guard.path[0]] = guard.value
             else:
                 others.append(guard)
-        return in_tables, others
+        readers = [(itemgetter(*values), owner, values) for owner, values in held.items()]
+        tables = [(read, vars(self.module.get_submodule(owner)), read(values)) for read, owner, values in readers]
+        return tables, others
 
     def _changed(self) -> str | None:
-        in_tables, others = self._guards
-        for table, name, value, guard in in_tables:
-            now = table.get(name, others)
-            if now is not value and now != value:
-                return f"{guard}={now!r}, which was {value!r},"
-        for guard in others:
+        tables, guards = self._guards
+        try:
+            for read, table, values in tables:
+                if read(table) != values:
+                    guards = self.wiring.guards
+                    break
+        except KeyError:  # an attribute is gone
+            guards = self.wiring.guards
+        for guard in guards:
             now = guard.read(self.module)
             if now is not guard.value and now != guard.value:
                 return f"{guard}={now!r}, which was {guard.value!r},"
