@@ -145,11 +145,12 @@ def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str
     folder, data = shlex.quote(str(run)), shlex.quote(str(settings.get("data", "DATA")))
     space, cells = settings.get("space", ""), settings.get("retrain", {}).get("cells", 5)
     own = f" --space {shlex.quote(space)}" if ":" in space else ""
+    seed = settings.get("config", {}).get("seed", 0)
     larger = f"--cells {cells}{own} --channels 36 --epochs 100"
     commands = [
         ("train it larger", f"fastnas retrain {folder}/genotype.json --data {data} {larger}"),
         ("search again, the same", f"fastnas search --recipe {folder}/config.json"),
-        ("search again, another seed", f"fastnas search --recipe {folder}/config.json --seed 1"),
+        ("search again, another seed", f"fastnas search --recipe {folder}/config.json --seed {seed + 1}"),
     ]
     if (run / "retrain" / SEARCHED / "model").is_dir():
         commands += [

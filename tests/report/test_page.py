@@ -170,7 +170,8 @@ def test_the_verdict_begins_with_random_search_that_had_the_same_time(halving, s
 def test_the_commands_that_come_next_can_be_pasted(tmp_path):
     run = tmp_path / "a run"
     (run / "retrain" / "searched" / "model").mkdir(parents=True)
-    commands = [command for _, command in next_commands(run, {"data": "folder:my photos"})]
+    commands = [command for _, command in next_commands(run, {"data": "folder:my photos", "config": {"seed": 3}})]
+    assert commands[2].endswith("--seed 4")
     for command in commands:
         arguments = shlex.split(command)
         assert arguments[0] == "fastnas"
