@@ -295,7 +295,8 @@ def _load_arrays(root: Path, config: DataConfig) -> ImageData:
 
 @register_source("shards")
 def _load_shards(root: Path, config: DataConfig) -> ImageData:
-    if (root / "shards.json").is_file() or not (found := sorted(root.glob("**/*.tar"))):
+    is_ours = any((root / name).is_file() for name in ("shards.json", "train.npz"))  # also where one of them is lost
+    if is_ours or not (found := sorted(root.glob("**/*.tar"))):
         return prepare_files(*read_shards(root, config.download), config)
     parts = read_webdataset(root)
     train, test, notes = parts.train, parts.test, [f"{len(found)} tar files of WebDataset, indexed"]

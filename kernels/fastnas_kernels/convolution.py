@@ -6,6 +6,7 @@ which is most of what a supernet saves. ``C(x, w)`` is bilinear, so each gradien
 gradient and in the one saved argument, and the family of these is closed under differentiation of any order.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ _Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 def _raw_gradients(dy: Tensor, x: Tensor | None, weight: Tensor | None, kind: _Kind) -> _Gradients:
     """Gradients of input, filters and bias; ``x`` counts for the second alone and ``weight`` for the first."""
     (stride, padding, dilation, groups), x_shape, weight_shape, channels_last, needed = kind
-    is_strided = stride > 1 and padding == 0 and weight_shape[2:] == (1, 1) and x_shape[2:].numel() > 32 * 32
+    is_strided = stride > 1 and padding == 0 and weight_shape[2:] == (1, 1) and math.prod(x_shape[2:]) > 32 * 32
     if needed[1] and is_strided and x_shape[1] < NARROW and not dy.is_cuda and x is not None:
         read = x[:, :, ::stride, ::stride]  # the pixels that the filters see, one by one
         alone = kind._replace(geometry=Geometry(groups=groups), x_shape=read.shape, needed=(False, *needed[1:]))

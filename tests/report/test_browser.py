@@ -16,7 +16,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs Chromium or Chrome")
 # A window is at least 500 pixels wide, a frame in it is as narrow as a phone
-FRAME = """<body><iframe style="width: {width}px; height: 5000px; border: 0" srcdoc="{page}"></iframe><script>
+FRAME = """<body><iframe style="width: {width}px; height: 9000px; border: 0" srcdoc="{page}"></iframe><script>
 document.querySelector("iframe").onload = event => {{
   const {{ document: inner, innerWidth: width }} = event.target.contentWindow;
   const boxes = query => [...inner.querySelectorAll(query)].map(e => [e.tagName, e.getBoundingClientRect()]);
@@ -36,7 +36,7 @@ def browse(page, width, *options):
         "--hide-scrollbars",
         "--enable-logging=stderr",
     ]
-    size = f"--window-size={width},5000"
+    size = f"--window-size={width},9000"
     ran = subprocess.run(
         [*command, size, *options, page.as_uri()], capture_output=True, text=True, check=False, timeout=120
     )
