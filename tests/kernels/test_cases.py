@@ -39,9 +39,9 @@ def test_pointers_of_the_small_kernels_are_aligned():
         assert pointers <= set(case.divisible_by_16)
 
 
-WAITING = {"sm_100": "depthwise_weights ", "gfx942": "depthwise_weights "}
-"""Kernels whose forms changed their names since they were recorded for a target; `pytest -m slow` asks for them all the
-same."""
+WAITING = {"gfx942": "depthwise_weights "}
+"""Kernels whose forms changed their names since they were recorded for a target; `pytest -m slow` asks for them all
+the same."""
 
 
 @pytest.mark.parametrize("target", RECORDED)
