@@ -52,10 +52,10 @@ RECIPES: Mapping[str, Experiment] = {
         data="cluttered",
         space="nasbench201",
         select="average",
-        random_genotypes=8,
+        random_genotypes=4,
         random_halving=True,
         config=SearchConfig(
-            channels=8, cells=1, epochs=24, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4
+            channels=8, cells=1, epochs=20, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4
         ),
         retrain=RetrainConfig(
             channels=8, cells=1, epochs=12, batch_size=64, lr=0.05, nesterov=True, weight_decay=5e-4, evaluate_every=4
