@@ -78,7 +78,12 @@ LEAST = 2
 
 
 def steps_per_epoch(
-    num_images: int, batch_size: int, what: str = "the training images", *, drop_last: bool = True
+    num_images: int,
+    batch_size: int,
+    what: str = "the training images",
+    *,
+    drop_last: bool = True,
+    option: str = "--batch-size",
 ) -> int:
     """Batches of one pass.
 
@@ -88,6 +93,7 @@ def steps_per_epoch(
         what: The images, in words.
         drop_last: Leave the incomplete batch out; one of a single image is left out in any case, since it has no
             statistics to be normalised by.
+        option: What sets the batch.
 
     Raises:
         ValueError: If there is not even one.
@@ -96,7 +102,7 @@ def steps_per_epoch(
         raise invalid(WHERE, "batch_size must be at least 1", batch_size)
     if batch_size > num_images:
         rule = f"batch_size must not exceed {what} ({num_images})"
-        raise invalid(WHERE, rule, batch_size, "Lower --batch-size or raise --train-fraction.")
+        raise invalid(WHERE, rule, batch_size, f"Lower {option} or raise --train-fraction.")
     return num_images // batch_size + (not drop_last and num_images % batch_size >= LEAST)
 
 

@@ -309,7 +309,8 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
         stage_supernet(parts.space, parts.method, data, config, 0)
         if experiment.retrain_searched:
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
-            steps_per_epoch(len(images), training.batch_size, "the training images of the retraining")
+            what = "the training images of the retraining"
+            steps_per_epoch(len(images), training.batch_size, what, option="--retrain.batch-size")
             network = build_network_for(data, random_genotype(parts.space, 0), training, parts.space)
             if training.init_from == SUPERNET:
                 stage = len(parts.method.stages) - 1

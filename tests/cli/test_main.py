@@ -216,6 +216,10 @@ def test_a_full_disk_is_said_in_one_line_and_keeps_what_was_saved(tmp_path):
     assert (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_batch_of_the_retraining_is_lowered_by_its_own_option(capsys):
+    assert "Lower --retrain.batch-size" in run_main(capsys, "search", "--retrain.batch-size", "4000")[2]
+
+
 def test_every_recipe_survives_its_config_file_and_every_setting_is_an_option(tmp_path, capsys):
     for name, recipe in RECIPES.items():
         path = tmp_path / f"{name}.json"
