@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+from fastnas.engine.budget import FILE
 from fastnas.errors import invalid
 from fastnas.experiment.experiment import prepare
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.files import write_json
 from fastnas.ranks import ALONE, Ranks
-from fastnas.run_files import SearchEpoch, read_epochs
+from fastnas.run_files import HALVING, SEARCHED, SearchEpoch, read_epochs
 
 STALE = (
     "genotype.json",
@@ -20,9 +21,12 @@ STALE = (
     "ladder",
     "comparison.json",
     "report.html",
-    "retrain/searched",
+    f"retrain/{SEARCHED}",
+    FILE,
+    HALVING,
+    f"retrain/{HALVING}",
 )
-"""What follows from the end of a search."""
+"""What follows from the end of a search, random search in the time that it took among it."""
 
 
 def extend_run(

@@ -66,7 +66,7 @@ def finished(tmp_path, monkeypatch):
     np.savez(tmp_path / "data.npz", x_train=IMAGES, y_train=LABELS)
     monkeypatch.chdir(tmp_path)
     arguments = "search --data arrays:data.npz --space nasbench201 --method darts --device cpu --channels 4 --cells 1"
-    arguments += " --epochs 1 --warmup-epochs 0 --batch-size 16 --no-random-halving --random-genotypes 0 --run run"
+    arguments += " --epochs 1 --warmup-epochs 0 --batch-size 16 --random-halving --random-genotypes 0 --run run"
     arguments += " --retrain.channels 4 --retrain.cells 1 --retrain.epochs 1 --retrain.batch-size 16"
     assert main(arguments.split()) == 0
     return tmp_path
@@ -82,6 +82,10 @@ def test_a_run_that_moved_goes_on_from_another_working_directory(finished, monke
     assert main(["search", "--resume", "moved", "--epochs", "2", "--retrain.epochs", "2"]) == 0
     assert epochs_of(run / "metrics.jsonl") == epochs_of(run / "retrain" / "searched" / "metrics.jsonl") == [0, 1]
     assert (run / "after-1-epochs" / "genotype.json").is_file()
+    budgets = [json.loads((place / "budget.json").read_text()) for place in (run / "after-1-epochs", run)]
+    shorter, longer = (budget["halving"]["seconds"]["all"] for budget in budgets)  # its opponent has its time
+    assert longer > shorter
+    assert (run / "halving" / "selection.json").is_file()
     assert json.loads((run / "config.json").read_text())["config"]["epochs"] == 2
     assert main(["compare", ".", "--out", "table.csv"]) == 0
     capsys.readouterr()
