@@ -132,6 +132,11 @@ class _LadderBudget(TypedDict):
     entrants: Positive
 
 
+class _HalvingBudget(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    entrants: Positive
+
+
 class _RetrainingBudget(TypedDict):
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
     epochs: Positive
@@ -143,6 +148,7 @@ class BudgetFile(TypedDict):
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
     search: NotRequired[_SearchBudget]
     ladder: NotRequired[_LadderBudget]
+    halving: NotRequired[_HalvingBudget]
     retraining: NotRequired[_RetrainingBudget]
 
 

@@ -121,6 +121,7 @@ def test_files_of_another_shape_are_refused(tmp_path, schema, content):
     [
         (BudgetFile, {"search": {"epochs": 0, "warmup_epochs": None, "fractions": None, "evaluation_images": 1}}),
         (BudgetFile, {"ladder": 3}),
+        (BudgetFile, {"halving": {"entrants": 0}}),
         (Comparison, {"networks": [{"name": "searched"}]}),
         (Comparison, {}),
         (DataDescription, {"test_images": "many"}),
