@@ -53,6 +53,8 @@ def run(command: Predict, console: Console) -> None:
     number = "share of places" if isinstance(model.task, Dense) else number
     if command.masks is not None and not isinstance(model.task, Dense):
         raise invalid("predict", "--masks needs a network of a dense task", model.task.name)
+    if command.masks is not None:
+        _require_masks(command.images, len(model.classes))
     table, entries = Table("image", what, number), []
     for start in range(0, len(command.images), command.batch_size):
         files = command.images[start : start + command.batch_size]
@@ -79,6 +81,15 @@ def _shares(probabilities: Tensor) -> Tensor:
     classes = probabilities.argmax(1)
     shares = [(classes == number).flatten(1).double().mean(1) for number in range(probabilities.shape[1])]
     return torch.stack(shares, 1)
+
+
+def _require_masks(files: Sequence[Path], classes: int) -> None:
+    if classes > 256:
+        raise invalid("predict", "--masks holds a class in a byte: there must be at most 256", classes)
+    stems = [file.stem for file in files]
+    if twice := [stem for stem in dict.fromkeys(stems) if stems.count(stem) > 1]:
+        rule = "--masks names each file by its image: their names must differ"
+        raise invalid("predict", rule, twice[0], "Predict them one after another, each into a folder of its own.")
 
 
 def _save_masks(probabilities: Tensor, files: Sequence[Path], folder: Path) -> None:

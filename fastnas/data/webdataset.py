@@ -15,6 +15,7 @@ from fastnas.data.config import WHERE
 from fastnas.data.images import ImageSet
 from fastnas.data.shards import Shards
 from fastnas.errors import invalid
+from fastnas.tasks.kinds import name_classes
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "ppm", "tif", "tiff")
 
@@ -62,7 +63,7 @@ def read_webdataset(root: Path) -> Parts:
     if all(label.isdecimal() for label in labels):
         named = root / "classes.txt"
         classes = tuple(named.read_text(encoding="utf-8").split("\n")) if named.is_file() else ()
-        classes = tuple(filter(None, classes)) or tuple(map(str, range(max(map(int, labels)) + 1)))
+        classes = tuple(filter(None, classes)) or tuple(name_classes(max(map(int, labels))))
         numbers = {label: int(label) for label in labels}
     else:
         classes = tuple(sorted(labels))

@@ -14,6 +14,20 @@ from fastnas.errors import invalid
 from fastnas.tasks.task import Task, as_array, check_columns
 from fastnas_kernels.tensors import accumulator
 
+MOST_CLASSES = 100_000
+
+
+def name_classes(last: int) -> list[str]:
+    """The numbers from 0 to ``last`` as names.
+
+    Raises:
+        ValueError: If they are more than any network tells apart: such labels are other numbers.
+    """
+    if last >= MOST_CLASSES:
+        remedy = "Number the classes from 0 on."
+        raise invalid("data", f"labels of classes must be less than {MOST_CLASSES}", str(last)[:20], remedy)
+    return [str(number) for number in range(max(last, 0) + 1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Classification(Task):
@@ -27,8 +41,7 @@ class Classification(Task):
         return y.astype(np.int64) if y.dtype.kind in "iu" else y  # others are refused where classes are known
 
     def name_outputs(self, targets: np.ndarray) -> list[str]:
-        count = int(targets.max()) + 1 if targets.dtype.kind in "iu" and targets.size else 1
-        return [str(i) for i in range(count)]
+        return name_classes(int(targets.max()) if targets.dtype.kind in "iu" and targets.size else 0)
 
     def check(self, targets: np.ndarray, names: Sequence[str]) -> None:
         if targets.dtype.kind not in "iu" or targets.ndim != 1:
@@ -215,7 +228,7 @@ class Dense(Task):
 
     def name_outputs(self, targets: np.ndarray) -> list[str]:
         counted = targets[targets != self.ignore_index]
-        return [str(i) for i in range(int(counted.max()) + 1 if counted.size else 1)]
+        return name_classes(int(counted.max()) if counted.size else 0)
 
     def check(self, targets: np.ndarray, names: Sequence[str]) -> None:
         wrong = (targets != self.ignore_index) & ((targets < 0) | (targets >= len(names)))

@@ -105,6 +105,11 @@ def test_a_data_set_that_draws_is_warned_of():
         from_dataset(Pictures(lambda image: image.rotate(90 * int(torch.randint(4, ())))))
 
 
+def test_numbers_that_are_no_classes_are_refused_before_they_become_outputs():
+    with pytest.raises(ValueError, match=r"must be less than 100000, got 3000000\. Number the classes"):
+        from_arrays((PIXELS[:2], np.array([0, 3_000_000])))
+
+
 def test_an_iterable_is_refused():
     with pytest.raises(ValueError, match="must have a length and items"):
         from_dataset(iter([]))

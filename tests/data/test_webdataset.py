@@ -68,6 +68,7 @@ def test_names_are_classes_and_a_part_is_held_out(tmp_path):
     [
         ({"1": {"png": b"x"}}, "must have a member .cls beside it, got none for 1.png"),
         ({"1": {"txt": b"x"}}, "must hold images to train on"),
+        ({"1": {"png": b"x", "cls": b"9" * 500}}, "labels of classes must be less than 100000, got 99999"),
         (None, "must be a tar file, whole and not compressed"),
     ],
 )

@@ -1,7 +1,9 @@
 """Segmentation from arrays to a model that predicts maps, on rendered squares; by the command line and in Python."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +70,11 @@ def test_a_model_predicts_maps_evaluates_and_exports(finished, tmp_path, capsys)
     (entry,) = json.loads(capsys.readouterr().out)
     assert sum(one["share of places"] for one in entry["classes"]) == pytest.approx(1)
     mask = np.array(Image.open(tmp_path / "masks" / "image.png"))
+    (tmp_path / "b").mkdir()
+    other = Path(shutil.copy(image, tmp_path / "b"))
+    assert main(["predict", str(run), str(image), str(other), "--masks", str(tmp_path / "both")]) == 1
+    assert "their names must differ, got image" in capsys.readouterr().err
+    assert not (tmp_path / "both").exists()
     model = fastnas.load(run)
     assert mask.shape == (SIDE, SIDE)
     assert np.array_equal(mask, model.predict([image]).argmax(1)[0].numpy())
