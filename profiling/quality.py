@@ -279,7 +279,8 @@ PROTOCOLS = {"default": _default, "ladder": _ladder, "no_halving": _no_halving, 
 # ---- report -----------------------------------------------------------------------------------------------------
 def print_report(records: list[Record], test: Mapping[str, float], plot: Path | None) -> None:
     """A Markdown table by protocol and minutes, of the seeds below 100."""
-    best, kept = max(test.values()), [one for one in records if one["seed"] < 100]
+    best = max(test.values())
+    kept = sorted((one for one in records if one["seed"] < 100), key=lambda one: one["seed"])
     ranked = sorted(test.values(), reverse=True)
     print("| protocol | minutes | seeds | test accuracy %, median | of each | regret, median | worst | tau | CPU s |")
     print("| --- " + "| ---: " * 8 + "|")

@@ -71,7 +71,7 @@ def jacobian_times(p_EK, b_EK):
     return p_EK * (b_EK - (p_EK * b_EK).sum(-1, keepdim=True))
 
 
-@pytest.mark.parametrize("name", ["darts", "darts_plus"])
+@pytest.mark.parametrize("name", ["darts", "darts_plus", "p_darts"])
 def test_first_order_descends_on_the_softmax_then_on_the_weights(name):
     run = halfway(METHODS[name]())
     a = run.state.alpha[NAME].detach().clone()
@@ -100,7 +100,7 @@ def test_candidates_that_left_a_stage_take_no_part():
     assert alive.sum(-1).tolist() == [3] * len(a)
 
 
-@pytest.mark.parametrize("name", ["darts_2nd", "robust_darts_l2"])
+@pytest.mark.parametrize("name", ["darts_2nd", "robust_darts", "robust_darts_ada", "robust_darts_l2"])
 def test_second_order_differentiates_through_a_step_of_the_weights(name):
     run = halfway(METHODS[name]())
     group = run.state.weight_optimizer.param_groups[0]
@@ -114,8 +114,11 @@ def test_second_order_differentiates_through_a_step_of_the_weights(name):
     check_step(run, after, stepped(run, gradients(with_alpha(run, after), WEIGHTS)))
 
 
-def test_second_order_as_published_is_a_difference_of_two_gradients():
-    run = halfway(darts_2nd(by_differences=True))
+@pytest.mark.parametrize(
+    "method", [darts_2nd(by_differences=True), METHODS["robust_darts"](as_published_code=True)], ids=lambda m: m.name
+)
+def test_second_order_as_published_is_a_difference_of_two_gradients(method):
+    run = halfway(method)
     group = run.state.weight_optimizer.param_groups[0]
     a = run.state.alpha[NAME].detach().clone()
     p = softmax_of(a)

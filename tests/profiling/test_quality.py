@@ -12,6 +12,9 @@ from fastnas.files import read_json_lines, write_json
 from fastnas.selection import LadderConfig
 
 
+TABLE = {"0": 60.0, "1": 70.0, "2": 80.0}
+
+
 class AnyArchitecture(dict):
     """A table that knows a number for whatever is found."""
 
@@ -80,6 +83,12 @@ def test_seeds_for_choosing_settings_are_not_reported(options, capsys):
     capsys.readouterr()
     quality.main(replace(options, report=True))
     assert "random" not in capsys.readouterr().out
+
+
+def test_a_report_lists_seeds_in_their_order(capsys):
+    record = {"protocol": "random", "minutes": 5.0, "cpu_seconds": 1.0}
+    quality.print_report([{**record, "seed": seed, "genotype": str(seed)} for seed in (2, 0, 1)], TABLE, None)
+    assert "| 60.00 (3) / 70.00 (2) / 80.00 (1) |" in capsys.readouterr().out
 
 
 def test_an_unknown_protocol_is_refused(options):
