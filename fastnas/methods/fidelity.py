@@ -53,11 +53,8 @@ _SECOND = _code(
 )
 _COSINE = _code("mechanisms/test_schedules.py::test_the_search_of_darts_anneals_as_published")
 _RAMPS = _code("mechanisms/test_schedules.py::test_temperatures_radii_and_rates_have_their_published_values")
-_TOP_TWO = _code(
-    "mechanisms/test_derivation.py::test_none_is_never_derived_and_its_mass_is_not_shared_out", official="darts"
-)
+_TOP_TWO = "mechanisms/test_derivation.py::test_none_is_never_derived_and_its_mass_is_not_shared_out"
 _BLOCKS = _code("mechanisms/test_derivation.py::test_nasbench201_keeps_every_edge_and_may_derive_none")
-_ALL_EDGES = _BLOCKS._replace(official="gdas_nasbench201")
 _BY_NODES = _code(
     "mechanisms/test_derivation.py::test_edge_coefficients_rank_edges_but_do_not_choose_candidates", official="pc_darts"
 )
@@ -66,7 +63,9 @@ _HALVES = _differs(
     "batch is dropped unless `drop_last=False`",
     f"{_RECIPES}the_last_batch_stays_where_it_has_statistics",
 )
-_CIFAR = _code(f"{_STEP}on_cifar_drops_paths_and_hears_the_auxiliary_head", official="retraining")
+_CIFAR = _code(
+    f"{_STEP}on_cifar_drops_paths_and_hears_the_auxiliary_head", "the step of quark0/darts", official="retraining"
+)
 _SEPARATE = Claim("not verifiable", "its retraining is not compared; that of DARTS is at hand")
 _UNCOMPARED = Claim("not verifiable", "its code was not compared")
 _NO_CODE = Claim("not verifiable", "no official code is known")
@@ -75,14 +74,16 @@ _NO_CODE = Claim("not verifiable", "no official code is known")
 def _row(
     update: Claim,
     schedule: Claim = _COSINE,
-    derivation: Claim = _TOP_TWO,
+    derivation: Claim | None = None,
     data: Claim = _HALVES,
     retraining: Claim = _CIFAR,
 ) -> Mapping[Aspect, Claim]:
+    """The row of a method, which derives as DARTS does if it does not say how."""
+    as_darts = _code(_TOP_TWO, official=update.official) if update.official else _paper(_TOP_TWO, "the rule of DARTS")
     return {
         "update": update,
         "schedule": schedule,
-        "derivation": derivation,
+        "derivation": derivation or as_darts,
         "data": data,
         "retraining": retraining,
     }
@@ -267,7 +268,7 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
                 f"{_FIDELITY}a_norm_that_includes_alpha_shortens_the_step_of_the_weights",
                 "darts_nasbench201",
             ),
-            derivation=_ALL_EDGES,
+            derivation=_BLOCKS._replace(official="darts_nasbench201"),
             retraining=Claim("not verifiable", "accuracies come from the benchmark's table"),
         ),
         "gdas_nasbench201": _row(
@@ -277,7 +278,7 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
                 "gdas_nasbench201",
             ),
             _code(f"{_FIDELITY}the_benchmark_moves_the_weights_first_and_clips_them_with_alpha"),
-            _ALL_EDGES,
+            _BLOCKS._replace(official="gdas_nasbench201"),
             retraining=Claim("not verifiable", "accuracies come from the benchmark's table"),
         ),
         "spos": _row(
@@ -313,6 +314,7 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
                 "beta_darts",
             ),
             _differs("the weight reaches its end in a search of any length; in the code it is half the epoch's number"),
+            _BLOCKS._replace(text="in NAS-Bench-201", official="beta_darts"),
             retraining=_SEPARATE,
         ),
         "fair_darts": _row(
@@ -359,9 +361,9 @@ names `official.py`, whole steps were also made beside the authors' code itself,
 `profiling/results/official.md` says what came out. Rates, epochs and augmentations are settings of a run: see
 `fastnas/experiment/recipes.py`.
 
-Searches by `snas`, `nasp`, `dso_nas` and `proxyless_nas` do not repeat those of fastnas before this page: they drop
-paths, begin at exactly 0.5, clip elements of gradients, and begin with the paper's weights. From equal weights
-`proxyless_nas` finds the same logits as before.
+Searches by `snas`, `nasp`, `dso_nas` and `proxyless_nas` do not repeat those of fastnas 0.1.0: they drop paths, begin
+at exactly 0.5, clip elements of gradients, and begin with the paper's weights. From equal weights `proxyless_nas` finds
+the same logits as before.
 """
 _TECHNIQUES = """\
 ## Techniques
@@ -388,11 +390,8 @@ def fidelity_page() -> str:
 def _note(claim: Claim) -> str:
     kinds = {"code": "Equal to the official code", "paper": "To the paper's text", "differs": "Differs"}
     text = f": {claim.text}" if claim.text else ""
-    shown = (
-        f"`tests/{claim.test}`" * bool(claim.test),
-        f"`official.py --method {claim.official}`" * bool(claim.official),
-    )
-    by = "; ".join(filter(None, shown))
+    runs = {f"tests/{claim.test}": claim.test, f"official.py --method {claim.official}": claim.official}
+    by = "; ".join(f"`{run}`" for run, given in runs.items() if given)
     return f"{kinds.get(claim.kind, 'Not verifiable')}{text}{f' ({by})' * bool(by)}."
 
 
