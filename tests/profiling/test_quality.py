@@ -11,7 +11,6 @@ from fastnas.engine.budget import StepTimes
 from fastnas.files import read_json_lines, write_json
 from fastnas.selection import LadderConfig
 
-
 TABLE = {"0": 60.0, "1": 70.0, "2": 80.0}
 
 
