@@ -187,6 +187,16 @@ class StartFile(TypedDict):
     score: float | None
 
 
+class _Seeded(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    seed: NotRequired[int]
+
+
+class _Deep(TypedDict):
+    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+    cells: NotRequired[Positive]
+
+
 class Settings(TypedDict):
     """``config.json``, as far as a page shows it; :mod:`fastnas.experiment.settings` knows all of it."""
 
@@ -195,6 +205,8 @@ class Settings(TypedDict):
     space: Text
     data: NotRequired[Text]
     versions: NotRequired[dict[str, str]]
+    config: NotRequired[_Seeded]
+    retrain: NotRequired[_Deep]
 
 
 class BrokenImage(TypedDict):

@@ -128,6 +128,8 @@ def test_files_of_another_shape_are_refused(tmp_path, schema, content):
         (Ending, {"epoch": -1, "reason": ""}),
         (SelectionFile, {"genotype": "", "origin": "", "rungs": [{}]}),
         (Settings, {"method": "darts"}),
+        (Settings, {"space": "darts", "config": {"seed": "x"}}),
+        (Settings, {"space": "darts", "retrain": []}),
     ],
 )
 def test_fields_that_lack_or_are_wrong_are_named(tmp_path, schema, content):
