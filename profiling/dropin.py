@@ -26,7 +26,7 @@ from tyro.conf import Positional
 import fastnas
 from measuring.counting import kept_bytes
 from measuring.device import FAULTS, HostDevice, clock_of, medians
-from measuring.foreign import attributes, copied, errors_of, foreign_module
+from measuring.foreign import copied, errors_of, foreign_module, patched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ def measure(checkout: str, settings: DropIn) -> Row:
     precise = {name: x.detach().double().requires_grad_() for name, x in vars(network).items() if isinstance(x, Tensor)}
     results = []
     for net in exact:
-        with attributes(net, precise):
+        with patched(net, **precise):
             results.append(step(net, list(precise.values()), few, labels[:2])())
     contenders = {
         "as it is": step(original, logits, images, labels),

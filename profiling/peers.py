@@ -28,7 +28,7 @@ from fastnas.bilevel.problem import Bilevel, SgdStep, Tensors
 from fastnas_kernels.check import complaint
 from measuring.counting import kept_bytes
 from measuring.device import HostDevice, medians
-from measuring.foreign import attributes, copied, errors_of, foreign_module, logits_of, step
+from measuring.foreign import copied, errors_of, foreign_module, logits_of, patched, step
 from measuring.spent import shares
 
 CPU = torch.device("cpu")
@@ -251,7 +251,7 @@ def whole_step(given: Task, code: Any, how: str, net: Any, alpha_only: bool = Fa
 
     def loss(images: Tensor, labels: Tensor) -> Callable[[Tensors, Tensors, int], Tensor]:
         def of(w: Tensors, logits: Tensors, _draw: int) -> Tensor:
-            with attributes(net, logits):
+            with patched(net, **logits):
                 return F.cross_entropy(functional_call(net, dict(w), (images,)), labels)
 
         return of

@@ -3,7 +3,7 @@
 import copy
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,16 +36,16 @@ def logits_of(network: nn.Module, logits: list[Tensor]) -> dict[str, Tensor]:
 
 
 @contextmanager
-def attributes(network: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other tensors in place of attributes, for as long as the block lasts."""
-    before = {name: getattr(network, name) for name in values}
+def patched(owner: object, **values: object) -> Iterator[None]:
+    """Other attributes of an object, for as long as the block lasts."""
+    before = {name: getattr(owner, name) for name in values}
     try:
         for name, value in values.items():
-            setattr(network, name, value)
+            setattr(owner, name, value)
         yield
     finally:
         for name, value in before.items():
-            setattr(network, name, value)
+            setattr(owner, name, value)
 
 
 def step(network: nn.Module, logits: list[Tensor], images: Tensor, labels: Tensor) -> Callable[[], tuple[Tensor, ...]]:

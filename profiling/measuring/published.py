@@ -6,8 +6,7 @@ imported and run. What they cannot do on a CPU, or with PyTorch of today, is don
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from fastnas.methods import METHODS, Method
 from fastnas.seeds import stream
 from fastnas.spaces.cell_space import DARTS
 from fastnas.spaces.space import Space
-from measuring.foreign import foreign_module
+from measuring.foreign import foreign_module, patched
 
 CPU, CLASSES, CLIP = torch.device("cpu"), 10, 5.0
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -74,19 +73,6 @@ def pair_of_cells(network: Any) -> Callable[[], Mapping[str, Sequence[tuple[str,
         return {"normal": found.normal, "reduction": found.reduce}
 
     return genotype
-
-
-@contextmanager
-def patched(owner: object, **values: object) -> Iterator[None]:
-    """Other attributes, for as long as the block lasts."""
-    before = {name: getattr(owner, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(owner, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(owner, name, value)
 
 
 def numbers(**changes: float) -> SimpleNamespace:

@@ -15,8 +15,8 @@ from fastnas.seeds import stream
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.spaces.chain_space import proxyless
 from fastnas_kernels.gumbel import gumbel_softmax
-from measuring.foreign import foreign_module
-from measuring.published import CLASSES, CLIP, CPU, Published, Size, descend, numbers, patched, sgd
+from measuring.foreign import foreign_module, patched
+from measuring.published import CLASSES, CLIP, CPU, Published, Size, descend, numbers, sgd
 
 
 def nasp(checkout: Path, size: Size, name: str = "nasp") -> Published:

@@ -15,8 +15,8 @@ from fastnas.seeds import stream
 from fastnas.spaces.formats import read_genotype
 from fastnas.training.config import TrainingSetup
 from fastnas.training.retrain import _Training
-from measuring.foreign import foreign_module
-from measuring.published import CPU, Size, patched
+from measuring.foreign import foreign_module, patched
+from measuring.published import CPU, Size
 
 
 def retraining(checkout: Path, size: Size, steps: int, rate: float = 0.0125, drop: float = 0.1) -> list[float]:
