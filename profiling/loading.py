@@ -52,7 +52,7 @@ class Options:
         runs: Passes of each contender, in turn.
     """
 
-    images: Path = Path()
+    images: Path | None = None
     copies: int = 8
     batch_size: int = 50
     resolution: int = 224
@@ -69,7 +69,7 @@ class Pixels(NamedTuple):
 
 
 def main(options: Options) -> int:
-    if options.images == Path():
+    if options.images is None:
         print(f"torch {torch.__version__}; 1 thread\n")
         with tempfile.TemporaryDirectory() as scratch:
             print(ways_in(options, Path(scratch)))
@@ -102,6 +102,7 @@ def is_there(needed: Callable[[], object]) -> bool:
 
 def encoded(options: Options) -> list[EncodedImage]:
     """The images."""
+    assert options.images is not None
     return [EncodedImage(str(path), path.read_bytes()) for path in sorted(options.images.glob("*/*"))]
 
 
@@ -118,6 +119,7 @@ def files(options: Options) -> str:
 
 def lay_out(options: Options, root: Path) -> None:
     """Links to the images as ImageNet's folders."""
+    assert options.images is not None
     for folder in options.images.iterdir():
         for part, copies in (("train", options.copies), ("val", 1)):
             (root / part / folder.name).mkdir(parents=True)

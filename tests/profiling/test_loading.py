@@ -46,6 +46,14 @@ def test_the_ways_in_are_rows_of_the_same_images(loading, tmp_path):
     ]
 
 
+def test_a_folder_that_is_the_current_one_is_loaded(loading, options, photos, monkeypatch, capsys):
+    monkeypatch.chdir(photos / "train")
+    for name in ("differences", "decodings", "contenders", "speeds"):
+        monkeypatch.setattr(loading, name, lambda *_: "")
+    loading.main(replace(options, images=Path()))
+    assert "JPEG files" in capsys.readouterr().out
+
+
 def test_a_crop_that_is_not_torchvisions_ends_the_comparison(loading, options, photos, monkeypatch):
     data = load_data(f"imagenet:{photos}", DataConfig(resolution=40))
     assert loading.pixels_of(data, 101).smaller == 0  # more than half of any side
