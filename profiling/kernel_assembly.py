@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -90,8 +91,7 @@ def recorded_with(targets: Sequence[str]) -> set[str]:
 
 def page(target: str, spent: str, table: str) -> str:
     """The table of one target with the command that made it, or the latest part of it."""
-    words = [f"'{word}'" if " " in word else word for word in sys.argv[1:]]
-    command = " ".join(["python", "profiling/kernel_assembly.py", *words])
+    command = shlex.join(["python", "profiling/kernel_assembly.py", *sys.argv[1:]])
     about = f"`{command}`, Triton {triton.__version__}, {spent}. No GPU was there and nothing was run."
     return f"# Kernels compiled for {target}\n\n{about}\n\n{table}"
 

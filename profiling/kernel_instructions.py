@@ -14,6 +14,7 @@ alone, arguments and results of each operator, which flatters it: its instructio
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -233,8 +234,11 @@ def main() -> None:
     settings = parser.parse_args()
     wanted = [work for work in workloads() if settings.only in work.name]
     code = compiled(wanted, settings.dtypes, settings.processes)
-    command = " ".join(["python", "profiling/kernel_instructions.py", *sys.argv[1:]])
-    about = f"`{command}`, {TARGET}, Triton {triton.__version__}. No GPU was there and nothing was run."
+    command = shlex.join(["python", "profiling/kernel_instructions.py", *sys.argv[1:]])
+    about = (
+        f"`{command}`, {TARGET}, Triton {triton.__version__}. No GPU was there and nothing was run. PyTorch's time is "
+        "that of its bytes alone. Before: [kernel-instructions-before.md](kernel-instructions-before.md)."
+    )
     constants = (
         f"Model: {H100.bandwidth / 1e12} TB/s, {H100.multiprocessors} multiprocessors at {H100.clock / 1e9} GHz, "
         f"{H100.issue:g} instructions a cycle, {H100.half_rate:g} of those at half rate. `few`: launches with under "

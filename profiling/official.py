@@ -87,7 +87,7 @@ class Official:
 def compare(settings: Official) -> tuple[list[tuple[float, float]], int | None]:
     """Relative differences of weights and of logits after each step, and how many of 100 genotypes are the same."""
     if settings.method not in PUBLISHED:
-        raise invalid("official", f"method must be one of {', '.join(PUBLISHED)}", settings.method)
+        raise invalid("official", f"method must be one of {', '.join((*PUBLISHED, RULE, RETRAINING))}", settings.method)
     torch.set_default_dtype(torch.float64)
     torch.manual_seed(0)
     theirs = PUBLISHED[settings.method](settings.checkout, Size(settings.channels, settings.cells))
