@@ -6,6 +6,7 @@ import inspect
 import sys
 import types
 from collections.abc import Collection, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,11 @@ def is_foreign(code: types.CodeType) -> bool:
     )
 
 
-def guards_of_code(parts: dict[str, nn.Module], reads: set[tuple[str, str]]) -> list[Guard]:
-    """What the code of all parts reads outside of them, in the branches that did not run as well."""
+def guards_of_code(parts: dict[str, nn.Module], reads: set[tuple[str, str]], drops: bool = False) -> list[Guard]:
+    """What the code of all parts reads outside of them, in the branches that did not run as well.
+
+    If it ``drops``, functions of plain numbers are refused: what they make of a probability cannot be watched.
+    """
     kinds = {type(part) for part in parts.values()}
     todo: list[object] = [kind.forward for kind in kinds]
     todo += [inspect.getattr_static(parts[owner], attribute, None) for owner, attribute in reads]
@@ -49,6 +53,8 @@ def guards_of_code(parts: dict[str, nn.Module], reads: set[tuple[str, str]]) -> 
     guards = {}
     while todo:
         function = todo.pop()
+        if drops and isinstance(function, types.BuiltinFunctionType) and function.__module__ == "math":
+            raise Unrecognised(f"its forward calls math.{function.__name__}")
         if isinstance(function, (staticmethod, classmethod, types.MethodType)):
             function = function.__func__
         if isinstance(function, property):
@@ -90,7 +96,10 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
 def _scan(function: types.FunctionType, kinds: Collection[type]) -> Iterator[object]:
     """Guards on what ``function`` reads outside of itself, and the functions that it may call."""
     for code in _codes(function.__code__):
-        for step in dis.get_instructions(code):
+        for before, step in pairwise(dis.get_instructions(code)):
+            if step.opname == "IS_OP" and not _loads_singleton(before):
+                where = code.co_name
+                raise Unrecognised(f"its forward compares identities ({where}): let it compare with == instead of is")
             if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval not in OF_EVERY_MODULE:
                 yield from (value for kind in kinds if (value := inspect.getattr_static(kind, step.argval, None)))
         yield from _globals_of_code(code, function.__globals__)
@@ -128,6 +137,10 @@ def _globals_of_code(code: types.CodeType, scope: dict[str, Any]) -> Iterator[ob
         yield value
         where = scope.get("__name__", "")
         yield from _guard_of_global(where, path, value, getattr(sys.modules.get(where), "__dict__", None) is scope)
+
+
+def _loads_singleton(step: dis.Instruction) -> bool:
+    return step.opname == "LOAD_CONST" and (step.argval is None or isinstance(step.argval, bool))
 
 
 def _home(value: object) -> str:

@@ -65,6 +65,7 @@ def mode(name, chosen):
     return type(name, (Mixture,), {"forward": forward, "words": {"sample": True}})
 
 
+SAMPLE = "sample"
 MODES = [
     mode("compares_a_letter", lambda self, phase: phase[0] == "s"),
     mode("compares_lengths", lambda self, phase: len(phase) > 5),
@@ -74,6 +75,7 @@ MODES = [
     mode("begins_with", lambda self, phase: phase.startswith("sam")),
     mode("orders", lambda self, phase: phase > "m"),
     mode("formats", lambda self, phase: f"{phase}" == "sample"),
+    mode("is_the_word", lambda self, phase: phase is SAMPLE),
     mode("differs", lambda self, phase: phase != "alpha"),
 ]
 
