@@ -99,7 +99,7 @@ def observe(
     if calls.refused:
         raise Unrecognised(calls.refused)
     guards, modes = guards_of_reads(parts, reads, evaluated)
-    guards += guards_of_code(parts, reads | {("", method)})
+    guards += guards_of_code(parts, reads | {("", method)}, drops)
     for guard in guards:
         if not is_same(guard.read(module), guard.value):
             raise Unrecognised(f"its forward changes {guard}")
@@ -248,25 +248,54 @@ class _Reads(TorchFunctionMode):
         return function(*arguments, **(options or {}))
 
 
-class Probability(float):
-    """A number that knows whether a forward compared it with another than zero, or took it for a plain number."""
+_ARITHMETIC, _TESTS, _OTHERS = (
+    [f"__{name}__" for name in text.split()]
+    for text in (
+        "add radd sub rsub mul rmul truediv rtruediv neg pos",
+        "lt le gt ge eq ne bool",
+        "float int hash round trunc floor ceil abs pow rpow mod rmod divmod rdivmod floordiv rfloordiv str repr format",
+    )
+)
 
-    compared = False
+
+class Probability(float):
+    """A number between 0 and 1 that notes what a forward does with it beside sums, products and quotients.
+
+    Comparisons that come out the same for all such numbers are not noted: ``p > 0``, and ``1 - p > 0``.
+
+    Args:
+        value: The number.
+        uses: What was done with it and with all numbers that were computed from it.
+        is_share: Whether it lies between 0 and 1 whatever the probability is.
+    """
+
+    uses: list[str]
+    is_share: bool
+
+    def __new__(cls, value: float, uses: list[str] | None = None, is_share: bool = True) -> "Probability":
+        self = super().__new__(cls, value)
+        self.uses, self.is_share = [] if uses is None else uses, is_share
+        return self
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__") and name not in ("uses", "is_share"):
+            self.uses.append(name)
+        return super().__getattribute__(name)
 
     def _watched(name: str) -> Any:  # type: ignore[misc]
         def method(self: "Probability", *others: Any) -> Any:
-            if name in ("__float__", "__int__", "__hash__", "__round__", "__trunc__", "__floor__", "__ceil__"):
-                Probability.compared = True
-            elif name in ("__lt__", "__le__", "__gt__", "__ge__", "__eq__", "__ne__"):
-                Probability.compared |= others[0] != 0
             result = getattr(float, name)(self, *others)
-            return Probability(result) if type(result) is float and others else result
+            if name in _ARITHMETIC:
+                share = name == "__rsub__" and self.is_share and others[0] == 1
+                return Probability(result, self.uses, share) if type(result) is float else result
+            if not (name in _TESTS and self.is_share and all(number <= 0 or number >= 1 for number in others)):
+                self.uses.append(name)
+            return result
 
         return method
 
-    for _name in words("lt le gt ge eq ne float int hash round trunc floor ceil add radd sub rsub mul rmul truediv "
-                       "rtruediv pow rpow mod rmod floordiv rfloordiv"):  # fmt: skip
-        locals()[f"__{_name}__"] = _watched(f"__{_name}__")
+    for _name in (*_ARITHMETIC, *_TESTS, *_OTHERS):
+        locals()[_name] = _watched(_name)
     del _name, _watched
 
 

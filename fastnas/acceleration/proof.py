@@ -78,14 +78,13 @@ def _with_drop_path(twin: nn.Module, wiring: Wiring, device: torch.device, gener
         probes = (Probe(8, True), Probe(8, False), Probe(8, True, gradients=False), Probe(4, True, batch=64))
         try:
             for number, probe in enumerate(probes):
-                Probability.compared = False
-                fixed = tuple((n, Probability(0.2 + 0.15 * number) if n == name else v) for n, v in wiring.fixed)
+                probability = Probability(0.2 + 0.15 * number)
+                fixed = tuple((n, probability if n == name else v) for n, v in wiring.fixed)
                 dropping = replace(wiring, fixed=fixed, drops=name)
                 if number == 0:
                     watched = _watched(twin, dropping, device, generator)
-                twin.train(probe.training)
                 _compare(twin, dropping, [a.to(device) for a in arguments_of(twin, wiring, probe, generator)], probe)
-                if Probability.compared:
+                if probability.uses:
                     raise Unrecognised("it looks at the value of its probability")
         except Unrecognised:
             continue

@@ -1,12 +1,14 @@
 """Cells of which some candidates are foreign run on the engine node by node, and draw the same random numbers."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
 from fastnas import accelerate
+from fastnas.acceleration.observation import Probability
 from tests.acceleration.conftest import CHANNELS
 
 
@@ -170,6 +172,24 @@ def unlike(name, term):
     return type(name, (Dropping,), {"term": term})
 
 
+def test_a_probability_notes_what_a_step_at_another_value_could_hide_in():
+    harmless = (bool, lambda p: p > 0, lambda p: 1.0 - p > 0, lambda p: 2 * p / (1 - p), lambda p: p != 1)
+    for use in harmless:
+        probability = Probability(0.3)
+        use(probability)
+        assert not probability.uses
+    compared = (lambda p: p < 0.5, lambda p: -p > -0.5, lambda p: 0.5 - p > 0, lambda p: bool(0.3 - p))
+    stepped = (abs, int, float, hash, str, lambda p: p // 0.5, lambda p: p % 0.5, lambda p: p**99, lambda p: f"{p}")
+    for use in (*compared, *stepped, lambda p: p.hex()):
+        probability = Probability(0.3)
+        use(probability)
+        assert probability.uses
+
+
+def root(drop):
+    return drop if math.sqrt(drop) < 0.9 else 0.0
+
+
 DROPS = [
     unlike("drops_in_eval_mode", lambda self, y, drop, row: drop_path(y, drop)),
     unlike("drops_above_a_half", lambda self, y, drop, row: drop_path(y, drop) if drop > 0.5 else y),
@@ -180,6 +200,7 @@ DROPS = [
     unlike("reads_an_attribute", lambda self, y, drop, row: drop_path(y, drop) * self.scale if self.training else y),
     unlike("draws_twice", lambda self, y, drop, row: drop_path(drop_path(y, drop), drop) if self.training else y),
     unlike("rounds", lambda self, y, drop, row: drop_path(y, float(int(10 * drop)) / 10) if self.training else y),
+    unlike("drops_while_a_root_is_small", lambda self, y, drop, row: drop_path(y, root(drop)) if self.training else y),
     unlike("keeps_the_sum", lambda self, y, drop, row: drop_path(y, drop) * (1 - drop) if self.training else y),
 ]
 
