@@ -70,8 +70,8 @@ def evaluate(
 ) -> Tensor | None:
     """What ``module`` returns for ``arguments``, with its running statistics moved on as it would.
 
-    ``None`` if coefficients are zero in such a way that nothing is left to add up: only the module knows what then.
-    Likewise if running statistics normalise and biases need a gradient. ``drop`` is the probability of drop-path.
+    ``None`` if only the module knows what to do: nothing is left to add up, a number names no candidate, or running
+    statistics normalise and biases need a gradient. ``drop`` is the probability of drop-path.
     """
     where = type(module).__name__
     num_states = wiring.plan.num_inputs
@@ -147,7 +147,9 @@ def _evaluate_by_nodes(
         states.append(sum(terms[1:], terms[0]))  # coefficients that switch everything off were declined before
     for source in set(range(len(states) - wiring.num_outputs)) - read:  # all that reads it multiplies it by zero
         states[-1] = states[-1] + 0 * states[source].flatten()[0]
-    return torch.cat(states[-wiring.num_outputs :], 1) if wiring.num_outputs > 1 else states[-1]
+    if wiring.num_outputs > 1:
+        return torch.cat(states[-wiring.num_outputs :], 1)
+    return states[-1].clone() if len(terms) == 1 else states[-1]  # it may be changed in place, the engine's maps not
 
 
 def _evaluate_dropped(
@@ -272,13 +274,15 @@ def _active(
     rows: Tensor | Sequence[Rows], chosen: Tensor | None, wiring: Wiring
 ) -> tuple[tuple[bool, ...], ...] | None:
     """Which candidates of each edge have a coefficient other than zero, or are ``chosen``; ``None`` if a node has
-    nothing to add up.
+    nothing to add up, or a number names no candidate, as -1, which foreign code may count from the end.
 
     Reads all coefficients with one transfer from their device, where the module's own forward makes one for each.
     """
     edges = wiring.edges
     if chosen is not None:
         picks = torch.as_tensor(chosen)[: len(edges)].flatten().tolist()
+        if any(pick not in range(len(e.primitives)) for e, pick in zip(edges, picks, strict=True)):
+            return None
         numbers = [[k == pick for k in range(len(e.primitives))] for e, pick in zip(edges, picks, strict=True)]
     elif isinstance(rows, Tensor):
         numbers = (rows[: len(edges)].detach() != 0).tolist()

@@ -1,6 +1,6 @@
 """What a foreign candidate computes, read off the modules it is made of: names of classes mean nothing.
 
-Reading is a guess; :mod:`fastnas.acceleration.trial` proves it.
+Reading is a guess; :mod:`fastnas.acceleration.proof` proves it.
 """
 
 from collections.abc import Sequence

@@ -134,6 +134,62 @@ def test_second_derivatives_of_a_cell_of_lists_are_equal():
     assert (found[0] - found[1]).abs().max() <= 1e-10 * found[0].abs().max()
 
 
+def test_a_number_that_names_no_candidate_is_left_to_the_cell_itself():
+    torch.manual_seed(0)
+    own = OnlyChosen().double()
+    fast = copy.deepcopy(own)
+    accelerate(fast)
+    x, table = torch.randn(2, C, 5, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64)
+    last = torch.tensor([[2], [-1], [3]])
+    assert torch.equal(own.forward_chosen(x, table, last), fast.forward_chosen(x, table, last))
+    with pytest.raises(IndexError, match="out of range"):
+        fast.forward_chosen(x, table, torch.tensor([[2], [7], [3]]))
+
+
+def test_what_one_convolution_returns_may_be_changed_in_place():
+    torch.manual_seed(0)
+    own = OnlyChosen().double()
+    fast, found = copy.deepcopy(own), []
+    accelerate(fast)
+    x, rows = torch.randn(2, C, 5, 5, dtype=torch.float64), torch.rand(3, 5, dtype=torch.float64)
+    for net in (own, fast):
+        table = rows.clone().requires_grad_()
+        y = net.forward_chosen(x, table, torch.tensor([[2], [0], [2]])).mul_(2)
+        found.append(torch.autograd.grad((y**3).sum(), table)[0])
+    assert (found[0] - found[1]).abs().max() <= 1e-10 * found[0].abs().max()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_biases_before_normalisations_and_pools_without_any_run_on_the_engine(make_block, stride):
+    """As in the supernets of DARTS, GDAS and SETN in NAS-Bench-201's code."""
+    block = make_block(stride=stride)
+    for part in list(block.links.modules()):
+        for _, layer in part.named_children():
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
+                layer.bias = nn.Parameter(torch.randn(layer.out_channels).double())
+    for number, link in enumerate(block.links):
+        link.paths[1] = link.paths[1].pool
+        link.paths[2] = nn.AvgPool2d(3, 1 if number == 4 else stride, 1, count_include_pad=False)
+    twin = copy.deepcopy(block)
+    (entry,) = accelerate(twin).replaced
+    assert entry.level == "cell"
+    assert "runs itself" not in entry.what
+    x, table = torch.randn(2, 8, 6, 6, dtype=torch.float64), torch.rand(5, 8, dtype=torch.float64)
+    for training in (True, False):
+        for gradients in (True, False):
+            seen = []
+            for module in (block.train(training), twin.train(training)):
+                variables = [x.clone().requires_grad_(), table.clone().requires_grad_(), *module.parameters()]
+                with torch.set_grad_enabled(gradients):
+                    y = module(variables[0], variables[0], variables[1])
+                found = torch.autograd.grad((y**3).sum(), variables, allow_unused=True) if gradients else ()
+                seen.append([y.detach(), *found, *(b.clone() for b in module.buffers())])
+            largest = max(a.abs().max() for a in seen[0] if a is not None)
+            for a, b in zip(*seen, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or (a - b).abs().max() <= 1e-9 * a.abs().max() + 1e-14 * largest
+
+
 CELLS = {}
 
 

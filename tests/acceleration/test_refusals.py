@@ -126,37 +126,6 @@ def test_a_candidate_that_the_engine_does_not_have_runs_itself_and_the_report_sa
     assert_trained_alike(blend, twin)
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_biases_before_normalisations_and_pools_without_any_run_on_the_engine(make_block, stride):
-    """As in the supernets of DARTS, GDAS and SETN in NAS-Bench-201's code."""
-    block = make_block(stride=stride)
-    for part in list(block.links.modules()):
-        for _, layer in part.named_children():
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
-                layer.bias = nn.Parameter(torch.randn(layer.out_channels).double())
-    for number, link in enumerate(block.links):
-        link.paths[1] = link.paths[1].pool
-        link.paths[2] = nn.AvgPool2d(3, 1 if number == 4 else stride, 1, count_include_pad=False)
-    twin = copy.deepcopy(block)
-    (entry,) = accelerate(twin).replaced
-    assert entry.level == "cell"
-    assert "runs itself" not in entry.what
-    x, table = arguments()[0], torch.rand(5, 8, dtype=torch.float64)
-    for training in (True, False):
-        for gradients in (True, False):
-            seen = []
-            for module in (block.train(training), twin.train(training)):
-                variables = [x.clone().requires_grad_(), table.clone().requires_grad_(), *module.parameters()]
-                with torch.set_grad_enabled(gradients):
-                    y = module(variables[0], variables[0], variables[1])
-                found = torch.autograd.grad((y**3).sum(), variables, allow_unused=True) if gradients else ()
-                seen.append([y.detach(), *found, *(b.clone() for b in module.buffers())])
-            largest = max(a.abs().max() for a in seen[0] if a is not None)
-            for a, b in zip(*seen, strict=True):
-                assert (a is None) == (b is None)
-                assert a is None or (a - b).abs().max() <= 1e-9 * a.abs().max() + 1e-14 * largest
-
-
 def assert_trained_alike(one, other):
     """Outputs, gradients and running statistics are equal, and where there is no gradient, there is none."""
     x, weights = arguments()
