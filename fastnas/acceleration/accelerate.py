@@ -1,19 +1,21 @@
 """Put the engine under a network that somebody else wrote, and take it away again."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastnas.acceleration.evaluation import find_modules, obstacle
 from fastnas.acceleration.mixed_op import MixedOp
-from fastnas.acceleration.primitives import Unrecognised, read_primitive
+from fastnas.acceleration.primitives import Primitive, Unrecognised, read_primitive
 from fastnas.acceleration.proof import NotTaken, prove, signature
 from fastnas.acceleration.report import AccelerationReport, Left, Replaced
 from fastnas.acceleration.shapes import cell_methods, edges_of, mixing_methods
 from fastnas.acceleration.stand_in import StandIn, install, stand_ins_of
-from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, cell_wirings, edge_wirings
+from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, cell_wirings, edge_wirings, require_gain
 from fastnas_kernels.check import complaint
 
 
@@ -178,13 +180,30 @@ def _proved(module: nn.Module, method: str, is_cell: bool, key: object, session:
 
 def _prove_one(module: nn.Module, wirings: list[Wiring]) -> Wiring | Unrecognised:
     first = None
-    for wiring in wirings:
+    for wiring in chain(wirings, _without_convolutions(wirings)):
         try:
             return prove(module, wiring)
         except Unrecognised as error:
             first = error if first is None or isinstance(first, NotTaken) > isinstance(error, NotTaken) else first
     assert first is not None
     return first
+
+
+def _without_convolutions(wirings: list[Wiring]) -> Iterator[Wiring]:
+    """The same where candidates of one convolution run themselves: they may rectify behind it or not at all."""
+
+    def alone(one: Primitive) -> Primitive:
+        if one.layer is None or one.layer.kind != "conv":
+            return one
+        why = f"candidate {one.path}: it is not ReLU, convolution and normalisation in this order"
+        return Primitive(None, 0, by_itself=one.path, why=why)
+
+    for wiring in wirings:
+        if any(one.convolutions for one in wiring.layers):
+            edges = tuple(replace(edge, primitives=tuple(map(alone, edge.primitives))) for edge in wiring.edges)
+            with suppress(Unrecognised):
+                require_gain(edges)
+                yield replace(wiring, edges=edges)
 
 
 def _holds_candidates(module: nn.Module) -> bool:

@@ -47,6 +47,7 @@ class Primitive:
         layer: What it is, if it is known and has no kernel.
         by_itself: Name of the candidate if the engine does not know it, so that it runs itself beside the engine.
         why: The engine does not know it, in words.
+        path: Name of the candidate, if the engine knows it.
     """
 
     candidate: Candidate | None
@@ -59,6 +60,7 @@ class Primitive:
     layer: Layer | None = None
     by_itself: str | None = None
     why: str = ""
+    path: str = ""
 
     @property
     def contributes(self) -> bool:

@@ -169,7 +169,7 @@ def _compare(twin: nn.Module, wiring: Wiring, arguments: Sequence[Tensor], probe
         if probe.pattern is not None and _run_engine(twin, wiring, arguments, probe) is None:
             return wiring  # nothing is left to add up; its own forward runs then, and fails as before
         if probe.pattern is not None and wiring.skips_zeros:
-            raise NotTaken(f"it differs by an error, {_first_line(error)}, {_LOOKS}") from None
+            raise NotTaken(f"its own forward fails and the engine does not: {_first_line(error)}, {_LOOKS}") from None
         shapes = ", ".join(str(list(argument.shape)) for argument in arguments)
         raise NotTaken(f"it does not take arguments of shapes {shapes}: {_first_line(error)}") from None
     output = expected["its output"]

@@ -256,7 +256,7 @@ def read_candidates(candidates: Mapping[str, nn.Module], keep_unknown: bool = Fa
             continue
         biases = tuple(map(within, found.biases))
         primitives.append(
-            replace(found, convolutions=within(found.convolutions), norms=within(found.norms), biases=biases)
+            replace(found, path=path, convolutions=within(found.convolutions), norms=within(found.norms), biases=biases)
         )
     return tuple(primitives)
 
@@ -315,7 +315,7 @@ def _plan(edges: Sequence[Edge], ends: Sequence[tuple[int, int]], num_inputs: in
         raise Unrecognised(str(error)) from None
 
 
-def _require_gain(edges: Sequence[Edge]) -> None:
+def require_gain(edges: Sequence[Edge]) -> None:
     """Refuse edges of which the engine would evaluate too little."""
     primitives = [primitive for edge in edges for primitive in edge.primitives]
     unknown = [p for p in primitives if p.by_itself]
@@ -333,7 +333,7 @@ def edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
     Candidates that the engine does not know run beside it, as far as two others or a convolution are left to it.
     """
     (edge,) = _without_lone_identities([read_edge(module, keep_unknown=True)])
-    _require_gain([edge])
+    require_gain([edge])
     alone = any(p.by_itself or p.layer for p in edge.primitives)
     named = getattr(module, "k", None)
     shares = [named] if isinstance(named, int) and named > 0 else [1] if alone else [1, 2, 4, 8]
@@ -391,7 +391,7 @@ def _cell_wiring(module: nn.Module, method: str) -> Wiring:
     plan = _plan(
         edges, ends, num_inputs, channels_after(module.get_submodule(inputs[0]), channels) if inputs else channels
     )
-    _require_gain(edges)
+    require_gain(edges)
     nested = num_inputs == 2 and any(map(listed, found[1].values()))
     required, defaults = arguments_of(module, method)
     return Wiring(

@@ -126,6 +126,15 @@ def test_a_candidate_that_the_engine_does_not_have_runs_itself_and_the_report_sa
     assert_trained_alike(blend, twin)
 
 
+def test_a_convolution_in_another_order_runs_itself_and_not_the_whole_edge(make_blend):
+    blend = make_blend()
+    blend.paths[2] = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()).double()
+    twin = copy.deepcopy(blend)
+    (entry,) = accelerate(twin).replaced
+    assert entry.what.endswith("candidate paths.2: it is not ReLU, convolution and normalisation in this order")
+    assert_trained_alike(blend, twin)
+
+
 def assert_trained_alike(one, other):
     """Outputs, gradients and running statistics are equal, and where there is no gradient, there is none."""
     x, weights = arguments()
