@@ -93,6 +93,11 @@ SEARCHED, HALVING = "searched", "halving"
 """What the found architecture and the winner of random search with halving are called among the retrained networks."""
 
 
+def restart_folder(run: Path, number: int) -> Path:
+    """Where a run keeps its search ``number``; the first one, 0, is in the folder of the run itself."""
+    return run / "restarts" / str(number) if number else run
+
+
 class Comparison(TypedDict):
     """``comparison.json``."""
 
@@ -204,6 +209,7 @@ class Settings(TypedDict):
     method: NotRequired[Text]
     space: Text
     data: NotRequired[Text]
+    restarts: NotRequired[Positive]
     versions: NotRequired[dict[str, str]]
     config: NotRequired[_Seeded]
     retrain: NotRequired[_Deep]

@@ -36,7 +36,7 @@ from fastnas.methods.registry import as_method
 from fastnas.methods.variants import with_order, with_stop, with_techniques
 from fastnas.networks.inherit import inherit_weights
 from fastnas.ranks import ALONE, Ranks
-from fastnas.run_files import HALVING, SEARCHED
+from fastnas.run_files import HALVING, SEARCHED, restart_folder
 from fastnas.selection import derive_from_average
 from fastnas.selection.proposals import Accept
 from fastnas.spaces.benchmark import Table, TableEntry, look_up, read_table, require_space
@@ -51,6 +51,9 @@ from fastnas.training.networks import build_network_for, network_size
 from fastnas.training.result import RetrainResult
 from fastnas.training.retrain import retrain
 from fastnas.training.start import SUPERNET
+
+SEEDS_APART = 1000
+"""Between the seeds of two searches of a run, so that runs of neighbouring seeds share none."""
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,9 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
         rule = "--minutes must stand beside a derivation or the ladder, whose time it can plan"
         got = f"{parts.method.name}, which chooses by evaluations of its supernet"
         raise invalid("Experiment", rule, got, "Give --epochs instead.")
+    if parts.method.choice is not None and experiment.restarts > 1:
+        rule, got = "--restarts needs a method that derives from coefficients", parts.method.name
+        raise invalid("Experiment", rule, got, "Use --runs, of which the best goes on.")
     if isinstance(parts.method.choice, Perturbation) and experiment.cost.limit is not None:
         remedy = "Give --select argmax, average, ladder or evolution."
         raise invalid("Experiment", "--select perturbation must stand without --cost.limit", "both", remedy)
@@ -249,11 +255,16 @@ def find(
     halving = experiment.retrain_searched and experiment.random_halving
     share = partial(find_share, ladder=has_ladder, retraining=experiment.retrain_searched, halving=halving)
     if minutes is not None:
-        config = replace(config, minutes=minutes * share(SEARCH))
+        config = replace(config, minutes=minutes * share(SEARCH) / experiment.restarts)
     config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
     result = _search(experiment, parts, config, folder, show_progress, ranks)
-    if experiment.select == "average" and parts.method.choice is None and result.returned is None:
-        result = replace(result, genotype=derive_from_average(parts.space, parts.method, result.history))
+    histories = [_as_returned(result)]
+    for number in range(1, experiment.restarts):
+        restarted = replace(config, seed=config.seed + SEEDS_APART * number)
+        place = restart_folder(folder, number)
+        histories.append(_as_returned(_search(experiment, parts, restarted, place, show_progress, ranks, number)))
+    if experiment.select == "average" and parts.method.choice is None and (result.returned is None or histories[1:]):
+        result = replace(result, genotype=derive_from_average(parts.space, parts.method, *histories))
     if has_ladder:
         small = replace(experiment.retrain, channels=config.channels, cells=config.cells)
         scene = _scene(replace(experiment, retrain=small), parts, config)
@@ -323,10 +334,22 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
                 inherit_weights(network, stage_supernet(parts.space, parts.method, data, config, stage))  # or raises
 
 
+def _as_returned(found: SearchResult) -> list[dict[str, Any]]:
+    """The records of a search up to the epoch that it returned."""
+    return found.history if found.returned is None else found.history[: found.returned + 1]
+
+
 def _search(
-    experiment: Experiment, parts: Parts, config: SearchConfig, folder: Path, show_progress: ShowProgress, ranks: Ranks
+    experiment: Experiment,
+    parts: Parts,
+    config: SearchConfig,
+    folder: Path,
+    show_progress: ShowProgress,
+    ranks: Ranks,
+    number: int = 0,
 ) -> SearchResult:
-    title = f"search: {parts.method.name} in {parts.space.name} on {parts.data.name}"
+    which = f"search {number + 1} of {experiment.restarts}" if experiment.restarts > 1 else "search"
+    title = f"{which}: {parts.method.name} in {parts.space.name} on {parts.data.name}"
     scene, accept = (parts.space, parts.method, parts.data, config), _accept(experiment, parts)
     settings = experiment_to_json(experiment)
     with watch("search", title, folder, show_progress, ranks, settings, parts.space) as callbacks:

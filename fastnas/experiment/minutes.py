@@ -131,7 +131,8 @@ def fit_retraining(
 
 def seconds_so_far(folder: Path) -> float:
     """What the search, the ladder and the random search of a run folder took."""
-    epochs = read_records(folder / "metrics.jsonl", SearchEpoch)
+    searches = folder, *sorted((folder / "restarts").glob("*"))
+    epochs = [epoch for search in searches for epoch in read_records(search / "metrics.jsonl", SearchEpoch)]
     ladders = folder / "selection.jsonl", folder / HALVING / "selection.jsonl"
     rungs = [rung for path in ladders for rung in read_records(path, RungRecord)]
     return sum(epoch["seconds"] for epoch in epochs) + sum(rung["seconds"] for rung in rungs)

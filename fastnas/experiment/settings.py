@@ -30,6 +30,7 @@ from fastnas.user_code import names_code
 DATA_HELP = f"Where the images come from: {list_sources()}."
 METHOD_HELP = "One of those that `fastnas methods` lists, or FILE.py:NAME or module:name of your own."
 SPACE_HELP = f"{', '.join(list_spaces())}, or FILE.py:NAME or module:name of your own."
+MOST_RESTARTS = 100
 PACKAGES = ("torch", "torchvision", "numpy")
 
 
@@ -52,6 +53,7 @@ class Experiment:
             half of the epochs (average), unless the method evaluates paths or goes back to an epoch; by a ladder of
             evaluations (ladder); by what the supernet misses most (perturbation); or by an evolutionary search among
             its paths (evolution).
+        restarts: Searches with seeds of their own, whose coefficients are averaged, too (needs select=average).
         tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         random_halving: Also let random architectures train against each other by successive halving for as long as the
@@ -74,6 +76,7 @@ class Experiment:
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     images: Annotated[DataConfig, arg(name="")] = DataConfig()
     select: Literal["argmax", "average", "ladder", "perturbation", "evolution"] = "argmax"
+    restarts: int = 1
     tune_epochs: float | None = None
     random_genotypes: int = 4
     random_halving: bool = False
@@ -84,6 +87,10 @@ class Experiment:
     ladder: LadderConfig = LadderConfig()
 
     def __post_init__(self) -> None:
+        if not 1 <= self.restarts <= MOST_RESTARTS:
+            raise invalid("Experiment", f"restarts must lie between 1 and {MOST_RESTARTS}", self.restarts)
+        if self.restarts > 1 and self.select != "average":
+            raise invalid("Experiment", "restarts need select=average", self.select)
         if self.tune_epochs is not None and self.select != "perturbation":
             raise invalid("Experiment", "tune_epochs needs select=perturbation", self.select)
         if self.random_genotypes < 0:

@@ -118,14 +118,14 @@ def _moves(space: Space, cell_type: str, cell: CellGenotype) -> Iterator[tuple[s
                         yield cell_type, node, place, Gene(primitive, source)
 
 
-def derive_from_average(space: Space, method: Method, history: Sequence[Mapping[str, Any]]) -> Genotype:
+def derive_from_average(space: Space, method: Method, *histories: Sequence[Mapping[str, Any]]) -> Genotype:
     """Derive from the mean coefficients of the last half of the epochs, as far as they are of the last stage. What is
-    zero in the last epoch, as a candidate that was pruned, stays zero.
+    zero in the last epoch of a search, as a candidate that was pruned, counts as zero.
 
     Args:
         space: What was searched.
         method: Derives as it does from the coefficients of one epoch.
-        history: The records of the search, one an epoch.
+        histories: The records of each search, one an epoch; all searches count equally.
 
     Example:
         >>> from fastnas.methods import darts
@@ -135,13 +135,17 @@ def derive_from_average(space: Space, method: Method, history: Sequence[Mapping[
         >>> print(derive_from_average(NASBENCH201, darts(), epochs))
         |nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|
     """
-    last = [record for record in history[len(history) // 2 :] if record["stage"] == history[-1]["stage"]]
-    return method.derivation(space, _mean(last, "mix"), _mean(last, "edge_mix"))
+    return method.derivation(space, _average(histories, "mix"), _average(histories, "edge_mix"))
 
 
-def _mean(records: Sequence[Mapping[str, Any]], field: str) -> dict[str, Any]:
-    names = records[-1][field]
+def _average(histories: Sequence[Sequence[Mapping[str, Any]]], field: str) -> dict[str, Any]:
+    means = [_average_epochs(history, field) for history in histories]
+    return {name: np.mean([mean[name] for mean in means], axis=0).tolist() for name in means[0]}
+
+
+def _average_epochs(history: Sequence[Mapping[str, Any]], field: str) -> dict[str, Any]:
+    records = [record for record in history[len(history) // 2 :] if record["stage"] == history[-1]["stage"]]
     return {
-        name: np.where(np.equal(last, 0), 0, np.mean([record[field][name] for record in records], axis=0)).tolist()
-        for name, last in names.items()
+        name: np.where(np.equal(last, 0), 0, np.mean([record[field][name] for record in records], axis=0))
+        for name, last in records[-1][field].items()
     }
