@@ -129,6 +129,7 @@ class _SearchBudget(TypedDict):
     warmup_epochs: Count | None
     fractions: Annotated[list[Share], Field(min_length=2, max_length=2)] | None
     evaluation_images: Positive | None
+    searches: NotRequired[Positive]
 
 
 class _LadderBudget(TypedDict):
@@ -209,7 +210,6 @@ class Settings(TypedDict):
     method: NotRequired[Text]
     space: Text
     data: NotRequired[Text]
-    restarts: NotRequired[Positive]
     versions: NotRequired[dict[str, str]]
     config: NotRequired[_Seeded]
     retrain: NotRequired[_Deep]

@@ -32,6 +32,9 @@ FASTEST, SLOWEST = 3e-2, 3e-4
 LEAST_EPOCHS = 12  # a stage; fewer have too coarse a schedule, so that a short search takes fewer images instead
 WARMUP_SHARE = 1 / 8  # of a stage, for methods that say nothing of a warm-up
 RECORDED = 2048  # images that an epoch's record is measured on
+STEPS_OF_A_SEARCH, MOST_SEARCHES = 2000, 4
+"""Where several searches are averaged: a time for more steps is divided between up to four of them, which found more
+than one long search (profiling/results/quality.md)."""
 TIMED = 5  # steps
 FILE = "budget.json"
 Clock = Callable[[], float]
@@ -215,6 +218,22 @@ def fit_minutes(times: StepTimes, method: Method, data: ImageData, config: Searc
     )
 
 
+def fit_searches(times: StepTimes, method: Method, data: ImageData, config: SearchConfig) -> int:
+    """How many searches of :data:`STEPS_OF_A_SEARCH` fit into the minutes of ``config``, between one and
+    :data:`MOST_SEARCHES`.
+
+    Args:
+        times: Of this machine.
+        method: Its stages and its warm-up.
+        data: The images.
+        config: With ``minutes``.
+    """
+    whole = fit_minutes(times, method, data, config)
+    halves = search_halves(data, whole)
+    images = len(halves.weights) + (len(halves.alpha) if method.update_schedule.joint else 0)
+    return min(MOST_SEARCHES, max(1, round(whole.epochs * (images // whole.batch_size) / STEPS_OF_A_SEARCH)))
+
+
 def plan_search(
     space_or_supernet: Space | nn.Module,
     method: Method,
@@ -223,19 +242,33 @@ def plan_search(
     folder: Path | None,
     ranks: Ranks = ALONE,
 ) -> SearchConfig:
-    """``config`` without minutes: what ``budget.json`` of ``folder`` says, or else what fits here, which is written
-    there. Given that file, a search is as deterministic as any.
+    """The first result of :func:`plan_searches`, for one search."""
+    return plan_searches(space_or_supernet, method, data, config, folder, 1, ranks)[0]
+
+
+def plan_searches(
+    space_or_supernet: Space | nn.Module,
+    method: Method,
+    data: ImageData,
+    config: SearchConfig,
+    folder: Path | None,
+    searches: int | None,
+    ranks: Ranks = ALONE,
+) -> tuple[SearchConfig, int]:
+    """``config`` of each search without minutes, and how many searches: what ``budget.json`` of ``folder`` says, or
+    else what fits here, which is written there. Given that file, a search is as deterministic as any.
 
     Args:
         space_or_supernet: Searched.
         method: What to do.
         data: The images.
-        config: With or without ``minutes``.
+        config: With or without ``minutes``, which are those of all searches together.
         folder: Of the run.
+        searches: How many; ``None`` for one, or with minutes for as many as :func:`fit_searches` says.
         ranks: The processes that search together; the first one measures.
     """
     if config.minutes is None:
-        return config
+        return config, searches or 1
     if not isinstance(space_or_supernet, Space):
         rule = "minutes must stand beside a space: a supernet of your own would be trained by being measured"
         raise invalid("search", rule, config.minutes, "Give epochs instead.")
@@ -243,14 +276,15 @@ def plan_search(
     chosen: Mapping[str, Any] = saved.get("search", {})
     if not chosen:
         times = time_steps(space_or_supernet, method, data, config)
-        fitted = fit_minutes(times, method, data, config)
+        searches = searches or fit_searches(times, method, data, config)
+        fitted = fit_minutes(times, method, data, replace(config, minutes=config.minutes / searches))
         names = ("epochs", "warmup_epochs", "fractions", "evaluation_images")
-        chosen = {name: getattr(fitted, name) for name in names}
+        chosen = {name: getattr(fitted, name) for name in names} | {"searches": searches}
         chosen = json.loads(ranks.broadcast(json.dumps(chosen)))  # all processes do what the first one measured
         write_budget(folder, {"search": {**chosen, "minutes": config.minutes, "seconds": asdict(times)}}, ranks)
     numbers = {name: chosen[name] for name in ("epochs", "warmup_epochs", "evaluation_images")}
     fractions = None if chosen["fractions"] is None else tuple(chosen["fractions"])
-    return replace(config, minutes=None, fractions=fractions, **numbers)
+    return replace(config, minutes=None, fractions=fractions, **numbers), chosen.get("searches", 1)
 
 
 def read_budget(folder: Path | None) -> dict[str, Any]:

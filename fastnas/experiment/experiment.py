@@ -13,7 +13,7 @@ from fastnas.costs.config import cost_table, within_budget
 from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
 from fastnas.engine import SearchResult, require_stages, search, stage_supernet
-from fastnas.engine.budget import plan_search
+from fastnas.engine.budget import plan_searches
 from fastnas.errors import invalid
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import (
@@ -187,7 +187,7 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
         rule = "--minutes must stand beside a derivation or the ladder, whose time it can plan"
         got = f"{parts.method.name}, which chooses by evaluations of its supernet"
         raise invalid("Experiment", rule, got, "Give --epochs instead.")
-    if parts.method.choice is not None and experiment.restarts > 1:
+    if parts.method.choice is not None and (experiment.restarts or 1) > 1:
         rule, got = "--restarts needs a method that derives from coefficients", parts.method.name
         raise invalid("Experiment", rule, got, "Use --runs, of which the best goes on.")
     if isinstance(parts.method.choice, Perturbation) and experiment.cost.limit is not None:
@@ -255,15 +255,18 @@ def find(
     halving = experiment.retrain_searched and experiment.random_halving
     share = partial(find_share, ladder=has_ladder, retraining=experiment.retrain_searched, halving=halving)
     if minutes is not None:
-        config = replace(config, minutes=minutes * share(SEARCH) / experiment.restarts)
-    config = plan_search(parts.space, parts.method, parts.data, config, folder, ranks)
-    result = _search(experiment, parts, config, folder, show_progress, ranks)
+        config = replace(config, minutes=minutes * share(SEARCH))
+    averages = experiment.select == "average" and parts.method.choice is None
+    searches = experiment.restarts if averages else 1
+    config, searches = plan_searches(parts.space, parts.method, parts.data, config, folder, searches, ranks)
+    which = [f"search {number} of {searches}" for number in range(1, searches + 1)] if searches > 1 else ["search"]
+    result = _search(experiment, parts, config, folder, show_progress, ranks, which[0])
     histories = [_as_returned(result)]
-    for number in range(1, experiment.restarts):
-        restarted = replace(config, seed=config.seed + SEEDS_APART * number)
+    for number in range(1, searches):
+        seeded = replace(config, seed=config.seed + SEEDS_APART * number)
         place = restart_folder(folder, number)
-        histories.append(_as_returned(_search(experiment, parts, restarted, place, show_progress, ranks, number)))
-    if experiment.select == "average" and parts.method.choice is None and (result.returned is None or histories[1:]):
+        histories.append(_as_returned(_search(experiment, parts, seeded, place, show_progress, ranks, which[number])))
+    if averages and (result.returned is None or searches > 1):
         result = replace(result, genotype=derive_from_average(parts.space, parts.method, *histories))
     if has_ladder:
         small = replace(experiment.retrain, channels=config.channels, cells=config.cells)
@@ -346,9 +349,8 @@ def _search(
     folder: Path,
     show_progress: ShowProgress,
     ranks: Ranks,
-    number: int = 0,
+    which: str,
 ) -> SearchResult:
-    which = f"search {number + 1} of {experiment.restarts}" if experiment.restarts > 1 else "search"
     title = f"{which}: {parts.method.name} in {parts.space.name} on {parts.data.name}"
     scene, accept = (parts.space, parts.method, parts.data, config), _accept(experiment, parts)
     settings = experiment_to_json(experiment)

@@ -53,7 +53,8 @@ class Experiment:
             half of the epochs (average), unless the method evaluates paths or goes back to an epoch; by a ladder of
             evaluations (ladder); by what the supernet misses most (perturbation); or by an evolutionary search among
             its paths (evolution).
-        restarts: Searches with seeds of their own, whose coefficients are averaged, too (needs select=average).
+        restarts: Searches with seeds of their own, whose coefficients are averaged, too (needs select=average). Unset,
+            it is 1, or with minutes as many as have 2,000 steps each, at most 4.
         tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         random_halving: Also let random architectures train against each other by successive halving for as long as the
@@ -76,7 +77,7 @@ class Experiment:
     data: Annotated[str, arg(help=DATA_HELP)] = "digits"
     images: Annotated[DataConfig, arg(name="")] = DataConfig()
     select: Literal["argmax", "average", "ladder", "perturbation", "evolution"] = "argmax"
-    restarts: int = 1
+    restarts: int | None = None
     tune_epochs: float | None = None
     random_genotypes: int = 4
     random_halving: bool = False
@@ -87,9 +88,9 @@ class Experiment:
     ladder: LadderConfig = LadderConfig()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.restarts <= MOST_RESTARTS:
+        if self.restarts is not None and not 1 <= self.restarts <= MOST_RESTARTS:
             raise invalid("Experiment", f"restarts must lie between 1 and {MOST_RESTARTS}", self.restarts)
-        if self.restarts > 1 and self.select != "average":
+        if (self.restarts or 1) > 1 and self.select != "average":
             raise invalid("Experiment", "restarts need select=average", self.select)
         if self.tune_epochs is not None and self.select != "perturbation":
             raise invalid("Experiment", "tune_epochs needs select=perturbation", self.select)

@@ -88,7 +88,7 @@ def write_report(run: Path) -> Path:
         curves=_inline(search_figure(records)) if records else None,
         warm_up=warm_up_epochs(records),
         eigenvalue=_eigenvalue(run, records),
-        restarts=settings.get("restarts", 1),
+        searches=1 + len(list((run / "restarts").glob("*"))),
         mixes=list(_mixes(records, space, genotype)),
         rungs=list(_rungs(run)),
         networks=networks,

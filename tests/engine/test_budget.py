@@ -8,7 +8,16 @@ import pytest
 
 from fastnas.data import load_data
 from fastnas.engine import search
-from fastnas.engine.budget import StepTimes, alpha_rate, fit_minutes, plan_search, time_steps, with_rates
+from fastnas.engine.budget import (
+    StepTimes,
+    alpha_rate,
+    fit_minutes,
+    fit_searches,
+    plan_search,
+    plan_searches,
+    time_steps,
+    with_rates,
+)
 from fastnas.engine.run import search_halves
 from fastnas.methods.library import darts, gdas, p_darts, proxyless_nas, snas
 from fastnas.spaces import DARTS, NASBENCH201
@@ -116,3 +125,25 @@ def test_records_are_measured_on_fewer_images():
     every = search(NASBENCH201, darts(), DIGITS, replace(few, evaluation_images=None))
     assert one.history[0]["alpha"] == every.history[0]["alpha"]
     assert one.history[0]["outer_loss"] != every.history[0]["outer_loss"]
+
+
+def test_time_for_many_steps_is_divided_between_searches():
+    def searches(minutes):
+        return fit_searches(StepTimes(0.01, 0.0, 0.0), darts(), DIGITS, replace(CONFIG, minutes=minutes))
+
+    # a step of 0.01 s, an eighth of the epochs without alpha: a minute has 6,000 steps
+    assert [searches(minutes) for minutes in (0.1, 0.4, 0.7, 1.0, 60)] == [1, 1, 2, 3, 4]
+
+
+def test_searches_share_the_minutes_and_the_plan_says_how_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.01, 0.0, 0.0))
+    config = replace(CONFIG, minutes=1.0)
+    one, _ = plan_searches(NASBENCH201, darts(), DIGITS, config, None, 1)
+    each, searches = plan_searches(NASBENCH201, darts(), DIGITS, config, tmp_path, None)
+    assert searches == 3
+    assert abs(3 * each.epochs - one.epochs) <= 3
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: pytest.fail("it is planned"))
+    assert plan_searches(NASBENCH201, darts(), DIGITS, config, tmp_path, None) == (each, 3)
+    without = replace(CONFIG, minutes=None)
+    assert plan_searches(NASBENCH201, darts(), DIGITS, without, None, None) == (without, 1)
+    assert plan_searches(NASBENCH201, darts(), DIGITS, without, None, 2) == (without, 2)

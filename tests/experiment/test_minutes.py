@@ -79,3 +79,15 @@ def test_random_search_with_halving_has_the_time_of_the_search(tmp_path, monkeyp
     assert "random search with halving" in (tmp_path / "report.html").read_text()
     monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: pytest.fail("it is planned"))
     assert run_experiment(opposed, tmp_path, Display).halving.test_accuracy == outcome.halving.test_accuracy
+
+
+def test_minutes_for_many_steps_are_those_of_several_searches(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.05, 0.02, 0.01))
+    monkeypatch.setattr("fastnas.engine.budget.STEPS_OF_A_SEARCH", 60)
+    config = replace(TINY.config, minutes=0.15, evaluation_images=32, batch_size=16, train_fraction=1.0)
+    averaged = replace(TINY, config=config, select="average", random_genotypes=0, retrain_searched=False)
+    run_experiment(averaged, tmp_path, Display)
+    budget = read_json(tmp_path / "budget.json")["search"]
+    assert budget["searches"] == 2
+    records = read_json_lines(tmp_path / "restarts" / "1" / "metrics.jsonl")
+    assert len(records) == budget["epochs"]
