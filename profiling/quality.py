@@ -5,7 +5,10 @@ each protocol, seed and budget, appended as it arrives: run it again to go on. A
 turned into steps by what steps take here (--speeds keeps that, so that a part that runs beside something else does
 the same work). Protocols:
 
-    default       what `fastnas search` does: single_darts, derived from the coefficients averaged over the last half
+    default       what `fastnas search --minutes` does: single_darts, as many searches as have 2,000 steps, derived from
+                  their coefficients averaged over the last half of the epochs
+    one_search    the same time in one search
+    last_epoch    single_darts, derived from the coefficients of its last epoch
     METHOD        a method of the library, all of its time in the search, derived by argmax as published
     ladder        single_darts, then the ladder of evaluation
     no_halving    the ladder's proposals, the best by the supernet alone
@@ -21,6 +24,7 @@ import gzip
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from time import process_time
@@ -35,9 +39,10 @@ from fastnas.data import DataConfig, ImageData, load_data
 from fastnas.data.images import ImageSet, Items
 from fastnas.data.transforms import evaluation_transform, training_transform
 from fastnas.engine import SearchResult, search
-from fastnas.engine.budget import StepTimes, fit_minutes, time_steps
+from fastnas.engine.budget import StepTimes, fit_minutes, fit_searches, time_steps
 from fastnas.engine.run import search_halves
 from fastnas.errors import invalid
+from fastnas.experiment.experiment import SEEDS_APART
 from fastnas.files import append_json_line, read_json, read_json_lines, write_json
 from fastnas.methods import METHODS
 from fastnas.selection import LadderConfig, climb, derive_from_average, select
@@ -92,7 +97,10 @@ def main(options: Quality) -> None:
     """Measure what is not yet there, or report what is."""
     torch.set_num_threads(1)
     if options.report:
-        print_report(read_json_lines(options.results), read_table(options.table, TEST), options.plot)
+        records, test = read_json_lines(options.results), read_table(options.table, TEST)
+        print_report(records, test, options.plot)
+        if options.speeds.exists() and "training step" in read_json(options.speeds):
+            print_bounds(records, test, read_json(options.speeds)["training step"])
         return
     unknown = [name for name in options.protocols if name not in PROTOCOLS and name not in METHODS]
     if unknown:
@@ -190,6 +198,15 @@ def most_entrants(seconds: float, ladder: LadderConfig, of_step: float) -> Ladde
     return replace(ladder, entrants=entrants)
 
 
+def draw_entrants(count: int, seed: int) -> list[Genotype]:
+    """The architectures that random search with halving begins with."""
+    drawn = dict[Genotype, None]()
+    for number in range(100 * count):
+        if len(drawn) < count:
+            drawn[random_genotype(NASBENCH201, seed * 1_000_003 + number)] = None
+    return list(drawn)
+
+
 # ---- protocols --------------------------------------------------------------------------------------------------
 def run_protocol(
     protocol: str, minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]
@@ -201,8 +218,10 @@ def run_protocol(
     return {"method": protocol, **_argmax(protocol, minutes, seed, data, speeds, known)}
 
 
-def _search(method: str, minutes: float, seed: int, data: ImageData, speeds: Path) -> tuple[SearchResult, SearchConfig]:
-    config = replace(SEARCH, minutes=minutes, seed=seed)
+def _search(
+    method: str, minutes: float, seed: int, data: ImageData, speeds: Path, number: int = 0
+) -> tuple[SearchResult, SearchConfig]:
+    config = replace(SEARCH, minutes=minutes, seed=seed + SEEDS_APART * number)
     config = fit_minutes(times_of(method, data, speeds), METHODS[method](), data, config)
     return search(NASBENCH201, METHODS[method](), data, config), config
 
@@ -230,10 +249,16 @@ def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known
     }
 
 
-def _default(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
-    found, config = _search(METHOD, minutes, seed, data, speeds)
-    genotype = derive_from_average(NASBENCH201, METHODS[METHOD](), found.history)
-    return {"genotype": genotype_to_text(genotype), **_of_search(found, config, data, known)}
+def _default(
+    minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float], searches: int | None = None
+) -> Record:
+    method = METHODS[METHOD]()
+    whole = replace(SEARCH, minutes=minutes, seed=seed)
+    searches = searches or fit_searches(times_of(METHOD, data, speeds), method, data, whole)
+    done = [_search(METHOD, minutes / searches, seed, data, speeds, number) for number in range(searches)]
+    genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _ in done))
+    alone = [genotype_to_text(derive_from_average(NASBENCH201, method, found.history)) for found, _ in done]
+    return {"genotype": genotype_to_text(genotype), "alone": alone, **_of_search(*done[0], data, known)}
 
 
 def _ladder(
@@ -258,12 +283,7 @@ def _no_halving(minutes: float, seed: int, data: ImageData, speeds: Path, known:
 
 def _halving(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
     ladder = most_entrants(60 * minutes, LadderConfig(images=1024), training_step(data, speeds))
-    entrants, seen = [], set[Genotype]()
-    for draw in range(100 * ladder.entrants):
-        genotype = random_genotype(NASBENCH201, seed * 1_000_003 + draw)
-        if genotype not in seen and len(entrants) < ladder.entrants:
-            seen.add(genotype)
-            entrants.append(Proposal(genotype, "uniform"))
+    entrants = [Proposal(genotype, "uniform") for genotype in draw_entrants(ladder.entrants, seed)]
     chosen = climb(entrants, NASBENCH201, data, replace(SEARCH, seed=seed), TRAINING, ladder)
     rungs = [[one.rung, one.genotype, one.origin, one.steps, one.loss] for one in chosen.rungs]
     return {"genotype": genotype_to_text(chosen.genotype), "rungs": rungs, "steps": ladder.total_steps}
@@ -273,7 +293,15 @@ def _random(minutes: float, seed: int, data: ImageData, speeds: Path, known: Map
     return {"genotype": genotype_to_text(random_genotype(NASBENCH201, seed))}
 
 
-PROTOCOLS = {"default": _default, "ladder": _ladder, "no_halving": _no_halving, "halving": _halving, "random": _random}
+PROTOCOLS = {
+    "default": _default,
+    "one_search": partial(_default, searches=1),
+    "last_epoch": partial(_argmax, METHOD),
+    "ladder": _ladder,
+    "no_halving": _no_halving,
+    "halving": _halving,
+    "random": _random,
+}
 
 
 # ---- report -----------------------------------------------------------------------------------------------------
@@ -305,6 +333,20 @@ def print_report(records: list[Record], test: Mapping[str, float], plot: Path | 
         axes.set(xlabel="CPU minutes of a search", ylabel="median regret, points of test accuracy")
         axes.legend()
         figure.savefig(plot)
+
+
+def print_bounds(records: list[Record], test: Mapping[str, float], of_step: float) -> None:
+    """For each seed of the default, the best of the architectures that halving would draw in the same time, by the test
+    column itself: no random search among them can end above that."""
+    for minutes in sorted({one["minutes"] for one in records if one["protocol"] == "default"}):
+        entrants = most_entrants(60 * minutes, LadderConfig(images=1024), of_step).entrants
+        ours = {one["seed"]: test[one["genotype"]] for one in records if one["protocol"] == "default"
+                and one["minutes"] == minutes and one["seed"] < 100}  # fmt: skip
+        best = {seed: max(test[genotype_to_text(one)] for one in draw_entrants(entrants, seed)) for seed in ours}
+        each = " / ".join(f"{best[seed]:.2f}" for seed in sorted(best))
+        won = sum(ours[seed] > best[seed] for seed in ours)
+        print(f"\n{minutes:g} minutes: the best of the {entrants} that halving draws has {each} %; "
+              f"the default is above it in {won} of {len(ours)} seeds.")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def options(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_every_protocol_leaves_a_record_and_none_is_repeated(options, capsys, monkeypatch):
-    protocols = ("ladder", "no_halving", "halving", "random", "darts")
+    protocols = ("default", "one_search", "last_epoch", "ladder", "no_halving", "halving", "random", "darts")
     options = replace(options, protocols=protocols)
     quality.main(options)
     records = read_json_lines(options.results)
@@ -91,7 +91,10 @@ def test_a_report_lists_seeds_in_their_order(capsys):
 
 
 def test_an_unknown_protocol_is_refused(options):
-    with pytest.raises(ValueError, match="protocols must be default, ladder, no_halving, halving, random or a method"):
+    with pytest.raises(
+        ValueError,
+        match="protocols must be default, one_search, last_epoch, ladder, no_halving, halving, random or a method",
+    ):
         quality.main(replace(options, protocols=("chance",)))
 
 
@@ -112,3 +115,14 @@ def test_speeds_are_measured_once(tmp_path):
     first = quality.times_of("darts", data, tmp_path / "speeds.json")
     assert isinstance(first, StepTimes)
     assert quality.times_of("darts", data, tmp_path / "speeds.json") == first
+
+
+def test_the_default_is_compared_with_the_best_that_halving_can_draw(capsys):
+    entrants = quality.most_entrants(60, quality.LadderConfig(images=1024), 0.03).entrants
+    drawn = [quality.genotype_to_text(one) for one in quality.draw_entrants(entrants, 0)]
+    assert len(set(drawn)) == entrants
+    table = {text: 60.0 + number for number, text in enumerate(drawn)} | {"found": 50.0, "better": 99.0}
+    for found, won in (("found", 0), ("better", 1)):
+        record = {"protocol": "default", "minutes": 1.0, "seed": 0, "genotype": found}
+        quality.print_bounds([record], table, 0.03)
+        assert f"has {59.0 + entrants:.2f} %; the default is above it in {won} of 1 seeds." in capsys.readouterr().out
