@@ -34,6 +34,8 @@ from fastnas_kernels.mixed_op.pixels import (
     SKIP,
     TARGET,
     aligned,
+    depthwise_taps,
+    filter_at,
     is_within,
     load_pixels,
     load_tap,
@@ -44,33 +46,14 @@ from fastnas_kernels.mixed_op.pixels import (
     store_row,
     window,
 )
-from fastnas_kernels.mixed_op.stage_kernels import depthwise_taps, filter_at
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def shared_sums_kernel(
-    state_ptr,
-    dy_ptr,
-    stats_ptr,
-    edges_ptr,
-    leaving_ptr,
-    partial_ptr,
-    M,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    dy_pitch,
-    first_leaving,
-    num_tiles,
-    GROUPS,
-    C: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    state_ptr, dy_ptr, stats_ptr, edges_ptr, leaving_ptr, partial_ptr, M, H, W, HO, WO, pitch, dy_pitch, first_leaving,
+    num_tiles, GROUPS,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Sums over one tile for one edge, two rows ``[tile, 2, C]``: of ``dy`` and of ``dy`` times normalised max-pool,
     then of ``dy`` times normalised avg-pool and times the state itself."""
     tile = tl.program_id(0)
@@ -103,42 +86,12 @@ def shared_sums_kernel(
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def pointwise_backward_kernel(
-    src_ptr,
-    z_ptr,
-    dt_ptr,
-    dy_ptr,
-    packed_ptr,
-    stats_ptr,
-    sums_ptr,
-    inner_sums_ptr,
-    mix_ptr,
-    branches_ptr,
-    dpacked_ptr,
-    M,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    dy_pitch,
-    first,
-    launched,
-    inner_first,
-    num_tiles,
-    packed_length,
-    per_pixel,
+    src_ptr, z_ptr, dt_ptr, dy_ptr, packed_ptr, stats_ptr, sums_ptr, inner_sums_ptr, mix_ptr, branches_ptr,
+    dpacked_ptr, M, H, W, HO, WO, pitch, dy_pitch, first, launched, inner_first, num_tiles, packed_length, per_pixel,
     GROUPS,
-    C: tl.constexpr,
-    CO: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    WEIGHTS: tl.constexpr,
-    AGAIN: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    C: tl.constexpr, CO: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr,
+    NORMALISED: tl.constexpr, WEIGHTS: tl.constexpr, AGAIN: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """From the gradient of a normalised output to that of the depthwise output, ``dt``, and of the 1x1 filter.
 
     One program takes every ``num_programs(0)``-th tile of one branch and one block of input channels and keeps the
@@ -255,28 +208,11 @@ def _filter_gradient(
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_weights_kernel(
-    src_ptr,
-    dt_ptr,
-    stats_ptr,
-    branches_ptr,
-    dpacked_ptr,
-    M,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    first,
-    launched,
-    num_tiles,
+    src_ptr, dt_ptr, stats_ptr, branches_ptr, dpacked_ptr, M, H, W, HO, WO, pitch, first, launched, num_tiles,
     packed_length,
-    C: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
     ACC: tl.constexpr,
-):
+):  # fmt: skip
     """Gradient of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers.
 
     Filters of 3 and 5 rows have all their taps there; for another size, every tap passes over the tiles by itself.

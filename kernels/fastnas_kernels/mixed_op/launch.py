@@ -15,7 +15,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-from fastnas_kernels.mixed_op import node_kernels, stage_kernels
+from fastnas_kernels.mixed_op import forward_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, noted_statistics, pack, spread_statistics, tables_of
@@ -192,7 +192,7 @@ class Launcher:
         most = 168 if self.dtype == torch.bfloat16 else None  # left alone, three forms in bfloat16 spill
         if normalised and tile.channels <= 16:
             most = 80
-        stage_kernels.stage_kernel[self.num_tiles(tile), len(span)](
+        forward_kernels.stage_kernel[self.num_tiles(tile), len(span)](
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
             packed_ptr=packed,
@@ -221,7 +221,7 @@ class Launcher:
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
         """Merge the partial statistics of the rows of ``span``."""
         tile = self.tiles.stage
-        stage_kernels.finalise_kernel[len(span), self.channel_blocks(tile)](
+        forward_kernels.finalise_kernel[len(span), self.channel_blocks(tile)](
             partial_ptr=partial,
             rows_ptr=self.tables.rows,
             stats_ptr=stats,
@@ -257,7 +257,7 @@ class Launcher:
             if self.frozen:
                 continue
             if not deeper and self.lowered.pool_rows(source):
-                stage_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(self.tiles.states)](
+                forward_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(self.tiles.states)](
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
@@ -290,7 +290,7 @@ class Launcher:
             "NUM_NODES": plan.num_nodes,
             **self.block(tile),
         }
-        node_kernels.node_kernel[self.num_tiles(tile), self.channel_blocks(tile)](
+        forward_kernels.node_kernel[self.num_tiles(tile), self.channel_blocks(tile)](
             z_ptr=z,
             stats_ptr=stats,
             mix_ptr=mix,
@@ -304,7 +304,7 @@ class Launcher:
         )
         if plan.k > 1 and not self.weaves:
             blocks = ceil_div((plan.k - 1) * self.channels, tile.channels)
-            node_kernels.bypass_kernel[self.num_tiles(tile), blocks](**common)
+            forward_kernels.bypass_kernel[self.num_tiles(tile), blocks](**common)
 
 
 def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:

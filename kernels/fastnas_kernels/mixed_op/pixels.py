@@ -94,21 +94,9 @@ def rectify(v):
 
 @triton.jit
 def pool(
-    ptr,
-    n,
-    h,
-    w,
-    H,
-    W,
-    pitch,
-    c,
-    live,
-    channel,
-    stride,
-    P: tl.constexpr,
-    B: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    ptr, n, h, w, H, W, pitch, c, live, channel, stride,
+    P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Maximum, the position of the first one (0 to 8, row by row), and mean of a 3x3 window without its padding;
     each ``[P, B]``, the number of pixels in the window ``[P]``."""
     highest = tl.full((P, B), float("-inf"), ACC)
@@ -171,3 +159,72 @@ def normalisation(stats_ptr, row, c, channel, C: tl.constexpr):
     at = stats_ptr + row * 3 * C + c
     scale = tl.load(at + RSTD * C, mask=channel, other=1.0)  # not 0: see `load_tap`
     return scale, -scale * tl.load(at + MEAN * C, mask=channel, other=0.0)
+
+
+@triton.jit
+def depthwise_taps(
+    src_ptr, taps_ptrs, kernel, dilation, origin, mean, rstd, n, h, w, live, H, W, pitch, c, channel,
+    C: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr, EDGES: tl.constexpr, P: tl.constexpr,
+    B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """ReLU and depthwise convolution of one block of channels for several edges: a tuple of ``EDGES`` tiles ``[P, B]``.
+
+    Each pixel is read once for all edges. The taps are a run-time loop, so one compiled kernel serves every filter
+    size, and the compiler cannot stage each tap through shared memory on its way to the matrix product.
+    """
+    t = (tl.zeros((P, B), ACC),) * EDGES
+    for i in range(kernel):
+        y = h * STRIDE + origin + (i - kernel // 2) * dilation
+        row_inside = live & (y >= 0) & (y < H)
+        for j in range(kernel):
+            x = w * STRIDE + origin + (j - kernel // 2) * dilation
+            inside = row_inside & (x >= 0) & (x < W)
+            v = load_pixels(src_ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
+            if NORMALISED:  # the padding is added after normalisation
+                v = tl.where(inside[:, None], (v - mean[None, :]) * rstd[None, :], 0.0)
+            v = rectify(v)
+            added = ()
+            for e in tl.static_range(EDGES):
+                weight = tl.load(taps_ptrs[e] + (i * kernel + j) * C + c, mask=channel, other=0.0)
+                added = added + (t[e] + v * weight[None, :],)  # noqa: RUF005  (Triton knows no unpacking)
+            t = added
+    return t
+
+
+@triton.jit
+def filter_at(packed_ptr, table, FIELD: tl.constexpr):
+    """Where a branch's filter begins: a multiple of 16 bytes (see ``lowering``), so 128 bits are read at a time."""
+    return packed_ptr + tl.multiple_of(tl.load(table + FIELD), 4)
+
+
+@triton.jit
+def window_maximum(ptr, n, h, w, H, W, pitch, c, live, channel, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
+    """Maximum of a 2x2 window (smaller at an odd border) and the position of the first one (0 to 3); ``[P, B]``."""
+    highest = tl.full((P, B), float("-inf"), ACC)
+    position = tl.zeros((P, B), tl.int32)
+    for i in tl.static_range(4):
+        y = 2 * h + i // 2
+        x = 2 * w + i % 2
+        inside = live & (y < H) & (x < W)
+        v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
+        higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
+        highest = tl.where(higher, v, highest)
+        position = tl.where(higher, i, position)
+    return highest, position
+
+
+@triton.jit
+def passing(
+    ptr, is_input, n, h, w, H, W, HO, WO, pitch, q, live, channel,
+    STRIDE: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """Channels ``q`` of a state as they pass by the candidates of an edge; ``[P, B]``."""
+    if STRIDE == 2:
+        if is_input:
+            v, _ = window_maximum(ptr, n, h, w, H, W, pitch, q, live, channel, P, B, ACC)
+            v = tl.where(live[:, None], v, 0.0)
+        else:
+            v = load_pixels(ptr, n, h, w, HO, WO, pitch, q, live, channel, ACC)
+    else:
+        v = load_pixels(ptr, n, h, w, HO, WO, pitch, q, live, channel, ACC)
+    return v

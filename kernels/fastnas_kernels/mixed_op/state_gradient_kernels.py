@@ -5,7 +5,6 @@
 import triton
 import triton.language as tl
 
-from fastnas_kernels.mixed_op.node_kernels import window_maximum
 from fastnas_kernels.mixed_op.pixels import (
     AVG_POOL,
     AVG_POOL_ROW,
@@ -24,12 +23,13 @@ from fastnas_kernels.mixed_op.pixels import (
     RUN_TIME,
     SKIP,
     aligned,
+    filter_at,
     load_pixels,
     locate,
     pool,
     store_row,
+    window_maximum,
 )
-from fastnas_kernels.mixed_op.stage_kernels import filter_at
 
 
 @triton.jit
@@ -56,23 +56,9 @@ def _transposed_taps(
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_backward_kernel(
-    z_ptr,
-    dt_ptr,
-    packed_ptr,
-    stats_ptr,
-    branches_ptr,
-    partial_ptr,
-    M,
-    HO,
-    WO,
-    first,
-    launched,
-    num_tiles,
-    C: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    z_ptr, dt_ptr, packed_ptr, stats_ptr, branches_ptr, partial_ptr, M, HO, WO, first, launched, num_tiles,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Gradient of what the second half of a separable convolution reads, through its ReLU, and its two sums over a
     tile, ``[branch, tile, 2, C]``. The gradient takes the place of the second half's raw output."""
     tile = tl.program_id(0)
@@ -104,33 +90,10 @@ def depthwise_backward_kernel(
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def pool_backward_kernel(
-    state_ptr,
-    dy_ptr,
-    stats_ptr,
-    sums_ptr,
-    mix_ptr,
-    edges_ptr,
-    leaving_ptr,
-    dmax_ptr,
-    position_ptr,
-    daverage_ptr,
-    M,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    dy_pitch,
-    first_leaving,
-    last_leaving,
-    per_pixel,
-    GROUPS,
-    C: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    state_ptr, dy_ptr, stats_ptr, sums_ptr, mix_ptr, edges_ptr, leaving_ptr, dmax_ptr, position_ptr, daverage_ptr, M,
+    H, W, HO, WO, pitch, dy_pitch, first_leaving, last_leaving, per_pixel, GROUPS,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Gradients of both raw pools of a state, of all its edges together, and where the maximum was; ``[M, C]``."""
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
@@ -199,44 +162,12 @@ def _store_parted(out, v, live, block, C: tl.constexpr, GROUPS: tl.constexpr, P:
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def gather_kernel(
-    state_ptr,
-    dt_ptr,
-    dy_ptr,
-    dmax_ptr,
-    position_ptr,
-    daverage_ptr,
-    packed_ptr,
-    mix_ptr,
-    branches_ptr,
-    edges_ptr,
-    leaving_ptr,
-    dnodes_ptr,
-    out_ptr,
-    mixed_ptr,
-    M,
-    M_STATE,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    dy_pitch,
-    out_pitch,
-    column,
-    first,
-    middle,
-    first_leaving,
-    last_leaving,
-    C: tl.constexpr,
-    GROUPS: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    POOLS: tl.constexpr,
-    NODE_STATE: tl.constexpr,
-    WOVEN: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    state_ptr, dt_ptr, dy_ptr, dmax_ptr, position_ptr, daverage_ptr, packed_ptr, mix_ptr, branches_ptr, edges_ptr,
+    leaving_ptr, dnodes_ptr, out_ptr, mixed_ptr, M, M_STATE, H, W, HO, WO, pitch, dy_pitch, out_pitch, column, first,
+    middle, first_leaving, last_leaving,
+    C: tl.constexpr, GROUPS: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, POOLS: tl.constexpr,
+    NODE_STATE: tl.constexpr, WOVEN: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Gradient of a state's mixed channels: everything that its edges send back, collected and stored once.
 
     A node's gradient is kept in the order before the shuffle, mixed channels first; what came from outside of the cell
@@ -295,36 +226,11 @@ def gather_kernel(
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def bypass_backward_kernel(
-    state_ptr,
-    dy_ptr,
-    edge_mix_ptr,
-    edges_ptr,
-    leaving_ptr,
-    dnodes_ptr,
-    out_ptr,
-    mixed_ptr,
-    partial_ptr,
-    M_STATE,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    dy_pitch,
-    out_pitch,
-    column,
-    first_leaving,
-    last_leaving,
-    num_tiles,
-    C: tl.constexpr,
-    GROUPS: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    NODE_STATE: tl.constexpr,
-    WOVEN: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    state_ptr, dy_ptr, edge_mix_ptr, edges_ptr, leaving_ptr, dnodes_ptr, out_ptr, mixed_ptr, partial_ptr, M_STATE, H,
+    W, HO, WO, pitch, dy_pitch, out_pitch, column, first_leaving, last_leaving, num_tiles,
+    C: tl.constexpr, GROUPS: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr,
+    NODE_STATE: tl.constexpr, WOVEN: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Gradient of a state's channels that pass by, and of the weights of its edges, ``[edge, tile, C (GROUPS - 1)]``;
     only the latter if ``out_ptr`` is ``None``. Blocks are of all channels of a node whose gradient is parted, and of
     those that pass by otherwise."""

@@ -1,89 +1,42 @@
 # pyright: reportGeneralTypeIssues=false, reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
 # (Triton's annotations do not describe what its compiler accepts)
-"""The convolutions of all edges that leave a state, and the statistics of what is normalised: partial ones of every
-tile, of the pools as well, and their merge."""
+"""What goes forward: the convolutions of all edges that leave a state, the statistics of what is normalised (partial
+ones of every tile, of the pools as well, and their merge), the sum at a node, and the channels that pass it by."""
 
 import triton
 import triton.language as tl
 
 from fastnas_kernels.mixed_op.pixels import (
+    AVG_POOL,
+    AVG_POOL_ROW,
     BRANCH_FIELDS,
     COEFFICIENT,
     DEPTHWISE,
     DILATION,
+    EDGE_FIELDS,
     KERNEL,
+    MAX_POOL,
+    MAX_POOL_ROW,
     MEAN,
     ORIGIN,
     POINTWISE,
     READS,
     RSTD,
     RUN_TIME,
+    SKIP,
     SLOT,
+    SOURCE,
     TARGET,
     VARIANCE,
     aligned,
+    depthwise_taps,
+    filter_at,
     load_pixels,
     locate,
+    passing,
     pool,
-    rectify,
     store_row,
 )
-
-
-@triton.jit
-def depthwise_taps(
-    src_ptr,
-    taps_ptrs,
-    kernel,
-    dilation,
-    origin,
-    mean,
-    rstd,
-    n,
-    h,
-    w,
-    live,
-    H,
-    W,
-    pitch,
-    c,
-    channel,
-    C: tl.constexpr,
-    STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    EDGES: tl.constexpr,
-    P: tl.constexpr,
-    B: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """ReLU and depthwise convolution of one block of channels for several edges: a tuple of ``EDGES`` tiles ``[P, B]``.
-
-    Each pixel is read once for all edges. The taps are a run-time loop, so one compiled kernel serves every filter
-    size, and the compiler cannot stage each tap through shared memory on its way to the matrix product.
-    """
-    t = (tl.zeros((P, B), ACC),) * EDGES
-    for i in range(kernel):
-        y = h * STRIDE + origin + (i - kernel // 2) * dilation
-        row_inside = live & (y >= 0) & (y < H)
-        for j in range(kernel):
-            x = w * STRIDE + origin + (j - kernel // 2) * dilation
-            inside = row_inside & (x >= 0) & (x < W)
-            v = load_pixels(src_ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
-            if NORMALISED:  # the padding is added after normalisation
-                v = tl.where(inside[:, None], (v - mean[None, :]) * rstd[None, :], 0.0)
-            v = rectify(v)
-            added = ()
-            for e in tl.static_range(EDGES):
-                weight = tl.load(taps_ptrs[e] + (i * kernel + j) * C + c, mask=channel, other=0.0)
-                added = added + (t[e] + v * weight[None, :],)  # noqa: RUF005  (Triton knows no unpacking)
-            t = added
-    return t
-
-
-@triton.jit
-def filter_at(packed_ptr, table, FIELD: tl.constexpr):
-    """Where a branch's filter begins: a multiple of 16 bytes (see ``lowering``), so 128 bits are read at a time."""
-    return packed_ptr + tl.multiple_of(tl.load(table + FIELD), 4)
 
 
 @triton.jit
@@ -120,37 +73,11 @@ def finish_branch(
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def stage_kernel(
-    src_ptr,
-    z_ptr,
-    packed_ptr,
-    stats_ptr,
-    branches_ptr,
-    bundles_ptr,
-    dy_ptr,
-    partial_ptr,
-    M,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    dy_pitch,
-    first,
-    first_bundle,
-    num_tiles,
-    GROUPS,
-    C: tl.constexpr,
-    CO: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    EDGES: tl.constexpr,
-    STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr,
-    BACKWARD: tl.constexpr,
-    KEEP: tl.constexpr,
-    ACC: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    src_ptr, z_ptr, packed_ptr, stats_ptr, branches_ptr, bundles_ptr, dy_ptr, partial_ptr, M, H, W, HO, WO, pitch,
+    dy_pitch, first, first_bundle, num_tiles, GROUPS,
+    C: tl.constexpr, CO: tl.constexpr, B: tl.constexpr, P: tl.constexpr, EDGES: tl.constexpr, STRIDE: tl.constexpr,
+    NORMALISED: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """``z = pointwise(depthwise(relu(src)))`` for one bundle of branches and one tile of pixels, and one partial
     reduction over the tile.
 
@@ -223,21 +150,9 @@ def stage_kernel(
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def pool_statistics_kernel(
-    state_ptr,
-    partial_ptr,
-    M,
-    H,
-    W,
-    HO,
-    WO,
-    pitch,
-    num_tiles,
-    C: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    STRIDE: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    state_ptr, partial_ptr, M, H, W, HO, WO, pitch, num_tiles,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Partial statistics of both pools of one state, ``[2, tile, 2, C]``; see :func:`stage_kernel`."""
     tile = tl.program_id(0)
     m = tile * P + tl.arange(0, P)
@@ -259,19 +174,9 @@ def pool_statistics_kernel(
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def finalise_kernel(
-    partial_ptr,
-    rows_ptr,
-    stats_ptr,
-    first_row,
-    M,
-    num_tiles,
-    eps,
-    C: tl.constexpr,
-    B: tl.constexpr,
-    P: tl.constexpr,
-    TILES: tl.constexpr,
-    ACC: tl.constexpr,
-):
+    partial_ptr, rows_ptr, stats_ptr, first_row, M, num_tiles, eps,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, TILES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Merge partial statistics in a fixed order: mean, ``1 / sqrt(variance + eps)`` and variance of one row."""
     row = tl.load(rows_ptr + first_row + tl.program_id(0))
     c = tl.program_id(1) * B + tl.arange(0, B)
@@ -300,3 +205,123 @@ def finalise_kernel(
     store_row(out + MEAN * C, centre, c, channel, B)
     store_row(out + RSTD * C, 1.0 / tl.sqrt(variance + eps), c, channel, B)
     store_row(out + VARIANCE * C, variance, c, channel, B)
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def node_kernel(
+    inputs_ptr, nodes_ptr, z_ptr, stats_ptr, mix_ptr, edge_mix_ptr, branches_ptr, entering_ptr, edges_ptr, M, M_IN, H,
+    W, HO, WO, first_entering, last_entering, first_edge, last_edge, node,
+    C: tl.constexpr, GROUPS: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr,
+    NUM_INPUTS: tl.constexpr, NUM_NODES: tl.constexpr, WOVEN: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The weighted sum at a node, normalisation included, stored once, where a shuffle would put it.
+
+    ``C`` are the channels that the candidates see; a state has ``GROUPS`` times as many. If ``WOVEN``, those that pass
+    by are summed up here as well, and what the shuffle puts side by side is woven in registers; otherwise they are
+    left to :func:`bypass_kernel`.
+    """
+    m = tl.program_id(0) * P + tl.arange(0, P)
+    live = m < M
+    n, h, w = locate(m, HO, WO)
+    c = tl.program_id(1) * B + tl.arange(0, B)
+    channel = c < C
+    inside = live[:, None] & channel[None, :]
+    plane = tl.cast(M, tl.int64) * C
+    pixel = m.to(tl.int64)[:, None]
+    y = tl.zeros((P, B), ACC)
+    second = tl.zeros((P, B), ACC)
+    third = tl.zeros((P, B), ACC)
+    fourth = tl.zeros((P, B), ACC)
+    for q in range(first_entering, last_entering):
+        b = tl.load(entering_ptr + q)
+        table = branches_ptr + b * BRANCH_FIELDS
+        row = stats_ptr + b * 3 * C + c
+        scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + tl.load(table + COEFFICIENT)).to(
+            ACC
+        )
+        mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+        z = tl.load(z_ptr + tl.load(table + SLOT) * plane + pixel * C + c[None, :], mask=inside, other=0.0).to(ACC)
+        y += (z - mean[None, :]) * scale[None, :]
+    for q in range(first_edge, last_edge):
+        edge = edges_ptr + q * EDGE_FIELDS
+        source = tl.load(edge + SOURCE)
+        if source < NUM_INPUTS:
+            state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (GROUPS * C)
+        else:
+            state = nodes_ptr + (source - NUM_INPUTS) * (GROUPS * C)
+        is_input = source < NUM_INPUTS
+        pitch = aligned(tl.where(is_input, GROUPS * C, NUM_NODES * GROUPS * C), C)
+        stride = tl.where(is_input, STRIDE, 1)
+        height = tl.where(is_input, H, HO)
+        width = tl.where(is_input, W, WO)
+        skip = tl.load(edge + SKIP)
+        if skip >= 0:
+            x = load_pixels(state, n, h, w, height, width, pitch, c, live, channel, ACC)
+            y += tl.load(mix_ptr + skip).to(ACC) * x
+        highest_at = tl.load(edge + MAX_POOL)
+        average_at = tl.load(edge + AVG_POOL)
+        if (highest_at >= 0) | (average_at >= 0):
+            highest, _, average, _ = pool(state, n, h, w, height, width, pitch, c, live, channel, stride, P, B, ACC)
+            if highest_at >= 0:
+                row = stats_ptr + tl.load(edge + MAX_POOL_ROW) * 3 * C + c
+                scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + highest_at).to(ACC)
+                mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+                y += tl.where(live[:, None], (highest - mean[None, :]) * scale[None, :], 0.0)
+            if average_at >= 0:
+                row = stats_ptr + tl.load(edge + AVG_POOL_ROW) * 3 * C + c
+                scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + average_at).to(ACC)
+                mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
+                y += (average - mean[None, :]) * scale[None, :]
+        if WOVEN:
+            weight = tl.load(edge_mix_ptr + q).to(ACC)
+            second += weight * passing(
+                state, is_input, n, h, w, H, W, HO, WO, pitch, C + c, live, channel, STRIDE, P, B, ACC
+            )
+            if GROUPS == 4:
+                third += weight * passing(
+                    state, is_input, n, h, w, H, W, HO, WO, pitch, 2 * C + c, live, channel, STRIDE, P, B, ACC
+                )
+                fourth += weight * passing(
+                    state, is_input, n, h, w, H, W, HO, WO, pitch, 3 * C + c, live, channel, STRIDE, P, B, ACC
+                )
+    out = nodes_ptr + pixel * (NUM_NODES * GROUPS * C) + node * (GROUPS * C)
+    if WOVEN:
+        if GROUPS == 2:
+            y = tl.interleave(y, second)
+        else:
+            y = tl.interleave(tl.interleave(y, third), tl.interleave(second, fourth))
+        q = tl.program_id(1) * (B * GROUPS) + tl.arange(0, B * GROUPS)
+        tl.store(out + q[None, :], y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & (q < GROUPS * C)[None, :])
+    else:
+        tl.store(out + c[None, :] * GROUPS, y.to(nodes_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def bypass_kernel(
+    inputs_ptr, nodes_ptr, edge_mix_ptr, edges_ptr, M, M_IN, H, W, HO, WO, first_edge, last_edge, node,
+    C: tl.constexpr, GROUPS: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr,
+    NUM_INPUTS: tl.constexpr, NUM_NODES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The channels that pass by a node's candidates, weighted and stored where a shuffle puts them.
+
+    For those ``GROUPS`` of which :func:`node_kernel` does not take care.
+    """
+    m = tl.program_id(0) * P + tl.arange(0, P)
+    live = m < M
+    n, h, w = locate(m, HO, WO)
+    q = C + tl.program_id(1) * B + tl.arange(0, B)  # the channel of a state
+    channel = q < GROUPS * C
+    y = tl.zeros((P, B), ACC)
+    for number in range(first_edge, last_edge):
+        source = tl.load(edges_ptr + number * EDGE_FIELDS + SOURCE)
+        if source < NUM_INPUTS:
+            state = inputs_ptr + source * tl.cast(M_IN, tl.int64) * (GROUPS * C)
+        else:
+            state = nodes_ptr + (source - NUM_INPUTS) * (GROUPS * C)
+        is_input = source < NUM_INPUTS
+        pitch = tl.where(is_input, GROUPS * C, NUM_NODES * GROUPS * C)
+        v = passing(state, is_input, n, h, w, H, W, HO, WO, pitch, q, live, channel, STRIDE, P, B, ACC)
+        y += tl.load(edge_mix_ptr + number).to(ACC) * v
+    shuffled = (q % C) * GROUPS + q // C
+    out = nodes_ptr + m.to(tl.int64)[:, None] * (NUM_NODES * GROUPS * C) + node * (GROUPS * C) + shuffled[None, :]
+    tl.store(out, y.to(nodes_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
