@@ -58,7 +58,7 @@ RECIPES: Mapping[str, Experiment] = {
             channels=8, cells=1, epochs=20, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4
         ),
         retrain=RetrainConfig(
-            channels=8, cells=1, epochs=12, batch_size=64, lr=0.05, nesterov=True, weight_decay=5e-4, evaluate_every=4
+            channels=8, cells=1, epochs=30, batch_size=64, lr=0.05, nesterov=True, weight_decay=5e-4, evaluate_every=10
         ),
     ),
     # Where it starts for another space
