@@ -207,18 +207,9 @@ def read_text(path: Path, what: str = "JSON") -> str:
         raise ValueError(complaint("run", f"{path} must hold {what}", "bytes that are no text")) from None
 
 
-def checked(adapter: "TypeAdapter[T]", data: object, where: str, rule: str) -> T:
-    """Return the value that decoded JSON describes.
-
-    Args:
-        adapter: Of its type.
-        data: What was read.
-        where: The beginning of errors.
-        rule: What the file must be, for errors.
-
-    Raises:
-        ValueError: In one line, with the first field that is wrong.
-    """
+def validate(adapter: "TypeAdapter[T]", data: object, where: str, rule: str, remedy: str = "") -> T:
+    """Return the value that decoded JSON describes; the error of a file that breaks ``rule`` names its first wrong
+    field."""
     from pydantic import ValidationError  # noqa: PLC0415  (see above)
 
     try:
@@ -226,7 +217,7 @@ def checked(adapter: "TypeAdapter[T]", data: object, where: str, rule: str) -> T
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "its values"
-        raise ValueError(complaint(where, rule, f"{place}: {first['msg']}")) from None
+        raise ValueError(complaint(where, rule, f"{place}: {first['msg']}", remedy)) from None
 
 
 def append_json_line(path: Path, record: Mapping[str, object]) -> None:

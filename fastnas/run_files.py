@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter
 from typing_extensions import TypedDict
 
 from fastnas.errors import complaint
-from fastnas.files import CHECKSUM, append_json_line, checked, read_json, read_json_lines, sum_up, write_atomically
+from fastnas.files import CHECKSUM, append_json_line, read_json, read_json_lines, sum_up, validate, write_atomically
 
 T = TypeVar("T")
 WHERE = "run"
@@ -236,7 +236,7 @@ def read_file(path: Path, schema: type[T]) -> T | None:
     if not path.exists():
         return None
     content = read_json(path)
-    checked(TypeAdapter(schema), content, WHERE, f"{path} must be what a run writes")
+    validate(TypeAdapter(schema), content, WHERE, f"{path} must be what a run writes")
     return content  # type: ignore[return-value]  (not what pydantic makes of it, which has another order)
 
 
@@ -263,7 +263,7 @@ def read_records(path: Path, schema: type[T]) -> list[T]:
     for number, line in enumerate(read_json_lines(path), 1):
         rule = f"line {number} of {path} must be what a run writes"
         found = line.pop(CHECKSUM, "")
-        checked(adapter, line, WHERE, rule)
+        validate(adapter, line, WHERE, rule)
         records.append(line)
         if (found or last) and found != _sum_up(line, last):
             remedy = "It was changed, or lines before it were lost or repeated. Restore the file."

@@ -14,7 +14,7 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["fastnas.cli.search", "fastnas.data.loaders", "sklearn.datasets", "tests.forks"])
+FORKS.set_forkserver_preload(["fastnas.cli.search", "fastnas.data.loader_data", "sklearn.datasets", "tests.forks"])
 
 
 def serve():

@@ -129,7 +129,7 @@ class UnrolledByDifferences:
     weight_transfers: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if self.radius <= 0:
+        if not self.radius > 0:
             raise invalid("UnrolledByDifferences", "radius must be positive", self.radius)
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
@@ -171,7 +171,7 @@ class Implicit:
     needs_twice: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.damping < 0:
+        if not self.damping >= 0:
             raise invalid("Implicit", "damping must not be negative", self.damping)
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:

@@ -39,7 +39,7 @@ class ImportanceWeighted:
         if self.draws < minimum:
             remedy = "The expected gradient of one self-normalised draw is zero." if self.self_normalised else ""
             raise invalid(where, f"draws must be at least {minimum}", self.draws, remedy)
-        if self.temperature is not None and self.temperature <= 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise invalid(where, "temperature must be positive", self.temperature)
 
     def weights(self, losses_K: Tensor, num_examples: int) -> Tensor:

@@ -9,11 +9,11 @@ from statistics import fmean, median
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from fastnas.costs.tables import Candidate, CostTable, NetworkSize, distinct_candidates, tabulate
 from fastnas.errors import invalid
-from fastnas.files import STRICT, read_json, write_json
+from fastnas.files import STRICT, read_json, validate, write_json
 from fastnas.spaces.space import Space
 
 WHERE = "latency"
@@ -202,12 +202,7 @@ def load_table(path: Path, space: Space, size: NetworkSize | None = None) -> Lat
     Raises:
         ValueError: If the file holds no table, or one of another space or size.
     """
-    try:
-        table = _AS_JSON.validate_python(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "its values"
-        raise invalid(WHERE, f"{path} must hold a latency table", f"{place}: {first['msg']}") from None
+    table = validate(_AS_JSON, read_json(path), WHERE, f"{path} must hold a latency table")
     if (table.space, table.primitives) != (space.name, space.primitives):
         got = f"one of {table.space} ({', '.join(table.primitives)})"
         raise invalid(WHERE, f"{path} must be a table of the space {space.name}", got, "Measure one for this space.")

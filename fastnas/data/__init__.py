@@ -14,8 +14,9 @@ from fastnas.data.division import (
     steps_per_epoch,
     write_index,
 )
-from fastnas.data.images import Batch, ImageData, ImageSet, hold_out, share_memory
-from fastnas.data.loaders import from_loaders
+from fastnas.data.images import ImageData, ImageSet, hold_out, share_memory
+from fastnas.data.loader_data import from_loaders
+from fastnas.data.loaders import Batch
 from fastnas.data.loading import evaluation_batches, paired_batches, training_batches
 from fastnas.data.pixels import cut_out
 from fastnas.data.prepare import DataWarning, Defaults, prepare, set_augment

@@ -1,6 +1,7 @@
 """What to do with the images of a source."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from fastnas.errors import invalid
@@ -58,5 +59,5 @@ class DataConfig:
 
 def check_colour(colour: Colour | None) -> None:
     """Raise unless the changes of the colours are not negative, and that of the hue at most half a circle."""
-    if colour is not None and not (min(colour) >= 0 and colour[3] <= 0.5):
+    if colour is not None and not (all(0 <= change < inf for change in colour) and colour[3] <= 0.5):
         raise invalid(WHERE, "colour must be four numbers that are not negative, the last at most 0.5", colour)

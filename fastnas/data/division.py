@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from fastnas.data.config import WHERE
 from fastnas.data.images import ImageData, ImageSet
-from fastnas.errors import complaint, invalid
-from fastnas.files import read_json, write_json
+from fastnas.errors import invalid
+from fastnas.files import read_json, validate, write_json
 from fastnas.seeds import stream
 
 INDEX = "index"
@@ -36,11 +36,9 @@ def class_balanced_fraction(labels: np.ndarray, fraction: float, seed: int) -> n
         raise invalid(WHERE, "train_fraction must lie in (0, 1]", fraction)
     labels = _strata(labels)
     first, _ = _cut_classes(np.arange(len(labels)), labels, fraction, stream(seed, "fraction"))
-    emptied = np.setdiff1d(labels, labels[first])
-    got = f"{fraction}, which leaves none of class {emptied[0]}" if len(emptied) else ""
-    if len(emptied):
-        rule = "train_fraction must leave an image of every class"
-        raise invalid(WHERE, rule, got, "Raise --train-fraction.")
+    if len(emptied := np.setdiff1d(labels, labels[first])):
+        rule, got = "train_fraction must leave an image of every class", f"{fraction}, which leaves none of class"
+        raise invalid(WHERE, rule, f"{got} {emptied[0]}", "Raise --train-fraction.")
     return first
 
 
@@ -65,11 +63,10 @@ def split_halves(
     for_weights, for_alpha = _cut_classes(indices, labels, weight_share, stream(seed, "halves"))
     present = np.unique(labels[indices])
     for half, name in ((for_weights, "weights"), (for_alpha, "alpha")):
-        missing = np.setdiff1d(present, labels[half])
-        got = f"none of class {missing[0]} in the half for {name}" if len(missing) else ""
-        if len(missing):
-            rule = "every class must have images for weights and for alpha"
-            raise invalid(WHERE, rule, got, "Raise --train-fraction, or add images to the class.")
+        if len(missing := np.setdiff1d(present, labels[half])):
+            rule, got = "every class must have images for weights and for alpha", f"none of class {missing[0]}"
+            remedy = "Raise --train-fraction, or add images to the class."
+            raise invalid(WHERE, rule, f"{got} in the half for {name}", remedy)
     return for_weights, for_alpha
 
 
@@ -162,7 +159,7 @@ def divide(data: ImageData, fractions: tuple[float, float], seed: int) -> Halves
         ValueError: If the shares are out of range, or leave a class without an image.
     """
     if not min(fractions) > 0 or not sum(fractions) <= 1 + 1e-9:
-        raise invalid(INDEX, *_RULE, fractions)
+        raise invalid(INDEX, "fractions must be positive and no more than 1 together", fractions)
     used = class_balanced_fraction(data.train.labels, min(sum(fractions), 1.0), seed)
     return Halves(*split_halves(data.train.labels, used, fractions[0] / sum(fractions), seed))
 
@@ -182,24 +179,14 @@ def read_index(path: Path, data: ImageData) -> Halves:
     Raises:
         ValueError: If the file is no index, or that of another data set.
     """
-    rule, remedy = f"{path} must be an index file", "Write one: fastnas index."
-    try:
-        content = _File.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        got = f"{'.'.join(map(str, first['loc'])) or 'its content'}: {first['msg']}"
-        raise ValueError(complaint(INDEX, rule, got, remedy)) from None
+    remedy = "Write one: fastnas index."
+    content = validate(TypeAdapter(_File), read_json(path), INDEX, f"{path} must be an index file", remedy)
     count, ours = len(data.train.labels), digest(data.train)
-    same = content.digest == ours
-    other = f"the index of {content.data} ({content.digest}) beside {data.name} ({ours}, {count} images)"
-    if not same:
+    if content.digest != ours:
+        other = f"the index of {content.data} ({content.digest}) beside {data.name} ({ours}, {count} images)"
         raise invalid(INDEX, f"{path} must belong to the data set", other, remedy)
     halves = Halves(np.array(content.weights, np.int64), np.array(content.alpha, np.int64))
     both = np.concatenate(halves)
-    whole = len(halves.weights) > 0 < len(halves.alpha) and both.max() < count and len(np.unique(both)) == len(both)
-    if not whole:
+    if not (all(map(len, halves)) and both.max() < count and len(np.unique(both)) == len(both)):
         raise invalid(INDEX, f"{path} must name images of the data set, each once and some for each half", "others")
     return halves
-
-
-_RULE = ("fractions must be positive and no more than 1 together",)

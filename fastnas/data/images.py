@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,22 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from fastnas.data.encoded import EncodedImage
+from fastnas.data.loaders import Loaders
 from fastnas.supernet.layout import Fit
 from fastnas.tasks import CLASSIFICATION, Task
-
-if TYPE_CHECKING:
-    from fastnas.data.loaders import Loaders
 
 SMALL = 96  # pixels; above, images are treated like ImageNet's
 THIN = 64  # pixels: a shorter side that no strided stem could halve five times
 Transform = Callable[[Any], Tensor]
-
-
-class Batch(NamedTuple):
-    """Normalised images, float32 ``[N, C, H, W]``, and their classes, int64 ``[N]``, on the device of the run."""
-
-    images: Tensor
-    labels: Tensor
 
 
 def is_large(size: tuple[int, ...]) -> bool:
@@ -117,7 +108,7 @@ class ImageData:
     augment: str = "none"
     notes: tuple[str, ...] = ()
     values: tuple[float, float] | None = None
-    loaders: "Loaders | None" = None
+    loaders: Loaders | None = None
     task: Task = CLASSIFICATION
 
     @property

@@ -18,7 +18,8 @@ from fastnas.data.balance import Sampling, balanced_pass
 from fastnas.data.batched import read_batch
 from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
-from fastnas.data.images import Batch, ImageData, ImageSet, Transform
+from fastnas.data.images import ImageData, ImageSet, Transform
+from fastnas.data.loaders import Batch
 from fastnas.data.pixels import cut_out
 from fastnas.errors import invalid
 from fastnas.ranks import ALONE, Ranks

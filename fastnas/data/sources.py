@@ -14,7 +14,7 @@ from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
 from fastnas.data.folders import load_folder, load_imagenet, prepare_files
 from fastnas.data.images import SMALL, ImageData, ImageSet, Items
-from fastnas.data.loaders import from_loaders, is_loader
+from fastnas.data.loader_data import from_loaders, is_loader
 from fastnas.data.pixels import CIFAR, GREY
 from fastnas.data.prepare import Defaults, prepare
 from fastnas.data.shards import read_shards

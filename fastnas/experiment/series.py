@@ -27,7 +27,7 @@ from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import seconds_so_far
 from fastnas.experiment.progress import Display, ShowProgress, plain_console
 from fastnas.experiment.settings import Experiment, refuse_code, with_absolute_paths
-from fastnas.files import STRICT, checked, read_json, write_json
+from fastnas.files import STRICT, read_json, validate, write_json
 from fastnas.ranks import torch_device
 from fastnas.spaces.benchmark import read_table
 from fastnas.spaces.formats import genotype_to_text
@@ -147,7 +147,7 @@ def load_series(folder: Path, trust: bool = False) -> Series:
         ValueError: If its ``series.json`` does not describe one, or names code and is not trusted.
     """
     path = folder / "series.json"
-    series = checked(_AS_JSON, read_json(path), WHERE, f"{path} must describe a series")
+    series = validate(_AS_JSON, read_json(path), WHERE, f"{path} must describe a series")
     if not trust:
         refuse_code(series.experiment, path)
     return series
@@ -170,7 +170,7 @@ def run_series(
         folder: The run folder; the searches have theirs in ``runs/``, and ``runs.json`` the summary.
         show_progress: Makes the displays of the best one's retraining.
         table: A table of accuracies in which to look the best architecture up.
-        on_start: Called with the images when all is checked and the searches begin.
+        on_start: Called with the images when all is validate and the searches begin.
 
     Returns:
         What came of each search, the number of the best, and its outcome.
@@ -204,7 +204,7 @@ def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Val
         remedy = f"What the others found is kept. To try again: fastnas search --resume {folder}."
         raise ValueError(complaint(WHERE, f"run {number} must end", message.rstrip("."), remedy))
     rule = "judged.json must say what came of a search"
-    validated = [checked(_VALIDATED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
+    validated = [validate(_VALIDATED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
     best = max(range(len(validated)), key=lambda number: validated[number].rank)  # the first of equals
     write_json(folder / "runs.json", {"best": best, "runs": [asdict(one) for one in validated]}, checksum=True)
     return validated, best

@@ -19,7 +19,7 @@ import fastnas
 from fastnas.costs.config import CostConfig
 from fastnas.data import DataConfig, list_sources
 from fastnas.errors import describe, invalid
-from fastnas.files import STRICT, checked, read_json
+from fastnas.files import STRICT, read_json, validate
 from fastnas.methods.variants import Order, StopBy, Techniques
 from fastnas.selection import LadderConfig
 from fastnas.spaces.registry import list_spaces
@@ -149,7 +149,7 @@ def load_experiment(path: Path, trust: bool = False, overridden: Collection[str]
     fields = {name: value for name, value in content.items() if name != "versions"}
     earlier = {name: fields.pop(name) for name in ("download", "resolution", "decoder") if name in fields}
     fields = {"images": earlier} | fields if earlier else fields  # a run from before images had settings of their own
-    experiment = checked(_AS_JSON, fields, "run", rule)
+    experiment = validate(_AS_JSON, fields, "run", rule)
     if not trust:
         refuse_code(experiment, path, overridden)
     return experiment

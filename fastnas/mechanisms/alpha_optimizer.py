@@ -65,7 +65,7 @@ class ApgNag(torch.optim.Optimizer):
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9, gamma: float = 0.0) -> None:
         for name, value in (("lr", lr), ("momentum", momentum), ("gamma", gamma)):
-            if value < 0:
+            if not value >= 0:
                 raise invalid("ApgNag", f"{name} must not be negative", value)
         super().__init__(params, {"lr": lr, "momentum": momentum, "gamma": gamma})
 

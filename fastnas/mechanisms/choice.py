@@ -144,7 +144,7 @@ class Perturbation:
     tune_epochs: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.tune_epochs < 0:
+        if not self.tune_epochs >= 0:
             raise invalid("Perturbation", "tune_epochs must not be negative", self.tune_epochs)
 
     def __call__(self, space: Space, judge: Judge, seed: int) -> Genotype:

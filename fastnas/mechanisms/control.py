@@ -140,7 +140,7 @@ class EigenvalueRule:
 
     def __post_init__(self) -> None:
         for name in ("growth", "window", "lag"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise invalid("EigenvalueRule", f"{name} must be positive", getattr(self, name))
 
     def __call__(self, measured: Sequence[tuple[int, float]]) -> int | None:
@@ -221,7 +221,7 @@ class EigenvalueRollBack:
     reads: ClassVar[frozenset[str]] = frozenset({EIGENVALUE})
 
     def __post_init__(self) -> None:
-        if self.factor <= 1:
+        if not self.factor > 1:
             raise invalid("EigenvalueRollBack", "factor must be more than 1", self.factor)
 
     @property

@@ -59,7 +59,7 @@ class Alignment:
     cell_type: str = "normal"
 
     def __post_init__(self) -> None:
-        if self.radius is not None and self.radius <= 0:
+        if self.radius is not None and not self.radius > 0:
             raise invalid("Alignment", "radius must be positive", self.radius)
 
     def directions(self, slopes: Mapping[int, Tensor]) -> dict[int, Tensor]:

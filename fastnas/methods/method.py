@@ -9,7 +9,7 @@ from fastnas.bilevel.hypergradient import Hypergradient, first_order
 from fastnas.bilevel.score_function import ImportanceWeighted
 from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Projection, adam
 from fastnas.mechanisms.choice import Choice
-from fastnas.mechanisms.control import Control
+from fastnas.mechanisms.control import EIGENVALUE, Control
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
 from fastnas.mechanisms.matching import Alignment, GradientMatching
@@ -19,7 +19,6 @@ from fastnas.mechanisms.pruning import Prune, Stage
 from fastnas.mechanisms.relaxation import Relaxation, softmax
 from fastnas.mechanisms.schedules import Constant, LearningRate, Schedule, cosine
 from fastnas.mechanisms.update_schedule import UpdateSchedule
-from fastnas.methods.conflicts import conflicts
 from fastnas_kernels.check import invalid
 
 
@@ -178,11 +177,10 @@ class Method:
             if getattr(self, name) < 1:
                 raise invalid("Method", f"{name} must be at least 1", getattr(self, name))
         for name in ("eigenvalue_every", "weight_decay_factor", "clip_elements"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise invalid("Method", f"{name} must not be negative", getattr(self, name))
-        for broken, one, other, why in conflicts(self, _show):
-            if broken:
-                raise ValueError(f"method {self.name}: {one} does not work with {other}. {why}")
+        for one, other, why in _conflicts(self):
+            raise ValueError(f"method {self.name}: {one} does not work with {other}. {why}")
 
     @property
     def scores(self) -> bool:
@@ -222,6 +220,72 @@ class Method:
     def __repr__(self) -> str:
         parts = [f"    {name}={_show(value)},\n" for name, value in _different(self)]
         return f"Method(\n{''.join(parts)})"
+
+
+def _conflicts(method: Method) -> Iterator[tuple[str, str, str]]:  # noqa: PLR0912, PLR0915  (a list)
+    """The names of two parts that have no meaning together, and why: the one place that knows."""
+    gradient, draw = f"hypergradient={_show(method.hypergradient)}", f"draw={_show(method.draw)}"
+    control, of_weights = f"control={_show(method.control)}", method.draw_of_weights
+    probable = method.draw is not None and method.draw.has_probability
+    turns_off = method.draw is not None and method.draw.turns_off
+    needs_twice = getattr(method.hypergradient, "needs_twice", False)
+    joint, reads_eigenvalue = method.update_schedule.joint, EIGENVALUE in method.control_reads
+    if method.scores and not probable:
+        yield gradient, draw, "It differentiates the log-probability of a discrete draw: use draw=Categorical()."
+    if probable and not method.scores:
+        why = "The coefficients of this draw are constants, so alpha would never move: "
+        why += "use ImportanceWeighted() or Reinforce()."
+        yield draw, gradient, why
+    if method.unrolls and turns_off:
+        yield gradient, draw, "Its gradient is that of a surrogate, and the weights step with a choice of their own."
+    if not method.update_schedule.alpha_moves and method.choice is None:
+        yield "update_schedule.alpha_moves=False", "choice=None", "Nothing would choose the architecture."
+    if method.matching is not None and (joint or method.weight_average is not None or of_weights is not None):
+        why = "It compares the gradients of all candidates on both halves."
+        yield "matching", "update_schedule.joint, weight_average or a draw", why
+    if method.alignment is not None and (joint or method.weight_average is not None or of_weights is not None):
+        why = "It compares what cells make of the same coefficients."
+        yield "alignment", "update_schedule.joint, weight_average or a draw", why
+    if needs_twice and method.draw is not None and method.draw.once_differentiable:
+        yield gradient, draw, "Its samples have a first derivative and no second: use UnrolledByDifferences()."
+    if method.auxiliary_skip != Constant(0.0) and (turns_off or (of_weights is not None and of_weights.turns_off)):
+        why = "It adds to a skip connection that may not run."
+        yield "auxiliary_skip", draw if turns_off else f"weight_draw={_show(of_weights)}", why
+    if method.scores and method.objective is not None:
+        why = "It sees values of draws and no slope of a cost: add that as a penalty with expected=True."
+        yield "objective", gradient, why
+    if method.reward is not None and not method.reads_reward:
+        yield "reward", gradient, "Only Reinforce asks what a sample is worth."
+    if method.joint_inputs and not method.scores:
+        why = "The choice of inputs is a constant of the loss, so its logits would never move."
+        yield "joint_inputs", gradient, why
+    if method.joint_inputs and (method.partial_channels > 1 or method.edge_normalisation):
+        yield "joint_inputs", "partial_channels or edge_normalisation", "They add up all edges of a node."
+    if method.weight_average is not None and of_weights is None:
+        yield "weight_average", "a weight step without a draw", "Several draws would all be the same."
+    if method.perturbation is not None and of_weights is not None and of_weights.turns_off:
+        yield "perturbation", f"draw={_show(of_weights)}", "It would move coefficients of candidates that do not run."
+    if method.perturbation is not None and not method.on_simplex:
+        why = "It projects onto the simplex, on which only a softmax lies."
+        yield "perturbation", f"relaxation={_show(method.relaxation)}", why
+    if joint and (method.scores or method.unrolls or method.weight_average is not None):
+        why = "One backward pass gives both gradients: there is no inner step to look through."
+        yield "update_schedule.joint", "weight_average" if method.weight_average is not None else gradient, why
+    if method.clip_with_alpha and (joint or method.weight_average is not None or method.perturbation is not None):
+        why = "The weight step must have a gradient of alpha beside that of the weights, of one draw."
+        yield "clip_with_alpha", "update_schedule.joint, weight_average or perturbation", why
+    if joint and method.perturbation is not None:
+        why = "Alpha would get the gradient of coefficients that it did not choose."
+        yield "update_schedule.joint", "perturbation", why
+    if reads_eigenvalue and method.eigenvalue_every == 0:
+        yield control, "eigenvalue_every=0", "The eigenvalue would not be measured."
+    if method.eigenvalue_every > 0 and method.draw is not None:
+        yield "eigenvalue_every", draw, "The curvature at a random or discrete choice is not that of the search."
+    if method.eigenvalue_every > 0 and joint:
+        yield "eigenvalue_every", "update_schedule.joint", "Alpha has no batch of its own to measure on."
+    if len(method.stages) > 1 and (reads_eigenvalue or method.snapshots > 0):
+        why = "Each stage begins with fresh weights and logits, and networks of another size."
+        yield control, f"{len(method.stages)} stages", why
 
 
 def _different(part: Any) -> Iterator[tuple[str, Any]]:

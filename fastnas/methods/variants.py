@@ -89,9 +89,9 @@ class Techniques:
         if self.cutout is not None and not 0 <= self.cutout <= 1:
             raise invalid("Techniques", "cutout must lie in [0, 1]", self.cutout)
         for name in ("l1", "beta_decay", "auxiliary_skip", "sparsity"):
-            if (value := getattr(self, name)) is not None and value < 0:
+            if (value := getattr(self, name)) is not None and not value >= 0:
                 raise invalid("Techniques", f"{name} must not be negative", value)
-        if self.temperature is not None and min(self.temperature) <= 0:
+        if self.temperature is not None and not all(tau > 0 for tau in self.temperature):
             raise invalid("Techniques", "temperature must be positive", self.temperature)
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load as load_weights
 from safetensors.torch import save
 from torch import Tensor
 
 from fastnas.errors import invalid
-from fastnas.files import read_json, write_atomically, write_json
+from fastnas.files import read_json, validate, write_atomically, write_json
 from fastnas.networks.derived import BuildNetwork, build_network, build_own_network
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.cell_space import CellSpace
@@ -304,14 +304,9 @@ def load(
     if folder is None:
         remedy = "Give the folder of a finished fastnas search or fastnas retrain."
         raise invalid("model", f"the folder must hold a {DESCRIPTION}", str(path), remedy)
-    try:
-        described: Any = read_json(folder / DESCRIPTION)
-        digest = described.pop(_DIGEST, None) if isinstance(described, dict) else None
-        info = TypeAdapter(ModelInfo).validate_python(described)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise invalid("model", f"{folder / DESCRIPTION} must describe a model", f"{place}: {first['msg']}") from None
+    described: Any = read_json(folder / DESCRIPTION)
+    digest = described.pop(_DIGEST, None) if isinstance(described, dict) else None
+    info = validate(TypeAdapter(ModelInfo), described, "model", f"{folder / DESCRIPTION} must describe a model")
     own = as_space(space, "model") if space is not None else None
     built = info.build(own=own, network=network)
     try:
