@@ -56,14 +56,14 @@ class Ranks:
         """The part of ``count`` things in a row, a multiple of the number of ranks, that is this one's."""
         return slice(count * self.index // self.size, count * (self.index + 1) // self.size)
 
-    def shared(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def share(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors, equal in all processes; their gradients become the means of those of all."""
         if self.size == 1:
             return dict(tensors)
         return dict(zip(tensors, shared(list(tensors.values())), strict=True))
 
     def mean(self, loss: Tensor) -> Tensor:
-        """The mean of a scalar over the processes; its gradient is that of this one's, see :meth:`shared`."""
+        """The mean of a scalar over the processes; its gradient is that of this one's, see :meth:`share`."""
         return loss if self.size == 1 else averaged_loss(loss)
 
     def totals(self, *numbers: float) -> list[float]:
@@ -190,7 +190,7 @@ def joined(device: str) -> Generator[Ranks, None, None]:
         dist.all_gather_object(places, (socket.gethostname(), os.getpid()))
         yield ranks
     except (RuntimeError, ConnectionError, _Terminated) as error:
-        if not _is_of_transport(error):
+        if not _is_transport_error(error):
             raise
         _restore_signal(signal.SIG_IGN)  # torchrun tells whoever is left to end
         time.sleep(GRACE)  # until the operating system knows who has ended
@@ -228,7 +228,7 @@ def _restore_signal(handler: Any) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _is_of_transport(error: BaseException) -> bool:
+def _is_transport_error(error: BaseException) -> bool:
     """Whether the exchange between processes broke."""
     text = str(error)
     return isinstance(error, ConnectionError | dist.DistError | _Terminated) or any(

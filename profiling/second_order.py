@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 from fastnas.bilevel.hypergradient import UnrolledByDifferences, first_order, unrolled
 from fastnas.bilevel.named import norm
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Bilevel, Tensors, detached
+from fastnas.bilevel.problem import Bilevel, Tensors, detach_all
 from fastnas.bilevel.products import central_difference, forward_over_reverse, kept_product, reverse_over_reverse
 from fastnas.data import Batch, evaluation_batches, load_data
 from fastnas.engine import Run, alpha_problem, fresh_state, relax, search_step, stage_supernet
@@ -123,7 +123,7 @@ def subject(settings: SecondOrder) -> Subject:
     w, alpha = dict(network.named_parameters()), initial_logits(space_by_name("darts"), False, 0, CPU)
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution)
     labels = torch.randint(10, (settings.batch_size,))
-    return Subject(network, detached({**w, **alpha}), tuple(w), tuple(alpha), images, labels)
+    return Subject(network, detach_all({**w, **alpha}), tuple(w), tuple(alpha), images, labels)
 
 
 def products(settings: SecondOrder) -> Section:
@@ -271,13 +271,13 @@ def differences(settings: SecondOrder) -> Section:
             w, alpha = ({n: at[n] for n in part} for part in (state.w, state.alpha))
             return problem.inner(w, alpha, 0)
 
-        at = detached({**state.w, **state.alpha})
+        at = detach_all({**state.w, **state.alpha})
         leaves = {name: p.detach().requires_grad_() for name, p in state.w.items()}
-        outer = problem.outer(leaves, detached(state.alpha), 0)
+        outer = problem.outer(leaves, detach_all(state.alpha), 0)
         v = dict(zip(leaves, torch.autograd.grad(outer, list(leaves.values())), strict=True))
         records += curve(f"supernet of DARTS, after {trained} steps of training", loss, at, v, names)
     network, images, labels = smooth(settings.channels), torch.randn(32, 3, 8, 8), torch.randint(10, (32,))
-    at = detached(dict(network.named_parameters()))
+    at = detach_all(dict(network.named_parameters()))
     v = {name: torch.randn_like(x) for name, x in at.items()}
     records += curve(
         "GELU in place of ReLU, no maximum",

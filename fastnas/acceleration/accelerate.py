@@ -13,8 +13,8 @@ from fastnas.acceleration.mixed_op import MixedOp
 from fastnas.acceleration.primitives import Primitive, Unrecognised, read_primitive
 from fastnas.acceleration.proof import NotTaken, prove, signature
 from fastnas.acceleration.report import AccelerationReport, Left, Replaced
-from fastnas.acceleration.shapes import cell_methods, edges_of, mixing_methods
-from fastnas.acceleration.stand_in import StandIn, install, stand_ins_of
+from fastnas.acceleration.shapes import find_cell_methods, find_edges, find_mixing_methods
+from fastnas.acceleration.stand_in import StandIn, find_stand_ins, install
 from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, cell_wirings, edge_wirings, require_gain
 from fastnas_kernels.check import complaint
 
@@ -103,7 +103,7 @@ def restore(network: nn.Module) -> None:
         >>> fastnas.restore(network)
     """
     for module in network.modules():
-        for present in stand_ins_of(module):
+        for present in find_stand_ins(module):
             delattr(module, present.wiring.method)
             module.__dict__.pop("_replicate_for_data_parallel", None)
 
@@ -112,16 +112,16 @@ def _visit(module: nn.Module, name: str, seen: set[int], session: _Session) -> I
     if id(module) in seen:
         return
     seen.add(id(module))
-    present = stand_ins_of(module)
+    present = find_stand_ins(module)
     if present:
         yield _describe(name, present)
         return
     if isinstance(module, MixedOp):
         yield Left(name, "it runs on the engine by itself")
         return
-    if cell_methods(module) or mixing_methods(module):
+    if find_cell_methods(module) or find_mixing_methods(module):
         yield from (Left(name, reason) for reason in _replace(module, session))
-        present = stand_ins_of(module)
+        present = find_stand_ins(module)
         if present:
             yield _describe(name, present)
             return
@@ -142,18 +142,18 @@ def _describe(name: str, present: list[StandIn]) -> Replaced:
 
 def _replace(module: nn.Module, session: _Session) -> list[str]:
     """Put the engine in the place of the methods of ``module`` that mix, and say why others are left."""
-    is_cell = len(cell_methods(module)) > 0
+    is_cell = len(find_cell_methods(module)) > 0
     key, proved = signature(module), []
     left: list[tuple[str, Unrecognised]] = []
-    for method in cell_methods(module) or mixing_methods(module):
+    for method in find_cell_methods(module) or find_mixing_methods(module):
         try:
-            proved.append(_proved(module, method, is_cell, key, session))
+            proved.append(_prove_once(module, method, is_cell, key, session))
         except Unrecognised as error:
             left.append((method, error))
     for wiring in proved:
         if is_cell and (wiring.fixed or wiring.skips_zeros):  # its own forward runs at times, and then calls these
-            for operation in edges_of(module).values():
-                if mixing_methods(operation) and not stand_ins_of(operation):
+            for operation in find_edges(module).values():
+                if find_mixing_methods(operation) and not find_stand_ins(operation):
                     _replace(operation, replace(session, keeps_layout=True))  # it may draw by the layout
         install(module, replace(wiring, keeps_layout=wiring.changes_layout and session.keeps_layout))
     return [
@@ -163,7 +163,7 @@ def _replace(module: nn.Module, session: _Session) -> list[str]:
     ]
 
 
-def _proved(module: nn.Module, method: str, is_cell: bool, key: object, session: _Session) -> Wiring:
+def _prove_once(module: nn.Module, method: str, is_cell: bool, key: object, session: _Session) -> Wiring:
     if method in module.__dict__:
         raise Unrecognised(f"its {method} was replaced by somebody else")
     wirings = (cell_wirings if is_cell else edge_wirings)(module, method)
@@ -215,7 +215,7 @@ def _holds_candidates(module: nn.Module) -> bool:
 
 
 def _is_candidate(module: nn.Module) -> bool:
-    if mixing_methods(module) or cell_methods(module):
+    if find_mixing_methods(module) or find_cell_methods(module):
         return False
     try:
         read_primitive(module)

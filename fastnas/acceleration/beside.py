@@ -44,7 +44,7 @@ class Beside:
         number = torch.as_tensor(self.rows[edge][position])
         return number if self.shares is None else number * self.shares[edge]
 
-    def pooled(self, source: int, state: Tensor, layer: Layer) -> Tensor:
+    def pool(self, source: int, state: Tensor, layer: Layer) -> Tensor:
         """The pool of a state, or the state itself."""
         if layer.kind == "same":
             return state
@@ -57,7 +57,7 @@ class Beside:
             self._pooled[source, layer] = y
         return self._pooled[source, layer]
 
-    def convolved(self, source: int, state: Tensor) -> dict[tuple[int, int], Tensor]:
+    def convolve(self, source: int, state: Tensor) -> dict[tuple[int, int], Tensor]:
         """For every edge and position of a convolution that leaves a state, its map times its coefficient."""
         if source not in self._convolved:
             rectified = state.relu()

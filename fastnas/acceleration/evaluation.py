@@ -87,7 +87,7 @@ def evaluate(
         if active is None:
             return None
         offsets = _left_out(rows, active) if wiring.offsets else None
-        wiring = wiring.restricted(active)
+        wiring = wiring.restrict(active)
     states: list[Tensor] = list(arguments[:num_states])  # type: ignore[arg-type]
     if wiring.inputs:
         states = [prepare(state) for prepare, state in zip(found.inputs, states, strict=True)]
@@ -122,8 +122,8 @@ def _evaluate_by_nodes(
         terms = []
         for part in parts:
             read |= set(part.sources)
-            maps = _evaluate_known(where, part.wiring, found, *_of_part(part, states, rows, beta))
-            terms.append(_laid_out_as(states[0], maps))
+            maps = _evaluate_known(where, part.wiring, found, *_select_part(part, states, rows, beta))
+            terms.append(_lay_out_as(states[0], maps))
         maps, coefficients = [], []
         for number in plan.entering(target):
             source = plan.edges[number].source
@@ -131,11 +131,11 @@ def _evaluate_by_nodes(
                 if primitive.by_itself is not None:
                     maps.append(found.by_themselves[primitive.by_itself](states[source]))
                 elif primitive.layer is not None and primitive.layer.kind == "conv":
-                    terms.append(beside.convolved(source, states[source])[number, position])
+                    terms.append(beside.convolve(source, states[source])[number, position])
                     read.add(source)
                     continue
                 elif primitive.layer is not None:
-                    maps.append(beside.pooled(source, states[source], primitive.layer))
+                    maps.append(beside.pool(source, states[source], primitive.layer))
                 else:
                     continue
                 read.add(source)
@@ -169,7 +169,7 @@ def _evaluate_dropped(
         masks = {edge: states[0].new_empty(shape).bernoulli_(keep) / keep for edge in wiring.plan.entering(target)}
         total = None
         for part in parts:
-            maps = _evaluate_known(where, part.wiring, found, *_of_part(part, states, rows, beta))
+            maps = _evaluate_known(where, part.wiring, found, *_select_part(part, states, rows, beta))
             for edge, y in zip(part.edges, maps.split(wiring.plan.channels, 1), strict=True):
                 total = y * masks[edge] if total is None else torch.addcmul(total, y, masks[edge])
         assert total is not None  # every node of a plan has a live candidate
@@ -177,7 +177,7 @@ def _evaluate_dropped(
     return torch.cat(states[-wiring.num_outputs :], 1)
 
 
-def _of_part(
+def _select_part(
     part: Part, states: Sequence[Tensor], rows: Tensor | Sequence[Rows], beta: Tensor | Sequence[Tensor] | None
 ) -> tuple[list[Tensor], Tensor | Sequence[Rows], Tensor | None]:
     """States, coefficients and weights of the edges of a part."""
@@ -186,7 +186,7 @@ def _of_part(
     return [states[source] for source in part.sources], some, shares
 
 
-def _laid_out_as(state: Tensor, maps: Tensor) -> Tensor:
+def _lay_out_as(state: Tensor, maps: Tensor) -> Tensor:
     """``maps``, contiguous if ``state`` is."""
     return maps.contiguous() if state.is_contiguous() else maps
 
@@ -211,7 +211,7 @@ def _evaluate_known(
         raise RuntimeError(restore_first(where, f"a filter of shape {shapes[0]}"))
     if norms and not uses_batch(norms[0]):
         given = torch.stack([torch.stack([n.running_mean, n.running_var]) for n in norms])  # type: ignore[list-item]
-        given = _shifted(given, shifts, -1)
+        given = _shift(given, shifts, -1)
         nodes, _ = mixed_cell(states, filters, mix, edge_mix if plan.k > 1 else None, plan, given)
     else:
         batch, (height, width) = states[0].shape[0], plan.size_after(*states[0].shape[2:])
@@ -219,14 +219,14 @@ def _evaluate_known(
         if count <= 1:
             raise invalid(where, "a channel must have more than one value to normalise by the batch", count)
         nodes, statistics = mixed_cell(states, filters, mix, edge_mix if plan.k > 1 else None, plan)
-        statistics = _shifted(statistics, shifts, 1)
+        statistics = _shift(statistics, shifts, 1)
         for _ in range(wiring.updates):
             move_running(norms, statistics, count / (count - 1))
     return nodes[:, (plan.num_nodes - wiring.num_outputs) * plan.channels :]
 
 
 @torch.no_grad()
-def _shifted(statistics: Tensor, shifts: Sequence[Sequence[Tensor | None]], sign: int) -> Tensor:
+def _shift(statistics: Tensor, shifts: Sequence[Sequence[Tensor | None]], sign: int) -> Tensor:
     """``statistics`` with the biases before each normalisation added to its mean, or taken away."""
     if not any(shifts):
         return statistics

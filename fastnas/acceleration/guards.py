@@ -78,7 +78,7 @@ class OtherThan(str):
         return type(word) is str and word not in self.words
 
 
-def state_of(part: nn.Module) -> dict[str, object]:
+def read_state(part: nn.Module) -> dict[str, object]:
     """All attributes of ``part``: plain ones by value, others by identity; buffers are compared elsewhere."""
     held = {name: value for name, value in vars(part).items() if name not in ("_buffers", "_parameters", "_modules")}
     state = {name: copy.deepcopy(value) if is_plain(value) else value for name, value in held.items()}
@@ -119,7 +119,7 @@ def is_same(one: object, other: object) -> bool:
     return one is other or (is_plain(one) and is_plain(other) and type(one) is type(other) and bool(one == other))
 
 
-def guards_of_reads(
+def guard_reads(
     parts: dict[str, nn.Module], reads: set[tuple[str, str]], evaluated: Collection[str]
 ) -> tuple[list[Guard], list[str]]:
     guards, modes = [], []
@@ -137,7 +137,8 @@ def guards_of_reads(
             if is_plain(value):
                 guards.append(Guard(owner, (attribute,), copy.deepcopy(value)))
             elif not is_code(value):
-                raise Unrecognised(f"its forward reads {label}, {kind_of(value)}, which may change during training")
+                kind = type(value).__name__
+                raise Unrecognised(f"its forward reads {label}, of type {kind}, which may change during training")
     return guards, modes
 
 
@@ -147,10 +148,6 @@ def is_code(value: object) -> bool:
         (types.FunctionType, types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType,
          types.GetSetDescriptorType, staticmethod, classmethod, property, types.MemberDescriptorType),
     )  # fmt: skip
-
-
-def kind_of(value: object) -> str:
-    return f"of type {type(value).__name__}"
 
 
 hook_tables: Callable[[nn.Module], tuple[dict[int, Any], ...]] = attrgetter(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fastnas.acceleration.evaluation import evaluate, find_modules, obstacle
-from fastnas.acceleration.shapes import candidates_of
+from fastnas.acceleration.shapes import find_candidates
 from fastnas.acceleration.wiring import Edge, Wiring, read_candidates
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.search_cell import CANDIDATES
@@ -64,7 +64,9 @@ class MixedOp(nn.Module):
         mixed = channels // partial_channels
         self._ops = nn.ModuleList(_build(candidate, mixed, stride) for candidate in candidates)
         plan = CellPlan(channels, 1, 1, (EdgePlan(0, 1, live),), stride, partial_channels)
-        self._wiring = Wiring(plan, (Edge(read_candidates(candidates_of(self)), stride, mixed),), (), ("x", "weights"))
+        self._wiring = Wiring(
+            plan, (Edge(read_candidates(find_candidates(self)), stride, mixed),), (), ("x", "weights")
+        )
 
     def forward(self, x: Tensor, weights: Tensor | Sequence[Tensor | float]) -> Tensor:
         """The weighted sum of all candidates.

@@ -20,9 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, guards_of_reads, is_same, require_untouched, state_of
+from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, guard_reads, is_same, read_state, require_untouched
 from fastnas.acceleration.primitives import Unrecognised
-from fastnas.acceleration.source import guards_of_code, is_foreign, words
+from fastnas.acceleration.source import guard_code, is_foreign, words
 from fastnas_kernels.tensors import storage_id
 
 _OPERATIONS = words("""
@@ -90,16 +90,16 @@ def observe(
     """
     exempt = {id(part) for root in by_themselves for part in root.modules()}
     parts = {name: part for name, part in module.named_modules() if id(part) not in exempt}
-    before = {name: state_of(part) for name, part in parts.items()}
+    before = {name: read_state(part) for name, part in parts.items()}
     counters = [x for name, x in module.named_buffers() if name.endswith("num_batches_tracked")]
     calls = _Calls(coefficients, counters, _OPERATIONS | {"new_empty", "bernoulli_"} if drops else _OPERATIONS)
     reads = _watch(parts, by_themselves, calls, forward)
     for name, part in parts.items():
-        require_untouched(name or type(module).__name__, before[name], state_of(part))
+        require_untouched(name or type(module).__name__, before[name], read_state(part))
     if calls.refused:
         raise Unrecognised(calls.refused)
-    guards, modes = guards_of_reads(parts, reads, evaluated)
-    guards += guards_of_code(parts, reads | {("", method)}, drops)
+    guards, modes = guard_reads(parts, reads, evaluated)
+    guards += guard_code(parts, reads | {("", method)}, drops)
     for guard in guards:
         if not is_same(guard.read(module), guard.value):
             raise Unrecognised(f"its forward changes {guard}")
@@ -143,7 +143,7 @@ def _noting(part: nn.Module, note: Callable[[nn.Module, str], None]) -> Generato
     """``part`` tells ``note`` of every attribute that is read of it."""
     kind = type(part)
     try:
-        part.__class__ = _noting_class(kind)
+        part.__class__ = _make_noting_class(kind)
     except TypeError as error:
         raise Unrecognised(f"{kind.__name__} cannot be watched: {error}") from None
     _NOTES[id(part)] = note
@@ -158,7 +158,7 @@ _NOTES: dict[int, Callable[[nn.Module, str], None]] = {}
 
 
 @lru_cache(maxsize=256)
-def _noting_class(kind: type) -> type:
+def _make_noting_class(kind: type) -> type:
     def __getattribute__(self: nn.Module, name: str) -> object:
         note = _NOTES.get(id(self))
         if note is not None:
@@ -282,7 +282,7 @@ class Probability(float):
             self.uses.append(name)
         return super().__getattribute__(name)
 
-    def _watched(name: str) -> Any:  # type: ignore[misc]
+    def _watch_method(name: str) -> Any:  # type: ignore[misc]
         def method(self: "Probability", *others: Any) -> Any:
             result = getattr(float, name)(self, *others)
             if name in _ARITHMETIC:
@@ -295,8 +295,8 @@ class Probability(float):
         return method
 
     for _name in (*_ARITHMETIC, *_TESTS, *_OTHERS):
-        locals()[_name] = _watched(_name)
-    del _name, _watched
+        locals()[_name] = _watch_method(_name)
+    del _name, _watch_method
 
 
 def _caller_is_foreign() -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.acceleration.guards import hook_tables
-from fastnas.acceleration.shapes import channels_before, stride_of_input
+from fastnas.acceleration.shapes import channels_before, find_input_stride
 from fastnas.acceleration.wiring import Wiring
 
 _NUM_PATTERNS = 9
@@ -26,7 +26,7 @@ class Probe:
     batch: int = 0
 
 
-def probes_of(wiring: Wiring) -> Iterator[Probe]:
+def list_probes(wiring: Wiring) -> Iterator[Probe]:
     yield Probe(8, training=True)
     yield Probe(8, training=False)
     yield Probe(7, training=True)
@@ -42,7 +42,7 @@ def _width(wiring: Wiring) -> int:
     return max(len(edge.primitives) for edge in wiring.edges)
 
 
-def arguments_of(module: nn.Module, wiring: Wiring, probe: Probe, generator: torch.Generator) -> list[Tensor]:
+def make_arguments(module: nn.Module, wiring: Wiring, probe: Probe, generator: torch.Generator) -> list[Tensor]:
     plan, width = wiring.plan, _width(wiring)
     batch = probe.batch or (2 if probe.size % 2 == 0 else 3)
 
@@ -54,7 +54,7 @@ def arguments_of(module: nn.Module, wiring: Wiring, probe: Probe, generator: tor
         maps = []
         for name in wiring.inputs:
             prepare = module.get_submodule(name)
-            maps.append(images(channels_before(prepare, plan.channels), probe.size * stride_of_input(prepare)))
+            maps.append(images(channels_before(prepare, plan.channels), probe.size * find_input_stride(prepare)))
     else:
         maps = [images(plan.channels, probe.size)]
     if wiring.selects:  # whose coefficients are not looked at: every candidate is chosen on every edge at least once
@@ -95,7 +95,7 @@ def _row(probe: Probe, edge: int, width: int, generator: torch.Generator) -> Ten
     return patterns[(edge + probe.pattern) % _NUM_PATTERNS]
 
 
-def twin_of(module: nn.Module, generator: torch.Generator) -> nn.Module:
+def make_twin(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """A copy in float64 whose weights and running statistics are generic, whatever those of ``module`` are."""
     twin = copy.deepcopy(module).double()
     with torch.no_grad():

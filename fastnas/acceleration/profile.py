@@ -115,7 +115,7 @@ def profile(
         ()
     """
     images, labels = batch
-    logits = list(alphas) if alphas is not None else _alphas_of(network)
+    logits = list(alphas) if alphas is not None else _find_alphas(network)
     kinds = find_parts(network)
     with Labels(kinds) as labelled:
 
@@ -136,8 +136,8 @@ def profile(
             gradients = torch.autograd.grad(value, unique, allow_unused=True)
         calls = labelled.calls.copy()
         weights = [p for p in network.parameters() if p.requires_grad and id(p) not in set(map(id, logits))]
-        step, filled = _looked_at(alpha_step, weights)
-        phases, total = _timed(forward, unique, optimizer, step, loader, trace, images.device)
+        step, filled = _look_at(alpha_step, weights)
+        phases, total = _time_phases(forward, unique, optimizer, step, loader, trace, images.device)
     seconds = phases.pop("_parts")
     rows = [Row(name, spent, 0, 1) for name, spent in phases.items()]
     by_kind: dict[str, int] = defaultdict(int)
@@ -151,9 +151,9 @@ def profile(
     rows.append(Row("the rest", max(0.0, phases["forward"] - seconds.get("outermost", 0.0)), labelled.saved[""], 1))
     found = dict(zip(map(id, unique), gradients, strict=True))
     faults = [
-        *_twice(calls, kinds),
+        *_find_repeats(calls, kinds),
         *watch.faults(sum(kind == "edges" for kind, _ in kinds.values())),
-        *_silent_alphas(network, logits, found),
+        *_find_silent_alphas(network, logits, found),
         *filled,
     ]
     waited = phases.get("loader", 0.0)
@@ -165,7 +165,7 @@ def profile(
     return StepProfile(tuple(rows), tuple(faults), total)
 
 
-def _timed(
+def _time_phases(
     forward: Callable[[], Tensor],
     variables: Sequence[Tensor],
     optimizer: torch.optim.Optimizer | None,
@@ -202,7 +202,7 @@ def _timed(
     if loader is not None:
         batches = iter(loader)
         next(batches)  # starts the workers
-        phases["loader"] = _seconds_of(lambda: next(batches, None))
+        phases["loader"] = _measure_seconds(lambda: next(batches, None))
     total = sum(phases.values())
     if trace is not None:
         events.export_chrome_trace(str(trace))
@@ -215,7 +215,7 @@ def _timed(
     return phases, total
 
 
-def _seconds_of(run: Callable[[], object]) -> float:
+def _measure_seconds(run: Callable[[], object]) -> float:
     started = perf_counter()
     run()
     return perf_counter() - started
@@ -226,7 +226,7 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _alphas_of(network: nn.Module) -> list[Tensor]:
+def _find_alphas(network: nn.Module) -> list[Tensor]:
     given = getattr(network, "arch_parameters", None)
     if callable(given):
         return [x for x in given() if isinstance(x, Tensor)]  # type: ignore[union-attr]
@@ -234,7 +234,7 @@ def _alphas_of(network: nn.Module) -> list[Tensor]:
     return [p for name, p in network.named_parameters() if any(word in name.lower() for word in words)]
 
 
-def _twice(calls: dict[nn.Module, int], kinds: dict[nn.Module, tuple[str, str]]) -> Iterator[str]:
+def _find_repeats(calls: dict[nn.Module, int], kinds: dict[nn.Module, tuple[str, str]]) -> Iterator[str]:
     again = [kinds[part][1] for part, number in calls.items() if kinds[part][0] == "candidates" and number > 1]
     if again:
         yield (
@@ -243,7 +243,9 @@ def _twice(calls: dict[nn.Module, int], kinds: dict[nn.Module, tuple[str, str]])
         )
 
 
-def _silent_alphas(network: nn.Module, logits: Sequence[Tensor], found: Mapping[int, Tensor | None]) -> Iterator[str]:
+def _find_silent_alphas(
+    network: nn.Module, logits: Sequence[Tensor], found: Mapping[int, Tensor | None]
+) -> Iterator[str]:
     names = {id(value): name for name, value in [*network.named_parameters(), *vars(network).items()]}
     for number, alpha in enumerate(logits):
         gradient = found.get(id(alpha))
@@ -254,7 +256,7 @@ def _silent_alphas(network: nn.Module, logits: Sequence[Tensor], found: Mapping[
             yield f"alpha {name} has a gradient of zeros"
 
 
-def _looked_at(
+def _look_at(
     alpha_step: Callable[[], object] | None, weights: Sequence[Tensor]
 ) -> tuple[Callable[[], object] | None, list[str]]:
     """The step of alpha, and the faults that it fills in when it runs."""

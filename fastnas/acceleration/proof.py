@@ -13,7 +13,7 @@ from fastnas.acceleration.evaluation import evaluate, find_modules
 from fastnas.acceleration.guards import hook_tables, is_plain
 from fastnas.acceleration.observation import Observation, Probability, observe, operations
 from fastnas.acceleration.primitives import Unrecognised
-from fastnas.acceleration.probes import Probe, arguments_of, probes_of, twin_of
+from fastnas.acceleration.probes import Probe, list_probes, make_arguments, make_twin
 from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring
 
 ROUNDING = 1e-14
@@ -55,12 +55,12 @@ def prove(module: nn.Module, wiring: Wiring) -> Wiring:
     with torch.random.fork_rng(devices=devices), autocast_off, torch.enable_grad():
         generator = torch.Generator().manual_seed(0)
         try:
-            twin = twin_of(module, generator)
+            twin = make_twin(module, generator)
         except FOREIGN_ERRORS as error:
             raise Unrecognised(f"it cannot be copied: {_first_line(error)}") from None
-        wiring = _watched(twin, wiring, device, generator)
-        for probe in probes_of(wiring):
-            arguments = [argument.to(device) for argument in arguments_of(twin, wiring, probe, generator)]
+        wiring = _watch(twin, wiring, device, generator)
+        for probe in list_probes(wiring):
+            arguments = [argument.to(device) for argument in make_arguments(twin, wiring, probe, generator)]
             try:
                 wiring = _compare(twin, wiring, arguments, probe)
             except NotTaken:
@@ -82,8 +82,8 @@ def _with_drop_path(twin: nn.Module, wiring: Wiring, device: torch.device, gener
                 fixed = tuple((n, probability if n == name else v) for n, v in wiring.fixed)
                 dropping = replace(wiring, fixed=fixed, drops=name)
                 if number == 0:
-                    watched = _watched(twin, dropping, device, generator)
-                _compare(twin, dropping, [a.to(device) for a in arguments_of(twin, wiring, probe, generator)], probe)
+                    watched = _watch(twin, dropping, device, generator)
+                _compare(twin, dropping, [a.to(device) for a in make_arguments(twin, wiring, probe, generator)], probe)
                 if probability.uses:
                     raise Unrecognised("it looks at the value of its probability")
         except Unrecognised:
@@ -98,14 +98,14 @@ def _require_own_tensors(module: nn.Module, wiring: Wiring) -> None:
         raise Unrecognised("two of its candidates share a layer")
 
 
-def _watched(twin: nn.Module, wiring: Wiring, device: torch.device, generator: torch.Generator) -> Wiring:
+def _watch(twin: nn.Module, wiring: Wiring, device: torch.device, generator: torch.Generator) -> Wiring:
     """The wiring with everything that the forward of ``twin`` reads."""
     by_themselves = [twin.get_submodule(name) for name in (*wiring.inputs, *wiring.by_themselves)]
     evaluated = set(wiring.tensors_of)
     seen: list[Observation] = []
     for training in (True, False):
         twin.train(training)
-        leaves = [a.to(device) for a in arguments_of(twin, wiring, Probe(8, training), generator)]
+        leaves = [a.to(device) for a in make_arguments(twin, wiring, Probe(8, training), generator)]
         coefficients = leaves[-1:] if wiring.selects else leaves[wiring.plan.num_inputs :]
         handed = _as_handed_over([_leaf(leaf) for leaf in leaves], wiring)
         buffers = {name: buffer.clone() for name, buffer in twin.named_buffers()}
@@ -136,7 +136,7 @@ def _require_same_operations(twin: nn.Module, wiring: Wiring, generator: torch.G
     meta = copy.deepcopy(twin).to("meta").train()
     found = []
     for batch, size in _SHAPES:
-        leaves = arguments_of(twin, wiring, Probe(8, training=True), generator)
+        leaves = make_arguments(twin, wiring, Probe(8, training=True), generator)
         maps, rest = leaves[: wiring.plan.num_inputs], leaves[wiring.plan.num_inputs :]
         maps = [
             x.new_empty(batch, x.shape[1], x.shape[2] * size // 8, x.shape[3] * size // 8, device="meta") for x in maps

@@ -55,10 +55,10 @@ class AccelerationReport:
         cells = sum(module.level == "cell" for module in self.replaced)
         head = f"replaced {cells} cells and {len(self.replaced) - cells} single mixed operations, left {len(self.left)}"
         lines = [head]
-        for (level, what), names in _grouped(((r.level, r.what), r.name) for r in self.replaced):
-            lines.append(f"  {level} {_listed(names)}: {what}")
-        for reason, names in _grouped((module.reason, module.name) for module in self.left):
-            lines.append(f"  left {_listed(names)}: {reason}")
+        for (level, what), names in _group(((r.level, r.what), r.name) for r in self.replaced):
+            lines.append(f"  {level} {_list(names)}: {what}")
+        for reason, names in _group((module.reason, module.name) for module in self.left):
+            lines.append(f"  left {_list(names)}: {reason}")
         if any(module.changes_layout for module in self.replaced):
             lines.append(
                 "  maps leave the engine in channels-last memory: dropout of whole maps behind it draws another mask "
@@ -72,12 +72,12 @@ class AccelerationReport:
         return "\n".join(lines)
 
 
-def _grouped(pairs: Iterable[tuple[Key, str]]) -> Iterable[tuple[Key, list[str]]]:
+def _group(pairs: Iterable[tuple[Key, str]]) -> Iterable[tuple[Key, list[str]]]:
     groups: dict[Key, list[str]] = {}
     for key, name in pairs:
         groups.setdefault(key, []).append(name or "the network itself")
     return groups.items()
 
 
-def _listed(names: list[str], shown: int = 4) -> str:
+def _list(names: list[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, is_code, is_constant, is_plain, kind_of
+from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, is_code, is_constant, is_plain
 from fastnas.acceleration.primitives import Unrecognised
 
 
@@ -41,7 +41,7 @@ def is_foreign(code: types.CodeType) -> bool:
     )
 
 
-def guards_of_code(parts: dict[str, nn.Module], reads: set[tuple[str, str]], drops: bool = False) -> list[Guard]:
+def guard_code(parts: dict[str, nn.Module], reads: set[tuple[str, str]], drops: bool = False) -> list[Guard]:
     """What the code of all parts reads outside of them, in the branches that did not run as well.
 
     If it ``drops``, functions of plain numbers are refused: what they make of a probability cannot be watched.
@@ -102,10 +102,10 @@ def _scan(function: types.FunctionType, kinds: Collection[type]) -> Iterator[obj
                 raise Unrecognised(f"its forward compares identities ({where}): let it compare with == instead of is")
             if step.opname in ("LOAD_ATTR", "LOAD_METHOD") and step.argval not in OF_EVERY_MODULE:
                 yield from (value for kind in kinds if (value := inspect.getattr_static(kind, step.argval, None)))
-        yield from _globals_of_code(code, function.__globals__)
+        yield from _find_globals(code, function.__globals__)
 
 
-def _globals_of_code(code: types.CodeType, scope: dict[str, Any]) -> Iterator[object]:
+def _find_globals(code: types.CodeType, scope: dict[str, Any]) -> Iterator[object]:
     steps = list(dis.get_instructions(code))
     for number, step in enumerate(steps):
         if step.opname in ("STORE_ATTR", "DELETE_ATTR"):
@@ -136,7 +136,7 @@ def _globals_of_code(code: types.CodeType, scope: dict[str, Any]) -> Iterator[ob
             yield from vars(value).values()
         yield value
         where = scope.get("__name__", "")
-        yield from _guard_of_global(where, path, value, getattr(sys.modules.get(where), "__dict__", None) is scope)
+        yield from _guard_global(where, path, value, getattr(sys.modules.get(where), "__dict__", None) is scope)
 
 
 def _loads_singleton(step: dis.Instruction) -> bool:
@@ -156,7 +156,7 @@ def _require_known(owner: object, name: str) -> None:
             raise Unrecognised(f"its forward calls {owner.__name__}.{name}")
 
 
-def _guard_of_global(where: str, path: list[str], value: object, found: bool) -> Iterator[Guard]:
+def _guard_global(where: str, path: list[str], value: object, found: bool) -> Iterator[Guard]:
     label = ".".join(path)
     if isinstance(value, type) and issubclass(value, torch.autograd.Function):
         raise Unrecognised(f"its forward calls {label}, with a derivative of its own")
@@ -166,5 +166,6 @@ def _guard_of_global(where: str, path: list[str], value: object, found: bool) ->
             raise Unrecognised(f"its forward calls {label}")
         return
     if not is_plain(value) or not found:
-        raise Unrecognised(f"its forward reads the global {label}, {kind_of(value)}, which may change during training")
+        kind = type(value).__name__
+        raise Unrecognised(f"its forward reads the global {label}, of type {kind}, which may change during training")
     yield Guard(where, tuple(path), copy.deepcopy(value), is_global=True)

@@ -31,7 +31,7 @@ class StandIn:
 
     def __init__(self, module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, type]] | None = None) -> None:
         self.module, self.wiring = module, wiring
-        self.structure = structure_of(module) if structure is None else structure
+        self.structure = read_structure(module) if structure is None else structure
 
     def __getstate__(self) -> dict[str, object]:
         return {"module": self.module, "wiring": self.wiring, "structure": self.structure}
@@ -41,7 +41,7 @@ class StandIn:
         if arguments is None or torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return self._own(*args, **named)
         self._require_structure()
-        reason = obstacle(self._found) or self._changed()
+        reason = obstacle(self._found) or self._find_change()
         if reason is not None:
             text = complaint("fastnas.accelerate", "the module must be as it was found", reason, _AGAIN)
             warnings.warn(text, RuntimeWarning, stacklevel=3)
@@ -81,8 +81,8 @@ class StandIn:
 
     @cached_property
     def _found(self) -> EvaluatedModules:
-        if structure_of(self.module) != self.structure:
-            names = sorted({name for name, _ in {*structure_of(self.module)} ^ {*self.structure}})
+        if read_structure(self.module) != self.structure:
+            names = sorted({name for name, _ in {*read_structure(self.module)} ^ {*self.structure}})
             raise RuntimeError(restore_first(type(self.module).__name__, f"other ones ({', '.join(names[:4])})"))
         return find_modules(self.module, self.wiring)
 
@@ -112,7 +112,7 @@ class StandIn:
         tables = [(read, vars(self.module.get_submodule(owner)), read(values)) for read, owner, values in readers]
         return tables, others
 
-    def _changed(self) -> str | None:
+    def _find_change(self) -> str | None:
         tables, guards = self._guards
         try:
             for read, table, values in tables:
@@ -131,7 +131,7 @@ class StandIn:
         """A replica for another device, with an engine of its own: data parallelism copies the attributes of a module
         and not what they refer to."""
         replica = type(self.module)._replicate_for_data_parallel(self.module)
-        for present in stand_ins_of(self.module):
+        for present in find_stand_ins(self.module):
             install(replica, present.wiring, present.structure)
         return replica
 
@@ -161,7 +161,7 @@ class StandIn:
         return Replaced(name, "cell" if wiring.is_cell else "edge", what, changes_layout)
 
 
-def structure_of(module: nn.Module) -> list[tuple[str, type]]:
+def read_structure(module: nn.Module) -> list[tuple[str, type]]:
     """Names and classes of all parts of ``module``."""
     return [(name, type(part)) for name, part in module.named_modules() if name]
 
@@ -174,6 +174,6 @@ def install(module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, ty
     return stand_in
 
 
-def stand_ins_of(module: nn.Module) -> list[StandIn]:
+def find_stand_ins(module: nn.Module) -> list[StandIn]:
     """Those that ``module`` has."""
     return [value for value in module.__dict__.values() if isinstance(value, StandIn)]

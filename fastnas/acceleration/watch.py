@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastnas.acceleration.shapes import candidates_of, cell_methods, mixing_methods
-from fastnas.acceleration.stand_in import stand_ins_of
+from fastnas.acceleration.shapes import find_candidates, find_cell_methods, find_mixing_methods
+from fastnas.acceleration.stand_in import find_stand_ins
 from fastnas.supernet.search_cell import SearchCell
 from fastnas_kernels.tensors import storage_id
 
@@ -29,16 +29,16 @@ def find_parts(network: nn.Module) -> dict[nn.Module, tuple[str, str]]:
         if isinstance(module, SearchCell):
             kinds[module] = "cells", name
             return
-        present = stand_ins_of(module)
+        present = find_stand_ins(module)
         if present:  # what lies inside does not run, and a hook on it would bring back its own forward
             kinds[module] = "cells" if present[0].wiring.is_cell else "edges", name
             return
         ours = any(isinstance(part, SearchCell) for part in module.modules())
-        if cell_methods(module) and not ours:
+        if find_cell_methods(module) and not ours:
             kinds[module] = "cells", name
-        elif mixing_methods(module) and not ours:
+        elif find_mixing_methods(module) and not ours:
             kinds[module] = "edges", name
-            for path, candidate in candidates_of(module).items():
+            for path, candidate in find_candidates(module).items():
                 kinds[candidate] = "candidates", f"{name}.{path}"
             return
         for child_name, child in module.named_children():
@@ -78,7 +78,7 @@ class Labels:
         kind = self.kinds[module][0]
         mark = record_function(LABEL + kind)
         mark.__enter__()
-        self._stack.append((kind, mark, isinstance(module, SearchCell) or bool(stand_ins_of(module))))
+        self._stack.append((kind, mark, isinstance(module, SearchCell) or bool(find_stand_ins(module))))
 
     def _end(self, _module: nn.Module, _inputs: object, _output: object) -> None:
         self._stack.pop()[1].__exit__(None, None, None)

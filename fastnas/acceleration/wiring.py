@@ -10,13 +10,13 @@ from torch import nn
 from fastnas.acceleration.guards import Guard, OtherThan
 from fastnas.acceleration.primitives import Layer, LoosePlan, Primitive, Unrecognised, read_primitive
 from fastnas.acceleration.shapes import (
-    arguments_of,
-    candidate_list,
-    candidates_of,
     channels_after,
-    edges_of,
-    listed,
-    words_of,
+    find_candidate_list,
+    find_candidates,
+    find_edges,
+    find_words,
+    list_items,
+    read_arguments,
 )
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 
@@ -184,7 +184,7 @@ class Wiring:
         pairs = [(number, column) for number, columns in enumerate(self.columns) for column in columns]
         return [[number for number, _ in pairs], [column for _, column in pairs]]
 
-    def restricted(self, active: tuple[tuple[bool, ...], ...]) -> "Wiring":
+    def restrict(self, active: tuple[tuple[bool, ...], ...]) -> "Wiring":
         """The same with only the candidates that are ``active``, edge by edge; the last 64 are kept."""
         if all(map(all, active)):
             return self
@@ -267,7 +267,7 @@ def read_edge(module: nn.Module, path: str = "", keep_unknown: bool = False) -> 
     Raises:
         Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
     """
-    primitives = read_candidates(candidates_of(module, path), keep_unknown)
+    primitives = read_candidates(find_candidates(module, path), keep_unknown)
     strides = {p.stride for p in primitives if p.by_itself is None}
     channels = {p.channels for p in primitives if p.channels is not None}
     if len(strides) != 1 or len(channels) != 1:
@@ -338,7 +338,7 @@ def edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
     named = getattr(module, "k", None)
     shares = [named] if isinstance(named, int) and named > 0 else [1] if alone else [1, 2, 4, 8]
     plans = [_plan([edge], [(0, 1)], 1, edge.channels * k) for k in shares]
-    required, defaults = arguments_of(module, method)
+    required, defaults = read_arguments(module, method)
     wirings = [Wiring(plan, (edge,), (), required, method, fixed=defaults) for plan in plans]
     return wirings if len(required) == 2 else [one for wiring in wirings for one in _by_mode(module, wiring)]
 
@@ -346,7 +346,7 @@ def edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
 def _by_mode(module: nn.Module, wiring: Wiring) -> list[Wiring]:
     """``wiring`` while its last argument is no word that the module's code knows, or one of them."""
     *others, last = wiring.arguments
-    modes = [(last, word) for word in (OtherThan("\0"), *words_of(module))] if words_of(module) else []
+    modes = [(last, word) for word in (OtherThan("\0"), *find_words(module))] if find_words(module) else []
     return [replace(wiring, arguments=tuple(others), fixed=(mode, *wiring.fixed)) for mode in modes]
 
 
@@ -369,9 +369,9 @@ def _cell_wiring(module: nn.Module, method: str) -> Wiring:
     Raises:
         Unrecognised: If the number of mixed operations or of other parts does not fit that.
     """
-    operations, found = edges_of(module), candidate_list(module)
+    operations, found = find_edges(module), find_candidate_list(module)
     assert found is not None
-    num_inputs = 1 if any(map(listed, operations.values())) else 2
+    num_inputs = 1 if any(map(list_items, operations.values())) else 2
     edges = _without_lone_identities([read_edge(e, path, keep_unknown=True) for path, e in operations.items()])
     nodes = list(accumulate(range(num_inputs, len(edges) + num_inputs)))
     if len(edges) not in nodes:
@@ -392,8 +392,8 @@ def _cell_wiring(module: nn.Module, method: str) -> Wiring:
         edges, ends, num_inputs, channels_after(module.get_submodule(inputs[0]), channels) if inputs else channels
     )
     require_gain(edges)
-    nested = num_inputs == 2 and any(map(listed, found[1].values()))
-    required, defaults = arguments_of(module, method)
+    nested = num_inputs == 2 and any(map(list_items, found[1].values()))
+    required, defaults = read_arguments(module, method)
     return Wiring(
         plan, tuple(edges), tuple(inputs), required, method, fixed=defaults, nested=nested, num_outputs=num_nodes
     )

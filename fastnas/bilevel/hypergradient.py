@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Bilevel, Tensors, detached, differentiate, undisturbed
+from fastnas.bilevel.problem import Bilevel, Tensors, detach_all, differentiate, undisturbed
 from fastnas.bilevel.products import Product, forward_over_reverse
 from fastnas.bilevel.solve import ConjugateGradients, Solve
 from fastnas_kernels.check import invalid
@@ -36,7 +36,7 @@ class FirstOrder:
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         leaves = _leaves(alpha)
-        return _slopes(problem, lambda: problem.outer(detached(w), leaves, 0), leaves)
+        return _slopes(problem, lambda: problem.outer(detach_all(w), leaves, 0), leaves)
 
 
 first_order = FirstOrder()
@@ -83,10 +83,10 @@ class Unrolled:
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         first = 0 if self.differentiated is None else self.steps - self.differentiated
-        step, current, path = problem.inner_step, detached(w), []
+        step, current, path = problem.inner_step, detach_all(w), []
         for t in range(self.steps):
             leaves = _leaves(current)
-            _, gradients = _slopes(problem, partial(problem.inner, leaves, detached(alpha), t), leaves)
+            _, gradients = _slopes(problem, partial(problem.inner, leaves, detach_all(alpha), t), leaves)
             path += [(t, current)] if t >= first else []
             current, step = step(current, gradients), step.next(current, gradients)
         loss, back, total = _outer(problem, current, alpha)
@@ -134,8 +134,8 @@ class UnrolledByDifferences:
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         leaves, step = _leaves(w), problem.inner_step
-        _, gradients = _slopes(problem, lambda: problem.inner(leaves, detached(alpha), 0), leaves)
-        loss, v, total = _outer(problem, step(detached(w), gradients), alpha)
+        _, gradients = _slopes(problem, lambda: problem.inner(leaves, detach_all(alpha), 0), leaves)
+        loss, v, total = _outer(problem, step(detach_all(w), gradients), alpha)
         length = torch.stack([(x * x).sum() for x in v.values()]).sum().sqrt()
         scale = self.radius / length.clamp(min=torch.finfo(length.dtype).tiny)
 
@@ -175,7 +175,7 @@ class Implicit:
             raise invalid("Implicit", "damping must not be negative", self.damping)
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
-        at, fixed, shift = detached(w), detached(alpha), problem.inner_step.weight_decay + self.damping
+        at, fixed, shift = detach_all(w), detach_all(alpha), problem.inner_step.weight_decay + self.damping
         loss, v, total = _outer(problem, at, alpha)
         matrix = HessianOperator(
             lambda x: problem.inner(x, fixed, 0),
@@ -207,8 +207,8 @@ def _slopes(problem: Bilevel, loss: Callable[[], Tensor], variables: Tensors) ->
 def _outer(problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
     """The outer loss at constants ``w``, and its gradients for both."""
     of_w, of_alpha = _leaves(w), _leaves(alpha)
-    loss, both = _slopes(problem, lambda: problem.outer(of_w, of_alpha, 0), _joined(of_w, of_alpha))
-    return loss, *_parted(both, w, alpha)
+    loss, both = _slopes(problem, lambda: problem.outer(of_w, of_alpha, 0), _join(of_w, of_alpha))
+    return loss, *_part(both, w, alpha)
 
 
 def _second_order(
@@ -217,21 +217,21 @@ def _second_order(
     """Second derivatives of the inner loss times ``v``, which is on the weights: rows of alpha, and those of ``w``."""
 
     def inner(at: Tensors) -> Tensor:
-        return problem.inner(*_parted(at, w, alpha), draw)
+        return problem.inner(*_part(at, w, alpha), draw)
 
-    of = [name for name in _joined(w, alpha) if name.split(" ", 1)[0] in rows]
-    at, along = _joined(detached(w), detached(alpha)), _joined(v, {})
+    of = [name for name in _join(w, alpha) if name.split(" ", 1)[0] in rows]
+    at, along = _join(detach_all(w), detach_all(alpha)), _join(v, {})
     found = problem.average(product(inner, at, along, of, state=problem.state, allow_unused=True))
-    of_w, of_alpha = _parted(found, w, alpha)
+    of_w, of_alpha = _part(found, w, alpha)
     return of_alpha, of_w
 
 
-def _joined(w: Tensors, alpha: Tensors) -> dict[str, Tensor]:
+def _join(w: Tensors, alpha: Tensors) -> dict[str, Tensor]:
     """Both under names that cannot meet."""
     return {**{f"w {name}": x for name, x in w.items()}, **{f"alpha {name}": x for name, x in alpha.items()}}
 
 
-def _parted(both: Tensors, w: Tensors, alpha: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _part(both: Tensors, w: Tensors, alpha: Tensors) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     parts = (("w", w), ("alpha", alpha))
     of_w, of_alpha = ({n: both[f"{key} {n}"] for n in names if f"{key} {n}" in both} for key, names in parts)
     return of_w, of_alpha

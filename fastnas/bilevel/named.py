@@ -39,7 +39,7 @@ def gradients(
     return list(found)
 
 
-def filled(at: Tensors, rows: Sequence[str], found: Sequence[Tensor | None]) -> dict[str, Tensor]:
+def fill_missing(at: Tensors, rows: Sequence[str], found: Sequence[Tensor | None]) -> dict[str, Tensor]:
     pairs = zip(rows, found, strict=True)
     return {name: torch.zeros_like(at[name]) if x is None else x for name, x in pairs}
 
@@ -80,7 +80,7 @@ def require_entering(where: str, losses: Sequence[LossOf], at: Tensors, state: S
 
 
 @contextmanager
-def refused(where: str, remedy: str) -> Generator[None, None, None]:
+def refuse_inplace(where: str, remedy: str) -> Generator[None, None, None]:
     """Say in one line what PyTorch says of an operation that has no second derivative."""
     try:
         yield
@@ -100,7 +100,7 @@ _SWITCHES = {  # what makes an operation of PyTorch one that it can differentiat
 
 
 @contextmanager
-def copied_when_saved(state: Sequence[Tensor]) -> Generator[None, None, None]:
+def copy_when_saved(state: Sequence[Tensor]) -> Generator[None, None, None]:
     """Let graphs keep copies of ``state``, which is put back before they are differentiated."""
     storages = {storage_id(x) for x in state}
     if not storages:

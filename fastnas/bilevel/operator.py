@@ -72,7 +72,7 @@ class HessianOperator:
     @cached_property
     def at(self) -> dict[str, Tensor]:
         """The parameters by name; those of a list are named by their position."""
-        return self._named(self.params)
+        return self._name_rows(self.params)
 
     @cached_property
     def losses(self) -> list[LossOf]:
@@ -128,7 +128,7 @@ class HessianOperator:
     def __matmul__(self, v: Any) -> Any:
         if isinstance(v, Tensor):
             return self._flat_product(v)
-        named = self._named(v)
+        named = self._name_rows(v)
         if set(named) != set(self.at):
             raise invalid("HessianOperator", f"v must have the names {list(self.at)}", list(named))
         found = self.times(named)
@@ -179,6 +179,6 @@ class HessianOperator:
             ) from error
         return aslinearoperator(self)
 
-    def _named(self, tensors: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
+    def _name_rows(self, tensors: Mapping[str, Tensor] | Sequence[Tensor]) -> dict[str, Tensor]:
         items = tensors.items() if isinstance(tensors, Mapping) else ((str(i), x) for i, x in enumerate(tensors))
         return dict(items)

@@ -113,7 +113,7 @@ class Bilevel:
     average: Average = alone
 
 
-def detached(tensors: Tensors) -> dict[str, Tensor]:
+def detach_all(tensors: Tensors) -> dict[str, Tensor]:
     """The same values as constants."""
     return {name: x.detach() for name, x in tensors.items()}
 

@@ -21,11 +21,11 @@ from torch.autograd import forward_ad
 
 from fastnas.bilevel.named import (
     LossOf,
-    copied_when_saved,
-    filled,
+    copy_when_saved,
+    fill_missing,
     gradients,
     norm,
-    refused,
+    refuse_inplace,
     require_names,
     select_rows,
 )
@@ -85,12 +85,12 @@ def forward_over_reverse(
     where, rows = "forward_over_reverse", select_rows(v, of)
     require_names(where, at, v, rows)
     remedy = "Use reverse_over_reverse, or central_difference, as product=by_differences."
-    with undisturbed(state), refused(where, remedy), torch.enable_grad(), forward_ad.dual_level():
+    with undisturbed(state), refuse_inplace(where, remedy), torch.enable_grad(), forward_ad.dual_level():
         point = {name: x.detach().requires_grad_(name in rows) for name, x in at.items()}
         point |= {name: forward_ad.make_dual(point[name], x.detach().to(at[name])) for name, x in v.items()}
         found = gradients(where, loss(point), {name: point[name] for name in rows}, allow_unused)
         tangents = [None if g is None else forward_ad.unpack_dual(g).tangent for g in found]
-        return filled(at, rows, [None if t is None else t.detach() for t in tangents])
+        return fill_missing(at, rows, [None if t is None else t.detach() for t in tangents])
 
 
 def reverse_over_reverse(
@@ -180,18 +180,18 @@ def gauss_newton(
     """
     where, rows = "gauss_newton", select_rows(v, of)
     require_names(where, at, v, rows)
-    with undisturbed(state), refused(where, "Use a Hessian product."), torch.enable_grad():
+    with undisturbed(state), refuse_inplace(where, "Use a Hessian product."), torch.enable_grad():
         with forward_ad.dual_level():
             point = {name: x.detach().requires_grad_(name in rows) for name, x in at.items()}
             leaves = {name: point[name] for name in rows}
             point |= {name: forward_ad.make_dual(point[name], x.detach().to(at[name])) for name, x in v.items()}
             primal, tangent = forward_ad.unpack_dual(outputs(point))
         if tangent is None:
-            return filled(at, rows, [None] * len(rows))
+            return fill_missing(at, rows, [None] * len(rows))
         result = primal.detach()
         bent = reverse_over_reverse(lambda o: loss(o["outputs"]), {"outputs": result}, {"outputs": tangent.detach()})
         weighted = (primal * bent["outputs"]).sum()
-        return filled(at, rows, gradients(where, weighted, leaves, allow_unused))
+        return fill_missing(at, rows, gradients(where, weighted, leaves, allow_unused))
 
 
 def mean_product(
@@ -245,7 +245,7 @@ def _graph(
 ) -> Callable[..., dict[str, Tensor]]:
     """The product from the graph of the gradient for ``along``."""
     remedy = "Use central_difference, as product=by_differences."
-    with undisturbed(state), copied_when_saved(state), refused(where, remedy), torch.enable_grad():
+    with undisturbed(state), copy_when_saved(state), refuse_inplace(where, remedy), torch.enable_grad():
         point = {name: x.detach().requires_grad_(name in along or name in rows) for name, x in at.items()}
         value = loss(point)
         firsts = gradients(where, value, {name: point[name] for name in along}, allow_unused, create_graph=True)
@@ -254,11 +254,11 @@ def _graph(
 
     def product(v: Tensors, keep: bool) -> dict[str, Tensor]:
         if not known:
-            return filled(at, rows, [None] * len(rows))
+            return fill_missing(at, rows, [None] * len(rows))
         directions = [v[name].detach().to(g) for name, g in known.items()]
-        with refused(where, remedy):
+        with refuse_inplace(where, remedy):
             found = torch.autograd.grad(list(known.values()), leaves, directions, retain_graph=keep, allow_unused=True)
-        return filled(at, rows, found)
+        return fill_missing(at, rows, found)
 
     return product
 
@@ -313,7 +313,7 @@ def central_difference(
         raise invalid(where, "radius must be positive", radius)
     length = norm(v)
     if length == 0:
-        return Difference(filled(at, rows, [None] * len(rows)), 0.0, 0.0)
+        return Difference(fill_missing(at, rows, [None] * len(rows)), 0.0, 0.0)
     eps = torch.finfo(next(iter(v.values())).dtype).eps
     own = eps ** (1 / 3) * max(1.0, norm({name: at[name] for name in v}))
     taken = own if radius is None else radius

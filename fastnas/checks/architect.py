@@ -85,7 +85,7 @@ def architect_system(
             others = {id(a): logits[name] for name, a in alpha.items()}
             given = {name: x.clone() for name, x in network.named_buffers()}
             given |= {name: others[id(p)] for name, p in as_parameters.items()}
-            with _in_place_of(network, others):
+            with _put_in_place(network, others):
                 return loss(_logits(functional_call(network, {**weights, **given}, (batch[0],))), batch[1])
 
         return of
@@ -142,7 +142,7 @@ def _places(held: object) -> list[tuple[int | str | None, Tensor]]:
 
 
 @contextmanager
-def _in_place_of(network: nn.Module, others: dict[int, Tensor]) -> Generator[None, None, None]:
+def _put_in_place(network: nn.Module, others: dict[int, Tensor]) -> Generator[None, None, None]:
     """Other tensors wherever attributes and lists of the network hold those with the given ids."""
     undo: list[Callable[[], None]] = []
     for part in network.modules():

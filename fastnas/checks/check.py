@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from fastnas.checks.engine import build_of
+from fastnas.checks.engine import make_build
 from fastnas.checks.estimates import coefficient_findings, estimate_finding
-from fastnas.checks.finding import Finding, Report, Verdict, skipped
+from fastnas.checks.finding import Finding, Report, Verdict, skip
 from fastnas.checks.gradients import DRAWS, gradient_findings, observe
-from fastnas.checks.point import images_of, networks_of
+from fastnas.checks.point import make_images, make_networks
 from fastnas.checks.steps import repeats, step_findings, traces, twin_finding
 from fastnas.checks.system import Build, Claim
 from fastnas.errors import describe, invalid
@@ -78,7 +78,7 @@ def check(
         moves, why = method.update_schedule.alpha_moves, "alpha never moves"
         if not moves:
             raise invalid("check", "a method must have a gradient of alpha", f"{method.name}, in which {why}")
-        build = build_of(method, networks_of(subject), images_of(seed) if images is None else images, claim)
+        build = make_build(method, make_networks(subject), make_images(seed) if images is None else images, claim)
         space = subject if isinstance(subject, Space) else subject.space
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
     if not callable(subject) or isinstance(subject, Method):
@@ -96,7 +96,7 @@ def _check(title: str, build: Build, seed: int) -> Report:
     if again.verdict is Verdict.FAILED:
         # what cannot be repeated cannot be compared: the reference would see another draw than the step
         why = "the steps do not repeat, so there is no gradient to compare"
-        return Report(title, (again, skipped("the hypergradient is the one that is claimed", why)))
+        return Report(title, (again, skip("the hypergradient is the one that is claimed", why)))
     first = observe(build, seed)
     system = first.system
     findings: list[Finding] = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Tensors, detached, differentiate
+from fastnas.bilevel.problem import Tensors, detach_all, differentiate
 from fastnas.checks.slopes import Direction, Slopes, change_along, slopes
 from fastnas.checks.system import Alternative, Claimed, System
 from fastnas.mechanisms.relaxation import probabilities
@@ -20,18 +20,18 @@ from fastnas_kernels.check import invalid
 def slope_of_outer(system: System, directions: list[Direction]) -> Claimed:
     """The slope of the outer loss at the weights as they are: first order, and pathwise estimates for their sample
     (Liu et al., 2019, arXiv:1806.09055, section 2.3)."""
-    w = detached(system.w)
+    w = detach_all(system.w)
     return Claimed(
         slopes(lambda alpha: system.outer(w, alpha, 0), system.alpha, directions),
-        lambda: [_of_inner(system, directions)],
+        lambda: [_claim_inner(system, directions)],
     )
 
 
 def slope_after_step(system: System, directions: list[Direction]) -> Claimed:
     """The slope of the outer loss after the weights made the next step of their own optimiser: momentum, weight decay
     and all that it does, on a copy (Liu et al., 2019, arXiv:1806.09055, eq. 6)."""
-    w, here = detached(system.w), stepped_weights(system, system.alpha)
-    exact = slopes(lambda alpha: system.outer(stepped_weights(system, alpha), alpha, 0), system.alpha, directions)
+    w, here = detach_all(system.w), step_weights(system, system.alpha)
+    exact = slopes(lambda alpha: system.outer(step_weights(system, alpha), alpha, 0), system.alpha, directions)
 
     def alternatives() -> list[Alternative]:
         partial = slopes(lambda alpha: system.outer(here, alpha, 0), system.alpha, directions).values
@@ -48,7 +48,7 @@ def slope_after_step(system: System, directions: list[Direction]) -> Claimed:
                 first,
                 second,
             ),
-            _of_inner(system, directions),
+            _claim_inner(system, directions),
         ]
 
     return Claimed(exact, alternatives)
@@ -66,12 +66,12 @@ class CentralDifference:
     radius: float = 0.01
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
-        here = {name: p.requires_grad_() for name, p in stepped_weights(system, system.alpha).items()}
-        v = differentiate(system.outer(here, detached(system.alpha), 0), here)
+        here = {name: p.requires_grad_() for name, p in step_weights(system, system.alpha).items()}
+        v = differentiate(system.outer(here, detach_all(system.alpha), 0), here)
         scale = self.radius / torch.stack([x.norm() for x in v.values()]).norm()
         group = system.weight_optimizer.param_groups[0]
         rate = group["lr"] * (1 + group["momentum"] if group["nesterov"] else 1)
-        first = slopes(lambda alpha: system.outer(detached(here), alpha, 0), system.alpha, directions)
+        first = slopes(lambda alpha: system.outer(detach_all(here), alpha, 0), system.alpha, directions)
 
         def inner_slopes(sign: int) -> Slopes:
             moved = {name: p.detach() + sign * scale * v[name] for name, p in system.w.items()}
@@ -83,7 +83,7 @@ class CentralDifference:
 
         def alternatives() -> list[Alternative]:
             text = "The second-order term counts {c} times instead of once."
-            return [Alternative(text, first.values, second), _of_inner(system, directions)]
+            return [Alternative(text, first.values, second), _claim_inner(system, directions)]
 
         return Claimed(Slopes(first.values + second, errors), alternatives)
 
@@ -96,7 +96,7 @@ def _central_difference(system: System, directions: list[Direction]) -> list[Alt
     return [Alternative(text, CentralDifference()(system, directions).slopes.values, close=1e-6)]
 
 
-def stepped_weights(system: System, alpha: Tensors) -> dict[str, Tensor]:
+def step_weights(system: System, alpha: Tensors) -> dict[str, Tensor]:
     """The weights after a step of a copy of their optimiser on the inner loss at ``alpha``."""
     optimizer = deepcopy(system.weight_optimizer)
     owned = [p for group in system.weight_optimizer.param_groups for p in group["params"]]
@@ -106,7 +106,7 @@ def stepped_weights(system: System, alpha: Tensors) -> dict[str, Tensor]:
     if missing:
         raise invalid("check", "weight_optimizer must own every weight", f"none of {', '.join(missing)}")
     w = {name: copy_of[id(p)].detach().requires_grad_() for name, p in system.w.items()}
-    gradients = differentiate(system.inner(w, detached(alpha), 0), w)
+    gradients = differentiate(system.inner(w, detach_all(alpha), 0), w)
     for copy in copies:
         copy.grad = None
     for name, p in system.w.items():
@@ -136,8 +136,8 @@ class StraightThrough:
     passes: Callable[[Tensors, int], Mapping[str, Tensor]] | None = None
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
-        w, alpha = detached(system.w), detached(system.alpha)
-        hard = detached(self.hard(alpha, 0))
+        w, alpha = detach_all(system.w), detach_all(system.alpha)
+        hard = detach_all(self.hard(alpha, 0))
         passes = {} if self.passes is None else self.passes(alpha, 0)
         found = []
         for direction in directions:
@@ -147,7 +147,7 @@ class StraightThrough:
             found.append(_slope_along(lambda m: self.loss(w, {**hard, **m}), start, step))
         values, errors = zip(*found, strict=True) if found else ((), ())
         exact = Slopes(torch.tensor(values, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64))
-        return Claimed(exact, lambda: [_of_inner(system, directions)])
+        return Claimed(exact, lambda: [_claim_inner(system, directions)])
 
 
 def _slope_along(loss: Callable[[Tensors], Tensor], start: Tensors, step: Tensors) -> tuple[float, float]:
@@ -188,7 +188,7 @@ class Scored:
     value: Callable[[Tensors, Tensors, int], Tensor] | None = None
 
     def __call__(self, system: System, directions: list[Direction]) -> Claimed:
-        w, alpha = detached(system.w), detached(system.alpha)
+        w, alpha = detach_all(system.w), detach_all(system.alpha)
         value = system.outer if self.value is None else self.value
         losses_K = torch.stack([value(w, alpha, k).detach() for k in range(self.draws)])
         choices = [self.choice(alpha, k) for k in range(self.draws)]
@@ -223,7 +223,7 @@ class Scored:
         return Claimed(Slopes(exact, torch.zeros_like(exact)), alternatives)
 
 
-def _of_inner(system: System, directions: list[Direction]) -> Alternative:
-    w = detached(system.w)
+def _claim_inner(system: System, directions: list[Direction]) -> Alternative:
+    w = detach_all(system.w)
     found = slopes(lambda alpha: system.inner(w, alpha, 0), system.alpha, directions)
     return Alternative("It is the slope of the inner loss: alpha steps on the batch of the weights.", found.values)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors
-from fastnas.checks.enumeration import estimates_of
-from fastnas.checks.method_claims import claim_of, coefficients_of, separate_penalties
-from fastnas.checks.point import NetworkOf, Point, few_draws, point_of
+from fastnas.checks.enumeration import make_estimates
+from fastnas.checks.method_claims import find_claim, make_coefficients, separate_penalties
+from fastnas.checks.point import NetworkOf, Point, few_draws, make_point
 from fastnas.checks.system import Build, Claim, System, Twin
 from fastnas.engine.coefficients import living_logits, relax
 from fastnas.engine.step import search_step
@@ -18,15 +18,15 @@ from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method, Term
 
 
-def build_of(method: Method, network_of: NetworkOf, images: Tensor, claim: Claim | None = None) -> Build:
+def make_build(method: Method, network_of: NetworkOf, images: Tensor, claim: Claim | None = None) -> Build:
     """From a seed to the system of ``method``, with a penalty to look at if it has none."""
     method = few_draws(method)
     if not method.penalties:
         method = replace(method, penalties=(Term(_rank, Constant(0.5), expected=True),))
 
     def build(seed: int) -> System:
-        point = point_of(method, network_of, images, seed)
-        return system_of(point, claim or claim_of(point), _twins(method, network_of, images, claim))
+        point = make_point(method, network_of, images, seed)
+        return make_system(point, claim or find_claim(point), _twins(method, network_of, images, claim))
 
     return build
 
@@ -36,7 +36,7 @@ def _rank(mix: Tensors) -> Tensor:
     return torch.stack([(x * torch.arange(x.shape[-1]).to(x)).sum() for x in mix.values()]).sum()
 
 
-def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
+def make_system(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
     """The parts of a point under the names that the oracle knows."""
     run, method = point.run, point.run.method
     state, separate = run.state, separate_penalties(method)
@@ -73,8 +73,8 @@ def system_of(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
         claim=claim,
         buffers=dict(state.supernet.named_buffers()),
         penalty=penalty if separate else None,
-        coefficients=coefficients_of(point),
-        estimates=estimates_of(point),
+        coefficients=make_coefficients(point),
+        estimates=make_estimates(point),
         twins=twins,
         random=method.draw is not None or any((method.drop_path(run.at), method.skip_dropout(run.at))),
     )
@@ -121,4 +121,4 @@ def _twins(method: Method, network_of: NetworkOf, images: Tensor, claim: Claim |
     still = replace(method, radius=Constant(0.0))
     plain = replace(method, perturbation=None)
     name = "a perturbation of radius 0 changes no bit of the weight step"
-    return (Twin(name, *(build_of(one, network_of, images, claim) for one in (still, plain))),)
+    return (Twin(name, *(make_build(one, network_of, images, claim) for one in (still, plain))),)

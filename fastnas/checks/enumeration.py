@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Tensors, detached
-from fastnas.checks.method_claims import importance_of, inputs_read, two_left
+from fastnas.bilevel.problem import Tensors, detach_all
+from fastnas.checks.method_claims import inputs_read, make_importance, two_left
 from fastnas.checks.point import Point, masks
 from fastnas.checks.system import Estimate
 from fastnas.mechanisms.draw import Draw
@@ -28,7 +28,7 @@ Choice = tuple[tuple[int, ...], ...]
 """The chosen column of every edge, cell type by cell type."""
 
 
-def estimates_of(point: Point) -> tuple[Estimate, ...]:
+def make_estimates(point: Point) -> tuple[Estimate, ...]:
     """Of a method that draws: how often it draws what, and the mean of its gradient."""
     method = point.run.method
     found = []
@@ -55,7 +55,7 @@ def _frequencies(point: Point, phase: str, draw: Draw | None) -> list[Estimate]:
     living = masks(point.run.state.alive)
     # far from even, and alike on all edges, so that one step is a sample of many
     spread = {f"alpha.{name}": torch.linspace(0, 3, x.shape[-1]).double().expand(x.shape) for name, x in living.items()}
-    alpha = {**_of_candidates(point), **spread}
+    alpha = {**_take_candidate_logits(point), **spread}
     of = {
         name: None if draw is None else draw.frequencies(alpha[f"alpha.{name}"], alive, point.run.tau)
         for name, alive in living.items()
@@ -91,9 +91,9 @@ class Known(NamedTuple):
     reward: Tensor
 
 
-def _of_candidates(point: Point) -> dict[str, Tensor]:
+def _take_candidate_logits(point: Point) -> dict[str, Tensor]:
     """The logits but for those of inputs: then every edge is read."""
-    return {name: a for name, a in detached(point.run.state.alpha).items() if not name.startswith("inputs.")}
+    return {name: a for name, a in detach_all(point.run.state.alpha).items() if not name.startswith("inputs.")}
 
 
 def _inputs_read(point: Point) -> Estimate:
@@ -101,7 +101,7 @@ def _inputs_read(point: Point) -> Estimate:
     logits = {name: a for name, a in point.run.state.alpha.items() if name.startswith("inputs.")}
     mask_BS = set_mask(point.run.space, torch.device("cpu"))
     steep = torch.linspace(0, 2, mask_BS.shape[1]).double().expand(mask_BS.shape)
-    alpha = {**_of_candidates(point), **dict.fromkeys(logits, steep)}
+    alpha = {**_take_candidate_logits(point), **dict.fromkeys(logits, steep)}
     p_BS = probabilities(steep, point.run.tau, mask_BS)
     return Estimate(
         "the inputs of a node are drawn as often as their probabilities say",
@@ -132,7 +132,7 @@ class Few:
 
     @cached_property
     def alpha(self) -> dict[str, Tensor]:
-        return {name: a.requires_grad_() for name, a in _of_candidates(self.point).items()}
+        return {name: a.requires_grad_() for name, a in _take_candidate_logits(self.point).items()}
 
     @cached_property
     def mixes(self) -> list[dict[str, Tensor]]:
@@ -150,17 +150,17 @@ class Few:
     @cached_property
     def table(self) -> dict[Choice, "Known"]:
         """What is to be known of every architecture."""
-        w, living = detached(self.point.run.state.w), masks(self.point.run.state.alive)
+        w, living = detach_all(self.point.run.state.w), masks(self.point.run.state.alive)
         columns = {name: tuple(tuple(row.nonzero().flatten().tolist()) for row in x) for name, x in living.items()}
         template = self.point.drawn(self.alpha).mix
-        edges = detached(template.edges)
+        edges = detach_all(template.edges)
         found = {}
         for mix in self.mixes:
             leaves = {name: x.clone().requires_grad_() for name, x in mix.items()}
             whole = Mix(leaves, edges, columns, {}, template.noise, template.seed)
             loss, reward = self.point.loss(w, whole), self.point.reward(w, whole)
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-            found[choice_of(mix)] = Known(loss.detach(), dict(zip(leaves, gradients, strict=True)), reward)
+            found[read_choice(mix)] = Known(loss.detach(), dict(zip(leaves, gradients, strict=True)), reward)
         return found
 
     def sample(self, i: int) -> dict[str, Tensor]:
@@ -169,11 +169,11 @@ class Few:
 
         def outer(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
             mix = later.drawn(alpha, draw).mix.candidates
-            loss, slope, _ = self.table[choice_of(mix)]
+            loss, slope, _ = self.table[read_choice(mix)]
             return loss + torch.stack([((x - x.detach()) * slope[name]).sum() for name, x in mix.items()]).sum()
 
         def reward(w: Tensors, alpha: Tensors, draw: int) -> tuple[Tensor, Tensor]:
-            known = self.table[choice_of(later.drawn(alpha, draw).mix.candidates)]
+            known = self.table[read_choice(later.drawn(alpha, draw).mix.candidates)]
             return known.loss, known.reward
 
         problem = replace(later.problem, outer=outer, reward=reward)
@@ -195,11 +195,11 @@ class Few:
         estimator: Any = self.point.run.method.hypergradient
         tau = self.point.run.tau
         if self.point.run.method.reads_reward:
-            return {f"alpha.{name}": self._of_reward(name, p_EK) / tau for name, p_EK in self.p.items()}
+            return {f"alpha.{name}": self._expect_reward(name, p_EK) / tau for name, p_EK in self.p.items()}
         if not self.point.run.method.scores:
             return {f"alpha.{name}": self._through_gates(name, p_EK) / tau for name, p_EK in self.p.items()}
-        importance = importance_of(estimator, len(self.point.search_batch.labels))
-        of_each = [(self.probability(mix), self.table[choice_of(mix)].loss, mix) for mix in self.mixes]
+        importance = make_importance(estimator, len(self.point.search_batch.labels))
+        of_each = [(self.probability(mix), self.table[read_choice(mix)].loss, mix) for mix in self.mixes]
         total = {name: torch.zeros_like(p_EK) for name, p_EK in self.p.items()}
         for draws in product(of_each, repeat=estimator.draws):
             probability = prod(p for p, _, _ in draws)
@@ -209,21 +209,21 @@ class Few:
                     total[name] -= probability * weight * (mix[name] - p_EK) / tau
         return {f"alpha.{name}": x for name, x in total.items()}
 
-    def _of_reward(self, name: str, p_EK: Tensor) -> Tensor:
+    def _expect_reward(self, name: str, p_EK: Tensor) -> Tensor:
         """``-sum_A p(A) R(A) (A - p)``, the gradient of the expected reward downhill (Cai et al., 2019,
         arXiv:1812.00332, eq. 9)."""
-        rewards = [(self.probability(mix) * self.table[choice_of(mix)].reward, mix[name]) for mix in self.mixes]
+        rewards = [(self.probability(mix) * self.table[read_choice(mix)].reward, mix[name]) for mix in self.mixes]
         return torch.stack([-weighted * (mix_EK - p_EK) for weighted, mix_EK in rewards]).sum(0)
 
     def _through_gates(self, name: str, p_EK: Tensor) -> Tensor:
         """``sum_A p(A) J(p) b(A)`` with ``b`` the slopes of the gates (Cai et al., 2019, arXiv:1812.00332, eq. 4)."""
         total = torch.zeros_like(p_EK)
         for mix in self.mixes:
-            b_EK = self.table[choice_of(mix)].slopes[name]
+            b_EK = self.table[read_choice(mix)].slopes[name]
             total += self.probability(mix) * p_EK * (b_EK - (p_EK * b_EK).sum(-1, keepdim=True))
         return total
 
 
-def choice_of(mix: Mapping[str, Tensor]) -> Choice:
+def read_choice(mix: Mapping[str, Tensor]) -> Choice:
     """The chosen column of every edge."""
     return tuple(tuple(x.detach().argmax(-1).tolist()) for x in mix.values())

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import detached
-from fastnas.checks.finding import Finding, judged, skipped
+from fastnas.bilevel.problem import detach_all
+from fastnas.checks.finding import Finding, compare, skip
 from fastnas.checks.system import Coefficients, Estimate, System
 
 ROUNDING = 1e-12  # a softmax of a dozen float64 numbers is good to a few 1e-16
@@ -22,19 +22,19 @@ def coefficient_findings(system: System) -> list[Finding]:
         "what is off has the coefficient zero exactly",
     )
     if claimed is None:
-        return [skipped(title, "nothing is claimed") for title in titles]
-    alpha = detached(system.alpha)
+        return [skip(title, "nothing is claimed") for title in titles]
+    alpha = detach_all(system.alpha)
     draws = range(DRAWS if system.random else 1)
-    values = [detached(claimed.values(alpha, draw)) for draw in draws]
+    values = [detach_all(claimed.values(alpha, draw)) for draw in draws]
     formulas = [{} if claimed.formula is None else claimed.formula(alpha, draw) for draw in draws]
     off = [{} if claimed.off is None else claimed.off(alpha, draw) for draw in draws]
     pairs = list(zip(values, formulas, strict=True))
-    formula = _judged_rows(
+    formula = _compare_rows(
         titles[0],
         [(v[name] - f[name]).abs() for v, f in pairs for name in f],
         "A temperature divides the logits, before the softmax; a candidate that is dead takes no part in it.",
     )
-    sums = _judged_rows(
+    sums = _compare_rows(
         titles[1],
         [(x.sum(-1) - 1).abs() for v in values for name, x in v.items() if name not in claimed.exempt],
         "Normalise over the candidates that are alive, and over nothing else.",
@@ -42,12 +42,12 @@ def coefficient_findings(system: System) -> list[Finding]:
     return [formula, sums, _zeros(titles[2], claimed, values, off)]
 
 
-def _judged_rows(title: str, errors: list[Tensor], remedy: str) -> Finding:
+def _compare_rows(title: str, errors: list[Tensor], remedy: str) -> Finding:
     if not errors:
-        return skipped(title, "it is not claimed")
+        return skip(title, "it is not claimed")
     meaning = f"{sum(x.numel() for x in errors)} numbers"
     worst = max(float(x.max()) for x in errors)
-    return judged(title, worst, ROUNDING, "rounding of float64", meaning, remedy)
+    return compare(title, worst, ROUNDING, "rounding of float64", meaning, remedy)
 
 
 def _zeros(
@@ -55,10 +55,10 @@ def _zeros(
 ) -> Finding:
     errors = [v[name][mask].abs() for v, masks in zip(values, off, strict=True) for name, mask in masks.items()]
     if not sum(x.numel() for x in errors):
-        return skipped(title, "nothing is off")
+        return skip(title, "nothing is off")
     worst = max(float(x.max()) for x in errors if x.numel())
     remedy = "Mask logits with minus infinity, or multiply by the mask: a small number still runs, decays and learns."
-    return judged(title, worst, 0.0, "exact zeros", f"{sum(x.numel() for x in errors)} numbers", remedy)
+    return compare(title, worst, 0.0, "exact zeros", f"{sum(x.numel() for x in errors)} numbers", remedy)
 
 
 def estimate_finding(estimate: Estimate) -> Finding:
@@ -72,7 +72,7 @@ def estimate_finding(estimate: Estimate) -> Finding:
         off_by = (drawn.mean(0) - expected).abs()
         # where nothing is random only rounding may differ
         worst = max(worst, float((off_by / (deviation + 1e-9 * expected.abs().max() + 1e-15)).max()))
-    return judged(
+    return compare(
         estimate.name,
         worst,
         5.0,

@@ -40,7 +40,7 @@ class Finding:
     remedy: str = ""
 
 
-def judged(name: str, error: float, bound: float, origin: str, meaning: str, remedy: str) -> Finding:
+def compare(name: str, error: float, bound: float, origin: str, meaning: str, remedy: str) -> Finding:
     """A finding that passes if ``error`` is at most ``bound``, which not a number never is."""
     passed = error <= bound
     verdict = Verdict.PASSED if passed else Verdict.FAILED
@@ -55,12 +55,12 @@ def judged(name: str, error: float, bound: float, origin: str, meaning: str, rem
     )
 
 
-def noted(name: str, error: float, meaning: str) -> Finding:
+def note(name: str, error: float, meaning: str) -> Finding:
     """What is good to know and no fault."""
     return Finding(name=name, verdict=Verdict.NOTED, error=error, meaning=meaning)
 
 
-def skipped(name: str, why: str) -> Finding:
+def skip(name: str, why: str) -> Finding:
     """A question that could not be asked."""
     return Finding(name=name, verdict=Verdict.SKIPPED, meaning=why)
 

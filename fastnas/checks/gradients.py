@@ -10,8 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import detached, differentiate
-from fastnas.checks.finding import Finding, judged, skipped
+from fastnas.bilevel.problem import detach_all, differentiate
+from fastnas.checks.finding import Finding, compare, skip
 from fastnas.checks.slopes import ROUNDING, Direction, along, random_directions, slopes
 from fastnas.checks.system import CLOSE, Alternative, Build, Claimed, System
 
@@ -43,7 +43,7 @@ class Observation:
         """The gradient of the penalty by its graph, zero where there is no penalty."""
         if self.system.penalty is None:
             return {name: torch.zeros_like(a) for name, a in self.system.alpha.items()}
-        leaves = {name: a.requires_grad_() for name, a in detached(self.system.alpha).items()}
+        leaves = {name: a.requires_grad_() for name, a in detach_all(self.system.alpha).items()}
         return differentiate(self.system.penalty(leaves, 0), leaves)
 
     def silent(self, name: str) -> Tensor:
@@ -124,7 +124,7 @@ def gradient_findings(observations: Sequence[Observation]) -> list[Finding]:
     kinds = {"alpha": [name for name in first.system.alpha if not name.startswith("beta")]}
     kinds["beta"] = [name for name in first.system.alpha if name.startswith("beta")]
     arrives = [_arrives(kind, names, observations) for kind, names in kinds.items() if names]
-    return [*arrives, _exact(observations), _penalty(observations), _of_weights(first.system, first.seed)]
+    return [*arrives, _exact(observations), _penalty(observations), _check_weights(first.system, first.seed)]
 
 
 def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation]) -> Finding:
@@ -136,7 +136,7 @@ def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation
     dead = [name for name in names if all(bool(seen.silent(name).all()) for seen in observations)]
     if len(dead) == len(names):  # nothing is searched
         meaning = f"not one entry of {', '.join(dead)} got a gradient in {len(observations)} steps"
-        return judged(title, float("inf"), 0.0, "", meaning, remedy)
+        return compare(title, float("inf"), 0.0, "", meaning, remedy)
     silent_ones = f"; not one entry of {', '.join(dead)}" if dead else ""
     worst, count, total = (0.0, TOLERANCE), 0, 0
     for seen in observations:
@@ -151,23 +151,23 @@ def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation
     if worst[0] > worst[1]:
         meaning = f"{count} of {total} entries got none, but the loss has a slope along them"
     meaning += silent_ones
-    return judged(title, *worst, ORIGIN, meaning, remedy)
+    return compare(title, *worst, ORIGIN, meaning, remedy)
 
 
 def _exact(observations: Sequence[Observation]) -> Finding:
     title = "the hypergradient is the one that is claimed"
     useful = [seen for seen in observations if seen.directions]
     if not useful:
-        return skipped(title, "there is no gradient to compare")
+        return skip(title, "there is no gradient to compare")
     useful = [seen for seen in useful if seen.bound <= LOOSEST]
     if not useful:
-        return skipped(title, "the loss has no slope here that could be measured: try another seed")
+        return skip(title, "the loss has no slope here that could be measured: try another seed")
     worst = max(useful, key=lambda seen: seen.error / seen.bound)
     meaning = f"{len(worst.directions)} random directions in {len(useful)} steps"
     if worst.error > worst.bound:
         meaning = diagnosis(worst.measured_D - worst.penalty_D[0], worst.claimed)
     remedy = "Compare the alpha step with its formula term by term, and with fastnas.bilevel.hypergradient."
-    return judged(title, worst.error, worst.bound, ORIGIN, meaning, remedy)
+    return compare(title, worst.error, worst.bound, ORIGIN, meaning, remedy)
 
 
 def diagnosis(measured_D: Tensor, claimed: Claimed) -> str:
@@ -194,32 +194,32 @@ def _penalty(observations: Sequence[Observation]) -> Finding:
     remedy = "Compute it from coefficients that hang on alpha: no argmax, .item(), .tolist(), .detach() on the way."
     first = next((seen for seen in observations if seen.directions), observations[0])
     if first.system.penalty is None:
-        return skipped(title, "there is no penalty")
+        return skip(title, "there is no penalty")
     if not first.directions:
-        return skipped(title, "there is no gradient to compare")
+        return skip(title, "there is no gradient to compare")
     by_values, by_graph = first.penalty_D
     scale = _largest(by_values)
     if scale <= TINY:
         meaning = "its value stays the same whichever way alpha moves a little"
-        return judged(title, float("inf"), 0.0, "", meaning, remedy)
+        return compare(title, float("inf"), 0.0, "", meaning, remedy)
     applied = first.rest_D if first.error <= first.bound else by_graph
     error = max(_largest(by_graph - by_values), _largest(applied - by_values)) / scale
     bound = max(10 * first.bound * first.scale / scale, 1e-5)
     origin = "ten times that of the hypergradient, with which it is compared"
     share = float(applied @ by_values / (by_values @ by_values))
-    return judged(title, error, bound, origin, f"{share:.4g} times its slope arrives at alpha", remedy)
+    return compare(title, error, bound, origin, f"{share:.4g} times its slope arrives at alpha", remedy)
 
 
-def _of_weights(system: System, seed: int) -> Finding:
+def _check_weights(system: System, seed: int) -> Finding:
     title = "the weights' gradient is the slope of the inner loss"
-    w = {name: p.requires_grad_() for name, p in detached(system.w).items()}
-    gradient = differentiate(system.inner(w, detached(system.alpha), 0), w)
+    w = {name: p.requires_grad_() for name, p in detach_all(system.w).items()}
+    gradient = differentiate(system.inner(w, detach_all(system.alpha), 0), w)
     everywhere = {n: random_directions(n, p, torch.ones_like(p, dtype=torch.bool), seed, 1)[0] for n, p in w.items()}
 
     def moved(by: Mapping[str, Tensor]) -> Tensor:
-        constants = detached(system.w)
+        constants = detach_all(system.w)
         at = {name: p + by["t"] * everywhere[name].vector for name, p in constants.items()}
-        return system.inner(at, detached(system.alpha), 0)
+        return system.inner(at, detach_all(system.alpha), 0)
 
     unit = [Direction("t", torch.ones((), dtype=torch.float64))]
     found = slopes(moved, {"t": torch.zeros((), dtype=torch.float64)}, unit)
@@ -228,7 +228,7 @@ def _of_weights(system: System, seed: int) -> Finding:
     error = abs(float(measured - found.values[0])) / scale
     bound = TOLERANCE + min((10 * float(found.errors[0]) + TINY) / scale, LOOSEST)
     remedy = "A backward pass of the network is wrong, or the loss depends on more than the weights it is given."
-    return judged(title, error, bound, ORIGIN, "one random direction in all weights at once", remedy)
+    return compare(title, error, bound, ORIGIN, "one random direction in all weights at once", remedy)
 
 
 def _largest(values: Tensor) -> float:

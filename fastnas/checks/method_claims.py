@@ -25,7 +25,7 @@ from fastnas.supernet.architecture import input_sets, set_mask
 from fastnas.supernet.mix import Mix
 
 
-def claim_of(point: Point) -> Claim:
+def find_claim(point: Point) -> Claim:
     """What the gradient of the point's method is said to be, by the name that its hypergradient has for it.
 
     Raises:
@@ -49,13 +49,15 @@ def _radius(point: Point) -> float:
 
 def _weighted_scores(point: Point) -> Claim:
     estimator: Any = point.run.method.hypergradient
-    importance = importance_of(estimator, len(point.search_batch.labels))
-    return Scored(_choice(point), importance, estimator.draws, _tau(point), _living(point))
+    importance = make_importance(estimator, len(point.search_batch.labels))
+    return Scored(_choice(point), importance, estimator.draws, _tau(point), _mark_living(point))
 
 
 def _rewarded_scores(point: Point) -> Claim:
     estimator: Any = point.run.method.hypergradient
-    return Scored(_choice(point), advantage_of(estimator), estimator.draws, _tau(point), _living(point), _reward(point))
+    return Scored(
+        _choice(point), make_advantage(estimator), estimator.draws, _tau(point), _mark_living(point), _reward(point)
+    )
 
 
 _CLAIMS: Mapping[str, Callable[[Point], Claim]] = {
@@ -102,7 +104,7 @@ def _tau(point: Point) -> float:
     return point.run.tau
 
 
-def importance_of(estimator: ImportanceWeighted, num_examples: int) -> Callable[[Tensor], Tensor]:
+def make_importance(estimator: ImportanceWeighted, num_examples: int) -> Callable[[Tensor], Tensor]:
     """From the losses ``[K]`` of draws to what each counts (Casale et al., 2019, arXiv:1902.05116), written out."""
     temperature = num_examples if estimator.temperature is None else estimator.temperature
 
@@ -113,7 +115,7 @@ def importance_of(estimator: ImportanceWeighted, num_examples: int) -> Callable[
     return importance
 
 
-def advantage_of(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
+def make_advantage(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
     """From the rewards ``[K]`` of draws to how far each is moved towards (Cai et al., 2019, arXiv:1812.00332, eq. 10,
     less the mean reward of the others), written out."""
 
@@ -137,7 +139,7 @@ def _choice(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
     return choice
 
 
-def _living(point: Point) -> dict[str, Tensor]:
+def _mark_living(point: Point) -> dict[str, Tensor]:
     """What takes part in the choices, under the names of alpha's tensors."""
     living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
     named = [name for name in point.run.state.alpha if name.startswith("inputs.")]
@@ -209,10 +211,10 @@ def edge_formula(point: Point, alpha: Tensors) -> dict[str, Tensor]:
     }
 
 
-def coefficients_of(point: Point) -> Coefficients:
+def make_coefficients(point: Point) -> Coefficients:
     """What is claimed of the coefficients of both steps, of the relaxation once something was pruned, and of edges."""
     method, space, state = point.run.method, point.run.space, point.run.state
-    pruned = {name: tuple(map(_without_one, rows)) for name, rows in state.alive.items()}
+    pruned = {name: tuple(map(_drop_one, rows)) for name, rows in state.alive.items()}
     living, left = masks(state.alive), masks(pruned)
 
     def values(alpha: Tensors, draw: int) -> dict[str, Tensor]:
@@ -229,12 +231,12 @@ def coefficients_of(point: Point) -> Coefficients:
         found: dict[str, Tensor | None] = {**_by_node(point, edge_formula(point, alpha))}
         for name, alive_EK in living.items():
             a_EK, tau = alpha[f"alpha.{name}"], _tau(point) if method.draw is None else 1.0
-            found[f"pruned {name}"] = _relaxed(method.relaxation, a_EK, left[name], tau)
+            found[f"pruned {name}"] = _write_out_relaxation(method.relaxation, a_EK, left[name], tau)
             for phase in ("alpha", "weights"):
                 own = method.weight_draw if phase == "weights" else None
                 drawn = point.drawn(alpha, draw, phase).mix.candidates[name]
-                of_draw = _drawn(own or method.draw, drawn, a_EK, alive_EK)
-                relaxed = _relaxed(method.relaxation, a_EK, alive_EK, tau)
+                of_draw = _write_out_draw(own or method.draw, drawn, a_EK, alive_EK)
+                relaxed = _write_out_relaxation(method.relaxation, a_EK, alive_EK, tau)
                 rows = relaxed if own is None and method.draw is None else of_draw
                 found[f"{phase} {name}"] = None if rows is None else rows + _auxiliary(point, alive_EK)
         return {name: x for name, x in found.items() if x is not None}
@@ -243,7 +245,7 @@ def coefficients_of(point: Point) -> Coefficients:
         mix = point.drawn(alpha, draw, "weights").mix
         dead = {f"alpha {name}": ~alive_EK for name, alive_EK in living.items()}
         dead |= {f"pruned {name}": ~alive_EK for name, alive_EK in left.items()}
-        return dead | {f"weights {name}": ~_on(rows, living[name]) for name, rows in mix.alive.items()}
+        return dead | {f"weights {name}": ~_mark_on(rows, living[name]) for name, rows in mix.alive.items()}
 
     sums = method.on_simplex
     kept = [] if sums or method.draw is not None else ["alpha", "weights"]
@@ -273,26 +275,26 @@ def _auxiliary(point: Point, alive_EK: Tensor) -> Tensor:
     return added * (alive_EK & is_skip).double()
 
 
-def _without_one(row: tuple[bool, ...]) -> tuple[bool, ...]:
+def _drop_one(row: tuple[bool, ...]) -> tuple[bool, ...]:
     """The last candidate that is alive dies, unless it is the only one."""
     alive = [k for k, lives in enumerate(row) if lives]
     return tuple(lives and (len(alive) == 1 or k != alive[-1]) for k, lives in enumerate(row))
 
 
-def _on(rows: tuple[tuple[int, ...], ...], like_EK: Tensor) -> Tensor:
+def _mark_on(rows: tuple[tuple[int, ...], ...], like_EK: Tensor) -> Tensor:
     on_EK = torch.zeros_like(like_EK)
     for row, columns in enumerate(rows):
         on_EK[row, list(columns)] = True
     return on_EK
 
 
-def _relaxed(relaxation: Relaxation, a_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor | None:
+def _write_out_relaxation(relaxation: Relaxation, a_EK: Tensor, alive_EK: Tensor, tau: float) -> Tensor | None:
     """A relaxation by its formula; ``None`` for one that brings none."""
     written_out = getattr(relaxation, "written_out", None)
     return None if written_out is None else written_out(a_EK, alive_EK, tau)
 
 
-def _drawn(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
+def _write_out_draw(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK: Tensor) -> Tensor | None:
     """One of a row for the draws that choose, and what others write out."""
     if draw is None:
         return None

@@ -92,7 +92,7 @@ def masks(alive: Mapping[str, Alive]) -> dict[str, Tensor]:
     return {cell_type: torch.tensor(rows) for cell_type, rows in alive.items()}
 
 
-def networks_of(subject: Space | nn.Module) -> NetworkOf:
+def make_networks(subject: Space | nn.Module) -> NetworkOf:
     """Tiny networks of a space, or copies of a network of one's own."""
     if isinstance(subject, Space):
         return lambda seed, method: _tiny(subject, seed, method.partial_channels)
@@ -121,13 +121,13 @@ def few_draws(method: Method) -> Method:
     return replace(method, update_schedule=schedule, hypergradient=hypergradient, weight_average=average)
 
 
-def images_of(seed: int = 0) -> Tensor:
+def make_images(seed: int = 0) -> Tensor:
     """Two tiny batches of grey images, ``[2, 4, 1, 8, 8]``."""
     generator = torch.Generator().manual_seed(stream(seed, "images"))
     return torch.rand(2, 4, 1, 8, 8, generator=generator, dtype=torch.float64)
 
 
-def point_of(method: Method, network_of: NetworkOf, images: Tensor, seed: int) -> Point:
+def make_point(method: Method, network_of: NetworkOf, images: Tensor, seed: int) -> Point:
     """A search of ``method`` in its second of six epochs, with momentum, and logits that stand on no tie."""
     config = SearchConfig(epochs=EPOCHS, warmup_epochs=0, batch_size=2, grad_clip=0.0, seed=seed, device="cpu")
     cpu = torch.device("cpu")
@@ -140,12 +140,12 @@ def point_of(method: Method, network_of: NetworkOf, images: Tensor, seed: int) -
     state.step = STEPS
     labels = torch.arange(images.shape[1]) % 2
     weight_batch, search_batch = (Batch(half.double(), labels) for half in images)
-    run = Run(method, _nothing(), config, cpu, (np.arange(2), np.arange(2)), STEPS, state)
+    run = Run(method, _make_no_data(), config, cpu, (np.arange(2), np.arange(2)), STEPS, state)
     search_step(run, weight_batch, None)
     return Point(run, weight_batch, weight_batch if method.update_schedule.joint else search_batch)
 
 
-def _nothing() -> ImageData:
+def _make_no_data() -> ImageData:
     """Data that is never looked at: the check brings its own batches."""
     empty = ImageSet(np.zeros(0, np.int64), lambda index: torch.zeros(1, 8, 8, dtype=torch.uint8))
     return ImageData(

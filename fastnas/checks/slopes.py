@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Tensors, detached
+from fastnas.bilevel.problem import Tensors, detach_all
 from fastnas.seeds import stream
 
 STEPS = (1e-6, 1e-7, 1e-5)  # tried in turn until one crosses no kink
@@ -61,9 +61,9 @@ def along(gradient: Mapping[str, Tensor], directions: list[Direction]) -> Tensor
     return torch.stack([(gradient[d.name].detach() * d.vector).sum().double().cpu() for d in directions])
 
 
-def shifted(variables: Tensors, direction: Direction, distance: float) -> dict[str, Tensor]:
+def shift(variables: Tensors, direction: Direction, distance: float) -> dict[str, Tensor]:
     """``variables`` as constants, one of them moved along ``direction``."""
-    constants = detached(variables)
+    constants = detach_all(variables)
     return {**constants, direction.name: constants[direction.name] + distance * direction.vector}
 
 
@@ -75,7 +75,7 @@ def slopes(function: Callable[[Tensors], Tensor], variables: Tensors, directions
     """
     if not directions:
         return Slopes(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
-    here = value_of(function, detached(variables))
+    here = evaluate(function, detach_all(variables))
     values, errors = zip(*(_slope(function, variables, here, direction) for direction in directions), strict=True)
     return Slopes(torch.tensor(values, dtype=torch.float64), torch.tensor(errors, dtype=torch.float64))
 
@@ -87,7 +87,7 @@ def _slope(
     for step in STEPS:
         first, second = [], []
         for h in (step, step / 2):
-            ahead, behind = (value_of(function, shifted(variables, direction, x)) for x in (h, -h))
+            ahead, behind = (evaluate(function, shift(variables, direction, x)) for x in (h, -h))
             first.append((ahead - behind) / (2 * h))
             second.append((ahead - 2 * here + behind) / h)  # of a smooth function it halves with the step
         value, error = (4 * first[1] - first[0]) / 3, abs(first[1] - first[0]) + abs(2 * second[1] - second[0])
@@ -98,7 +98,7 @@ def _slope(
     return best
 
 
-def value_of(function: Callable[[Tensors], Tensor], variables: Tensors) -> float:
+def evaluate(function: Callable[[Tensors], Tensor], variables: Tensors) -> float:
     """The value of a scalar function."""
     return float(function(variables).detach())
 
@@ -107,5 +107,5 @@ def change_along(
     function: Callable[[Tensors], Mapping[str, Tensor]], variables: Tensors, direction: Direction, step: float = 1e-6
 ) -> dict[str, Tensor]:
     """The derivative of a function to tensors along ``direction``, by a central difference."""
-    forward, backward = (function(shifted(variables, direction, h)) for h in (step, -step))
+    forward, backward = (function(shift(variables, direction, h)) for h in (step, -step))
     return {name: (forward[name].detach() - backward[name].detach()) / (2 * step) for name in forward}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastnas.checks.finding import Finding, Verdict, judged, noted, skipped
+from fastnas.checks.finding import Finding, Verdict, compare, note, skip
 from fastnas.checks.system import Build, System, Twin
 from fastnas.seeds import torch_seed
 
@@ -58,13 +58,13 @@ def repeats(one: Trace, other: Trace) -> Finding:
     first, second = ({**trace.after["alpha"], **trace.after["w"]} for trace in (one, other))
     title, same = "the steps are the same again from the same seed", "an alpha step and a weight step, twice"
     remedy = "Draw from a torch.Generator with a seed of its own, or seed the global one where the system is built."
-    return _compared(title, first, second, same, remedy)
+    return _compare_tensors(title, first, second, same, remedy)
 
 
 def step_findings(trace: Trace) -> list[Finding]:
     """What each step left alone."""
     w, buffers, alpha = trace.before["w"], trace.before["buffers"], trace.between["alpha"]
-    weights = _compared(
+    weights = _compare_tensors(
         "an alpha step leaves the weights alone",
         w,
         trace.between["w"],
@@ -73,17 +73,17 @@ def step_findings(trace: Trace) -> list[Finding]:
         roundings=_ROUNDINGS,
     )
     title = "an alpha step leaves the network's statistics alone"
-    statistics = _compared(title, buffers, trace.between["buffers"], f"{len(buffers)} buffers", "")
+    statistics = _compare_tensors(title, buffers, trace.between["buffers"], f"{len(buffers)} buffers", "")
     if statistics.verdict is Verdict.FAILED:  # nothing reads them while a search normalises by the batch
         meaning = f"{statistics.meaning}; track_running_stats=False keeps none"
-        statistics = noted("an alpha step moves the network's statistics", statistics.error, meaning)
-    statistics = statistics if buffers else skipped(title, "the network keeps none")
+        statistics = note("an alpha step moves the network's statistics", statistics.error, meaning)
+    statistics = statistics if buffers else skip(title, "the network keeps none")
     title = "a weight step leaves alpha alone"
     remedy = "Give the weight optimiser the weights alone; parameters() of a module that holds alpha gives both."
     if trace.owned:
         meaning = f"the weight optimiser owns {', '.join(trace.owned)}"
-        return [weights, statistics, judged(title, float("inf"), 0.0, BITS, meaning, remedy)]
-    return [weights, statistics, _compared(title, alpha, trace.after["alpha"], f"{len(alpha)} tensors", remedy)]
+        return [weights, statistics, compare(title, float("inf"), 0.0, BITS, meaning, remedy)]
+    return [weights, statistics, _compare_tensors(title, alpha, trace.after["alpha"], f"{len(alpha)} tensors", remedy)]
 
 
 def twin_finding(twin: Twin, seed: int) -> Finding:
@@ -96,10 +96,10 @@ def twin_finding(twin: Twin, seed: int) -> Finding:
         return {**copies["alpha"], **copies["w"]}
 
     remedy = "Give each consumer of randomness a stream of its own, and do nothing at all where there is nothing to do."
-    return _compared(twin.name, outcome(twin.one), outcome(twin.other), "one weight step", remedy)
+    return _compare_tensors(twin.name, outcome(twin.one), outcome(twin.other), "one weight step", remedy)
 
 
-def _compared(
+def _compare_tensors(
     title: str,
     before: Mapping[str, Tensor],
     after: Mapping[str, Tensor],
@@ -111,12 +111,12 @@ def _compared(
     difference."""
     differing = [name for name, x in after.items() if not torch.equal(x, before[name])]
     if not differing:
-        return judged(title, 0.0, 0.0, BITS, same, "")
+        return compare(title, 0.0, 0.0, BITS, same, "")
     error = max(float((after[name].double() - before[name].double()).abs().max()) for name in differing)
     meaning = f"{len(differing)} of {len(after)} tensors differ, {differing[0]} first"
     if not roundings:
-        return judged(title, error, 0.0, BITS, meaning, remedy)
+        return compare(title, error, 0.0, BITS, meaning, remedy)
     sizes = [float(x.abs().max()) * torch.finfo(x.dtype).eps for x in before.values() if x.is_floating_point()]
-    return judged(
+    return compare(
         title, error, roundings * max(sizes, default=0.0), "rounding of adding and subtracting", meaning, remedy
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import arg
 
-from fastnas.cli.options import pasted
+from fastnas.cli.options import quote_command
 from fastnas.data import load_data, write_index
 from fastnas.experiment.settings import DATA_HELP
 
@@ -33,5 +33,5 @@ def run(command: Index, console: Console) -> None:
     """Write the index file."""
     halves = write_index(command.out, load_data(command.data), command.fractions, command.seed)
     counts = f"{len(halves.weights)} images for the weights, {len(halves.alpha)} for alpha"
-    line = f"index: {command.out}   ({counts}; use it: {pasted('--index', command.out)})"
+    line = f"index: {command.out}   ({counts}; use it: {quote_command('--index', command.out)})"
     console.out(line)

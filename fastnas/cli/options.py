@@ -185,7 +185,7 @@ def print_help(verb: str, command: Any, options: Sequence[Option], first: Sequen
         console.print(Text(f"\nfastnas {verb} --help-all shows all {len(options)} options: {others}"))
 
 
-def pasted(*words: object) -> str:
+def quote_command(*words: object) -> str:
     """A command line that a shell takes as it is."""
     import shlex  # noqa: PLC0415
 

@@ -48,7 +48,7 @@ def run(command: Profile, console: Console) -> bool:
             raise invalid(
                 "profile", "--accelerate needs a network of your own", f"{command.network}, on the engine already"
             )
-        found = _of_recipe(command)
+        found = _profile_recipe(command)
     else:
         network, (images, labels) = _load(command.network)
         device = torch.device(command.device)
@@ -75,7 +75,7 @@ class _Searched(nn.Module):
         return outputs if isinstance(outputs, Tensor) else outputs[0]
 
 
-def _of_recipe(command: Profile) -> StepProfile:
+def _profile_recipe(command: Profile) -> StepProfile:
     experiment = recipe_in(["--recipe", command.network])
     parts = prepare(experiment)
     config = replace(experiment.config, device=command.device)

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
-from fastnas.cli.options import pasted
+from fastnas.cli.options import quote_command
 from fastnas.cli.printing import comparison_table, data_lines, run_folder_line
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import DataConfig, load_data
@@ -89,7 +89,7 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
     with open_run(folder, ranks):
         if ranks.is_first:
             write_json(folder / "genotype.json", genotype_to_json(genotype), checksum=True)
-        line = run_folder_line(folder, f"repeat the command with {pasted('--run', folder)}")
+        line = run_folder_line(folder, f"repeat the command with {quote_command('--run', folder)}")
         for text in [line, *data_lines(data)]:
             console.out(text)
         with Display(f"retrain on {data.name}", console) as display:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.status import Status
 from tyro.conf import arg
 
-from fastnas.cli.options import pasted
+from fastnas.cli.options import quote_command
 from fastnas.cli.plan import fit_to_budget
 from fastnas.cli.printing import data_lines, print_outcome, run_folder_line, series_table
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, find_value, recipe_in
@@ -110,7 +110,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
             experiment = extend_run(experiment, folder, *wanted, ranks)
     else:
         if ranks.broadcast("used" if holds_files(folder) else ""):
-            remedy = f"To go on with it: {pasted('fastnas', 'search', '--resume', folder)}."
+            remedy = f"To go on with it: {quote_command('fastnas', 'search', '--resume', folder)}."
             raise invalid("search", "the run folder must be new", f"{folder}, which holds files", remedy)
         if command.budget is not None:
             experiment = _within_budget(experiment, command.budget, ranks, console)
@@ -126,7 +126,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
     trust = ["--trust"] if names_code_in(experiment) else []
 
     def start(data: ImageData) -> None:
-        resume = pasted("fastnas", "search", "--resume", folder, *trust)
+        resume = quote_command("fastnas", "search", "--resume", folder, *trust)
         for line in [run_folder_line(folder, resume), *data_lines(data)]:
             console.out(line)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 from rich.console import Console
 from tyro.conf import arg
 
-from fastnas.cli.options import pasted
+from fastnas.cli.options import quote_command
 from fastnas.data import load_data, write_shards
 from fastnas.experiment.settings import DATA_HELP
 
@@ -35,5 +35,5 @@ def run(command: Shards, console: Console) -> None:
     data = load_data(command.data)
     write_shards(data, command.out, command.images_per_shard, command.side)
     counts = f"{len(data.train.labels)} images to train on, {len(data.test.labels)} to test on"
-    line = f"shards: {command.out}   ({counts}; use them: {pasted('--data', f'shards:{command.out}')})"
+    line = f"shards: {command.out}   ({counts}; use them: {quote_command('--data', f'shards:{command.out}')})"
     console.out(line)

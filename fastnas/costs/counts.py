@@ -56,13 +56,13 @@ def activation_bytes(module: nn.Module, x: Tensor, without: Sequence[nn.Module] 
             saved[storage_id(t)] = t
         return t
 
-    with _counted(without, depth), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with _count_calls(without, depth), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         module(x.detach().requires_grad_())
     return sum(t.untyped_storage().nbytes() for t in saved.values())
 
 
 @contextmanager
-def _counted(modules: Sequence[nn.Module], depth: list[int]) -> Generator[None, None, None]:
+def _count_calls(modules: Sequence[nn.Module], depth: list[int]) -> Generator[None, None, None]:
     """Keep in ``depth[0]`` how many of ``modules`` are running."""
 
     def enter(module: nn.Module, arguments: object) -> None:

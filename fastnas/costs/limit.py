@@ -118,7 +118,7 @@ def _ways(edges: Sequence[_Edge], constant: float) -> list[Fronts]:
         for kept, front in fronts.items():
             for kept_after, ways in _decide(edge, kept, front):
                 reached.setdefault(kept_after, []).append(ways)
-        history.append({kept: _unbeaten(ways) for kept, ways in reached.items()})
+        history.append({kept: _keep_unbeaten(ways) for kept, ways in reached.items()})
         fronts = {0: history[-1][edge.keep]} if edge.last else history[-1]
     return history
 
@@ -136,7 +136,7 @@ def _decide(edge: _Edge, kept: int, front: _Front) -> Iterator[tuple[int, _Front
             yield kept + 1, _Front(front.costs + cost, front.scores + score, chosen, before, places)
 
 
-def _unbeaten(ways: Sequence[_Front]) -> _Front:
+def _keep_unbeaten(ways: Sequence[_Front]) -> _Front:
     merged = _Front(*(np.concatenate(parts) for parts in zip(*ways, strict=True)))
     order = np.lexsort((-merged.scores, merged.costs))
     scores = merged.scores[order]

@@ -215,7 +215,7 @@ def _cells(space: Space, size: NetworkSize) -> list[_Cell]:
 
 @_cells.register
 def _(space: ChainSpace, size: NetworkSize) -> list[_Cell]:
-    return [_Cell("normal", list(_of_chain(space, size)))]
+    return [_Cell("normal", list(_count_chain(space, size)))]
 
 
 @_cells.register
@@ -223,20 +223,20 @@ def _(space: CellSpace, size: NetworkSize) -> list[_Cell]:
     area = height_and_width(size.resolution)
     if space.num_inputs == 1:
         return [
-            _Cell("normal", list(_of_cell(space, "normal", size.channels << stage, 1, shrink(area, 1 << stage))))
+            _Cell("normal", list(_count_cell(space, "normal", size.channels << stage, 1, shrink(area, 1 << stage))))
             for stage in range(3)
             for _ in range(size.cells)
         ]
     area, cells = shrink(area, 8) if size.large else area, []
     for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
         if place.cell_type in space.cell_types:  # what is fixed is part of the constant
-            candidates = _of_cell(space, place.cell_type, place.channels, place.stride, area)
+            candidates = _count_cell(space, place.cell_type, place.channels, place.stride, area)
             cells.append(_Cell(place.cell_type, list(candidates)))
         area = shrink(area, place.stride)
     return cells
 
 
-def _of_cell(
+def _count_cell(
     space: Space, cell_type: str, channels: int, cell_stride: int, cell_size: tuple[int, int]
 ) -> Iterator[tuple[int, int, Candidate]]:
     """The row and column in alpha of every candidate that a genotype may hold, and where it stands.
@@ -255,7 +255,7 @@ def _of_cell(
             yield row, space.primitives.index(primitive), Candidate(primitive, channels, stride, area)
 
 
-def _of_chain(space: ChainSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
+def _count_chain(space: ChainSpace, size: NetworkSize) -> Iterator[tuple[int, int, Candidate]]:
     """The same for the blocks of a chain."""
     space.require_depth(size.cells)
     area = shrink(height_and_width(size.resolution), 2 if size.large else 1)

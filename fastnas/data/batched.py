@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastnas.data.images import ImageSet, Transform, as_they_are, items_of
+from fastnas.data.images import ImageSet, Transform, as_they_are, read_items
 
 Change = Callable[[Tensor, Sequence[int]], Tensor]
 
@@ -26,7 +26,7 @@ def read_batch(images: ImageSet, transform: Transform, indices: np.ndarray, seed
         ``[N, ...]``; ``None`` unless the images lie in memory, at the size that networks see, and the transform only
         shifts and mirrors them.
     """
-    items = items_of(images, indices)
+    items = read_items(images, indices)
     if items is None or (steps := _steps(transform, tuple(items.shape[1:]))) is None:
         return None
     if not steps:

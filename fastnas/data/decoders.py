@@ -107,7 +107,7 @@ def load_turbojpeg() -> CDLL:
     package = find_spec("turbojpeg")
     # From an extension module, what it is linked to can be called
     places = [place for place in (package and package.origin, find_library("turbojpeg")) if place]
-    found = [library for library in map(_opened, places) if library is not None]
+    found = [library for library in map(_open, places) if library is not None]
     if not found:
         remedy = "Install it: pip install turbojpeg."
         rule = "decoder turbojpeg must find libjpeg-turbo 3"
@@ -115,7 +115,7 @@ def load_turbojpeg() -> CDLL:
     return found[0]
 
 
-def _opened(path: str) -> CDLL | None:
+def _open(path: str) -> CDLL | None:
     try:
         library = CDLL(path)
         for name, (result, arguments) in SIGNATURES.items():

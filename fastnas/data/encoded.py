@@ -48,7 +48,7 @@ class EncodedImage:
             raise UnreadableImage(self.name, f"{height} by {width} pixels")
         return height, width
 
-    def highest_of_16_bits(self) -> int | None:
+    def find_highest_of_16_bits(self) -> int | None:
         """The largest value of a grey image of 16 bits; ``None`` for others."""
         if self.content.startswith(b"\xff\xd8"):
             return None
@@ -61,7 +61,7 @@ class EncodedImage:
         Raises:
             UnreadableImage: If they cannot be decoded.
         """
-        return self._decoded(Part(0, 0, *self.size()), 1)
+        return self._decode(Part(0, 0, *self.size()), 1)
 
     def decode_part(self, part: Part, least: int) -> Tensor:
         """The pixels of a part of the image, uint8 ``[3, height, width]``, or fewer of them.
@@ -77,9 +77,9 @@ class EncodedImage:
         Raises:
             UnreadableImage: If they cannot be decoded.
         """
-        return self._decoded(part, next((by for by in DIVISORS if min(part[2:]) >= by * least), 1))
+        return self._decode(part, next((by for by in DIVISORS if min(part[2:]) >= by * least), 1))
 
-    def _decoded(self, part: Part, divisor: int) -> Tensor:
+    def _decode(self, part: Part, divisor: int) -> Tensor:
         head = frame(self.content)
         # Decoders make up what is missing at the end; only Pillow complains
         if head is not None and head.is_common and self.content.endswith(END):

@@ -137,7 +137,7 @@ class ImageData:
         }
 
 
-def items_of(images: ImageSet, indices: np.ndarray) -> Tensor | None:
+def read_items(images: ImageSet, indices: np.ndarray) -> Tensor | None:
     """A batch of images that lie in memory, ``[N, ...]``; ``None`` for others."""
     image = images.image
     while isinstance(image, _Selected):

@@ -61,15 +61,15 @@ class Loader:
         while True:
             for position, (images, labels) in enumerate(one_pass(self.source, stream(seed, self.part, number))):
                 if position >= place:
-                    yield self._checked(images, labels, number * len(self) + position)
+                    yield self._check(images, labels, number * len(self) + position)
             number, place = number + 1, 0
 
     def once(self, seed: int) -> Iterator[Batch]:
         """One pass."""
         for position, (images, labels) in enumerate(one_pass(self.source, stream(seed, self.part))):
-            yield self._checked(images, labels, position)
+            yield self._check(images, labels, position)
 
-    def _checked(self, images: Tensor, labels: Tensor, number: int) -> Batch:
+    def _check(self, images: Tensor, labels: Tensor, number: int) -> Batch:
         if images.shape[1:2] != self.image_shape[:1] or images.ndim != 1 + len(self.image_shape):
             expected = ["N", *self.image_shape]
             raise invalid(self._at(number), f"images must have the shape {expected}", list(images.shape))

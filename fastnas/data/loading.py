@@ -106,7 +106,7 @@ class _Collate:
             return _Loaded(torch.empty(0, dtype=torch.uint8), torch.empty(0, dtype=torch.int64), failures)
         images, labels, _ = zip(*read, strict=True)
         targets = torch.tensor(labels) if isinstance(labels[0], int) else torch.stack(labels)
-        return _Loaded(_stacked(images), targets, failures)
+        return _Loaded(_stack(images), targets, failures)
 
     def _readable(self, group: Sequence[_Sample | _Failure]) -> list[_Sample]:
         read = [sample for sample in group if not isinstance(sample, _Failure)]
@@ -114,7 +114,7 @@ class _Collate:
         return read + [read[i % len(read)] for i in range(missing)]
 
 
-def _stacked(images: Sequence[Tensor]) -> Tensor:
+def _stack(images: Sequence[Tensor]) -> Tensor:
     """A batch laid out as its images are: decoders write the channels of a pixel side by side, and to part them takes
     a worker as long as to crop. In a worker it is stacked where the other process can read it."""
     last = [image.movedim(0, -1) for image in images]

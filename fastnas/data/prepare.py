@@ -209,7 +209,7 @@ def _look_at(images: ImageSet) -> _Look:
         try:
             image = images.image(int(place))
             pixels = image.decode() if isinstance(image, EncodedImage) else _as_tensor(image)
-            if isinstance(image, EncodedImage) and (most := image.highest_of_16_bits()) is not None:
+            if isinstance(image, EncodedImage) and (most := image.find_highest_of_16_bits()) is not None:
                 highest.append(most)
         except UnsupportedImage:
             raise

@@ -52,7 +52,7 @@ class Shards:
         path, size = self.paths[self.shard[index]], int(self.size[index])
         name = f"{self.names[index]} in {path}"
         try:
-            content = os.pread(_opened(path, os.getpid()), size, int(self.offset[index]))
+            content = os.pread(_open_for(path, os.getpid()), size, int(self.offset[index]))
         except OSError as error:
             raise UnreadableImage(name, describe_error(error)) from None
         if len(content) < size:
@@ -61,7 +61,7 @@ class Shards:
 
 
 @cache
-def _opened(path: str, process: int) -> int:
+def _open_for(path: str, process: int) -> int:
     """A descriptor of ``path`` for as long as ``process`` lives."""
     return os.open(path, os.O_RDONLY)
 
@@ -108,7 +108,7 @@ def _write(
         for index in indices:
             encoded, label = images.image(index), int(images.labels[index])
             assert isinstance(encoded, EncodedImage)
-            content, suffix = _no_larger(encoded, side)
+            content, suffix = _shrink(encoded, side)
             for end, member in ((f"{suffix}", content), ("cls", str(label).encode())):
                 about = tarfile.TarInfo(f"{index:09d}.{end}")
                 about.size = len(member)
@@ -121,7 +121,7 @@ def _write(
                         table[column].append(value)
 
 
-def _no_larger(encoded: EncodedImage, side: int | None) -> tuple[bytes, str]:
+def _shrink(encoded: EncodedImage, side: int | None) -> tuple[bytes, str]:
     """The content of an image file and the ending of its name, its shorter side at most ``side`` pixels."""
     try:
         with Image.open(io.BytesIO(encoded.content)) as image:

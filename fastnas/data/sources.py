@@ -200,7 +200,7 @@ def _load_digits(root: Path, config: DataConfig) -> ImageData:
     train = class_balanced_fraction(labels, 0.8, seed=0)
     test = np.setdiff1d(np.arange(len(labels)), train)
     sets = [ImageSet(labels[part], Items(pixels[part])) for part in (train, test)]
-    return _of_digits("digits", sets, 8, config)
+    return _prepare_digits("digits", sets, 8, config)
 
 
 @register_source("cluttered", has_root=False, sizes=(10, 1, 16))
@@ -212,7 +212,7 @@ def _load_cluttered(root: Path, config: DataConfig) -> ImageData:
     test = np.setdiff1d(np.arange(len(labels)), train)
     rng = np.random.default_rng(0)
     sets = [_clutter(pixels[part, 0], labels[part], count, rng) for part, count in ((train, 2200), (test, 2000))]
-    return _of_digits("cluttered", sets, 16, config)
+    return _prepare_digits("cluttered", sets, 16, config)
 
 
 def _digits() -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +222,7 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
     return (bundle.images * (255 / 16)).round().astype(np.uint8)[:, None], bundle.target.astype(np.int64)
 
 
-def _of_digits(name: str, sets: Sequence[ImageSet], side: int, config: DataConfig) -> ImageData:
+def _prepare_digits(name: str, sets: Sequence[ImageSet], side: int, config: DataConfig) -> ImageData:
     defaults = Defaults(resolution=(side, side), channels=1, statistics=GREY, augment="crop", large=False)
     return prepare(name, sets[0], sets[1], tuple(map(str, range(10))), config, defaults)
 

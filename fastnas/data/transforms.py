@@ -113,13 +113,13 @@ class RandomResizedCrop(nn.Module):
 
     def forward(self, image: EncodedImage | Image.Image | Tensor) -> Tensor:
         if isinstance(image, EncodedImage):
-            pixels = image.decode_part(self.part_of(*image.size()), max(self.size))
+            pixels = image.decode_part(self.choose_part(*image.size()), max(self.size))
         else:
             whole = image if isinstance(image, Tensor) else pil_to_tensor(image)
-            pixels = crop(whole, *self.part_of(*whole.shape[-2:]))
+            pixels = crop(whole, *self.choose_part(*whole.shape[-2:]))
         return with_channels(resize(pixels, list(self.size), antialias=True), self.channels)
 
-    def part_of(self, height: int, width: int) -> Part:
+    def choose_part(self, height: int, width: int) -> Part:
         """A random part of an image of this size."""
         natural = width / height if self.squeezed else self.size[1] / self.size[0]
         ratio = [bound * natural for bound in self.ratio]

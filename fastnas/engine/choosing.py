@@ -35,12 +35,12 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
     edges = {name: x.tolist() for name, x in reached.edges.items()}
     rounds = count()
 
-    def loss_of_path(genotype: Genotype) -> float:
+    def measure_path(genotype: Genotype) -> float:
         return _loss(run, select_path(run.space, genotype, edges, run.device))
 
     def as_mix(mix: Coefficients) -> Mix:
         tensors = {name: torch.tensor(x, dtype=torch.float32, device=run.device) for name, x in mix.items()}
-        return Mix(tensors, reached.edges, {name: _running(x) for name, x in mix.items()})
+        return Mix(tensors, reached.edges, {name: _run_one(x) for name, x in mix.items()})
 
     def loss_at(mix: Coefficients) -> float:
         return _loss(run, as_mix(mix))
@@ -49,11 +49,11 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
         _tune(run, as_mix(mix), round(epochs * run.steps), share, next(rounds))
 
     mix = {name: x.detach().cpu().numpy().astype(float) for name, x in reached.candidates.items()}
-    judge = Judge(mix, loss_of_path, loss_at, tune, accept)
+    judge = Judge(mix, measure_path, loss_at, tune, accept)
     return run.method.choice(run.space, judge, stream(run.config.seed, "choice"))
 
 
-def _running(mix_EK: np.ndarray) -> Columns:
+def _run_one(mix_EK: np.ndarray) -> Columns:
     return tuple(tuple(np.flatnonzero(row).tolist()) for row in mix_EK)
 
 

@@ -38,10 +38,10 @@ def living_logits(alpha: Tensors, alive: Mapping[str, Alive] = ALL) -> dict[str,
     """The logits ``[E, K]`` of every cell type, minus infinity for what is not alive."""
     living = masks(alive, next(iter(alpha.values())).device)
 
-    def masked(name: str, alpha_EK: Tensor) -> Tensor:
+    def mask_dead(name: str, alpha_EK: Tensor) -> Tensor:
         return alpha_EK if name not in living else alpha_EK.masked_fill(~living[name], -torch.inf)
 
-    return {name: masked(name, a) for name, a in by_cell_type(alpha, "alpha", lambda x: x).items()}
+    return {name: mask_dead(name, a) for name, a in by_cell_type(alpha, "alpha", lambda x: x).items()}
 
 
 def relax(method: Method, space: Space, alpha: Tensors, alive: Mapping[str, Alive] = ALL, tau: float = 1.0) -> Mix:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from fastnas.bilevel.problem import Tensors, detached
+from fastnas.bilevel.problem import Tensors, detach_all
 from fastnas.data import Batch
 from fastnas.engine.run import Run
 from fastnas.engine.step import batch_loss
@@ -29,7 +29,7 @@ def _phases(run: Run) -> list[tuple[str, Tensors, Tensors]]:
     w, alpha = run.state.w, run.state.alpha
     if run.method.update_schedule.joint:
         return [("alpha", w, alpha)]
-    return [("weights", w, detached(alpha)), ("alpha", detached(w), alpha)]
+    return [("weights", w, detach_all(alpha)), ("alpha", detach_all(w), alpha)]
 
 
 def launch_all(run: Run, on_compiled: Callable[[int, int], None] | None) -> None:

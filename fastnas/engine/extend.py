@@ -9,7 +9,7 @@ from typing import Any
 from fastnas.engine.run import Run, weight_learning_rate
 from fastnas.errors import invalid
 from fastnas.mechanisms.control import Stop
-from fastnas.training.checkpoint import saved_identity, settings_of
+from fastnas.training.checkpoint import read_identity, read_settings
 from fastnas.training.config import SearchConfig
 
 WHERE = "search"
@@ -20,7 +20,7 @@ def keep_alpha_rate(config: SearchConfig, folder: Path | None) -> SearchConfig:
     from the number of steps stays what it was."""
     if folder is None or config.alpha_lr is not None:
         return config
-    return replace(config, alpha_lr=settings_of(saved_identity(folder / "checkpoint.pt")).get("alpha_lr"))
+    return replace(config, alpha_lr=read_settings(read_identity(folder / "checkpoint.pt")).get("alpha_lr"))
 
 
 def announce_more(run: Run, history: Sequence[dict[str, Any]], verdict: object) -> None:

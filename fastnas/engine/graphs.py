@@ -127,7 +127,7 @@ class StepGraphs:
             return False
         graph = self.graphs[kind]
         if graph is None:
-            graph = self.graphs[kind] = self._captured(weight_batch, search_batch)
+            graph = self.graphs[kind] = self._capture(weight_batch, search_batch)
             if graph is None or kind not in self.proved:
                 return False
         if kind not in self.proved:
@@ -139,7 +139,7 @@ class StepGraphs:
         self.replays += 1
         return True
 
-    def _captured(self, weight_batch: Batch, search_batch: Batch | None) -> _Graph | None:
+    def _capture(self, weight_batch: Batch, search_batch: Batch | None) -> _Graph | None:
         run, device = self.run, self.run.device
         for_weights = Batch(*(x.to(device, copy=True) for x in weight_batch))
         for_alpha = None if search_batch is None else Batch(*(x.to(device, copy=True) for x in search_batch))

@@ -143,7 +143,7 @@ def search(
     config = plan_search(space_or_supernet, method, data, config, folder, ranks)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)
-    halves = _halves(data, method, config)
+    halves = _divide(data, method, config)
     drop_last = config.drop_last or ranks.size > 1
     steps = steps_per_epoch(len(halves[0]), config.batch_size, "the half for the weights", drop_last=drop_last)
     steps_per_epoch(len(halves[1]), config.batch_size, "the half for alpha")  # raises where one cannot be filled
@@ -155,7 +155,7 @@ def search(
     run = Run(method, data, config, device, halves, steps, state, ranks, broken)
     ranks.require_same("the configuration", run.identity)
     history = _restore(run, folder, extend)
-    with deterministic(), _explained(run, folder):
+    with deterministic(), _explain(run, folder):
         if run.state.step < run.total_steps:
             compile_ahead(run, on_compile)
         for record in _epochs(run, history, folder, on_step):
@@ -175,7 +175,7 @@ def search(
     return SearchResult(genotype, alpha, history, run.state.supernet, verdict.reason if stopped else "", returned)  # type: ignore[union-attr]
 
 
-def _halves(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:
+def _divide(data: ImageData, method: Method, config: SearchConfig) -> tuple[np.ndarray, np.ndarray]:
     """The images for the weights, and for alpha; a method that trains both at once uses all of them for that."""
     halves = search_halves(data, config)
     return (np.union1d(*halves), halves.alpha) if method.update_schedule.joint else halves
@@ -285,7 +285,7 @@ def _rest_of_epoch(
             on_step(state.step, run.total_steps)
 
 
-def _explained(run: Run, folder: Path | None) -> AbstractContextManager[None]:
+def _explain(run: Run, folder: Path | None) -> AbstractContextManager[None]:
     """Inside the block, a number that is not finite ends the search in one line that says where it came from."""
     state, every = run.state, run.method.update_schedule.alpha_every
 

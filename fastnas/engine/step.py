@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fastnas.bilevel.problem import Bilevel, Tensors, detached, differentiate
+from fastnas.bilevel.problem import Bilevel, Tensors, detach_all, differentiate
 from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch, cut_out
 from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
@@ -54,7 +54,7 @@ def move(run: Run, weight_batch: Batch, search_batch: Batch | None) -> None:
         _joint_step(run, weight_batch)
         return
     matching = due and run.method.matching is not None
-    of_alpha = _slopes_on(run, search_batch) if matching else None  # type: ignore[arg-type]
+    of_alpha = _differentiate_on(run, search_batch) if matching else None  # type: ignore[arg-type]
     if due and not schedule.weights_first:
         _alpha_step(run, weight_batch, search_batch)  # type: ignore[arg-type]
     _weight_step(run, weight_batch, of_alpha)
@@ -69,11 +69,13 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
     examples = len(search_batch.labels) * run.ranks.size
 
     def inner_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
-        return inner(w, sampler(alpha, draw).mix)[0] + _weighted(run, run.method.weight_penalties, w)
+        return inner(w, sampler(alpha, draw).mix)[0] + _sum_terms(run, run.method.weight_penalties, w)
 
     def outer_loss(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
         mix = sampler(alpha, draw).mix
-        return _joined(run, outer(w, mix)[0], alpha) + _weighted(run, _of(run, expected=False), mix.candidates)
+        return _join_cost(run, outer(w, mix)[0], alpha) + _sum_terms(
+            run, _select_penalties(run, expected=False), mix.candidates
+        )
 
     def log_probability(alpha: Tensors, draw: int) -> Tensor:
         value = sampler(alpha, draw).log_probability
@@ -86,7 +88,7 @@ def alpha_problem(run: Run, weight_batch: Batch, search_batch: Batch) -> Bilevel
         score = run.ranks.mean(run.data.task.score(hits, len(search_batch.labels)).float())
         score = score if run.data.task.score_kind.higher_is_better else -score
         worth = score if run.method.reward is None else run.method.reward(score, mix.candidates)
-        return loss, worth - _weighted(run, _of(run, expected=False), mix.candidates)
+        return loss, worth - _sum_terms(run, _select_penalties(run, expected=False), mix.candidates)
 
     state = tuple(run.state.supernet.buffers())  # a supernet of one's own may keep statistics
     return Bilevel(inner_loss, outer_loss, run.inner_step, log_probability, examples, reward, state)
@@ -97,8 +99,8 @@ def alpha_gradients(run: Run, weight_batch: Batch, search_batch: Batch) -> tuple
     penalties that are taken at alpha or its relaxation."""
     problem = alpha_problem(run, weight_batch, search_batch)
     loss, gradients = run.method.hypergradient(problem, run.state.w, run.state.alpha)
-    if _of(run, expected=True) or run.method.alpha_penalties:
-        more = differentiate(_expected_penalties(run, run.state.alpha), run.state.alpha)
+    if _select_penalties(run, expected=True) or run.method.alpha_penalties:
+        more = differentiate(_expect_penalties(run, run.state.alpha), run.state.alpha)
         gradients = {name: gradient + more[name] for name, gradient in gradients.items()}
     return loss, gradients
 
@@ -109,7 +111,7 @@ def outer_eigenvalue(run: Run, batch: Batch, epoch: int) -> float:
     Without alpha's weight decay, which the published code of RobustDARTS adds to it (1e-3).
     """
     state, loss_on = run.state, batch_loss(run, batch)
-    at, w = run.progress(epoch), detached(state.w)
+    at, w = run.progress(epoch), detach_all(state.w)
     tau, skip = run.method.tau(at), run.method.auxiliary_skip(at)
 
     def loss(alpha: Tensors) -> Tensor:
@@ -143,10 +145,10 @@ def _move_alpha(run: Run, gradients: Mapping[str, Tensor], sampler: Callable[[Te
                 a.copy_(after if alive_EK is None else torch.where(alive_EK, after, before[name]))
 
 
-def _slopes_on(run: Run, batch: Batch) -> dict[str, Tensor]:
+def _differentiate_on(run: Run, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the loss on ``batch`` for all weights."""
     state = run.state
-    loss, _ = batch_loss(run, batch)(state.w, run.sampler("weights")(detached(state.alpha)).mix)
+    loss, _ = batch_loss(run, batch)(state.w, run.sampler("weights")(detach_all(state.alpha)).mix)
     return differentiate(loss, state.w)
 
 
@@ -158,29 +160,29 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
     beside = list(state.alpha.values()) if run.method.clip_with_alpha else []
 
     def loss_at(draw: int) -> tuple[Tensor, Tensor]:
-        mix = sampler(state.alpha if beside else detached(state.alpha), draw).mix
-        mix = _perturbed(run, mix, loss_on)
+        mix = sampler(state.alpha if beside else detach_all(state.alpha), draw).mix
+        mix = _perturb(run, mix, loss_on)
         return loss_on(state.w, mix)
 
     if average is None:
         loss, hits = loss_at(0)
-        total = loss + _weighted(run, run.method.weight_penalties, state.w)
+        total = loss + _sum_terms(run, run.method.weight_penalties, state.w)
         gradients = torch.autograd.grad(total, [*state.w.values(), *beside], allow_unused=True)
     else:
         with torch.no_grad():
             losses_K, hits_K = (torch.stack(x) for x in zip(*map(loss_at, range(average.draws)), strict=True))
         weights_K = average.weights(losses_K, len(batch.labels) * run.ranks.size)
         loss, hits = (weights_K * losses_K).sum(), _average(hits_K)
-        gradients = _accumulated(run, loss_at, weights_K)
+        gradients = _accumulate(run, loss_at, weights_K)
     state.losses.add_inner(loss.detach(), hits, len(batch.labels))
     own, others = gradients[: len(state.w)], gradients[len(state.w) :]
     named = dict(zip(state.w, own, strict=True))
     if of_alpha is not None:
         match(run, named, of_alpha)
     if run.method.alignment is not None:
-        mix = _perturbed(run, sampler(detached(state.alpha)).mix, loss_on)
+        mix = _perturb(run, sampler(detach_all(state.alpha)).mix, loss_on)
         added = alignment_gradients(run, mix, lambda w, at: loss_on(w, at)[0])
-        named = dict(zip(named, _sums(list(named.values()), list(added.values())), strict=True))
+        named = dict(zip(named, _add(list(named.values()), list(added.values())), strict=True))
     _move_weights(run, without_frozen(run, named), [g for g in others if g is not None])
 
 
@@ -196,20 +198,20 @@ def _move_weights(run: Run, gradients: Mapping[str, Tensor | None], others: Sequ
     apply_gradients(optimizer, run.state.w, gradients, run.config.grad_clip, limit, others)
 
 
-def _accumulated(run: Run, loss_at: Callable[[int], tuple[Tensor, Tensor]], weights_K: Tensor) -> list[Tensor | None]:
+def _accumulate(run: Run, loss_at: Callable[[int], tuple[Tensor, Tensor]], weights_K: Tensor) -> list[Tensor | None]:
     """The weighted sum of the gradients of all draws, one graph alive at a time."""
     variables = list(run.state.w.values())
     total: list[Tensor | None] = [None] * len(variables)
     for draw, weight in enumerate(weights_K.unbind()):
         # without a name of their own, so that those of one draw are gone when the next one runs
-        total = _sums(total, torch.autograd.grad(loss_at(draw)[0] * weight, variables, allow_unused=True))
+        total = _add(total, torch.autograd.grad(loss_at(draw)[0] * weight, variables, allow_unused=True))
     if run.method.weight_penalties:
-        penalty = differentiate(_weighted(run, run.method.weight_penalties, run.state.w), run.state.w)
-        total = _sums(total, tuple(penalty.values()))
+        penalty = differentiate(_sum_terms(run, run.method.weight_penalties, run.state.w), run.state.w)
+        total = _add(total, tuple(penalty.values()))
     return total
 
 
-def _sums(olds: Sequence[Tensor | None], news: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _add(olds: Sequence[Tensor | None], news: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Of gradients, some of which are not there."""
     return [old if new is None else new if old is None else old + new for old, new in zip(olds, news, strict=True)]
 
@@ -219,9 +221,9 @@ def _joint_step(run: Run, batch: Batch) -> None:
     sampler = run.sampler("alpha")
     mix = sampler(state.alpha).mix
     loss, hits = batch_loss(run, batch)(state.w, mix)
-    sampled = _weighted(run, _of(run, expected=False), mix.candidates)
-    of_weights = _weighted(run, method.weight_penalties, state.w)
-    total = _joined(run, loss, state.alpha) + sampled + _expected_penalties(run, state.alpha) + of_weights
+    sampled = _sum_terms(run, _select_penalties(run, expected=False), mix.candidates)
+    of_weights = _sum_terms(run, method.weight_penalties, state.w)
+    total = _join_cost(run, loss, state.alpha) + sampled + _expect_penalties(run, state.alpha) + of_weights
     variables = {**state.w, **state.alpha}
     grads = torch.autograd.grad(total, list(variables.values()), allow_unused=True)
     gradients = dict(zip(variables, grads, strict=True))
@@ -230,11 +232,11 @@ def _joint_step(run: Run, batch: Batch) -> None:
     _move_alpha(run, {name: gradients[name] for name in state.alpha}, sampler)
 
 
-def _perturbed(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
+def _perturb(run: Run, mix: Mix, loss_on: LossAndHits) -> Mix:
     method, state = run.method, run.state
     if method.perturbation is None:
         return mix
-    w = detached(state.w)
+    w = detach_all(state.w)
     seed = stream(run.config.seed, "perturbation", state.step)
     candidates = method.perturbation(
         mix.candidates,
@@ -257,7 +259,7 @@ def batch_loss(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHi
     task = run.data.task
 
     def loss(w: Tensors, mix: Mix) -> tuple[Tensor, Tensor]:
-        w, mix = _shared(run.ranks, w, mix)
+        w, mix = _share(run.ranks, w, mix)
         net = run.state.supernet
         with autocast(run.device, run.config.precision):
             if w is run.state.w:  # to put a thousand weights where they are takes a tenth of the time of a small step
@@ -272,17 +274,17 @@ def batch_loss(run: Run, batch: Batch, *, weigh_hits: bool = False) -> LossAndHi
     return loss
 
 
-def _shared(ranks: Ranks, w: Tensors, mix: Mix) -> tuple[Tensors, Mix]:
+def _share(ranks: Ranks, w: Tensors, mix: Mix) -> tuple[Tensors, Mix]:
     """What every process holds equally, such that gradients of all of it are averaged in one transfer."""
     if ranks.size == 1:
         return w, mix
     parts = {"w": w, "candidates": mix.candidates, "edges": mix.edges, "offsets": mix.offsets}
-    flat = ranks.shared({f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()})
+    flat = ranks.share({f"{part}/{name}": x for part, tensors in parts.items() for name, x in tensors.items()})
     w, *of_mix = ({name: flat[f"{part}/{name}"] for name in tensors} for part, tensors in parts.items())
     return w, mix._replace(**dict(zip(("candidates", "edges", "offsets"), of_mix, strict=True)))
 
 
-def _joined(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:
+def _join_cost(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:
     """The loss and the cost of the architecture, as the method joins them."""
     objective = run.method.objective
     if objective is None:
@@ -290,20 +292,20 @@ def _joined(run: Run, loss: Tensor, alpha: Tensors) -> Tensor:
     return objective(loss, relax(run.method, run.space, alpha, run.state.alive, run.tau).candidates)
 
 
-def _of(run: Run, *, expected: bool) -> tuple[Term, ...]:
+def _select_penalties(run: Run, *, expected: bool) -> tuple[Term, ...]:
     return tuple(term for term in run.method.penalties if term.expected == expected)
 
 
-def _expected_penalties(run: Run, alpha: Tensors) -> Tensor:
+def _expect_penalties(run: Run, alpha: Tensors) -> Tensor:
     """The penalties that are taken at alpha and at its relaxation, whatever was drawn."""
-    of_logits = _weighted(run, run.method.alpha_penalties, living_logits(alpha, run.state.alive))
-    if not _of(run, expected=True):
+    of_logits = _sum_terms(run, run.method.alpha_penalties, living_logits(alpha, run.state.alive))
+    if not _select_penalties(run, expected=True):
         return of_logits
     mix = relax(run.method, run.space, alpha, run.state.alive, run.tau)
-    return of_logits + _weighted(run, _of(run, expected=True), mix.candidates)
+    return of_logits + _sum_terms(run, _select_penalties(run, expected=True), mix.candidates)
 
 
-def _weighted(run: Run, terms: tuple[Term, ...], variables: Tensors) -> Tensor:
+def _sum_terms(run: Run, terms: tuple[Term, ...], variables: Tensors) -> Tensor:
     """The sum of the terms of a loss; a plain zero where there are none."""
     return sum((term.weight(run.at) * term.penalty(variables) for term in terms), torch.zeros((), device=run.device))
 

@@ -28,7 +28,7 @@ class Judge:
 
     Args:
         mix: The coefficients ``[E, K]`` of every cell type that the search came to.
-        loss_of_path: From a genotype to the loss of its path through the supernet on the images held out, in nats.
+        measure_path: From a genotype to the loss of its path through the supernet on the images held out, in nats.
         loss_at: The same from coefficients.
         tune: Train the weights at fixed coefficients for so many epochs; the last argument is the share of all tuning
             that is over.
@@ -36,7 +36,7 @@ class Judge:
     """
 
     mix: Coefficients
-    loss_of_path: Callable[[Genotype], float]
+    measure_path: Callable[[Genotype], float]
     loss_at: Callable[[Coefficients], float]
     tune: Callable[[Coefficients, float, float], None]
     accept: Callable[[Genotype], bool] = field(default=lambda genotype: True)
@@ -91,7 +91,7 @@ class Evolution:
                     if key not in met and judge.accept(genotype):
                         met[key] = genotype
                         fresh.append(genotype)
-            losses |= {genotype.canonical(): judge.loss_of_path(genotype) for genotype in fresh}
+            losses |= {genotype.canonical(): judge.measure_path(genotype) for genotype in fresh}
             if not losses:
                 rule = "an architecture must be within the limit of the cost"
                 raise invalid("Evolution", rule, f"none of {TRIES * self.population} random ones", "Raise the limit.")
@@ -109,12 +109,12 @@ class Evolution:
             return best[rng.integers(len(best))]
 
         if best:
-            yield lambda: _crossed(space, one(), one(), lambda: rng.random() < 0.5), self.population // 2
-            yield lambda: _crossed(space, drawn(), one(), lambda: rng.random() < self.mutation), self.population // 2
+            yield lambda: _cross(space, one(), one(), lambda: rng.random() < 0.5), self.population // 2
+            yield lambda: _cross(space, drawn(), one(), lambda: rng.random() < self.mutation), self.population // 2
         yield drawn, self.population
 
 
-def _crossed(space: Space, one: Genotype, other: Genotype, takes_one: Callable[[], bool]) -> Genotype:
+def _cross(space: Space, one: Genotype, other: Genotype, takes_one: Callable[[], bool]) -> Genotype:
     """A genotype with some nodes of ``one`` and the rest of ``other``."""
     cells = []
     for name in space.cell_types:

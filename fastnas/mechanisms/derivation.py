@@ -35,7 +35,7 @@ def derive(
         >>> print(derive(NASBENCH201, {"normal": rows}))
         |nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|nor_conv_3x3~1|nor_conv_3x3~2|
     """
-    return _derived(space, mix, edge_mix, space.kept_edges)
+    return _derive_cells(space, mix, edge_mix, space.kept_edges)
 
 
 def every_edge(
@@ -46,7 +46,7 @@ def every_edge(
     """The best candidate of every edge, ``none`` included, also where the space would keep a number of edges at a node:
     SNAS (Xie et al., 2019, arXiv:1812.09926, section 2.1). An edge that is best left out carries ``none``, and a node
     has as many edges as are left. Ties go to the lower candidate."""
-    return _derived(space, mix, edge_mix, None)
+    return _derive_cells(space, mix, edge_mix, None)
 
 
 def nonzero(
@@ -109,7 +109,7 @@ class AboveThreshold:
         return CellGenotype(tuple(nodes), found.normal.concat)
 
 
-def _derived(
+def _derive_cells(
     space: Space,
     mix: Mapping[str, Sequence[Sequence[float]]],
     edge_mix: Mapping[str, Sequence[float]] | None,

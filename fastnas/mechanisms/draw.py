@@ -92,7 +92,7 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return _StraightThrough.apply(hard, soft)  # type: ignore[return-value]
 
 
-def _masked(alpha_EK: Tensor, alive_EK: Tensor | None) -> Tensor:
+def _mask(alpha_EK: Tensor, alive_EK: Tensor | None) -> Tensor:
     return alpha_EK if alive_EK is None else alpha_EK.masked_fill(~alive_EK, -torch.inf)
 
 
@@ -157,13 +157,13 @@ def _all(mix_EK: Tensor) -> Sample:
     return Sample(mix_EK, mix_EK.detach() > 0)
 
 
-def _selected(mix_EK: Tensor) -> Sample:
+def _select(mix_EK: Tensor) -> Sample:
     hard_EK = mix_EK.detach()
     return Sample(mix_EK * hard_EK, hard_EK > 0, hard_EK > 0)
 
 
-def _selected_with_scalars(mix_EK: Tensor) -> Sample:
-    return _selected(mix_EK)._replace(offset=(mix_EK * (1 - mix_EK.detach())).sum(-1))
+def _select_with_scalars(mix_EK: Tensor) -> Sample:
+    return _select(mix_EK)._replace(offset=(mix_EK * (1 - mix_EK.detach())).sum(-1))
 
 
 @dataclass(frozen=True)
@@ -192,14 +192,14 @@ class GumbelHard(Draw):
         return gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix
 
     def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
-        return _masked(alpha_EK, alive_EK).softmax(-1)  # the maximum does not know the temperature
+        return _mask(alpha_EK, alive_EK).softmax(-1)  # the maximum does not know the temperature
 
 
 gumbel_all = GumbelHard(_all)
 """Alpha's gradient needs every candidate's output: that of SNAS at the discrete point."""
-gumbel_selected = GumbelHard(_selected, selected_only=True, paths=1)
+gumbel_selected = GumbelHard(_select, selected_only=True, paths=1)
 """Only the coefficient of the selected candidate carries a gradient, so only that candidate runs."""
-gumbel_selected_with_scalars = GumbelHard(_selected_with_scalars, selected_only=True, paths=1)
+gumbel_selected_with_scalars = GumbelHard(_select_with_scalars, selected_only=True, paths=1)
 """As :data:`gumbel_selected`, and the others count as if their output were one everywhere (the published code in
 NAS-Bench-201)."""
 
@@ -221,13 +221,13 @@ class Categorical(Draw):
     paths = 1
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
-        logits_EK = _masked(alpha_EK, alive_EK) / tau
+        logits_EK = _mask(alpha_EK, alive_EK) / tau
         hard_EK, chosen_E = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK)
         log_p_E = logits_EK.log_softmax(-1).gather(-1, chosen_E[:, None]).squeeze(-1)
         return Sample(hard_EK, hard_EK > 0, hard_EK > 0, log_p_E)
 
     def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
-        return (_masked(alpha_EK, alive_EK) / tau).softmax(-1)
+        return (_mask(alpha_EK, alive_EK) / tau).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,7 @@ class UniformPath(Draw):
         return Sample(hard_EK, hard_EK > 0, hard_EK > 0)
 
     def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
-        return _masked(torch.zeros_like(alpha_EK), alive_EK).softmax(-1)
+        return _mask(torch.zeros_like(alpha_EK), alive_EK).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class BinaryGate(Draw):
     gates = True
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
-        logits_EK = _masked(alpha_EK, alive_EK) / tau
+        logits_EK = _mask(alpha_EK, alive_EK) / tau
         hard_EK = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK).mix
         return _all(straight_through(hard_EK, logits_EK.softmax(-1)))
 
@@ -265,7 +265,7 @@ class BinaryGate(Draw):
         return self.frequencies(alpha_EK, alive_EK, tau)
 
     def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
-        return (_masked(alpha_EK, alive_EK) / tau).softmax(-1)
+        return (_mask(alpha_EK, alive_EK) / tau).softmax(-1)
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ class TwoPaths(Draw):
     paths = 2
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
-        logits_EK = _masked(alpha_EK, alive_EK) / tau
+        logits_EK = _mask(alpha_EK, alive_EK) / tau
         # the two largest perturbed logits are a draw without replacement (Efraimidis and Spirakis, 2006), and the
         # soft sample is as large as they are
         pair_E2 = gumbel_softmax(logits_EK.detach(), seed, alive=alive_EK).mix.topk(2, -1).indices
@@ -297,7 +297,7 @@ class TwoPaths(Draw):
 
     def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
         pair_EK = self(alpha_EK, alive_EK, tau, seed).reached
-        return (_masked(alpha_EK, pair_EK) / tau).softmax(-1)
+        return (_mask(alpha_EK, pair_EK) / tau).softmax(-1)
 
 
 def proximal_value(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
@@ -313,7 +313,7 @@ def proximal_value(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
 
 def proximal_one(a_EK: Tensor, alive_EK: Tensor | None = None) -> Tensor:
     """One-hot of the largest magnitude in each row."""
-    return _one_hot(_masked(a_EK.abs(), alive_EK))
+    return _one_hot(_mask(a_EK.abs(), alive_EK))
 
 
 @dataclass(frozen=True)

@@ -88,17 +88,17 @@ def read_budget(text: str | None, target: Target | None = None, free_on_gpu: Fre
     word = re.sub(r"\s+", " ", text.strip().lower())
     if re.fullmatch(r"cuda(:\d+)?", word):
         _require_target(text, target, "cuda")
-        return _of_gpu(text, (free_on_gpu or free_bytes)(int(word.partition(":")[2] or 0)))
+        return _budget_gpu(text, (free_on_gpu or free_bytes)(int(word.partition(":")[2] or 0)))
     if _bare(word) in _BY_BARE_NAME:
         _require_target(text, target, "cuda")
-        return _of_gpu(text, GPUS[_BY_BARE_NAME[_bare(word)]])
+        return _budget_gpu(text, GPUS[_BY_BARE_NAME[_bare(word)]])
     size, _, of_ram = word.rpartition(" ") if word.endswith(" ram") else (word, "", word if word == "ram" else "")
     if of_ram:
         _require_target(text, target, "cpu")
     if word == "ram":
-        return _of_host(text, _available())
+        return _budget_host(text, _available())
     total = _read_size(text, size)
-    return _of_host(text, total) if of_ram or target == "cpu" else _of_gpu(text, total)
+    return _budget_host(text, total) if of_ram or target == "cpu" else _budget_gpu(text, total)
 
 
 def _bare(name: str) -> str:
@@ -135,13 +135,13 @@ def _require_target(text: str, target: Target | None, own: Target) -> None:
         raise invalid(WHERE, f"--budget must be memory of {whose} the plan is for", repr(text), remedy)
 
 
-def _of_gpu(text: str, total: int) -> Budget:
+def _budget_gpu(text: str, total: int) -> Budget:
     usable = max(0, int((total - _CONTEXT) * _CUDA_SHARE))
     why = f"{_CONTEXT // MIB} MiB are for CUDA's context and workspaces, and {1 - _CUDA_SHARE:.0%} for its allocator"
     return Budget(text, total, usable, "cuda", why)
 
 
-def _of_host(text: str, total: int) -> Budget:
+def _budget_host(text: str, total: int) -> Budget:
     usable = max(0, int((total - _HOST) * _HOST_SHARE))
     shares = f"{_HOST // MIB} MiB are for the process, and {1 - _HOST_SHARE:.0%}"
     return Budget(text, total, usable, "cpu", f"{shares} for what operations hold inside and for data")

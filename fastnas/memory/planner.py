@@ -148,10 +148,10 @@ def plan(
     on_state("predicting what it takes to keep everything")
     whole = profile(requested, budget.granularity)
     _require_weights(whole.prediction, budget)
-    device, times = _device_of(budget, config.device), None
+    device, times = _choose_device(budget, config.device), None
     if timed and device is not None:
-        times = measure_times(requested.changed(batch_size=_timed_batch(requested)), device, on_state=on_state)
-    for setup, of_setup in _allowed(requested, whole, allow, budget, on_state):
+        times = measure_times(requested.changed(batch_size=_choose_timed_batch(requested)), device, on_state=on_state)
+    for setup, of_setup in _list_allowed(requested, whole, allow, budget, on_state):
         planner = _Planner(setup, budget, of_setup, times, on_state)
         chosen = planner.choose()
         if chosen is not None:
@@ -168,7 +168,7 @@ def plan(
     return Plan(requested, budget, None, everything, remedies=tuple(remedies(requested, budget)))
 
 
-def _device_of(budget: Budget, name: str) -> torch.device | None:
+def _choose_device(budget: Budget, name: str) -> torch.device | None:
     """The device that a plan is for, if it is here: seconds of another one would be no seconds of it."""
     if budget.target == "cpu":
         return torch.device("cpu")
@@ -185,12 +185,12 @@ def _require_weights(prediction: Prediction, budget: Budget) -> None:
         raise invalid(WHERE, rule, got, "Take fewer channels or cells, or a larger budget.")
 
 
-def _timed_batch(setup: Setup) -> int:
+def _choose_timed_batch(setup: Setup) -> int:
     images = _TIMED_PIXELS // prod(setup.data.resolution)
     return max(min(images, setup.config.batch_size, 16), min(2, setup.config.batch_size))
 
 
-def _allowed(
+def _list_allowed(
     requested: Setup, whole: Profile, allow: Sequence[Change], budget: Budget, on_state: OnState
 ) -> Iterator[tuple[Setup, Profile]]:
     """The search as it was asked for, then with what may be changed."""

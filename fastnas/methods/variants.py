@@ -114,7 +114,7 @@ def with_techniques(method: Method, techniques: Techniques) -> Method:
         value = getattr(techniques, field.name)
         if value is not None and value is not False:
             option = f"--{field.name.replace('_', '-')}"
-            method = _changed(method, option, **_PARTS[field.name](method, value))
+            method = _change(method, option, **_PARTS[field.name](method, value))
     return method
 
 
@@ -169,7 +169,7 @@ def with_order(method: Method, order: Order) -> Method:
     """
     if method.unrolls == (order == 2) and not method.scores:
         return method
-    return _changed(method, f"--order {order}", hypergradient=Unrolled() if order == 2 else first_order)
+    return _change(method, f"--order {order}", hypergradient=Unrolled() if order == 2 else first_order)
 
 
 def with_stop(method: Method, stop: StopBy) -> Method:
@@ -190,10 +190,10 @@ def with_stop(method: Method, stop: StopBy) -> Method:
     if every > 0 and method.eigenvalue_every > 0:
         raise ValueError(f"{option}: method {method.name} already stops by the eigenvalue. Leave the option out.")
     control = make() if method.control is None else FirstOf((method.control, make()))
-    return _changed(method, option, control=control, eigenvalue_every=every or method.eigenvalue_every)
+    return _change(method, option, control=control, eigenvalue_every=every or method.eigenvalue_every)
 
 
-def _changed(method: Method, option: str, **parts: Any) -> Method:
+def _change(method: Method, option: str, **parts: Any) -> Method:
     """``method`` with other parts; where they have no meaning together, the error begins with the option."""
     try:
         return replace(method, **parts)

@@ -105,7 +105,7 @@ def create_model(
         given = [option for option, value in fixed.items() if value is not None]
         if given:
             raise invalid("create_model", "the network of a run has its own sizes", ", ".join(given), "Leave them out.")
-        network, image_channels, large = _of_run(folder, num_classes, in_chans)
+        network, image_channels, large = _load_run(folder, num_classes, in_chans)
     else:
         genotype = as_genotype(name, own, "create_model")
         space = space_by_name(genotype.space, own)
@@ -125,7 +125,7 @@ def create_model(
     return FeatureNetwork(network, image_channels, SIDE[large]) if features_only else network
 
 
-def _of_run(folder: Path, num_classes: int | None, in_chans: int | None) -> tuple[DerivedNetwork, int, bool]:
+def _load_run(folder: Path, num_classes: int | None, in_chans: int | None) -> tuple[DerivedNetwork, int, bool]:
     model = load(folder)
     info, network = model.info, model.network
     image = info.preprocessing.channels

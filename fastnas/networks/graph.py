@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.spaces.graph_space import DSO, DagNode, FullDag, GraphSpace, living_operations
-from fastnas.supernet.dag import OPERATIONS, graph_order, graph_shortcut, halve, normed
+from fastnas.supernet.dag import OPERATIONS, graph_order, graph_shortcut, halve, normalise
 from fastnas.supernet.layout import SmallStem, channels_last
 from fastnas.supernet.operations import batch_norm, convolution
 
@@ -73,7 +73,7 @@ class GraphBlock(nn.Module):
         self.projections = nn.ModuleDict(
             {str(state): convolution(channels, channels, 1, searching=False) for state in left.reads[-1]}
         )
-        self.norm = normed(channels, False) if order else None
+        self.norm = normalise(channels, False) if order else None
         self.shortcut = graph_shortcut(channels, first, searching=False)
         self.scales = _scales(sum(map(len, self.reads)) + len(self.output))
 

@@ -62,7 +62,7 @@ class Taken(NamedTuple):
     unused: list[str]
 
 
-def weights_of(network: DerivedNetwork, space: Space) -> Weights:
+def read_weights(network: DerivedNetwork, space: Space) -> Weights:
     """The weights and running statistics of a trained network, without its auxiliary head.
 
     Args:

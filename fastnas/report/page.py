@@ -95,8 +95,8 @@ def write_report(run: Path) -> Path:
         balanced=any(network.get("test_balanced_accuracy") is not None for network in networks),
         score=_found_and_random(networks)[0],
         shown=[read_score(network, "test")[1] for network in networks],
-        retraining=_retraining(run),
-        confusion=confusions(_trained(run), data.get("classes", [])),
+        retraining=_describe_retraining(run),
+        confusion=confusions(_list_trained(run), data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
         facts=facts(settings, data),
@@ -244,7 +244,7 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
     return f"{by_chance} {_points(score, half, 0)} on {test_images:,} test images (95 %).{doubt}"
 
 
-def _trained(run: Path) -> Any:
+def _list_trained(run: Path) -> Any:
     return read_epochs(run / "retrain" / SEARCHED / "metrics.jsonl", TrainingEpoch)
 
 
@@ -337,7 +337,7 @@ def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | Non
     return None if figure is None else _inline(figure)
 
 
-def _retraining(run: Path) -> Markup | None:
+def _describe_retraining(run: Path) -> Markup | None:
     folders = sorted((run / "retrain").glob("*/metrics.jsonl"), key=lambda path: (path.parent.name != SEARCHED, path))
     trainings = {path.parent.name: records for path in folders if (records := read_epochs(path, TrainingEpoch))}
     return _inline(retrain_figure(trainings)) if trainings else None

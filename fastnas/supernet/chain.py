@@ -165,12 +165,12 @@ class ChainSupernet(nn.Module):
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state),))]
         for place, (block, node) in enumerate(zip(self.blocks, node_mixes(self.space, mix, "normal"), strict=True)):
-            units.append(_of_block(block, node, place))
+            units.append(_lay_out_block(block, node, place))
         (state,) = run_units(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.head(state).mean((2, 3)))
 
 
-def _of_block(block: nn.Module, node: NodeMix, place: int) -> Unit:
+def _lay_out_block(block: nn.Module, node: NodeMix, place: int) -> Unit:
     def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
         (fresh,) = at_place([node], place)
         return (modules[0](*state, fresh, edges),)

@@ -50,7 +50,7 @@ def find_entering(nodes: Sequence[DagNode], mixes: Sequence[NodeMix]) -> list[En
     return [of(node, mix) for node, mix in zip(nodes, mixes, strict=True)]
 
 
-def normed(channels: int, searching: bool, *before: nn.Module) -> nn.Sequential:
+def normalise(channels: int, searching: bool, *before: nn.Module) -> nn.Sequential:
     return nn.Sequential(*before, batch_norm(channels, searching), nn.ReLU())
 
 
@@ -58,20 +58,20 @@ def _separable(kernel: int) -> BuildOperation:
     def build(channels: int, stride: int, searching: bool) -> nn.Module:
         geometry = Geometry(stride, kernel // 2, groups=channels)
         depthwise = convolution(channels, channels, kernel, geometry, searching=searching)
-        return normed(channels, searching, depthwise, convolution(channels, channels, 1, searching=searching))
+        return normalise(channels, searching, depthwise, convolution(channels, channels, 1, searching=searching))
 
     return build
 
 
-def _normed_pool(kind: str) -> BuildOperation:
-    return lambda channels, stride, searching: normed(channels, searching, pool(kind, stride))
+def _make_normalised_pool(kind: str) -> BuildOperation:
+    return lambda channels, stride, searching: normalise(channels, searching, pool(kind, stride))
 
 
 OPERATIONS: Mapping[str, BuildOperation] = {
     "sep_conv_3x3": _separable(3),
     "sep_conv_5x5": _separable(5),
-    "max_pool_3x3": _normed_pool("max"),
-    "avg_pool_3x3": _normed_pool("avg"),
+    "max_pool_3x3": _make_normalised_pool("max"),
+    "avg_pool_3x3": _make_normalised_pool("avg"),
 }
 """Zhang et al., 2018, arXiv:1811.01567: one depthwise and one pointwise convolution, or a pool, then normalisation and
 ReLU. (The authors' average pool counts the padding.)"""
@@ -81,7 +81,7 @@ def graph_shortcut(channels: int, first: bool, searching: bool) -> nn.Module:
     """Around a block: a 1x1 convolution in the first block of a stage, nothing in the others."""
     if not first:
         return nn.Identity()
-    return normed(channels, searching, convolution(channels, channels, 1, searching=searching))
+    return normalise(channels, searching, convolution(channels, channels, 1, searching=searching))
 
 
 def halve(operation: str, channels: int, searching: bool) -> nn.Module:
@@ -89,7 +89,7 @@ def halve(operation: str, channels: int, searching: bool) -> nn.Module:
     kernel = int(operation[-1])
     geometry = Geometry(2, kernel // 2)
     body = convolution(channels, 2 * channels, kernel, geometry, searching=searching)
-    return normed(2 * channels, searching, body)
+    return normalise(2 * channels, searching, body)
 
 
 class DagBlock(nn.Module):
@@ -110,7 +110,7 @@ class DagBlock(nn.Module):
         operations = [OPERATIONS[node.operation](channels, 1, True) for node in self.nodes[:-1]]
         self.operations = nn.ModuleDict({str(state): built for state, built in enumerate(operations, 1)})
         self.projections = nn.ModuleDict({state: Convolution(channels, channels, 1) for state in self.operations})
-        self.norm = normed(channels, True)
+        self.norm = normalise(channels, True)
         self.shortcut = graph_shortcut(channels, first, searching=True)
 
     def forward(self, x: Tensor, enter: Sequence[Entering], recompute: bool = False) -> Tensor:
@@ -212,12 +212,12 @@ class DagBody(nn.Module):
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state)[0].relu(),))]
         for place, (block, nodes) in enumerate(zip(self.blocks, enter, strict=True)):
-            units.append(_of_block(block, nodes, place))
+            units.append(_lay_out_block(block, nodes, place))
         (state,) = run_units(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.norm(state).relu().mean((2, 3)))
 
 
-def _of_block(block: nn.Module, nodes: Sequence[Entering], place: int) -> Unit:
+def _lay_out_block(block: nn.Module, nodes: Sequence[Entering], place: int) -> Unit:
     def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
         return (modules[0](*state, restart_noise(nodes, place), edges),)
 

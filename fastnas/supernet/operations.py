@@ -199,7 +199,7 @@ class Zero(nn.Module):
         return torch.zeros_like(x[:, :, :: self.stride, :: self.stride])
 
 
-def _normed_pool(kind: str) -> BuildOperation:
+def _make_normalised_pool(kind: str) -> BuildOperation:
     def build(channels: int, stride: int, searching: bool) -> nn.Module:
         body = pool(kind, stride)
         return nn.Sequential(body, batch_norm(channels, searching)) if searching else body
@@ -219,7 +219,7 @@ def _separable(kernel: int) -> BuildOperation:
     return build
 
 
-def _dilated(kernel: int) -> BuildOperation:
+def _dilate(kernel: int) -> BuildOperation:
     return lambda channels, stride, searching: separable_block(channels, kernel, stride, 2, searching)
 
 
@@ -232,14 +232,14 @@ def _plain(kernel: int) -> BuildOperation:
 
 
 DARTS_OPERATIONS: Mapping[str, BuildOperation] = {
-    "max_pool_3x3": _normed_pool("max"),
-    "avg_pool_3x3": _normed_pool("avg"),
+    "max_pool_3x3": _make_normalised_pool("max"),
+    "avg_pool_3x3": _make_normalised_pool("avg"),
     "skip_connect": _skip,
     "sep_conv_3x3": _separable(3),
     "sep_conv_5x5": _separable(5),
     "sep_conv_7x7": _separable(7),
-    "dil_conv_3x3": _dilated(3),
-    "dil_conv_5x5": _dilated(5),
+    "dil_conv_3x3": _dilate(3),
+    "dil_conv_5x5": _dilate(5),
 }
 """Liu et al., 2019, arXiv:1806.09055. ``none`` is absent: the supernet leaves it out of every sum."""
 
@@ -330,7 +330,7 @@ def _sharp(kernel: int, dilation: int = 1, times: int = 1) -> BuildOperation:
     )
 
 
-def _choked(dilation: int) -> BuildOperation:
+def _choke(dilation: int) -> BuildOperation:
     return lambda channels, stride, searching: sharp_sep_conv(channels, CHOKE, 3, stride, dilation, searching)
 
 
@@ -342,8 +342,8 @@ SHARP_OPERATIONS: Mapping[str, BuildOperation] = {
     "dil_conv_5x5": _sharp(5, dilation=2),
     "flood_conv_3x3": _sharp(3, times=FLOOD),
     "dil_flood_conv_3x3": _sharp(3, dilation=2, times=FLOOD),
-    "choke_conv_3x3": _choked(1),
-    "dil_choke_conv_3x3": _choked(2),
+    "choke_conv_3x3": _choke(1),
+    "dil_choke_conv_3x3": _choke(2),
 }
 """Hundt et al., 2019, arXiv:1903.09900. Pools and skips are those of DARTS (the authors' code counts the padding in
 its average pool)."""

@@ -128,7 +128,7 @@ class SearchCell(nn.Module):
         plan = None if names is None else plan_cell(self.space, self.channels, self.stride, self.k, names)
         if names is None or plan is None:
             return self._node_by_node(states, nodes, recompute)
-        return self._selected(self._whole(states, nodes, names, plan, recompute))
+        return self._select(self._whole(states, nodes, names, plan, recompute))
 
     def _whole(
         self, states: Sequence[Tensor], nodes: Sequence[NodeMix], names: Names, plan: CellPlan, recompute: bool
@@ -141,7 +141,7 @@ class SearchCell(nn.Module):
         edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None
         return mixed_cell(states, weights, mix, edge_mix, plan, recompute=recompute)[0]
 
-    def _selected(self, nodes: Tensor) -> Tensor:
+    def _select(self, nodes: Tensor) -> Tensor:
         """The nodes that form the output, from all of them side by side."""
         computed = tuple(range(self.space.num_inputs, self.space.num_inputs + self.space.num_nodes))
         if self.space.concat == computed:
@@ -157,7 +157,7 @@ class SearchCell(nn.Module):
                 taken, passed = self._split(states[source], self._stride_from(source))
                 mixed.append(taken)
                 bypass.append(passed)
-                leaving = self._leaving(source, nodes)
+                leaving = self._find_leaving(source, nodes)
                 shared.append(_evaluate(self.shared[source], taken, leaving, node.seed, recompute))
             outputs = []
             for source, row in enumerate(self.space.rows(self.space.num_inputs + position)):
@@ -167,19 +167,19 @@ class SearchCell(nn.Module):
                 ordered = [of_edge[name] for name in names]
                 stride = self._stride_from(source)
                 outputs += ordered if node.noise is None else node.noise.drop(names, ordered, stride)
-            state = mixed_sum(outputs, node.candidates) if outputs else self._nothing(mixed[0])
+            state = mixed_sum(outputs, node.candidates) if outputs else self._make_nothing(mixed[0])
             state = state if node.offset is None else state + node.offset
-            states.append(state if self.k == 1 else _merge(state, _weighted(bypass, node.edges), self.k))
+            states.append(state if self.k == 1 else _merge(state, _weigh(bypass, node.edges), self.k))
         concat = self.space.concat
         return states[concat[0]] if len(concat) == 1 else torch.cat([states[i] for i in concat], dim=1)
 
-    def _leaving(self, source: int, nodes: Sequence[NodeMix]) -> Collection[str]:
+    def _find_leaving(self, source: int, nodes: Sequence[NodeMix]) -> Collection[str]:
         """Candidates that run on some edge out of the state ``source``."""
         readers = nodes[max(source + 1 - self.space.num_inputs, 0) :]
         runs = [self.names if node.alive is None else node.alive[source] for node in readers]
         return {name for names in runs for name in names}
 
-    def _nothing(self, state: Tensor) -> Tensor:
+    def _make_nothing(self, state: Tensor) -> Tensor:
         """The output of a node at which no candidate runs."""
         return torch.zeros_like(take_every(state, self.stride))
 
@@ -210,7 +210,7 @@ def _merge(mixed: Tensor, bypass: Tensor, k: int) -> Tensor:
     return merged.reshape(len(mixed), -1, *mixed.shape[2:])
 
 
-def _weighted(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:
+def _weigh(states: Sequence[Tensor], coefficients: Tensor | None) -> Tensor:
     if coefficients is not None:
         return mixed_sum(states, coefficients)
     total = states[0]

@@ -77,7 +77,7 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
     return content["state"]
 
 
-def saved_identity(path: Path) -> str | None:
+def read_identity(path: Path) -> str | None:
     """What the checkpoint says that it belongs to; ``None`` if there is none, or none that can be read."""
     for place in (path, _previous(path)):
         try:
@@ -87,7 +87,7 @@ def saved_identity(path: Path) -> str | None:
     return None
 
 
-def settings_of(identity: str | None) -> dict[str, Any]:
+def read_settings(identity: str | None) -> dict[str, Any]:
     """The settings that an identity names last; none for one of another kind."""
     try:
         numbers = json.loads(identity or "[{}]")[-1]
@@ -98,8 +98,8 @@ def settings_of(identity: str | None) -> dict[str, Any]:
 
 def with_fewer_epochs(path: Path, identity: str) -> str:
     """``identity`` with the epochs of the checkpoint, where only they differ and are fewer."""
-    saved = saved_identity(path)
-    before = settings_of(saved).get("epochs")
+    saved = read_identity(path)
+    before = read_settings(saved).get("epochs")
     parts = json.loads(identity)
     if not isinstance(before, int) or before >= parts[-1]["epochs"]:
         return identity

@@ -12,7 +12,7 @@ from fastnas.errors import invalid
 from fastnas.files import write_json
 from fastnas.fingerprint import fingerprint
 from fastnas.networks.derived import BuildNetwork
-from fastnas.networks.inherit import inherit_weights, take_weights, weights_of
+from fastnas.networks.inherit import inherit_weights, read_weights, take_weights
 from fastnas.networks.model import Model, load
 from fastnas.networks.network import DerivedNetwork
 from fastnas.run_files import StartFile, read_file
@@ -87,7 +87,7 @@ def start_from(
     own = None if space.name in SPACES else space
     model = init if isinstance(init, Model) else load(init, space=own, network=build)
     theirs = space_by_name(model.genotype.space, own)
-    taken = take_weights(network, space, weights_of(model.network, theirs), model.classes == classes)
+    taken = take_weights(network, space, read_weights(model.network, theirs), model.classes == classes)
     source = "a model" if isinstance(init, Model) else str(Path(init).resolve())
     return Start(source, fingerprint(model.network.state_dict()), *taken)
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastnas import accelerate, restore
-from fastnas.acceleration.stand_in import stand_ins_of
+from fastnas.acceleration.stand_in import find_stand_ins
 
 C, NODES = 4, 2
 ROWS = (None, [0.0, 1.0, 0.0, 0.0, 0.0], [1e-4, 0.0, 0.5, 0.5, -1e-4])
@@ -19,14 +19,14 @@ class Zero(nn.Module):
         return x.mul(0.0)
 
 
-def convolved(kernel, affine=False):
+def convolve(kernel, affine=False):
     body = nn.Conv2d(C, C, kernel, padding=kernel // 2, bias=not affine)
     return nn.Sequential(nn.ReLU(), body, nn.BatchNorm2d(C, affine=affine))
 
 
 def candidates(affine=False):
     pool = nn.AvgPool2d(3, 1, 1, count_include_pad=False)
-    return nn.ModuleList([Zero(), nn.Identity(), convolved(1, affine), convolved(3, affine), pool])
+    return nn.ModuleList([Zero(), nn.Identity(), convolve(1, affine), convolve(3, affine), pool])
 
 
 class ListCell(nn.Module):
@@ -116,9 +116,9 @@ def test_cells_of_lists_are_replaced_whole_in_all_of_their_methods(kind, affine)
     assert "convolutions that leave a state are one; in forward and forward_chosen" in entry.what
     compared(own, fast)
     again = copy.deepcopy(fast)
-    assert [s.module for s in stand_ins_of(again)] == [again, again]
+    assert [s.module for s in find_stand_ins(again)] == [again, again]
     restore(fast)
-    assert not stand_ins_of(fast)
+    assert not find_stand_ins(fast)
     assert set(fast.__dict__) == set(own.__dict__)
 
 

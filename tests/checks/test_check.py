@@ -113,7 +113,7 @@ def test_edges_with_lists_of_their_own_raise_no_alarm(method):
     assert report.ok, report
 
 
-def detached(alpha_EK, alive_EK=None, tau=1.0):
+def detach_all(alpha_EK, alive_EK=None, tau=1.0):
     return softmax(alpha_EK.detach(), alive_EK, tau)
 
 
@@ -156,7 +156,7 @@ def test_a_baseline_that_holds_the_draws_own_reward_is_found_by_its_mean_too():
 @pytest.mark.parametrize(
     ("method", "expected"),
     [
-        (replace(darts(), relaxation=detached), "every alpha that matters gets a gradient"),
+        (replace(darts(), relaxation=detach_all), "every alpha that matters gets a gradient"),
         (
             replace(darts(), penalties=(Term(cost_of_a_list, Constant(1.0), expected=True),)),
             "the penalty has a slope, and it reaches alpha",

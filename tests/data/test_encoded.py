@@ -22,7 +22,7 @@ def encoded(image, form="JPEG", **options):
     return EncodedImage("photo", file.getvalue())
 
 
-def part_of(pixels, part):
+def choose_part(pixels, part):
     return pixels[:, part.top : part.top + part.height, part.left : part.left + part.width]
 
 
@@ -33,7 +33,7 @@ PARTS = [Part(0, 0, 90, 70), Part(3, 5, 40, 20), Part(110, 50, 40, 60), Part(77,
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_is_bit_for_bit_that_of_the_whole_image_whatever_is_left_undecoded_below_it(photo, options, part):
     image = encoded(photo(150, 110), quality=90, **options)
-    assert torch.equal(image.decode_part(part, least=1000), part_of(image.decode(), part))
+    assert torch.equal(image.decode_part(part, least=1000), choose_part(image.decode(), part))
 
 
 def by_pillow(content, head, part, divisor):
@@ -71,7 +71,7 @@ def test_grey_and_cmyk_files_become_rgb_in_part_and_whole(photo, mode):
     image = encoded(photo(150, 110).convert(mode))
     expected = pil_to_tensor(Image.open(io.BytesIO(image.content)).convert("RGB"))
     assert torch.equal(image.decode(), expected)
-    assert torch.equal(image.decode_part(PARTS[1], least=1000), part_of(expected, PARTS[1]))
+    assert torch.equal(image.decode_part(PARTS[1], least=1000), choose_part(expected, PARTS[1]))
 
 
 @pytest.mark.parametrize(("least", "shrink"), [(81, 1), (80, 2), (41, 2), (40, 4), (20, 8), (5, 8)])
@@ -80,13 +80,13 @@ def test_a_part_is_decoded_at_the_smallest_fraction_that_is_large_enough(photo, 
     pixels = image.decode_part(part, least)
     assert pixels.shape == (3, 160 // shrink, 240 // shrink)
     # The same place at the same scale: a smooth image is its own average over squares of `shrink` pixels
-    means = torch.nn.functional.avg_pool2d(part_of(image.decode(), part).float(), shrink)
+    means = torch.nn.functional.avg_pool2d(choose_part(image.decode(), part).float(), shrink)
     assert (pixels.float() - means).abs().mean() < 1  # of 255: rounding, twice
 
 
 def test_formats_other_than_jpeg_come_whole(photo):
     image, part = encoded(photo(300, 400), "PNG"), Part(40, 64, 160, 240)
-    assert torch.equal(image.decode_part(part, least=20), part_of(image.decode(), part))
+    assert torch.equal(image.decode_part(part, least=20), choose_part(image.decode(), part))
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -69,7 +69,7 @@ def test_a_file_that_is_no_index_of_the_data_is_refused_in_one_line(tmp_path, ch
 
 def test_a_list_or_a_missing_file_is_no_index(tmp_path):
     (tmp_path / "index.json").write_text("[1, 2]")
-    with pytest.raises(ValueError, match=r"must be an index file, got its content: "):
+    with pytest.raises(ValueError, match=r"must be an index file, got its values: "):
         read_index(tmp_path / "index.json", DIGITS)
     with pytest.raises(FileNotFoundError, match=r"none\.json must exist"):
         read_index(tmp_path / "none.json", DIGITS)

@@ -29,7 +29,7 @@ class Tally:
         self.seen += 1
         return -sum(float((self.worth[name] * x).sum()) for name, x in mix.items())
 
-    def loss_of_path(self, genotype):
+    def measure_path(self, genotype):
         mix = {name: np.zeros((len(self.space.edges), len(self.space.primitives))) for name in self.space.cell_types}
         for name, cell in genotype.cells.items():
             for node, genes in enumerate(cell.nodes):
@@ -42,7 +42,7 @@ class Tally:
         def tune(mix, epochs, share):
             self.tunings.append((epochs, round(share, 6)))
 
-        return Judge(even(self.space), self.loss_of_path, self.loss_at, tune, **others)
+        return Judge(even(self.space), self.measure_path, self.loss_at, tune, **others)
 
 
 def test_perturbation_keeps_what_is_missed_most_on_every_edge():
@@ -77,8 +77,8 @@ def test_evolution_finds_better_paths_than_as_many_random_ones(space):
     tally = Tally(space)
     found = Evolution(population=20, generations=10, parents=5)(space, tally.judge(), 1)
     space.check(found)
-    drawn = min(tally.loss_of_path(random_genotype(space, i)) for i in range(200))
-    assert tally.loss_of_path(found) < drawn
+    drawn = min(tally.measure_path(random_genotype(space, i)) for i in range(200))
+    assert tally.measure_path(found) < drawn
 
 
 def test_evolution_stays_within_what_is_accepted_and_measures_no_path_twice():
