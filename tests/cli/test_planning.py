@@ -134,7 +134,8 @@ def test_options_that_change_the_method_are_planned(space):
     def peak(**changes):
         config = SearchConfig(channels=4, cells=1, batch_size=8, epochs=6)
         experiment = Experiment(**{"method": "darts", "space": space[1], "config": config, **changes})
-        return make_plan(PlanCommand(budget="1GiB", experiment=experiment, timed=False), print).everything.prediction
+        command = PlanCommand(budget="1GiB", experiment=experiment, timed=False)
+        return make_plan(command, print, neighbours=False).everything.prediction
 
     assert peak(order=2) == peak(method="darts_2nd") != peak()
     assert "eigenvalue" in peak(stop="eigenvalue").phases

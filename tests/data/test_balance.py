@@ -16,7 +16,7 @@ from fastnas.data.balance import balanced_pass, class_weights
 from fastnas.selection import LadderConfig, climb
 from fastnas.selection.evaluation import HeldOut
 from fastnas.selection.proposals import Proposal
-from fastnas.spaces import DARTS
+from fastnas.spaces import DARTS, NASBENCH201
 from fastnas.spaces.sampling import random_genotype
 from fastnas.tasks import CLASSIFICATION
 from fastnas.training.config import RetrainConfig, SearchConfig
@@ -26,8 +26,8 @@ from fastnas.training.retrain import retrain
 RARE = 10  # images of the rare class for 90 of the other
 LABELS = np.repeat([0, 1], [9 * RARE, RARE])
 BALANCED = [{"class_weights": "balanced"}, {"sampling": "balanced"}]
-SEARCH = SearchConfig(channels=4, cells=3, epochs=2, batch_size=8, warmup_epochs=0, device="cpu")
-RETRAIN = RetrainConfig(channels=4, cells=3, epochs=4, batch_size=8)
+SEARCH = SearchConfig(channels=4, cells=1, epochs=2, batch_size=8, warmup_epochs=0, device="cpu")
+RETRAIN = RetrainConfig(channels=4, cells=1, epochs=4, batch_size=8)
 WORDS = ["weights", "sampling"]
 
 
@@ -96,8 +96,8 @@ def test_balanced_batches_hold_both_classes_alike_in_search_and_retraining(data,
 
 @pytest.mark.parametrize("options", BALANCED, ids=WORDS)
 def test_a_retraining_finds_the_rare_class(data, options):
-    genotype = random_genotype(DARTS, 0)
-    plain, balanced = (retrain(genotype, data, RETRAIN, replace(SEARCH, **extra)) for extra in ({}, options))
+    genotype, large = random_genotype(DARTS, 0), replace(RETRAIN, cells=3)
+    plain, balanced = (retrain(genotype, data, large, replace(SEARCH, **extra)) for extra in ({}, options))
     assert plain.test_balanced_accuracy < 0.6 < balanced.test_balanced_accuracy  # all for the large class is a half
     assert sum(map(sum, balanced.confusion)) == len(LABELS)
     assert balanced.info.metrics["test_balanced_accuracy"] == balanced.test_balanced_accuracy
@@ -109,7 +109,7 @@ def test_a_retraining_finds_the_rare_class(data, options):
     ids=[*WORDS, "weights of rewards"],
 )
 def test_a_search_moves_alpha_by_balanced_losses_and_goes_on_with_them(data, options, method, tmp_path):
-    plain, balanced = (fastnas.search("darts", method, data, replace(SEARCH, **extra)) for extra in ({}, options))
+    plain, balanced = (fastnas.search("nasbench201", method, data, replace(SEARCH, **extra)) for extra in ({}, options))
     assert not torch.equal(plain.alpha["alpha.normal"], balanced.alpha["alpha.normal"])
 
     def stop(record):
@@ -117,11 +117,11 @@ def test_a_search_moves_alpha_by_balanced_losses_and_goes_on_with_them(data, opt
 
     config = replace(SEARCH, **options)
     with pytest.raises(KeyboardInterrupt):
-        fastnas.search("darts", method, data, config, folder=tmp_path, on_epoch=stop)
-    resumed = fastnas.search("darts", method, data, config, folder=tmp_path)
+        fastnas.search("nasbench201", method, data, config, folder=tmp_path, on_epoch=stop)
+    resumed = fastnas.search("nasbench201", method, data, config, folder=tmp_path)
     assert all(torch.equal(resumed.alpha[name], balanced.alpha[name]) for name in resumed.alpha)
     with pytest.raises(ValueError, match="another configuration"):
-        fastnas.search("darts", method, data, SEARCH, folder=tmp_path)
+        fastnas.search("nasbench201", method, data, SEARCH, folder=tmp_path)
 
 
 @pytest.mark.parametrize("options", BALANCED, ids=WORDS)
@@ -139,9 +139,9 @@ def test_a_selection_ranks_by_balanced_losses(data, options):
     assert plain.loss < 0.5  # a coin has ln 2
     assert balanced.loss > 1.9
     ladder = LadderConfig(entrants=2, steps=2, images=20)
-    entrants = [Proposal(random_genotype(DARTS, seed), "uniform") for seed in range(2)]
+    entrants = [Proposal(random_genotype(NASBENCH201, seed), "uniform") for seed in range(2)]
     losses = [
-        [rung.loss for rung in climb(entrants, DARTS, data, config, RETRAIN, ladder).rungs]
+        [rung.loss for rung in climb(entrants, NASBENCH201, data, config, RETRAIN, ladder).rungs]
         for config in (SEARCH, replace(SEARCH, **options))
     ]
     assert losses[0] != losses[1]
@@ -159,8 +159,8 @@ def test_the_command_line_balances_and_reports(tmp_path, photo, capsys):
             folder.mkdir(parents=True)
             for i in range(count):
                 photo(12, 12, seed=i).save(folder / f"{i}.png")
-    size = ["--channels", "4", "--cells", "3", "--epochs", "2", "--batch-size", "6", "--device", "cpu"]
-    size += ["--retrain.channels", "4", "--retrain.cells", "3", "--retrain.epochs", "1", "--retrain.batch-size", "6"]
+    size = ["--channels", "4", "--cells", "1", "--space", "nasbench201", "--epochs", "2", "--batch-size", "6", "--device", "cpu"]
+    size += ["--retrain.channels", "4", "--retrain.cells", "1", "--retrain.epochs", "1", "--retrain.batch-size", "6"]
     options = [
         "--recipe",
         "digits_darts",

@@ -13,15 +13,15 @@ import fastnas
 from fastnas.data import from_loaders
 from fastnas.data.prepare import DataWarning
 from fastnas.selection import LadderConfig, select
-from fastnas.spaces import DARTS
+from fastnas.spaces import NASBENCH201
 from fastnas.spaces.sampling import random_genotype
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.retrain import retrain
 
 COUNT = 24
 X, Y = torch.randn(COUNT, 1, 8, 8), torch.arange(COUNT) % 3
-SEARCH = SearchConfig(channels=4, cells=3, epochs=2, warmup_epochs=0, device="cpu")
-RETRAIN = RetrainConfig(channels=4, cells=3, epochs=2)
+SEARCH = SearchConfig(channels=4, cells=1, epochs=2, warmup_epochs=0, device="cpu")
+RETRAIN = RetrainConfig(channels=4, cells=1, epochs=2)
 
 
 class Augmented(Dataset):
@@ -67,7 +67,7 @@ KINDS = {
 def test_a_search_repeats_and_goes_on_from_any_step(kind, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        expected = fastnas.search("darts", "darts", KINDS[kind](), SEARCH)
+        expected = fastnas.search("nasbench201", "darts", KINDS[kind](), SEARCH)
         again = KINDS[kind]()
         torch.rand(1), random.random()
         for batch in again[0]:  # whatever was taken from it before
@@ -79,8 +79,8 @@ def test_a_search_repeats_and_goes_on_from_any_step(kind, tmp_path):
 
         config = replace(SEARCH, checkpoint_steps=1)
         with pytest.raises(KeyboardInterrupt):
-            fastnas.search("darts", "darts", again, config, folder=tmp_path, on_step=stop)
-        found = fastnas.search("darts", "darts", KINDS[kind](), config, folder=tmp_path)
+            fastnas.search("nasbench201", "darts", again, config, folder=tmp_path, on_step=stop)
+        found = fastnas.search("nasbench201", "darts", KINDS[kind](), config, folder=tmp_path)
     assert all(torch.equal(found.alpha[name], expected.alpha[name]) for name in expected.alpha)
     assert [r["outer_loss"] for r in found.history] == [r["outer_loss"] for r in expected.history]
 
@@ -101,10 +101,10 @@ def test_a_search_uses_the_batches_of_the_loaders_alone():
 
 
 def test_whatever_else_stops_a_checkpoint_from_being_taken_for_another(tmp_path):
-    fastnas.search("darts", "darts", shared_set(), SEARCH, folder=tmp_path)
+    fastnas.search("nasbench201", "darts", shared_set(), SEARCH, folder=tmp_path)
     moved = [DataLoader(TensorDataset(X + 1, Y), batch_size=4, sampler=loader.sampler) for loader in shared_set()]
     with pytest.raises(ValueError, match="these images"):
-        fastnas.search("darts", "darts", moved, SEARCH, folder=tmp_path)
+        fastnas.search("nasbench201", "darts", moved, SEARCH, folder=tmp_path)
 
 
 def test_selection_and_retraining_follow(tmp_path):
@@ -112,9 +112,9 @@ def test_selection_and_retraining_follow(tmp_path):
     with pytest.warns(DataWarning, match="share 12 images"):
         data = from_loaders(weights, alpha, test=DataLoader(weights.dataset, batch_size=10))
     assert any("share 12 images" in note for note in data.notes)
-    found = fastnas.search("darts", "darts", data, SEARCH)
+    found = fastnas.search("nasbench201", "darts", data, SEARCH)
     ladder = LadderConfig(proposals=3, entrants=2, steps=2, images=8)
-    chosen = select(found, DARTS, fastnas.methods.darts(), data, SEARCH, RETRAIN, ladder)
+    chosen = select(found, NASBENCH201, fastnas.methods.darts(), data, SEARCH, RETRAIN, ladder)
     result = retrain(chosen.genotype, data, RETRAIN, SEARCH, folder=tmp_path)
     assert sum(map(sum, result.confusion)) == COUNT
     model = fastnas.load(tmp_path)
@@ -127,14 +127,14 @@ def test_two_loaders_train_and_test():
     dataset = TensorDataset(X, Y)
     train, test = (DataLoader(dataset, batch_size=8, shuffle=shuffle) for shuffle in (True, False))
     with pytest.warns(DataWarning, match="share 24 images"):
-        result = fastnas.retrain(random_genotype(DARTS, 0), (train, test), RETRAIN, SEARCH)
+        result = fastnas.retrain(random_genotype(NASBENCH201, 0), (train, test), RETRAIN, SEARCH)
     assert sum(map(sum, result.confusion)) == COUNT
     with pytest.raises(ValueError, match="must have a loader of test images"):
-        fastnas.retrain(random_genotype(DARTS, 0), from_loaders(train), RETRAIN, SEARCH)
+        fastnas.retrain(random_genotype(NASBENCH201, 0), from_loaders(train), RETRAIN, SEARCH)
 
 
 def test_a_method_that_moves_both_at_once_takes_all_batches():
-    result = fastnas.search("darts", "snas", shared_set(), SEARCH)
+    result = fastnas.search("nasbench201", "snas", shared_set(), SEARCH)
     assert result.history[-1]["step"] == 2 * 6
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_repeated_is_said():
     ):
         data = from_loaders(Counting(), [(X[:4], Y[:4])] * 3, classes=3)
     assert any("cannot be repeated" in note for note in data.notes)
-    assert fastnas.search("darts", "darts", data, SEARCH).history[-1]["step"] == 6
+    assert fastnas.search("nasbench201", "darts", data, SEARCH).history[-1]["step"] == 6
 
 
 class Endless(torch.utils.data.IterableDataset):
@@ -195,7 +195,7 @@ def test_labels_and_shapes_of_every_batch_are_checked():
     wrong[20] = 3
     data = from_loaders(batches(labels=wrong), batches(), classes=3)
     with pytest.raises(ValueError, match=r"batch 5 of the loader for weights: labels must lie in \[0, 3\).*got 3"):
-        fastnas.search("darts", "darts", data, replace(SEARCH, epochs=1))
+        fastnas.search("nasbench201", "darts", data, replace(SEARCH, epochs=1))
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ def test_labels_and_shapes_of_every_batch_are_checked():
 )
 def test_what_loaders_decide_is_no_setting(setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} must be left out beside data loaders"):
-        fastnas.search("darts", "darts", shared_set(), replace(SEARCH, **setting))
+        fastnas.search("nasbench201", "darts", shared_set(), replace(SEARCH, **setting))
 
 
 def test_one_loader_is_refused_with_the_way_out():
     with pytest.raises(ValueError, match="must stand in a pair"):
-        fastnas.search("darts", "darts", batches(), SEARCH)
+        fastnas.search("nasbench201", "darts", batches(), SEARCH)
     with pytest.raises(ValueError, match="augment and colour must be left out"):
-        retrain(random_genotype(DARTS, 0), (batches(), batches()), replace(RETRAIN, augment="crop"), SEARCH)
+        retrain(random_genotype(NASBENCH201, 0), (batches(), batches()), replace(RETRAIN, augment="crop"), SEARCH)
