@@ -120,13 +120,18 @@ def test_a_file_broken_inside_gives_what_simplejpeg_gives_or_a_complaint(photo, 
             assert replace(image, jpeg=decode).decode().shape == expected.shape
 
 
+def test_a_process_that_nothing_forks_reads_with_the_same_decoder(photos, decode):
+    names = {"simplejpeg": decode_jpeg, "turbojpeg": decode}
+    sets = [load_data(f"folder:{photos}", DataConfig(resolution=100, decoder=name)) for name in names]
+    with multiprocessing.get_context("spawn").Pool(1) as workers:
+        images = [workers.apply(data.train.image, (0,)) for data in sets]
+    assert [image.jpeg for image in images] == list(names.values())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_search_sees_the_same_batches(photos, workers, decode):
     def batches(name):
         data = load_data(f"folder:{photos}", DataConfig(resolution=100, decoder=name))
-        with multiprocessing.get_context("spawn").Pool(1) as workers_that_nothing_forks:
-            image = workers_that_nothing_forks.apply(data.train.image, (0,))
-        assert image.jpeg == (decode_jpeg if name == "simplejpeg" else decode)
         halves = np.arange(8), np.arange(8, 16)
         options = {"batch_size": 4, "seed": 0, "first_step": 0, "num_steps": 2, "search_from_step": 0}
         return [images for pair in paired_batches(data, *halves, **options, workers=workers) for images, _ in pair]

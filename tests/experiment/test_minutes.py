@@ -38,9 +38,9 @@ def test_minutes_is_an_option_of_a_search():
 def test_the_plan_is_written_down_and_a_resume_keeps_it(tmp_path, monkeypatch):
     config = replace(TINY.config, minutes=0.15, evaluation_images=32, batch_size=16, train_fraction=1.0)
     timed = replace(TINY, config=config, ladder=LadderConfig(steps=2, images=32))
-    # what a quiet machine might measure
-    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.05, 0.02, 0.01))
-    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.05)
+    # what a slow machine might measure: few steps fit
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.15, 0.06, 0.03))
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.15)
     first = run_experiment(timed, tmp_path, Display)
     budget = read_json(tmp_path / "budget.json")
     assert set(budget) == {"search", "ladder", "retraining"}
@@ -65,7 +65,7 @@ def test_a_ladder_without_time_keeps_the_argmax(tmp_path, monkeypatch):
 
 
 def test_random_search_with_halving_has_the_time_of_the_search(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.01)
+    monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.05)
     opposed = replace(TINY, select="argmax", random_genotypes=1, random_halving=True)
     outcome = run_experiment(opposed, tmp_path, Display)
     budget = read_json(tmp_path / "budget.json")["halving"]
@@ -82,8 +82,8 @@ def test_random_search_with_halving_has_the_time_of_the_search(tmp_path, monkeyp
 
 
 def test_minutes_for_many_steps_are_those_of_several_searches(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.05, 0.02, 0.01))
-    monkeypatch.setattr("fastnas.engine.budget.STEPS_OF_A_SEARCH", 60)
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.15, 0.06, 0.03))
+    monkeypatch.setattr("fastnas.engine.budget.STEPS_OF_A_SEARCH", 20)
     config = replace(TINY.config, minutes=0.15, evaluation_images=32, batch_size=16, train_fraction=1.0)
     averaged = replace(TINY, config=config, select="average", random_genotypes=0, retrain_searched=False)
     run_experiment(averaged, tmp_path, Display)

@@ -24,10 +24,11 @@ from fastnas.methods.library import (
     robust_darts_ada,
     snas,
 )
-from fastnas.spaces.cell_space import NASBENCH201, S2
+from fastnas.spaces.cell_space import S2
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.backend import are_cells_as_on_a_gpu
+from tests.engine.points import SPACE
 
 DIGITS = placeholder_data("digits")
 CELLS = replace(S2, num_nodes=1, concat=(2,))
@@ -37,7 +38,7 @@ ROUNDING = 2e-3
 """Between the two: a loss and an accuracy, which are a few bytes, and alpha's gradients."""
 
 
-def setup_for(method, space=NASBENCH201, **changes):
+def setup_for(method, space=SPACE, **changes):
     config = replace(TINY, **{"channels": 8 if method.partial_channels > 1 else 4, **changes})
     return Setup(proxyless(1) if space is PROXYLESS else space, method, DIGITS, config)
 
@@ -171,7 +172,7 @@ def test_height_and_width_are_planned_apart():
     sides = {sides: replace(DIGITS, resolution=sides) for sides in ((8, 24), (24, 8), (8, 8))}
     peaks = {}
     for resolution, data in sides.items():
-        setup = Setup(NASBENCH201, darts(), data, TINY)
+        setup = Setup(SPACE, darts(), data, TINY)
         peaks[resolution] = predict(setup).peak.num_bytes
         assert peaks[resolution] == pytest.approx(measure(setup).peak.num_bytes, rel=ROUNDING)
     assert peaks[8, 24] == peaks[24, 8] > 1.5 * peaks[8, 8]
