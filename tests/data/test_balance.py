@@ -159,7 +159,8 @@ def test_the_command_line_balances_and_reports(tmp_path, photo, capsys):
             folder.mkdir(parents=True)
             for i in range(count):
                 photo(12, 12, seed=i).save(folder / f"{i}.png")
-    size = ["--channels", "4", "--cells", "1", "--space", "nasbench201", "--epochs", "2", "--batch-size", "6", "--device", "cpu"]
+    size = ["--space", "nasbench201", "--channels", "4", "--cells", "1", "--epochs", "2", "--batch-size", "6"]
+    size += ["--device", "cpu"]
     size += ["--retrain.channels", "4", "--retrain.cells", "1", "--retrain.epochs", "1", "--retrain.batch-size", "6"]
     options = [
         "--recipe",
