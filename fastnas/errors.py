@@ -19,11 +19,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def require_type(where: str, name: str, value: object, kind: type[T], remedy: str = "") -> T:
-    """Return ``value`` if it is a ``kind``.
-
-    Raises:
-        ValueError: Otherwise, with what it is.
-    """
+    """Return ``value`` if it is a ``kind``."""
     if isinstance(value, kind):
         return value
     raise invalid(where, f"{name} must be {_article(kind.__name__)} {kind.__name__}", describe(value), remedy)

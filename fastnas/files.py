@@ -39,9 +39,6 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
         path: Where the file goes; its folder is made if need be.
         write: Writes the content to the open file that it is given.
         keep: What the old file is called from then on; ``None`` to replace it.
-
-    Raises:
-        OSError: If there is no room, or the folder cannot be written, naming the file and what to do.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,12 +84,7 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def explain(error: OSError, path: Path) -> OSError:
-    """The same error, saying in one line which file could not be written and what to do.
-
-    Args:
-        error: What the operating system said.
-        path: The file that was to be written.
-    """
+    """The same error, saying in one line which file could not be written and what to do."""
     remedies = {
         errno.ENOSPC: "What was saved before is whole: free some space and go on with --resume.",
         errno.EDQUOT: "What was saved before is whole: free some space and go on with --resume.",
@@ -113,14 +105,7 @@ def explain(error: OSError, path: Path) -> OSError:
 
 
 def write_json(path: Path, data: object, indent: int | None = 2, checksum: bool = False) -> None:
-    """Write ``data`` as JSON, atomically.
-
-    Args:
-        path: The file.
-        data: What it shall hold; a mapping, if it gets a checksum.
-        indent: Of the text; ``None`` for one line.
-        checksum: Add the key ``checksum``, by which :func:`read_json` notices every change.
-    """
+    """Write ``data`` as JSON, atomically."""
     if checksum:
         assert isinstance(data, Mapping)
         data = {**data, CHECKSUM: sum_up(data)}
@@ -129,32 +114,18 @@ def write_json(path: Path, data: object, indent: int | None = 2, checksum: bool 
 
 
 def sum_up(data: object, before: str = "") -> str:
-    """Sixteen hexadecimal digits of what JSON says of ``data``, in whatever order and layout.
-
-    Args:
-        data: What can be written as JSON.
-        before: What stands before it, if its place counts.
-    """
+    """Sixteen hexadecimal digits of what JSON says of ``data``, in whatever order and layout."""
     text = json.dumps(data, sort_keys=True, allow_nan=False)
     return hashlib.sha256(f"{before}{text}".encode()).hexdigest()[:16]
 
 
 def read_json(path: Path) -> object:
-    """Read a JSON file, and compare it with its checksum, if it has one; the checksum itself is left out.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: In one line, if it holds no JSON, or something else than was written.
-    """
+    """Read a JSON file, and compare it with its checksum, if it has one; the checksum itself is left out."""
     return without_checksum(parse_json(read_text(path), path), str(path))
 
 
 def without_checksum(content: object, what: str) -> object:
-    """Decoded JSON without its checksum, if it has one.
-
-    Raises:
-        ValueError: If the checksum is that of something else.
-    """
+    """Decoded JSON without its checksum, if it has one."""
     if not isinstance(content, dict) or CHECKSUM not in content:
         return content
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
@@ -165,13 +136,7 @@ def without_checksum(content: object, what: str) -> object:
 
 
 def parse_json(text: str, path: Path, line: int | None = None) -> object:
-    """Decode JSON. Numbers that are not finite are none.
-
-    Args:
-        text: What was read.
-        path: From where, for errors.
-        line: And its line.
-    """
+    """Decode JSON. Numbers that are not finite are none."""
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:  # among others numbers of too many digits
@@ -185,16 +150,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def read_text(path: Path, what: str = "JSON") -> str:
-    """The text of a regular file of at most :data:`LARGEST` bytes.
-
-    Args:
-        path: The file.
-        what: It should hold, for errors.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: In one line, if it is something else.
-    """
+    """The text of a regular file of at most :data:`LARGEST` bytes."""
     if not path.exists():
         raise FileNotFoundError(complaint("run", f"{path.name} must exist", f"no file {path}"))
     size = path.stat().st_size if path.is_file() else None
@@ -244,11 +200,7 @@ def _drop_half_line(file: BinaryIO) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; a last line that a kill cut short is left out, and a missing file has none.
-
-    Raises:
-        ValueError: In one line, if a complete line is no JSON object.
-    """
+    """The records of a file of JSON lines; a last line that a kill cut short is left out, and a missing file has none."""
     if not path.exists():
         return []
     records = []

@@ -22,9 +22,6 @@ def fingerprint(value: Any) -> str:
     Frozen dataclasses, named tuples, mappings and sequences count by their type and content, tensors by their bytes.
     A function of a module counts by its name; a lambda, or a function made inside another one, by its source and by
     what it closes over, so that another Python agrees.
-
-    Args:
-        value: For example a :class:`fastnas.methods.method.Method`.
     """
     return hashlib.sha256(_text(value).encode()).hexdigest()[:16]
 

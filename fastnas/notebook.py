@@ -12,11 +12,7 @@ RESULTS = {
 
 
 def to_html(result: Any) -> str:
-    """A genotype, or the result of a search or of a retraining, as HTML.
-
-    Args:
-        result: What to show. The cells of a space that is not registered are shown as text.
-    """
+    """A genotype, or the result of a search or of a retraining, as HTML."""
     from fastnas.report.draw import cell_figure, svg  # noqa: PLC0415  (matplotlib takes half a second)
     from fastnas.spaces.registry import space_by_name  # noqa: PLC0415
 

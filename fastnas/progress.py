@@ -16,13 +16,7 @@ SECONDS = 0.5  # between two updates of a notebook
 def shown_in_notebook(
     title: str, on_step: OnStep | None, on_epoch: OnEpoch | None
 ) -> tuple[OnStep | None, OnEpoch | None]:
-    """The callbacks as they are; in a Jupyter notebook, where neither is given, those of a live table.
-
-    Args:
-        title: What is running.
-        on_step: Called after every step with the number of steps done and their total.
-        on_epoch: Called after every epoch with its record.
-    """
+    """The callbacks as they are; in a Jupyter notebook, where neither is given, those of a live table."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if on_step is not None or on_epoch is not None or type(shell).__name__ != "ZMQInteractiveShell":
         return on_step, on_epoch

@@ -224,15 +224,7 @@ class BrokenImage(TypedDict):
 
 
 def read_file(path: Path, schema: type[T]) -> T | None:
-    """A JSON file of a run folder, or ``None`` if there is none.
-
-    Args:
-        path: The file.
-        schema: One of the classes of this module.
-
-    Raises:
-        ValueError: In one line, if it holds something else.
-    """
+    """A JSON file of a run folder, or ``None`` if there is none."""
     if not path.exists():
         return None
     content = read_json(path)
@@ -273,11 +265,7 @@ def read_records(path: Path, schema: type[T]) -> list[T]:
 
 
 def read_epochs(path: Path, schema: type[T]) -> list[T]:
-    """The records of the epochs of a search or a training, in order and without gaps.
-
-    Raises:
-        ValueError: As :func:`read_records`, and for records of wrong epochs.
-    """
+    """The records of the epochs of a search or a training, in order and without gaps."""
     records = read_records(path, schema)
     for number, record in enumerate(records):
         epoch, epochs = record["epoch"], record["epochs"]  # type: ignore[index]
@@ -288,17 +276,7 @@ def read_epochs(path: Path, schema: type[T]) -> list[T]:
 
 
 def keep_epochs(path: Path, schema: type[T], done: int, write: bool = True) -> list[T]:
-    """The records of the epochs that a checkpoint has behind it; later ones are dropped from the file.
-
-    Args:
-        path: The file.
-        schema: Of its records.
-        done: How many there must be.
-        write: Drop them from the file, too: one of several processes does.
-
-    Raises:
-        ValueError: If there are fewer, or one is not what was written.
-    """
+    """The records of the epochs that a checkpoint has behind it; later ones are dropped from the file."""
     records = read_epochs(path, schema)
     if len(records) < done:
         rule = f"{path} must hold the {done} epochs of the checkpoint beside it"

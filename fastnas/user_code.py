@@ -23,9 +23,6 @@ def load_user_object(name: str, what: str) -> Any:
     Args:
         name: ``FILE.py:NAME`` or ``module:name``; the working directory is searched for modules.
         what: What it is to be, for errors: ``method`` or ``space``.
-
-    Raises:
-        ValueError: If there is no such file, module or name, or its code fails.
     """
     place, _, attribute = name.rpartition(":")
     if not place or not attribute:
@@ -41,14 +38,7 @@ def load_user_object(name: str, what: str) -> Any:
 
 
 def run_user_code(run: Callable[[], Any], what: str, file: Path | None, where: str) -> Any:
-    """Return the result of ``run``; what goes wrong becomes one line that says where.
-
-    Args:
-        run: Calls a user's code.
-        what: A name for the call, for errors.
-        file: The file whose line is named in errors, if it is in a file.
-        where: The beginning of errors.
-    """
+    """Return the result of ``run``; what goes wrong becomes one line that says where."""
     try:
         return run()
     except (Exception, SystemExit) as error:

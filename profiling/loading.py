@@ -148,7 +148,7 @@ def pixels_of(data: ImageData, resolution: int) -> Pixels:
         image = data.train.image(index)
         assert isinstance(image, EncodedImage)
         with torch_seed(index):
-            part = ours.part_of(*image.size())
+            part = ours.choose_part(*image.size())
         with torch_seed(index):
             got = ours(image)
         with torch_seed(index):
@@ -168,7 +168,7 @@ def decodings(options: Options) -> Section:
     crop = RandomResizedCrop(options.resolution)
     images = encoded(options)
     with torch_seed(0):
-        parts = [crop.part_of(*image.size()) for image in images]
+        parts = [crop.choose_part(*image.size()) for image in images]
     taken: dict[str, list[float]] = {name: [] for name in decoders}
     for _ in range(options.runs):
         for name, decoder in decoders.items():

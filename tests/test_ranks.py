@@ -12,7 +12,7 @@ def test_the_parts_of_a_batch_are_disjoint_and_make_up_all_of_it():
 
 def test_alone_nothing_is_exchanged():
     x = torch.ones(2, requires_grad=True)
-    assert ALONE.shared({"x": x})["x"] is x
+    assert ALONE.share({"x": x})["x"] is x
     assert ALONE.mean(x) is x
     assert ALONE.totals(1.5, 2) == [1.5, 2]
     assert ALONE.broadcast("words") == "words"

@@ -79,11 +79,7 @@ _LAYERS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
 def read_primitive(module: nn.Module) -> Primitive:
-    """The candidate that ``module`` seems to be.
-
-    Raises:
-        Unrecognised: If it is none that the engine knows.
-    """
+    """The candidate that ``module`` seems to be."""
     leaves = {name: leaf for name, leaf in module.named_modules() if not list(leaf.children())}
     for name, leaf in leaves.items():
         if isinstance(leaf, nn.Dropout) and leaf.p > 0:

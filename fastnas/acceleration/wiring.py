@@ -228,15 +228,7 @@ _OFF = Primitive(None, 1)
 
 
 def read_candidates(candidates: Mapping[str, nn.Module], keep_unknown: bool = False) -> tuple[Primitive, ...]:
-    """What the ``candidates`` of a mixed operation seem to be, with names that begin with their paths.
-
-    Args:
-        candidates: By their paths.
-        keep_unknown: Let a candidate that the engine does not know run by itself.
-
-    Raises:
-        Unrecognised: If there is none, or one is none that the engine knows.
-    """
+    """What the ``candidates`` of a mixed operation seem to be, with names that begin with their paths."""
     if not candidates:
         raise Unrecognised("it does not hold one list of candidates")
     primitives = []
@@ -262,11 +254,7 @@ def read_candidates(candidates: Mapping[str, nn.Module], keep_unknown: bool = Fa
 
 
 def read_edge(module: nn.Module, path: str = "", keep_unknown: bool = False) -> Edge:
-    """The mixed operation, or list of candidates, at ``path`` that ``module`` seems to be.
-
-    Raises:
-        Unrecognised: If a candidate is none that the engine knows, or they do not fit each other.
-    """
+    """The mixed operation, or list of candidates, at ``path`` that ``module`` seems to be."""
     primitives = read_candidates(find_candidates(module, path), keep_unknown)
     strides = {p.stride for p in primitives if p.by_itself is None}
     channels = {p.channels for p in primitives if p.channels is not None}
@@ -364,11 +352,7 @@ def cell_wirings(module: nn.Module, method: str) -> list[Wiring]:
 
 
 def _cell_wiring(module: nn.Module, method: str) -> Wiring:
-    """What a cell seems to be: every node reads all earlier states, edges are listed node by node.
-
-    Raises:
-        Unrecognised: If the number of mixed operations or of other parts does not fit that.
-    """
+    """What a cell seems to be: every node reads all earlier states, edges are listed node by node."""
     operations, found = find_edges(module), find_candidate_list(module)
     assert found is not None
     num_inputs = 1 if any(map(list_items, operations.values())) else 2

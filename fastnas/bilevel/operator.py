@@ -165,11 +165,7 @@ class HessianOperator:
     rmatvec = matvec  # symmetric
 
     def to_scipy(self) -> "LinearOperator":
-        """The same as SciPy knows it, for ``scipy.sparse.linalg``.
-
-        Raises:
-            ImportError: If SciPy is not installed.
-        """
+        """The same as SciPy knows it, for ``scipy.sparse.linalg``."""
         try:
             from scipy.sparse.linalg import aslinearoperator  # noqa: PLC0415  (nothing else needs it)
         except ImportError as error:

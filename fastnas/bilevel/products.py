@@ -125,19 +125,7 @@ def kept_product(
     state: Sequence[Tensor] = (),
     allow_unused: bool = False,
 ) -> Callable[[Tensors], dict[str, Tensor]]:
-    """The Hessian at one point, from directions to products, by the graph of its gradient, which it keeps.
-
-    Args:
-        loss: Twice differentiable.
-        at: The point.
-        along: Names of all directions to come; those of ``at`` if not given.
-        of: Names of the rows; those of ``along`` if not given.
-        state: See :func:`forward_over_reverse`.
-        allow_unused: See :func:`forward_over_reverse`.
-
-    Raises:
-        ValueError: See :func:`forward_over_reverse`.
-    """
+    """The Hessian at one point, from directions to products, by the graph of its gradient, which it keeps."""
     where, names = "kept_product", tuple(at if along is None else along)
     rows = tuple(names if of is None else of)
     require_names(where, at, {name: at[name] for name in names if name in at}, (*rows, *names))

@@ -26,11 +26,7 @@ from fastnas.supernet.mix import Mix
 
 
 def find_claim(point: Point) -> Claim:
-    """What the gradient of the point's method is said to be, by the name that its hypergradient has for it.
-
-    Raises:
-        ValueError: If the method has a part of one's own that the library knows no formula of.
-    """
+    """What the gradient of the point's method is said to be, by the name that its hypergradient has for it."""
     method = point.run.method
     name: str = getattr(method.hypergradient, "claim", None) or "unknown"
     surrogate = _surrogate(point)

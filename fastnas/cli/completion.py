@@ -21,12 +21,7 @@ complete -o default -F _fastnas fastnas"""
 
 
 def completion(verbs: Sequence[str], heading: Callable[[str, str], str]) -> str:
-    """A script for bash and zsh that completes every command and its options.
-
-    Args:
-        verbs: The commands.
-        heading: See :func:`fastnas.cli.options.list_options`.
-    """
+    """A script for bash and zsh that completes every command and its options."""
     flags: Mapping[str, str] = {verb: " ".join(_flags(verb, heading)) for verb in verbs}
     cases = "\n".join(f'      {verb}) words="{words} --help --help-all" ;;' for verb, words in flags.items())
     return SCRIPT.format(verbs=" ".join(verbs), cases=cases)

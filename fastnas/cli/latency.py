@@ -62,12 +62,7 @@ class Latency:
 
 
 def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
-    """The size of the network that ``experiment`` retrains, for one image.
-
-    Args:
-        experiment: What ``--recipe`` names.
-        data: What ``--data`` names, if it is given.
-    """
+    """The size of the network that ``experiment`` retrains, for one image."""
     source = experiment.data if data is None else data
     return replace(network_size(experiment.retrain, placeholder_data(source, experiment.images)), batch_size=1)
 

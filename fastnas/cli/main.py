@@ -88,12 +88,7 @@ HEADINGS = {
 
 
 def heading(owner: str, flag: str) -> str:
-    """The heading under which help lists an option.
-
-    Args:
-        owner: The dataclass that has it.
-        flag: Without its dashes.
-    """
+    """The heading under which help lists an option."""
     if flag.startswith("retrain.") or owner == "RetrainConfig":
         return "retraining"
     if owner == "SearchConfig":

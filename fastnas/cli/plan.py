@@ -79,13 +79,7 @@ def run(command: PlanCommand, console: Console) -> bool:
 
 
 def make_plan(command: PlanCommand, on_state: OnState, *, neighbours: bool = True) -> Plan:
-    """The plan that ``command`` asks for.
-
-    Args:
-        command: The search and its budget.
-        on_state: Told what is being done.
-        neighbours: Look for the next smaller and the next faster plan as well.
-    """
+    """The plan that ``command`` asks for."""
     for name in ("gpus", "nodes", "bandwidth", "cores", "images_per_core"):
         value = getattr(command, name)
         if value is not None and not 0 < value < float("inf"):
@@ -130,17 +124,7 @@ def scale_over_gpus(command: PlanCommand, found: Plan) -> list[Scaling]:
 
 
 def fit_to_budget(experiment: Experiment, budget: str, on_state: OnState, processes: int = 1) -> Experiment:
-    """``experiment`` with what is recomputed chosen so that a step of its search fits ``budget``.
-
-    Args:
-        experiment: What to do.
-        budget: Of each process.
-        on_state: Told what is being done.
-        processes: That share every batch.
-
-    Raises:
-        ValueError: If nothing fits, naming what would make it fit.
-    """
+    """``experiment`` with what is recomputed chosen so that a step of its search fits ``budget``."""
     target: Target = "cuda" if torch_device(experiment.config.device).type == "cuda" else "cpu"
     command = PlanCommand(budget=budget, target=target, gpus=processes, experiment=experiment)
     found = make_plan(command, on_state, neighbours=False)

@@ -29,9 +29,6 @@ def recipe_in(arguments: Sequence[str], otherwise: str | None = None) -> Experim
     Args:
         arguments: Those of the command line.
         otherwise: The recipe where they name none; unset for one that fits ``--space``.
-
-    Raises:
-        ValueError: If there is no such recipe, or a file names code to run and ``--trust`` is not given.
     """
     name = find_value("--recipe", arguments)
     if name is None and otherwise is not None:

@@ -76,9 +76,6 @@ def cost_table(config: CostConfig, space: Space, size: NetworkSize) -> CostTable
         config: What is counted.
         space: Whose candidates.
         size: The network that is meant. A latency table must be one of it, for any number of images.
-
-    Raises:
-        ValueError: If ``config.of`` is neither a name nor the file of a table of this space and size.
     """
     if config.of is None:
         return None

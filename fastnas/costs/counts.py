@@ -11,22 +11,12 @@ from fastnas_kernels.tensors import storage_id
 
 
 def num_parameters(network: nn.Module, without: str = "auxiliary") -> int:
-    """Number of trained scalars, the auxiliary head left out as the field does.
-
-    Args:
-        network: Any module.
-        without: Name of the direct submodule to leave out.
-    """
+    """Number of trained scalars, the auxiliary head left out as the field does."""
     return sum(p.numel() for name, p in network.named_parameters() if not name.startswith(f"{without}."))
 
 
 def multiply_adds(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Multiply-adds of the convolutions and matrix products of one image's forward pass in evaluation mode.
-
-    Args:
-        network: A module that takes images alone.
-        image_shape: ``(C, H, W)``.
-    """
+    """Multiply-adds of the convolutions and matrix products of one image's forward pass in evaluation mode."""
     parameter = next(network.parameters(), torch.empty(0))
     images = torch.zeros(1, *image_shape, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)

@@ -192,16 +192,7 @@ def save_table(path: Path, table: LatencyTable) -> None:
 
 
 def load_table(path: Path, space: Space, size: NetworkSize | None = None) -> LatencyTable:
-    """Read a table, and refuse one that was measured for anything else.
-
-    Args:
-        path: A file that :func:`save_table` wrote.
-        space: The space that it must be of.
-        size: The network that it must be of; ``None`` for any.
-
-    Raises:
-        ValueError: If the file holds no table, or one of another space or size.
-    """
+    """Read a table, and refuse one that was measured for anything else."""
     table = validate(_AS_JSON, read_json(path), WHERE, f"{path} must hold a latency table")
     if (table.space, table.primitives) != (space.name, space.primitives):
         got = f"one of {table.space} ({', '.join(table.primitives)})"

@@ -115,17 +115,6 @@ def measure_table(
     candidates take less or more beside others than alone. It is 1 unless another one predicts networks better that
     were left out of the fit. Rounds go on until the error of the networks that were left out is at most ``error``,
     or more samples would not change it, or ``minutes`` are over.
-
-    Args:
-        space: Whose candidates.
-        size: At whose shapes.
-        device: Where.
-        repeats: Fewest samples behind each median.
-        minutes: Time after which no further round begins.
-        error: Mean absolute error, in percent, that is small enough.
-        fit: Networks to fit to.
-        seed: Decides which networks.
-        on_round: Told of the progress.
     """
     candidates = distinct_candidates(space, size)
     genotypes = [random_genotype(space, stream(seed, "latency fit", i)) for i in range(fit)]
@@ -171,16 +160,7 @@ def check_table(
     seed: int = 0,
     on_round: OnRound | None = None,
 ) -> LatencyTable:
-    """Measure random networks that had no part in ``table``, and keep them beside its predictions in ``unseen``.
-
-    Args:
-        table: What predicts.
-        space: Its space.
-        device: Where to measure.
-        genotypes: How many networks.
-        seed: Decides which.
-        on_round: Told of the progress.
-    """
+    """Measure random networks that had no part in ``table``, and keep them beside its predictions in ``unseen``."""
     known = {network.genotype for network in table.fitted_on}
     drawn: dict[str, Genotype] = {}
     for draw in range(100 * genotypes):

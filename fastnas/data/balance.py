@@ -35,11 +35,6 @@ def balanced_pass(indices: np.ndarray, labels: np.ndarray, rng: np.random.Genera
 
     Images of a small class come once more or less often than each other; of a large class, every pass has another
     random part.
-
-    Args:
-        indices: Images to draw from, ``[N]``.
-        labels: Class of every image of the data set, which ``indices`` point into.
-        rng: Decides which images, and their order.
     """
     classes = np.unique(labels[indices])
     share, rest = divmod(len(indices), len(classes))

@@ -16,12 +16,6 @@ Change = Callable[[Tensor, Sequence[int]], Tensor]
 def read_batch(images: ImageSet, transform: Transform, indices: np.ndarray, seeds: Sequence[int]) -> Tensor | None:
     """Images of a batch, bit for bit what ``transform`` makes of each of them behind ``torch.manual_seed(seed)``.
 
-    Args:
-        images: Where they come from.
-        transform: Of one image.
-        indices: Which images.
-        seeds: What each of them draws from.
-
     Returns:
         ``[N, ...]``; ``None`` unless the images lie in memory, at the size that networks see, and the transform only
         shifts and mirrors them.

@@ -50,11 +50,7 @@ class BrokenImages:
         self.names = {record["image"] for record in read_records(path, BrokenImage)} if path is not None else set()
 
     def add(self, error: UnreadableImage) -> None:
-        """Count an image.
-
-        Raises:
-            ValueError: If it is one too many.
-        """
+        """Count an image."""
         if error.name in self.names:
             return
         if len(self.names) >= self.limit:

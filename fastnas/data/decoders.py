@@ -31,10 +31,6 @@ def use_decoder(decoder: Decoder, data: ImageData) -> ImageData:
     """``data`` whose JPEG files ``decoder`` decodes, wherever they are decoded at their full size.
 
     Files that it does not take, broken ones among them, are decoded as if it were not there.
-
-    Raises:
-        ValueError: If it is an extra, and the data set does not consist of image files.
-        Unavailable: If it is not installed.
     """
     if decoder == "simplejpeg":
         return data
@@ -99,11 +95,7 @@ def _decode(content: bytes, head: Frame, part: Part) -> Tensor | None:
 
 @cache
 def load_turbojpeg() -> CDLL:
-    """The library, as it comes with the package turbojpeg or with the system.
-
-    Raises:
-        Unavailable: If there is none, or an older one.
-    """
+    """The library, as it comes with the package turbojpeg or with the system."""
     package = find_spec("turbojpeg")
     # From an extension module, what it is linked to can be called
     places = [place for place in (package and package.origin, find_library("turbojpeg")) if place]

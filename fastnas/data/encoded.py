@@ -30,11 +30,7 @@ class EncodedImage:
     jpeg: JpegDecoder = decode_jpeg
 
     def size(self) -> tuple[int, int]:
-        """Height and width in pixels, from the head of the file.
-
-        Raises:
-            UnreadableImage: If there is none.
-        """
+        """Height and width in pixels, from the head of the file."""
         head = frame(self.content)
         if head is not None:
             height, width = head.height, head.width
@@ -56,11 +52,7 @@ class EncodedImage:
             return int(np.array(image).max()) if image.mode.startswith("I;16") else None
 
     def decode(self) -> Tensor:
-        """All pixels, uint8 ``[3, H, W]``.
-
-        Raises:
-            UnreadableImage: If they cannot be decoded.
-        """
+        """All pixels, uint8 ``[3, H, W]``."""
         return self._decode(Part(0, 0, *self.size()), 1)
 
     def decode_part(self, part: Part, least: int) -> Tensor:
@@ -73,9 +65,6 @@ class EncodedImage:
         Args:
             part: Which, in pixels of the whole image.
             least: The sides of what is returned are no shorter, if those of ``part`` are not.
-
-        Raises:
-            UnreadableImage: If they cannot be decoded.
         """
         return self._decode(part, next((by for by in DIVISORS if min(part[2:]) >= by * least), 1))
 

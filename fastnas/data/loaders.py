@@ -174,15 +174,7 @@ class Loaders:
             number += 1
 
     def fit(self, config: Any, several: bool) -> Any:
-        """``config`` with the batch size of the loaders.
-
-        Args:
-            config: A dataclass of settings.
-            several: Whether several processes share the batches.
-
-        Raises:
-            ValueError: If it has a setting that a loader decides itself.
-        """
+        """``config`` with the batch size of the loaders."""
         if several:
             raise invalid(WHERE, "data loaders must stand in one process", "several", "Give arrays or a data set.")
         fields = type(config).__dataclass_fields__

@@ -153,11 +153,7 @@ def load_data(source: str, config: DataConfig = DataConfig()) -> ImageData:  # n
 
 
 def find_source(source: str) -> tuple[Source, str]:
-    """The source that ``source`` names, and the folder behind its colon.
-
-    Raises:
-        ValueError: If there is none of that name, or it has a folder too many or too few.
-    """
+    """The source that ``source`` names, and the folder behind its colon."""
     kind, _, root = source.partition(":")
     if kind not in SOURCES:
         raise invalid(WHERE, f"source must be {list_sources()}", repr(source))

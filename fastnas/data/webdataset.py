@@ -48,9 +48,6 @@ def read_webdataset(root: Path) -> Parts:
     Args:
         root: The folder, in which or in whose folders ``train``, ``test`` and ``val`` they lie. ``classes.txt`` names
             the classes, one a line, where labels are numbers.
-
-    Raises:
-        ValueError: If an image has no label, a file is no plain tar file, or a label no class.
     """
     paths = sorted([*root.glob("*.tar"), *root.glob("train/*.tar"), *root.glob("test/*.tar"), *root.glob("val/*.tar")])
     is_test = [str(path.relative_to(root)).startswith(("test", "val")) for path in paths]

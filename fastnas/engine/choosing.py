@@ -24,12 +24,7 @@ IMAGES = 2048  # of the half for alpha, where the configuration does not say how
 
 
 def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True) -> Genotype:
-    """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way.
-
-    Args:
-        run: A search that is over.
-        accept: Which architectures may be chosen, as by a limit of their cost.
-    """
+    """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way."""
     assert run.method.choice is not None
     reached = coefficients_at(run, run.config.epochs - 1)
     edges = {name: x.tolist() for name, x in reached.edges.items()}

@@ -68,13 +68,7 @@ def relax(method: Method, space: Space, alpha: Tensors, alive: Mapping[str, Aliv
 
 def with_skips(space: Space, mix: Mix, added: float) -> Mix:
     """``mix`` with ``added`` on the coefficient of every skip connection that is alive: the auxiliary skip connections
-    of DARTS- (Chu et al., 2021, arXiv:2009.01027, section 3.2).
-
-    Args:
-        space: Of the coefficients.
-        mix: At which nothing is turned off.
-        added: To each; 0 changes nothing.
-    """
+    of DARTS- (Chu et al., 2021, arXiv:2009.01027, section 3.2)."""
     if added == 0:
         return mix
     moved = {

@@ -13,12 +13,7 @@ from fastnas_kernels.compilation import compiling_ahead
 
 
 def compile_ahead(run: Run, on_compiled: Callable[[int, int], None] | None = None) -> None:
-    """Compile the kernels of a weight step and of an alpha step; changes nothing of the search.
-
-    Args:
-        run: The search, before a step.
-        on_compiled: Called with the number of forms that are compiled and of all.
-    """
+    """Compile the kernels of a weight step and of an alpha step; changes nothing of the search."""
     if run.device.type != "cuda" or backend_for(run.device) != "triton":
         return
     launch_all(run, on_compiled)

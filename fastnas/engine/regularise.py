@@ -32,13 +32,7 @@ def without_frozen(run: Run, gradients: Mapping[str, Tensor | None]) -> dict[str
 
 
 def match(run: Run, of_weights: Mapping[str, Tensor | None], of_alpha: Mapping[str, Tensor]) -> None:
-    """Note how well the gradients of every candidate agree on the two halves, and freeze those that no longer do.
-
-    Args:
-        run: The search.
-        of_weights: Gradients of the weights on the half for the weights.
-        of_alpha: On the half for alpha.
-    """
+    """Note how well the gradients of every candidate agree on the two halves, and freeze those that no longer do."""
     rule, state = run.method.matching, run.state
     assert rule is not None
     for group, names in group_weights(run).items():
@@ -57,13 +51,7 @@ def match(run: Run, of_weights: Mapping[str, Tensor | None], of_alpha: Mapping[s
 
 
 def alignment_gradients(run: Run, mix: Mix, loss_at: Callable[[Tensors, Mix], Tensor]) -> dict[str, Tensor | None]:
-    """The gradient of the weights that lets cells align, to be added to that of their loss.
-
-    Args:
-        run: The search.
-        mix: The coefficients of the weight step.
-        loss_at: The loss of its batch, from weights and coefficients.
-    """
+    """The gradient of the weights that lets cells align, to be added to that of their loss."""
     rule, w = run.method.alignment, run.state.w
     assert rule is not None
     weight, name = rule.weight(run.at), rule.cell_type

@@ -157,11 +157,7 @@ def _available() -> int:
 
 
 def free_bytes(number: int) -> int:
-    """What is free on ``cuda:number``.
-
-    Raises:
-        ValueError: If there is no such GPU.
-    """
+    """What is free on ``cuda:number``."""
     if number >= torch.cuda.device_count():
         remedy = "Give a size as 24GiB, or the name of a GPU."
         raise invalid(WHERE, f"cuda:{number} must exist", f"{torch.cuda.device_count()} GPUs", remedy)

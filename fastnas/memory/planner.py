@@ -77,11 +77,7 @@ class Plan:
 
     @property
     def config(self) -> SearchConfig:
-        """The settings to search with.
-
-        Raises:
-            ValueError: If nothing fits.
-        """
+        """The settings to search with."""
         if self.chosen is None:
             needs = least_bytes(self.requested, self.budget)
             rule = f"budget must be at least {show_bytes(needs)}"

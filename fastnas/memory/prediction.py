@@ -65,13 +65,7 @@ def collect(setup: Setup, peaks_at: Callable[[Moment], Mapping[str, Peak]]) -> P
 
 
 def measure_peaks(scene: Scene, granularity: int = 1, watch: Watch = lambda tracker: nullcontext()) -> dict[str, Peak]:
-    """The peak of every phase of one step.
-
-    Args:
-        scene: The step.
-        granularity: Of the allocator, in bytes.
-        watch: Entered around every phase with the tracker that counts it.
-    """
+    """The peak of every phase of one step."""
     gc.collect()
     tracker = Tracker(granularity)
     for cause, tensors in scene.given.items():

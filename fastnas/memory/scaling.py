@@ -96,11 +96,7 @@ class Scaling:
 
 
 def scale(pieces: Pieces, batch_size: int, counts: Sequence[int]) -> Iterator[Scaling]:
-    """A step in ``counts`` processes, whose batch has ``batch_size`` images together.
-
-    Raises:
-        ValueError: If a count does not divide the batch.
-    """
+    """A step in ``counts`` processes, whose batch has ``batch_size`` images together."""
     alone = _step(pieces, batch_size, 1)
     for count in counts:
         if batch_size % count != 0:
@@ -131,11 +127,7 @@ def weight_transfers(hypergradient: Hypergradient) -> int:
 
 
 def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:
-    """Powers of two, and the whole machine, that divide the batch.
-
-    Raises:
-        ValueError: If the whole machine does not divide it.
-    """
+    """Powers of two, and the whole machine, that divide the batch."""
     if gpus < 1 or nodes < 1:
         raise invalid(WHERE, "gpus and nodes must be positive", (gpus, nodes))
     whole = gpus * nodes

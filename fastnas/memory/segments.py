@@ -145,14 +145,7 @@ class Times:
 def measure_times(
     setup: Setup, device: torch.device, repeats: int = 2, on_state: Callable[[str], None] = lambda _: None
 ) -> Times:
-    """Time one step of ``setup`` on ``device``, and its segments; the fastest of ``repeats`` after one to warm up.
-
-    Args:
-        setup: The search.
-        device: Where.
-        repeats: Steps to take the fastest of.
-        on_state: Told before every step which one it is, and how long the others will take.
-    """
+    """Time one step of ``setup`` on ``device``, and its segments; the fastest of ``repeats`` after one to warm up."""
     what = f"timing steps of {setup.config.batch_size} images on {device}"
     on_state(f"{what}: 1 of {repeats + 1}, to warm up")
     scene = real_scene(setup.changed(recompute=("none",)), moments(setup)[0], device)

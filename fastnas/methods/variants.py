@@ -163,9 +163,6 @@ def with_order(method: Method, order: Order) -> Method:
     Args:
         method: Any whose alpha gets its gradient by differentiation.
         order: 1, or 2 to differentiate through the next step of the weights.
-
-    Raises:
-        ValueError: Where there is no such step, or alpha's gradient is no derivative.
     """
     if method.unrolls == (order == 2) and not method.scores:
         return method
@@ -182,9 +179,6 @@ def with_stop(method: Method, stop: StopBy) -> Method:
             ``eigenvalue_ada`` to go back and regularise more instead; ``skips`` at two skip connections in the normal
             cell, and ``rank`` when the order of the candidates stood for ten epochs (Liang et al., 2019,
             arXiv:1909.06035).
-
-    Raises:
-        ValueError: Where the curvature of the outer loss in alpha is not measured or means something else.
     """
     option, (make, every) = f"--stop {stop}", _CONTROLS[stop]
     if every > 0 and method.eigenvalue_every > 0:

@@ -141,11 +141,7 @@ def _load_run(folder: Path, num_classes: int | None, in_chans: int | None) -> tu
 
 
 def register_with_timm() -> list[str]:
-    """Let ``timm.create_model`` make the known genotypes: ``fastnas_darts_v2`` and so on. Returns their names.
-
-    Raises:
-        ValueError: If timm is not installed.
-    """
+    """Let ``timm.create_model`` make the known genotypes: ``fastnas_darts_v2`` and so on. Returns their names."""
     try:
         from timm.models import register_model  # noqa: PLC0415  (not needed otherwise)
     except ImportError:

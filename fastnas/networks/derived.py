@@ -53,11 +53,7 @@ BuildNetwork = Callable[[Genotype], nn.Module]
 
 
 def build_own_network(build: BuildNetwork, genotype: Genotype, where: str = "retrain") -> OwnNetwork:
-    """The network that a function of one's own makes for ``genotype``.
-
-    Raises:
-        ValueError: If it makes no module.
-    """
+    """The network that a function of one's own makes for ``genotype``."""
     module = run_user_code(lambda: build(genotype), "network(genotype)", None, where)
     if not isinstance(module, nn.Module):
         raise invalid(where, "network must be a function from a genotype to a module", type(module).__name__)

@@ -28,13 +28,7 @@ class Structure(NamedTuple):
 
 
 def structure(dag: FullDag, cell: CellGenotype, graph: int) -> Structure:
-    """What is left of a block, its states numbered within it.
-
-    Args:
-        dag: The graph.
-        cell: The connections of all blocks.
-        graph: Which block of the graph.
-    """
+    """What is left of a block, its states numbered within it."""
     span, nodes = dag.spans[graph], dag.nodes_of(dag.blocks[graph])
     genes = cell.nodes[span.start : span.stop]
     kept = [[source - span.start for primitive, source in of_node if primitive != "none"] for of_node in genes]

@@ -15,13 +15,7 @@ from fastnas.spaces.space import Edge, Space
 
 
 def inherited_name(network: DerivedNetwork, space: Space, name: str) -> str:
-    """What the parameter ``name`` of a derived network of ``space`` is called in a supernet.
-
-    Args:
-        network: The derived network.
-        space: That of its genotype.
-        name: Of one of its parameters.
-    """
+    """What the parameter ``name`` of a derived network of ``space`` is called in a supernet."""
     if found := re.fullmatch(r"(.+)\.nodes\.(\d+)\.(\d+)\.(.+)", name):
         cell, node, gene = network.get_submodule(found[1]), int(found[2]), int(found[3])
         assert isinstance(cell, DerivedCell), "only cells have nodes"
@@ -63,12 +57,7 @@ class Taken(NamedTuple):
 
 
 def read_weights(network: DerivedNetwork, space: Space) -> Weights:
-    """The weights and running statistics of a trained network, without its auxiliary head.
-
-    Args:
-        network: Whose.
-        space: That of its genotype.
-    """
+    """The weights and running statistics of a trained network, without its auxiliary head."""
     found = {
         inherited_name(network, space, name): tensor
         for name, tensor in network.state_dict().items()
@@ -83,15 +72,6 @@ def take_weights(network: DerivedNetwork, space: Space, source: Weights, same_cl
 
     An operation of a cell has the name of its edge and primitive, so that networks of other genotypes share the ones
     that both have.
-
-    Args:
-        network: The network.
-        space: That of its genotype.
-        source: What is there.
-        same_classes: Whether the classifier may be taken, too.
-
-    Raises:
-        ValueError: If nothing fits.
     """
     parameters, fresh, used = dict(network.named_parameters()), [], set[str]()
     for name, tensor in network.state_dict().items():

@@ -95,11 +95,7 @@ def find_preprocessing(
     margin: bool = False,
     values: tuple[float, float] | None = None,
 ) -> Preprocessing:
-    """The numbers of ``normalise``, a function from uint8 images to float32 that is affine in each channel.
-
-    Raises:
-        ValueError: If it is not affine.
-    """
+    """The numbers of ``normalise``, a function from uint8 images to float32 that is affine in each channel."""
     dark, middle, light = (
         normalise(torch.full((1, channels, 1, 1), value, dtype=torch.uint8)).double().flatten()
         for value in (0, 51, 255)

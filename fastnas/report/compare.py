@@ -24,11 +24,7 @@ border-bottom:1px solid #ddd}</style><h1>Runs compared</h1><table><tr>{% for nam
 
 
 def find_runs(folders: Sequence[Path]) -> list[Path]:
-    """The run folders among ``folders`` and right inside of them.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The run folders among ``folders`` and right inside of them."""
     found: list[Path] = []
     for folder in folders:
         inside = sorted(path.parent for path in folder.glob("*/config.json"))

@@ -133,11 +133,7 @@ def kept_rows(space: Space, cell: CellGenotype) -> dict[int, str]:
 
 
 def search_figure(records: Records) -> Figure:
-    """Losses, scores and the entropy of the coefficients over the epochs of a search.
-
-    Args:
-        records: Lines of ``metrics.jsonl``, at least one.
-    """
+    """Losses, scores and the entropy of the coefficients over the epochs of a search."""
     figure, score = Figure(figsize=(WIDTH, 2.7), layout="constrained"), SCORES["accuracy"]
     axes = loss, accuracy, entropy = figure.subplots(1, 3)
     epochs, line = _epochs(records), _point_or("-", records)
@@ -202,11 +198,7 @@ def warm_up_epochs(records: Records) -> int:
 
 
 def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
-    """Training loss and test score of the retrained networks, the searched one in front.
-
-    Args:
-        trainings: Lines of ``metrics.jsonl`` of every retrained network, by name.
-    """
+    """Training loss and test score of the retrained networks, the searched one in front."""
     figure, score = Figure(figsize=(WIDTH, 2.9), layout="constrained"), SCORES["accuracy"]
     axes = loss, accuracy = figure.subplots(1, 2)
     random = [name for name in trainings if name.startswith("random")]

@@ -66,13 +66,7 @@ def classify(primitive: str) -> str:
 
 
 def cell_figure(cell: CellGenotype, space: Space, title: str) -> Figure:
-    """Draw one cell, or the blocks of a chain or of a full graph.
-
-    Args:
-        cell: The kept edges.
-        space: Its graph.
-        title: Written above.
-    """
+    """Draw one cell, or the blocks of a chain or of a full graph."""
     return _figure(space, {title: cell})
 
 
@@ -83,16 +77,7 @@ def genotype_figure(genotype: Genotype, own: Space | None = None) -> Figure:
 
 
 def save_drawing(genotype: Genotype, path: Path, own: Space | None = None) -> None:
-    """Write the cells of ``genotype``, one below the other, to a .png or .svg file.
-
-    Args:
-        genotype: Of any space.
-        path: Its suffix decides.
-        own: The genotype's space, if the library does not know it.
-
-    Raises:
-        ValueError: For any other suffix.
-    """
+    """Write the cells of ``genotype``, one below the other, to a .png or .svg file."""
     if path.suffix not in (".png", ".svg"):
         raise invalid("drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
     figure = genotype_figure(genotype, own)

@@ -19,13 +19,7 @@ TALL, LOW = 0.52, 0.36
 
 
 def chain_figure(chain: CellGenotype, space: ChainSpace, title: str) -> Figure:
-    """Draw the blocks of a chain.
-
-    Args:
-        chain: Their primitives.
-        space: Gives the stages.
-        title: Written above.
-    """
+    """Draw the blocks of a chain."""
     stages = space.stages
     width = 2 * MARGIN + LABEL + STEP * (max(stages) - 1) + WIDTH
     height = 0.7 + ROW * len(stages)

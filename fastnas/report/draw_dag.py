@@ -20,13 +20,7 @@ BEND = 0.12  # of a line, so that one which passes a level does not run through 
 
 
 def dag_figure(cell: CellGenotype, space: GraphSpace, title: str) -> Figure:
-    """Draw the blocks of a full graph, one below the other.
-
-    Args:
-        cell: The connections that are there.
-        space: Its graph.
-        title: Written above.
-    """
+    """Draw the blocks of a full graph, one below the other."""
     dag = space.dag
     blocks = [(dag.nodes_of(kind), span) for kind, span in zip(dag.blocks, dag.spans, strict=True)]
     rows = [max(_row(nodes, state) for state in range(1, len(nodes))) + 1 for nodes, _ in blocks]

@@ -53,10 +53,6 @@ def write_report(run: Path) -> Path:
 
     Returns:
         The path of the page.
-
-    Raises:
-        FileNotFoundError: If ``run`` is not a run folder.
-        ValueError: If one of its files is broken.
     """
     if not (run / "config.json").is_file():
         remedy = "Name a folder that fastnas search has made."
@@ -119,12 +115,7 @@ def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space
 
 
 def facts(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """When, where and on what a run was made, as names and texts.
-
-    Args:
-        settings: Of ``config.json``.
-        data: Of ``data.json``.
-    """
+    """When, where and on what a run was made, as names and texts."""
     made = {name: str(value) for name, value in settings.get("versions", {}).items()}
     device = made.pop("gpu", made.pop("machine", None))
     shape = data.get("resolution")
@@ -164,9 +155,6 @@ def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str
 
 def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """The numbers that matter most: what the search found, and what chance does.
-
-    Args:
-        networks: The entries of ``comparison.json``.
 
     Returns:
         Up to four pairs of a caption and a test score, a fraction for an accuracy.
@@ -250,12 +238,7 @@ def _list_trained(run: Path) -> Any:
 
 def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
     """The confusions of a finished training, a row a class; ``None`` without them, or for more classes than a table has
-    room for.
-
-    Args:
-        records: Of the training.
-        classes: Their names.
-    """
+    room for."""
     counts = records[-1].get("test_confusion") if records else None
     if not counts or len(counts) > MOST_COLUMNS or {len(row) for row in [counts, *counts]} != {len(classes)}:
         return None

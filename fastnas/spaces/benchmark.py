@@ -68,9 +68,6 @@ def read_table(path: Path, column: str | None = None) -> Table:
     Args:
         path: A CSV file, gzipped or not, with a column ``architecture`` and columns of accuracies in percent.
         column: Which accuracy; ``None`` for the last column.
-
-    Raises:
-        ValueError: If the file is no such table, or an accuracy is no finite number.
     """
     if not path.is_file():
         raise invalid(WHERE, "file must exist", str(path))
@@ -108,11 +105,7 @@ def require_space(table: Table, space: Space) -> None:
 
 
 def look_up(table: Table, genotype: Genotype) -> TableEntry:
-    """Find ``genotype`` in a table.
-
-    Raises:
-        ValueError: If the table does not know the architecture.
-    """
+    """Find ``genotype`` in a table."""
     text, known = genotype_to_text(genotype), table.accuracies
     if text not in known:
         raise invalid(WHERE, f"{table.name} must know the architecture", text)

@@ -82,12 +82,7 @@ def parse_genotype(text: str, own: Space | None = None) -> Genotype:
 
 
 def describe_genotype(genotype: Genotype, own: Space | None = None) -> str:
-    """The cells or blocks as aligned text, a line an edge, at most 80 columns wide.
-
-    Args:
-        genotype: Of any space.
-        own: That space, if it is not registered.
-    """
+    """The cells or blocks as aligned text, a line an edge, at most 80 columns wide."""
     return "\n".join(space_by_name(genotype.space, own).describe(genotype))
 
 

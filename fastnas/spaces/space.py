@@ -180,11 +180,7 @@ class Space(ABC):
         return None
 
     def with_depth(self, cells: int) -> Self:
-        """The space of a network with ``cells`` cells: where every block has rows of alpha, it depends on that.
-
-        Raises:
-            ValueError: For a space that is named by its depth, if it has another one.
-        """
+        """The space of a network with ``cells`` cells: where every block has rows of alpha, it depends on that."""
         self.require_depth(cells)
         return self
 

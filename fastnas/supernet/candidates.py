@@ -34,11 +34,7 @@ LIBRARY: Mapping[str, Mapping[str, BuildOperation]] = {
 
 
 def find_operations(space: CellSpace) -> Mapping[str, BuildOperation]:
-    """How the primitives of ``space`` are built: by its own operations, or else by the library's.
-
-    Raises:
-        ValueError: If there is no way to build one of them.
-    """
+    """How the primitives of ``space`` are built: by its own operations, or else by the library's."""
     own = space.operations
     where = f"space {space.name!r}"
     if isinstance(own, str):
@@ -55,15 +51,7 @@ def find_operations(space: CellSpace) -> Mapping[str, BuildOperation]:
 
 @singledispatch
 def build_candidate(space: Space, primitive: str, channels: int, stride: int, searching: bool) -> nn.Module:
-    """One candidate of ``space`` by itself, from ``[N, channels, H, W]`` to as many channels.
-
-    Args:
-        space: Whose candidate.
-        primitive: Its name.
-        channels: Channels read and written.
-        stride: 2 to halve the resolution, otherwise 1.
-        searching: Whether it stands in a supernet.
-    """
+    """One candidate of ``space`` by itself, from ``[N, channels, H, W]`` to as many channels."""
     raise TypeError(f"no candidates for a {type(space).__name__}")
 
 

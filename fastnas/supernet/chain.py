@@ -62,9 +62,6 @@ def mbconv(inputs: int, outputs: int, stride: int, searching: bool, *, kernel: i
 def initialise_chain(network: nn.Module) -> None:
     """Initialise as the published code of ProxylessNAS: filters by He with the fan-out (He et al., 2015,
     arXiv:1502.01852, for the backward pass), the bias of the classifier at zero; its weights stay as PyTorch has them.
-
-    Args:
-        network: A supernet or a derived network of a chain, its weights fresh.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

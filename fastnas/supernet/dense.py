@@ -36,18 +36,7 @@ class DenseClassifier(nn.Linear):
 
 
 def fit_head(network: Any, task: Task, space: Space, resolution: tuple[int, ...], large: bool) -> Any:
-    """``network``, a supernet or a derived network, with the head that its task needs.
-
-    Args:
-        network: With a linear classifier.
-        task: What its outputs mean.
-        space: That of the network.
-        resolution: Of its images.
-        large: Whether its stem is that for large images.
-
-    Raises:
-        ValueError: For dense prediction, if the space has no cells, or the sizes do not fit.
-    """
+    """``network``, a supernet or a derived network, with the head that its task needs."""
     if not isinstance(task, Dense):
         return network
     if not isinstance(space, CellSpace):

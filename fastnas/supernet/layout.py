@@ -21,11 +21,7 @@ Fit = Literal["squeeze", "pad", "crop"]
 
 
 def height_and_width(resolution: Sizes) -> tuple[int, int]:
-    """Both numbers of a resolution.
-
-    Raises:
-        ValueError: For the sizes of maps of one or three dimensions.
-    """
+    """Both numbers of a resolution."""
     if isinstance(resolution, int):
         return resolution, resolution
     if len(resolution) != 2:

@@ -46,9 +46,6 @@ def load_space(name: str) -> Space:
 
     Args:
         name: ``darts``, or ``my_space.py:my_space``.
-
-    Raises:
-        ValueError: In one line that says what is wrong with the file, and where.
     """
     if name in SPACES or not names_code(name):
         return space_by_name(name)

@@ -18,11 +18,7 @@ MOST_CLASSES = 100_000
 
 
 def name_classes(last: int) -> list[str]:
-    """The numbers from 0 to ``last`` as names.
-
-    Raises:
-        ValueError: If they are more than any network tells apart: such labels are other numbers.
-    """
+    """The numbers from 0 to ``last`` as names."""
     if last >= MOST_CLASSES:
         remedy = "Number the classes from 0 on."
         raise invalid("data", f"labels of classes must be less than {MOST_CLASSES}", str(last)[:20], remedy)

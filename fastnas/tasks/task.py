@@ -102,11 +102,7 @@ class Task(ABC):
 
     @abstractmethod
     def take_targets(self, targets: Any) -> np.ndarray:
-        """Targets in the type that batches are made of.
-
-        Raises:
-            ValueError: If they have another shape or type.
-        """
+        """Targets in the type that batches are made of."""
 
     @abstractmethod
     def name_outputs(self, targets: np.ndarray) -> list[str]:
@@ -146,12 +142,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, statistics: Tensor, images: int) -> Tensor:
-        """The score, a scalar.
-
-        Args:
-            statistics: Sums over all batches.
-            images: How many they were made of.
-        """
+        """The score, a scalar."""
 
     @abstractmethod
     def predict(self, outputs: Tensor) -> Tensor:

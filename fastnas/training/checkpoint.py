@@ -35,16 +35,7 @@ UNREADABLE = (
 
 
 def save_checkpoint(path: Path, identity: str, state: Mapping[str, Any]) -> None:
-    """Write ``state`` atomically, with the identity of what it belongs to and a digest; the file before it is kept.
-
-    Args:
-        path: The file.
-        identity: What must be equal for the state to fit, for example the canonical text of a configuration.
-        state: A nest of dictionaries and lists of tensors, numbers and strings.
-
-    Raises:
-        FloatingPointError: If a tensor holds what is no finite number; nothing is written then.
-    """
+    """Write ``state`` atomically, with the identity of what it belongs to and a digest; the file before it is kept."""
     broken = [name for name, tensor in _tensors(state) if not torch.isfinite(tensor).all()]
     if broken:
         remedy = f"{path} stays as it was. Lower the learning rate or weight decay, or clip gradients."
@@ -113,13 +104,7 @@ def has_checkpoint(path: Path) -> bool:
 
 
 def note_threads(path: Path, saved: Mapping[str, Any], device: torch.device) -> None:
-    """Warn if what goes on has another number of threads than what was saved: sums then have another order.
-
-    Args:
-        path: The checkpoint, for the warning.
-        saved: Its state, with its number of ``threads``, if it knows that.
-        device: Where it goes on.
-    """
+    """Warn if what goes on has another number of threads than what was saved: sums then have another order."""
     before, now = saved.get("threads"), torch.get_num_threads()
     if device.type == "cpu" and before not in (None, now):
         rule = f"{path} must go on with {before} threads to end with the same bits"

@@ -31,13 +31,7 @@ class Fault(NamedTuple):
 
 
 def find_fault(losses: Losses, inner_steps: Sequence[int], outer_steps: Sequence[int] = ()) -> Fault | None:
-    """The earliest loss of an epoch that is not finite.
-
-    Args:
-        losses: Of the epoch.
-        inner_steps: Numbers of the steps of ``losses.inner``, or more of them.
-        outer_steps: Likewise of ``losses.outer``.
-    """
+    """The earliest loss of an epoch that is not finite."""
     faults = []
     for term, values, steps in (("alpha", losses.outer, outer_steps), ("weight", losses.inner, inner_steps)):
         numbers = [float(value) for value in values]

@@ -17,14 +17,7 @@ from fastnas.training.config import RetrainConfig
 def build_network_for(
     data: ImageData, genotype: Genotype, config: RetrainConfig, own: Space | None = None
 ) -> DerivedNetwork:
-    """The network of ``genotype`` that a training builds.
-
-    Args:
-        data: Its images, which decide its input and its output.
-        genotype: The architecture.
-        config: Its size, and whether it has an auxiliary head.
-        own: The space of the genotype, if it is not registered.
-    """
+    """The network of ``genotype`` that a training builds."""
     sizes = len(data.classes), config.channels, config.cells, data.channels, data.resolution, data.large
     network = build_network(genotype, *sizes, config.auxiliary > 0, own)
     return fit_head(network, data.task, space_by_name(genotype.space, own), data.resolution, data.large)
