@@ -200,7 +200,7 @@ def _drop_half_line(file: BinaryIO) -> None:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file of JSON lines; a last line that a kill cut short is left out, and a missing file has none."""
+    """The records of a file of JSON lines without a last line that a kill cut short; a missing file has none."""
     if not path.exists():
         return []
     records = []
@@ -211,15 +211,6 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError(complaint("run", f"line {number} of {path} must be a JSON object", got))
         records.append(record)
     return records
-
-
-def keep_json_lines(path: Path, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
-    """Drop the records that ``keep`` refuses, atomically, and return the others; a missing file has none."""
-    kept = [record for record in read_json_lines(path) if keep(record)]
-    if path.exists():
-        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept)
-        write_atomically(path, lambda file: file.write(text.encode()))
-    return kept
 
 
 def save_tensors(path: Path, state: Mapping[str, object]) -> None:

@@ -30,15 +30,19 @@ Text = InstanceOf[str]
 Rows = dict[str, list[list[float]]]
 
 
-class _RollBack(TypedDict):
+class _Checked(TypedDict):
+    """What has its fields checked, and may have others."""
+
     __pydantic_config__ = _CONFIG  # type: ignore[misc]
+
+
+class _RollBack(_Checked):
     to: Count
 
 
-class SearchEpoch(TypedDict):
+class SearchEpoch(_Checked):
     """A line of ``metrics.jsonl`` of a search."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     epoch: Count
     epochs: Positive
     stage: NotRequired[Count]
@@ -62,10 +66,9 @@ class SearchEpoch(TypedDict):
     seconds: Seconds
 
 
-class TrainingEpoch(TypedDict):
+class TrainingEpoch(_Checked):
     """A line of ``metrics.jsonl`` of a training."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     epoch: Count
     epochs: Positive
     lr: float
@@ -77,10 +80,9 @@ class TrainingEpoch(TypedDict):
     seconds: Seconds
 
 
-class TrainedNetwork(TypedDict):
+class TrainedNetwork(_Checked):
     """An entry of ``comparison.json``."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     name: Text
     genotype: NotRequired[dict[str, Any]]
     num_params: Count
@@ -98,33 +100,29 @@ def restart_folder(run: Path, number: int) -> Path:
     return run / "restarts" / str(number) if number else run
 
 
-class Comparison(TypedDict):
+class Comparison(_Checked):
     """``comparison.json``."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     networks: list[TrainedNetwork]
 
 
-class Ending(TypedDict):
+class Ending(_Checked):
     """``stop.json``: the epoch whose architecture a search returned, and why."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     epoch: Count
     reason: Text
 
 
-class DataDescription(TypedDict):
+class DataDescription(_Checked):
     """``data.json``."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     name: NotRequired[Text]
     classes: NotRequired[list[Text]]
     test_images: NotRequired[Count]
     notes: NotRequired[list[Text]]
 
 
-class _SearchBudget(TypedDict):
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+class _SearchBudget(_Checked):
     epochs: Positive
     warmup_epochs: Count | None
     fractions: Annotated[list[Share], Field(min_length=2, max_length=2)] | None
@@ -132,36 +130,31 @@ class _SearchBudget(TypedDict):
     searches: NotRequired[Positive]
 
 
-class _LadderBudget(TypedDict):
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+class _LadderBudget(_Checked):
     proposals: Positive
     entrants: Positive
 
 
-class _HalvingBudget(TypedDict):
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+class _HalvingBudget(_Checked):
     entrants: Positive
 
 
-class _RetrainingBudget(TypedDict):
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+class _RetrainingBudget(_Checked):
     epochs: Positive
 
 
-class BudgetFile(TypedDict):
+class BudgetFile(_Checked):
     """``budget.json``: what a run with minutes decided."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     search: NotRequired[_SearchBudget]
     ladder: NotRequired[_LadderBudget]
     halving: NotRequired[_HalvingBudget]
     retraining: NotRequired[_RetrainingBudget]
 
 
-class RungRecord(TypedDict):
+class RungRecord(_Checked):
     """A line of ``selection.jsonl``."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     rung: Count
     genotype: Text
     origin: Text
@@ -172,19 +165,17 @@ class RungRecord(TypedDict):
     seconds: Seconds
 
 
-class SelectionFile(TypedDict):
+class SelectionFile(_Checked):
     """``selection.json``."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     genotype: Text
     origin: Text
     rungs: list[RungRecord]
 
 
-class StartFile(TypedDict):
+class StartFile(_Checked):
     """``init.json``: which weights a training began with."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     source: Text
     identity: Text
     share: float
@@ -193,20 +184,17 @@ class StartFile(TypedDict):
     score: float | None
 
 
-class _Seeded(TypedDict):
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+class _Seeded(_Checked):
     seed: NotRequired[int]
 
 
-class _Deep(TypedDict):
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
+class _Deep(_Checked):
     cells: NotRequired[Positive]
 
 
-class Settings(TypedDict):
+class Settings(_Checked):
     """``config.json``, as far as a page shows it; :mod:`fastnas.experiment.settings` knows all of it."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     method: NotRequired[Text]
     space: Text
     data: NotRequired[Text]
@@ -215,10 +203,9 @@ class Settings(TypedDict):
     retrain: NotRequired[_Deep]
 
 
-class BrokenImage(TypedDict):
+class BrokenImage(_Checked):
     """A line of ``broken.jsonl``."""
 
-    __pydantic_config__ = _CONFIG  # type: ignore[misc]
     image: Text
     reason: Text
 

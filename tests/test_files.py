@@ -6,13 +6,13 @@ import pytest
 from fastnas.files import (
     TEMPORARY,
     append_json_line,
-    keep_json_lines,
     read_json,
     read_json_lines,
     remove_leftovers,
     write_atomically,
     write_json,
 )
+from fastnas.run_files import keep_epochs
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()], ids=repr)
@@ -36,8 +36,6 @@ def test_a_line_that_a_kill_cut_short_is_left_out(tmp_path):
         append_json_line(path, {"epoch": epoch})
     path.write_text(path.read_text()[:-4])
     assert read_json_lines(path) == [{"epoch": 0}, {"epoch": 1}]
-    keep_json_lines(path, lambda record: record["epoch"] < 1)
-    assert path.read_text() == '{"epoch": 0}\n'
 
 
 def test_files_are_made_with_their_folder_and_can_be_read_by_others(tmp_path):
@@ -49,15 +47,15 @@ def test_files_are_made_with_their_folder_and_can_be_read_by_others(tmp_path):
 
 def test_dropping_lines_keeps_the_old_file_when_the_disk_is_full(tmp_path, monkeypatch):
     path = tmp_path / "metrics.jsonl"
-    append_json_line(path, {"epoch": 0})
+    append_json_line(path, {"epoch": 0, "epochs": 1})
 
     def full_disk(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        keep_json_lines(path, lambda record: False)
-    assert read_json_lines(path) == [{"epoch": 0}]
+        keep_epochs(path, dict, 0)
+    assert read_json_lines(path) == [{"epoch": 0, "epochs": 1}]
 
 
 def test_a_file_of_lines_that_is_missing_has_none(tmp_path):

@@ -1,7 +1,6 @@
 """A foreign module evaluated by the engine: its weights go in, its running statistics are moved on."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -92,38 +91,50 @@ def evaluate(
     if wiring.inputs:
         states = [prepare(state) for prepare, state in zip(found.inputs, states, strict=True)]
     edge_mix: Tensor | Sequence[Tensor] | None = beta[0] if beta else None  # type: ignore[assignment]
+    call = _Call(where, wiring, found, states, rows, edge_mix)
     if not wiring.by_nodes:
-        whole = _evaluate_known if not drop else partial(_evaluate_dropped, drop=drop)
-        result = whole(where, wiring, found, states, rows, edge_mix)
+        result = _evaluate_dropped(call, drop) if drop else _evaluate_known(call)
         contiguous = result.is_contiguous() or (wiring.keeps_layout and states[0].is_contiguous())
         if drop or not result.requires_grad:
             return result.contiguous() if contiguous else result
         # One copy, for the engine keeps its maps: what stands behind may change the module's in place (drop-path does)
         return result.clone(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
-    return _evaluate_by_nodes(where, wiring, found, states, rows, edge_mix, offsets)
+    return _evaluate_by_nodes(call, offsets)
 
 
-def _evaluate_by_nodes(
-    where: str,
-    wiring: Wiring,
-    found: EvaluatedModules,
-    states: list[Tensor],
-    rows: Tensor | Sequence[Rows],
-    beta: Tensor | Sequence[Tensor] | None,
-    offsets: Sequence[Tensor] | None,
-) -> Tensor:
+class _Call(NamedTuple):
+    """A wiring, the modules that it names, and what they are given: states, coefficients and weights of the edges."""
+
+    where: str
+    wiring: Wiring
+    found: EvaluatedModules
+    states: Sequence[Tensor]
+    rows: Tensor | Sequence[Rows]
+    beta: Tensor | Sequence[Tensor] | None
+
+    def select(self, part: Part) -> "_Call":
+        """The call for a part of the wiring."""
+        rows, beta = self.rows, self.beta
+        some = rows[list(part.edges)] if isinstance(rows, Tensor) else [rows[number] for number in part.edges]
+        shares = None if beta is None else torch.stack([beta[number] for number in part.edges])
+        states = [self.states[source] for source in part.sources]
+        return self._replace(wiring=part.wiring, states=states, rows=some, beta=shares)
+
+
+def _evaluate_by_nodes(call: _Call, offsets: Sequence[Tensor] | None) -> Tensor:
     """Node by node, for some candidates have no kernel or run by themselves, in the order and the memory layout of the
     module's own forward: they may draw random numbers."""
-    plan = wiring.plan
-    states = list(states)
-    beside = Beside(wiring, found.convolutions, found.norms, rows, beta)
+    wiring, found, plan = call.wiring, call.found, call.wiring.plan
+    states = list(call.states)
+    call = call._replace(states=states)  # which grow, node by node
+    beside = Beside(wiring, found.convolutions, found.norms, call.rows, call.beta)
     read: set[int] = set()
     for target, parts in enumerate(wiring.by_node, start=len(states)):
         terms = []
         for part in parts:
             read |= set(part.sources)
-            maps = _evaluate_known(where, part.wiring, found, *_select_part(part, states, rows, beta))
-            terms.append(_lay_out_as(states[0], maps))
+            maps = _evaluate_known(call.select(part))
+            terms.append(maps.contiguous() if states[0].is_contiguous() else maps)
         maps, coefficients = [], []
         for number in plan.entering(target):
             source = plan.edges[number].source
@@ -152,24 +163,17 @@ def _evaluate_by_nodes(
     return states[-1].clone() if len(terms) == 1 else states[-1]  # it may be changed in place, the engine's maps not
 
 
-def _evaluate_dropped(
-    where: str,
-    wiring: Wiring,
-    found: EvaluatedModules,
-    states: Sequence[Tensor],
-    rows: Tensor | Sequence[Rows],
-    beta: Tensor | Sequence[Tensor] | None,
-    drop: float,
-) -> Tensor:
+def _evaluate_dropped(call: _Call, drop: float) -> Tensor:
     """Node by node, for each edge drops images of its map, drawn edge by edge as the family's drop-path draws them
     (Larsson et al., 2017, arXiv:1605.07648)."""
-    states, keep = list(states), 1.0 - drop
+    wiring, states, keep = call.wiring, list(call.states), 1.0 - drop
+    call = call._replace(states=states)  # which grow, node by node
     for target, parts in enumerate(wiring.by_edge, start=len(states)):
         shape = states[0].shape[0], 1, 1, 1
         masks = {edge: states[0].new_empty(shape).bernoulli_(keep) / keep for edge in wiring.plan.entering(target)}
         total = None
         for part in parts:
-            maps = _evaluate_known(where, part.wiring, found, *_select_part(part, states, rows, beta))
+            maps = _evaluate_known(call.select(part))
             for edge, y in zip(part.edges, maps.split(wiring.plan.channels, 1), strict=True):
                 total = y * masks[edge] if total is None else torch.addcmul(total, y, masks[edge])
         assert total is not None  # every node of a plan has a live candidate
@@ -177,28 +181,8 @@ def _evaluate_dropped(
     return torch.cat(states[-wiring.num_outputs :], 1)
 
 
-def _select_part(
-    part: Part, states: Sequence[Tensor], rows: Tensor | Sequence[Rows], beta: Tensor | Sequence[Tensor] | None
-) -> tuple[list[Tensor], Tensor | Sequence[Rows], Tensor | None]:
-    """States, coefficients and weights of the edges of a part."""
-    some = rows[list(part.edges)] if isinstance(rows, Tensor) else [rows[number] for number in part.edges]
-    shares = None if beta is None else torch.stack([beta[number] for number in part.edges])
-    return [states[source] for source in part.sources], some, shares
-
-
-def _lay_out_as(state: Tensor, maps: Tensor) -> Tensor:
-    """``maps``, contiguous if ``state`` is."""
-    return maps.contiguous() if state.is_contiguous() else maps
-
-
-def _evaluate_known(
-    where: str,
-    wiring: Wiring,
-    found: EvaluatedModules,
-    states: Sequence[Tensor],
-    rows: Tensor | Sequence[Rows],
-    beta: Tensor | Sequence[Tensor] | None,
-) -> Tensor:
+def _evaluate_known(call: _Call) -> Tensor:
+    where, wiring, found, states, rows, beta = call
     plan = wiring.plan
     mix, edge_mix = _live_coefficients(rows, beta, wiring, states[0].device)
     shifts = [[found.convolutions[name].bias for name in names] for names in wiring.biases]

@@ -22,7 +22,6 @@ from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import Relaxation, probabilities
 from fastnas.methods.method import Method, Term
 from fastnas.supernet.architecture import input_sets, set_mask
-from fastnas.supernet.mix import Mix
 
 
 def find_claim(point: Point) -> Claim:
@@ -39,29 +38,31 @@ def find_claim(point: Point) -> Claim:
     raise invalid("check", f"the gradient of method {method.name} must have a known formula", got, remedy)
 
 
-def _radius(point: Point) -> float:
-    return getattr(point.run.method.hypergradient, "radius", 0.01)
-
-
-def _weighted_scores(point: Point) -> Claim:
+def _claim_scores(point: Point) -> Claim:
     estimator: Any = point.run.method.hypergradient
-    importance = make_importance(estimator, len(point.search_batch.labels))
-    return Scored(_choice(point), importance, estimator.draws, _tau(point), _mark_living(point))
+    rewarded, logits = point.run.method.reads_reward, point.run.state.alpha
+    weigh = make_advantage(estimator) if rewarded else make_importance(estimator, len(point.search_batch.labels))
 
+    def choose(alpha: Tensors, draw: int) -> dict[str, Tensor]:
+        mix = point.drawn(alpha, draw).mix.candidates
+        return {f"alpha.{name}": x.detach() for name, x in mix.items()} | inputs_read(point, mix)
 
-def _rewarded_scores(point: Point) -> Claim:
-    estimator: Any = point.run.method.hypergradient
-    return Scored(
-        _choice(point), make_advantage(estimator), estimator.draws, _tau(point), _mark_living(point), _reward(point)
-    )
+    def reward(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
+        return point.reward(w, point.drawn(alpha, draw).mix)
+
+    living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
+    living |= {name: set_mask(point.run.space, torch.device("cpu")) for name in logits if name.startswith("inputs.")}
+    return Scored(choose, weigh, estimator.draws, point.run.tau, living, reward if rewarded else None)
 
 
 _CLAIMS: Mapping[str, Callable[[Point], Claim]] = {
     "slope": lambda point: slope_of_outer,
     "slope after a step": lambda point: slope_after_step,
-    "slope after a step by differences": lambda point: CentralDifference(_radius(point)),
-    "importance-weighted scores": _weighted_scores,
-    "rewarded scores": _rewarded_scores,
+    "slope after a step by differences": lambda point: CentralDifference(
+        getattr(point.run.method.hypergradient, "radius", 0.01)
+    ),
+    "importance-weighted scores": _claim_scores,
+    "rewarded scores": _claim_scores,
 }
 """By the names that hypergradients have for what they claim."""
 
@@ -96,10 +97,6 @@ def separate_penalties(method: Method) -> tuple[Term, ...]:
     return tuple(term for term in method.penalties if term.expected or sampled)
 
 
-def _tau(point: Point) -> float:
-    return point.run.tau
-
-
 def make_importance(estimator: ImportanceWeighted, num_examples: int) -> Callable[[Tensor], Tensor]:
     """From the losses ``[K]`` of draws to what each counts (Casale et al., 2019, arXiv:1902.05116), written out."""
     temperature = num_examples if estimator.temperature is None else estimator.temperature
@@ -121,25 +118,6 @@ def make_advantage(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
         return (rewards_K - torch.stack(others)) / count
 
     return advantage
-
-
-def _reward(point: Point) -> Callable[[Tensors, Tensors, int], Tensor]:
-    return lambda w, alpha, draw: point.reward(w, point.drawn(alpha, draw).mix)
-
-
-def _choice(point: Point) -> Callable[[Tensors, int], Mapping[str, Tensor]]:
-    def choice(alpha: Tensors, draw: int) -> dict[str, Tensor]:
-        mix = point.drawn(alpha, draw).mix.candidates
-        return {f"alpha.{name}": x.detach() for name, x in mix.items()} | inputs_read(point, mix)
-
-    return choice
-
-
-def _mark_living(point: Point) -> dict[str, Tensor]:
-    """What takes part in the choices, under the names of alpha's tensors."""
-    living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
-    named = [name for name in point.run.state.alpha if name.startswith("inputs.")]
-    return living | {name: set_mask(point.run.space, torch.device("cpu")) for name in named}
 
 
 def inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -215,10 +193,10 @@ def make_coefficients(point: Point) -> Coefficients:
 
     def values(alpha: Tensors, draw: int) -> dict[str, Tensor]:
         of_alpha, of_weights = (point.drawn(alpha, draw, phase).mix for phase in ("alpha", "weights"))
-        after = relax(method, space, alpha, pruned, _tau(point))
+        after = relax(method, space, alpha, pruned, point.run.tau)
         rows = {
             f"{phase} {name}": x
-            for phase, mix in _phases(of_alpha, of_weights, after)
+            for phase, mix in (("alpha", of_alpha), ("weights", of_weights), ("pruned", after))
             for name, x in mix.candidates.items()
         }
         return {**rows, **_by_node(point, of_alpha.edges)}
@@ -226,7 +204,7 @@ def make_coefficients(point: Point) -> Coefficients:
     def formula(alpha: Tensors, draw: int) -> dict[str, Tensor]:
         found: dict[str, Tensor | None] = {**_by_node(point, edge_formula(point, alpha))}
         for name, alive_EK in living.items():
-            a_EK, tau = alpha[f"alpha.{name}"], _tau(point) if method.draw is None else 1.0
+            a_EK, tau = alpha[f"alpha.{name}"], point.run.tau if method.draw is None else 1.0
             found[f"pruned {name}"] = _write_out_relaxation(method.relaxation, a_EK, left[name], tau)
             for phase in ("alpha", "weights"):
                 own = method.weight_draw if phase == "weights" else None
@@ -252,10 +230,6 @@ def make_coefficients(point: Point) -> Coefficients:
     kept += ["alpha", "weights"] if scales or reads_some or adds else []
     exempt = tuple(f"{phase} {name}" for phase in kept for name in living)
     return Coefficients(values=values, formula=formula, exempt=exempt, off=off)
-
-
-def _phases(of_alpha: Mix, of_weights: Mix, after: Mix) -> list[tuple[str, Mix]]:
-    return [("alpha", of_alpha), ("weights", of_weights), ("pruned", after)]
 
 
 def _by_node(point: Point, edges: Tensors) -> dict[str, Tensor]:

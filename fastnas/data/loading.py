@@ -5,7 +5,7 @@ at t. One loader serves a whole run, so that its workers start once and decode a
 send uint8, pinned where there is a GPU, and the device normalises.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -150,21 +150,20 @@ class _Passes:
         number, position = divmod(step, self.steps)
         if number != self.number:
             rng = np.random.default_rng(stream(self.seed, self.consumer, number))
-            self.number, self.order = number, self._order(rng)
+            shuffled = self.labels is None
+            self.order = rng.permutation(self.indices) if shuffled else balanced_pass(self.indices, self.labels, rng)
+            self.number = number
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         source = np.random.default_rng(stream(self.seed, f"{self.consumer} augmentation", step))
         seeds = source.integers(2**62, size=len(chosen))
         return [_Key(int(i), int(s), self.group) for i, s in zip(chosen, seeds, strict=True)]
-
-    def _order(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.permutation(self.indices) if self.labels is None else balanced_pass(self.indices, self.labels, rng)
 
 
 def _load(
     data: ImageData,
     images: ImageSet,
     transform: Transform,
-    batches: Sequence[list[_Key]] | Any,
+    batches: Any,
     workers: int,
     device: torch.device,
     broken: BrokenImages,
@@ -188,19 +187,6 @@ def _load(
         if len(loaded.labels):
             pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))
             yield Batch(data.normalise(pixels), labels)
-
-
-class _Lazily:
-    """A sampler that is made as it is read."""
-
-    def __init__(self, make: Callable[[int], list[_Key]], steps: range) -> None:
-        self.make, self.steps = make, steps
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        return map(self.make, self.steps)
-
-    def __len__(self) -> int:
-        return len(self.steps)
 
 
 def paired_batches(
@@ -254,8 +240,8 @@ def paired_batches(
         return for_weights.keys(step)[part] + (for_alpha.keys(step)[part] if step >= search_from_step else [])
 
     steps = range(first_step, first_step + num_steps)
-    every, broken = _Lazily(keys, steps), broken or BrokenImages()
-    loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, True)
+    broken = broken or BrokenImages()
+    loaded = _load(data, data.train, data.train_transform, map(keys, steps), workers, device, broken, True)
     sizes = (for_weights.size(step) // ranks.size for step in steps)
     return (_part(batch, size) for batch, size in zip(loaded, sizes, strict=True))
 
@@ -294,7 +280,7 @@ def training_batches(
     drop_last = drop_last or ranks.size > 1
     passes = _Passes(indices, batch_size, seed, "retraining", "the training images", drop_last, 0, labels)
     part = ranks.part(batch_size)
-    every = _Lazily(lambda step: passes.keys(step)[part], steps)
+    every = (passes.keys(step)[part] for step in steps)
     broken = broken or BrokenImages()
     loaded = _load(data, data.train, data.train_transform, every, workers, device, broken, True)
     return _each_with_squares(loaded, cutout, seed, steps, own)
