@@ -180,9 +180,26 @@ def _run(name: str, plan: CellPlan, frozen: bool, images: Mapping[str, Images], 
         plan, frozen, inputs[0].shape, places, {name: tensor.data_ptr() for name, tensor in others.items()}
     )
     function = _function(name, inputs[0].dtype, plan.mixed_channels, len(inputs) > 1)
-    num_bytes = function(ctypes.byref(cell), None)
-    memory = torch.empty(num_bytes + _ALIGNMENT, dtype=torch.uint8)
+    memory = _workspace(function(ctypes.byref(cell), None) + _ALIGNMENT)
     function(ctypes.byref(cell), memory.data_ptr() + -memory.data_ptr() % _ALIGNMENT)
+    if len(memory) <= MOST_IDLE:
+        idle.append(memory)
+
+
+idle: list[Tensor] = []
+"""Memory that no call works in. A system that hands out new memory clears its pages first, every time."""
+MOST_IDLE = 2**26
+"""Bytes of one piece of it. Larger ones would be missed elsewhere, and their pages are a small part of the work."""
+
+
+def _workspace(num_bytes: int) -> Tensor:
+    """Memory of at least that size: what an earlier call left, unless it is too small. Threads that call at the same
+    time have one each."""
+    try:
+        memory = idle.pop()
+    except IndexError:
+        memory = None
+    return memory if memory is not None and len(memory) >= num_bytes else torch.empty(num_bytes, dtype=torch.uint8)
 
 
 def _described(

@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from fastnas_kernels.cpu import launch
+from fastnas_kernels.mixed_op.cell import mixed_cell
+from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 
 SEPARABLE, DILATED = Candidate("depthwise", 3, 1, 2), Candidate("depthwise", 5, 2)
@@ -68,3 +70,42 @@ def test_more_groups_of_images_than_stretches_of_partial_sums_lose_nothing():
     for forwards, backwards in zip(*found, strict=True):
         # Sums of about a thousand images in another order
         assert (forwards - backwards).abs().max() <= 1e-12 * forwards.abs().max().clamp_min(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (3, 2), (5, 1), (5, 2), (7, 1)])
+def test_filters_of_lines_that_are_longer_than_what_is_computed_at_once(monkeypatch, kernel, dilation, dtype):
+    monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
+    candidate = Candidate("depthwise", kernel, dilation, 2 if dilation == 1 else 1)
+    plan = CellPlan(16, 1, 1, (EdgePlan(0, 1, (candidate,)),))
+    state = torch.randn(2, 16, 9, 21, dtype=torch.float64)  # twice as many as at once, and some more
+    weights = [torch.randn(s, dtype=torch.float64) for shapes in plan.weight_shapes.values() for s in shapes]
+    along = torch.randn(2, 16, 9, 21, dtype=torch.float64)
+
+    def both(run, kind):
+        state_, *weights_ = [v.to(kind).requires_grad_() for v in (state, *weights)]
+        nodes, _ = run([state_], weights_, torch.ones(1, dtype=kind), None, plan)
+        return [nodes, *torch.autograd.grad(nodes, [state_, *weights_], along.to(kind))]
+
+    found, known = both(mixed_cell, dtype), both(reference_cell, torch.float64)
+    # Sums of some hundred products, normalised twice
+    tolerance = 1e3 * torch.finfo(dtype).eps
+    for mine, other in zip(found, known, strict=True):
+        assert (mine - other).norm() <= tolerance * other.norm()
+
+
+def test_memory_of_an_earlier_call_is_used_again_unless_it_is_too_small(monkeypatch):
+    monkeypatch.setattr(launch, "idle", [])
+    both_directions(8, 2, 1)
+    (held,) = launch.idle
+    before = both_directions(8, 2, 1)
+    assert launch.idle[0] is held
+    both_directions(8, 2, 1, images=30)
+    assert len(launch.idle) == 1
+    assert len(launch.idle[0]) > len(held)
+    after = both_directions(8, 2, 1)  # more memory than it needs, full of numbers
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    monkeypatch.setattr(launch, "MOST_IDLE", 0)
+    launch.idle.clear()
+    both_directions(8, 2, 1)
+    assert not launch.idle

@@ -2,10 +2,12 @@
 //
 // What is read has a border of zeros, so no tap has to be looked at twice. With kernel, dilation and stride reduced to
 // distances, one loop serves every convolution and its two gradients. A few pixels at a time keep their sums in
-// registers; each tap's weight is loaded once for all of them.
+// registers; each tap's weight is loaded once for all of them. The usual filters have loops of their own (window.hpp),
+// which add up the same products in the same order.
 #pragma once
 
 #include "lanes.hpp"
+#include "window.hpp"
 
 // Sums of PIXELS neighbouring results, of which neighbours read STEP vectors apart.
 template <int PIXELS, int STEP>
@@ -85,10 +87,15 @@ inline void convolve(const Filter& filter, const Vector* weights, const Vector* 
                      Index last, Index columns, Finish finish) {
   Index distances[MOST_TAPS];
   filter.distances(shape, distances);
+  const bool known = filter.stride == 1 && is_window(filter.kernel, filter.dilation);
   for (Index y = first; y < last; y++) {
     const Vector* row = in + shape.at(y * filter.stride, 0);
     auto finish_row = [&](Index x, Vector v) { finish(y, x, v); };
-    if (filter.stride == 1)
+    if (known)
+      filter_windows<1>(filter.kernel, filter.dilation, row + distances[0], shape.pitch(), weights, columns, finish_row,
+                        [&](Index x) { filter_row<1>(row + x, distances, weights, filter.taps(), int(columns - x),
+                                                     [&](Index i, Vector v) { finish(y, x + i, v); }); });
+    else if (filter.stride == 1)
       filter_row<1>(row, distances, weights, filter.taps(), columns, finish_row);
     else
       filter_row<2>(row, distances, weights, filter.taps(), columns, finish_row);
@@ -106,6 +113,7 @@ inline void convolve_back(const Filter& filter, const Vector* weights, const Vec
   Index distances[MOST_TAPS];
   Vector chosen[MOST_TAPS];
   const int stride = filter.stride;
+  const bool known = stride == 1 && is_window(filter.kernel, filter.dilation);
   for (int above = 0; above < stride; above++)
     for (int left = 0; left < stride; left++) {
       int taps = 0;
@@ -116,9 +124,18 @@ inline void convolve_back(const Filter& filter, const Vector* weights, const Vec
           distances[taps] = y / stride * shape.pitch() + x / stride;
           chosen[taps++] = weights[i * filter.kernel + j];
         }
-      for (Index y = above; y < height; y += stride)
-        filter_row<1>(in + shape.at(y / stride, 0), distances, chosen, taps, int((width - left + stride - 1) / stride),
-                      [&](Index x, Vector v) { finish(y, x * stride + left, v); });
+      for (Index y = above; y < height; y += stride) {
+        const Vector* row = in + shape.at(y / stride, 0);
+        auto rest = [&](Index begin) {
+          filter_row<1>(row + begin, distances, chosen, taps, int((width - left + stride - 1) / stride - begin),
+                        [&](Index x, Vector v) { finish(y, (begin + x) * stride + left, v); });
+        };
+        if (known)
+          filter_windows<-1>(filter.kernel, filter.dilation, row + distances[0], shape.pitch(), weights, width,
+                             [&](Index x, Vector v) { finish(y, x, v); }, rest);
+        else
+          rest(0);
+      }
     }
 }
 
@@ -147,6 +164,9 @@ inline void correlate(const Filter& filter, Vector* sums, const Vector* in, cons
                       const Padded& d_shape) {
   Index distances[MOST_TAPS];
   filter.distances(shape, distances);
+  if (filter.stride == 1 && is_window(filter.kernel, filter.dilation))
+    return correlate_windows(filter.kernel, filter.dilation, sums, in + shape.at(0, 0) + distances[0], shape.pitch(),
+                             d + d_shape.at(0, 0), d_shape.pitch(), d_shape.height, d_shape.width);
   // The square of an odd number is 1 more than a multiple of 8
   int t = 0;
   auto run = [&]<int TAPS>(std::integral_constant<int, TAPS>) {

@@ -60,21 +60,9 @@ class Forward {
   void describe(const Vector* values, Vector* out) const {
     for (int block = 0; block < shape_.blocks; block++) {
       const Vector* v = values + block * shape_.pixels;
-      Vector mean = {}, squares = {};
-      const Index width = shape_.cell.out_width;
-      for (Index i = 0; i < shape_.pixels; i += width) {  // rows apart: sums of few numbers round less
-        Vector sum = {};
-        for (Index x = 0; x < width; x++) sum += v[i + x];
-        mean += sum;
-      }
-      mean /= all(Real(shape_.pixels));
-      for (Index i = 0; i < shape_.pixels; i += width) {
-        Vector sum = {};
-        for (Index x = 0; x < width; x++) sum += (v[i + x] - mean) * (v[i + x] - mean);
-        squares += sum;
-      }
+      const Vector mean = sum_of(shape_, [&](Index i) { return v[i]; }) / all(Real(shape_.pixels));
       out[block] = mean;
-      out[shape_.blocks + block] = squares;
+      out[shape_.blocks + block] = sum_of(shape_, [&](Index i) { return (v[i] - mean) * (v[i] - mean); });
     }
   }
 

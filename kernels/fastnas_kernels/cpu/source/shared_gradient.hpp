@@ -4,18 +4,6 @@
 #include "cell.hpp"
 #include "pools.hpp"
 
-// of_pixel(0) + of_pixel(1) + ... over one plane; rows apart: sums of few numbers round less.
-template <class Of>
-inline Vector sum_of(const Shape& shape, Of of_pixel) {
-  Vector total = {};
-  for (Index i = 0; i < shape.pixels; i += shape.cell.out_width) {
-    Vector sum = {};
-    for (Index x = 0; x < shape.cell.out_width; x++) sum += of_pixel(i + x);
-    total += sum;
-  }
-  return total;
-}
-
 class SharedGradient {
  public:
   SharedGradient(const Shape& shape, Memory& memory) : shape_(shape) {
