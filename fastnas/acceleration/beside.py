@@ -113,10 +113,16 @@ def uses_batch(norm: nn.BatchNorm2d) -> bool:
 @torch.no_grad()
 def move_running(norms: Sequence[nn.BatchNorm2d], statistics: Tensor, unbiased: float) -> None:
     """Running mean and unbiased variance, exactly as :class:`torch.nn.BatchNorm2d` moves them."""
-    moved = [row for row, n in enumerate(norms) if n.training and n.track_running_stats and n.running_mean is not None]
+    # A cell has hundreds of buffers, and a module looks for a name in several tables before it looks there
+    held = [n._buffers for n in norms]
+    moved = [
+        row
+        for row, n in enumerate(norms)
+        if n.training and n.track_running_stats and held[row]["running_mean"] is not None
+    ]
     if not moved:
         return
-    counters = [norms[row].num_batches_tracked for row in moved]
+    counters = [held[row]["num_batches_tracked"] for row in moved]
     torch._foreach_add_([counter for counter in counters if counter is not None], 1)  # type: ignore[attr-defined]
     by_factor: dict[float, list[int]] = {}
     for row, counter in zip(moved, counters, strict=True):
@@ -125,9 +131,10 @@ def move_running(norms: Sequence[nn.BatchNorm2d], statistics: Tensor, unbiased: 
             momentum = 1.0 / float(counter) if counter is not None else 0.0
         by_factor.setdefault(momentum, []).append(row)
     means, variances = statistics.unbind(1)
-    variances = variances * unbiased
+    means, variances = means.unbind(), (variances * unbiased).unbind()
     for factor, rows in by_factor.items():
-        running = [norms[row].running_mean for row in rows] + [norms[row].running_var for row in rows]
-        new = [means[row] for row in rows] + [variances[row] for row in rows]
-        new = [value.to(old.dtype) for value, old in zip(new, running, strict=True)]  # type: ignore[union-attr]
+        running = [held[row][name] for name in ("running_mean", "running_var") for row in rows]
+        new = [*(means[row] for row in rows), *(variances[row] for row in rows)]
+        if any(old.dtype != statistics.dtype for old in running):  # type: ignore[union-attr]
+            new = [value.to(old.dtype) for value, old in zip(new, running, strict=True)]  # type: ignore[union-attr]
         torch._foreach_lerp_(running, new, factor)  # type: ignore[arg-type]

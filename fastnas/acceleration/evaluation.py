@@ -1,7 +1,7 @@
 """A foreign module evaluated by the engine: its weights go in, its running statistics are moved on."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -185,11 +185,11 @@ def _evaluate_known(call: _Call) -> Tensor:
     where, wiring, found, states, rows, beta = call
     plan = wiring.plan
     mix, edge_mix = _live_coefficients(rows, beta, wiring, states[0].device)
-    shifts = [[found.convolutions[name].bias for name in names] for names in wiring.biases]
+    shifts = [[_parameter(found.convolutions[name], "bias") for name in names] for names in wiring.biases]
     if any(shifts):  # lost in the normalisation: their gradient is zero, and not absent
         mix = mix + 0 * torch.stack([bias.sum() for biases in shifts for bias in biases]).sum()  # type: ignore[union-attr]
     norms = [found.norms[name] for name in wiring.norms]
-    filters = [found.convolutions[name].weight for name in wiring.convolutions]
+    filters = [_parameter(found.convolutions[name], "weight") for name in wiring.convolutions]
     if [weight.shape for weight in filters] != plan.filter_shapes:
         shapes = [list(w.shape) for w, shape in zip(filters, plan.filter_shapes, strict=True) if w.shape != shape]
         raise RuntimeError(restore_first(where, f"a filter of shape {shapes[0]}"))
@@ -207,6 +207,12 @@ def _evaluate_known(call: _Call) -> Tensor:
         for _ in range(wiring.updates):
             move_running(norms, statistics, count / (count - 1))
     return nodes[:, (plan.num_nodes - wiring.num_outputs) * plan.channels :]
+
+
+def _parameter(module: nn.Module, name: str) -> Any:
+    """``getattr(module, name)``, found at once where it is a parameter: a cell reads hundreds of them."""
+    table = module._parameters
+    return table[name] if name in table else getattr(module, name)
 
 
 @torch.no_grad()
