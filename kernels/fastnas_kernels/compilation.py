@@ -7,6 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 CELLS = "fastnas_kernels.mixed_op"
+_ahead: list[bool] = []
+"""Not empty inside a block of :func:`compiling_ahead`."""
+
+
+def is_compiling_ahead() -> bool:
+    """Whether kernels of cells are compiled and not launched."""
+    return bool(_ahead)
 
 
 @contextmanager
@@ -44,9 +51,11 @@ def compiling_ahead(
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         mode = AsyncCompileMode(pool)
         JITFunction.run = run  # type: ignore[method-assign]
+        _ahead.append(True)
         try:
             yield
         finally:
+            _ahead.pop()
             JITFunction.run = launch  # type: ignore[method-assign]
         forms = list(mode.raw_futures)
         for done, _ in enumerate(as_completed(forms), start=1):

@@ -31,7 +31,6 @@ from fastnas_kernels.mixed_op.pixels import (
     READS,
     RSTD,
     RUN_TIME,
-    SKIP,
     TARGET,
     aligned,
     depthwise_taps,
@@ -39,7 +38,6 @@ from fastnas_kernels.mixed_op.pixels import (
     is_within,
     load_pixels,
     load_tap,
-    locate,
     located,
     normalisation,
     pool,
@@ -51,37 +49,36 @@ from fastnas_kernels.mixed_op.pixels import (
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def shared_sums_kernel(
     state_ptr, dy_ptr, stats_ptr, edges_ptr, leaving_ptr, partial_ptr, M, H, W, HO, WO, pitch, dy_pitch, first_leaving,
-    num_tiles, GROUPS,
+    last_leaving, num_tiles, GROUPS,
     C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Sums over one tile for one edge, two rows ``[tile, 2, C]``: of ``dy`` and of ``dy`` times normalised max-pool,
-    then of ``dy`` times normalised avg-pool and times the state itself."""
+    """Sums over one tile for each edge that leaves a state, two rows ``[tile, 2, C]``: of ``dy`` and of ``dy`` times
+    normalised max-pool, then of ``dy`` times normalised avg-pool and times the state itself."""
     tile = tl.program_id(0)
-    edge = edges_ptr + tl.load(leaving_ptr + first_leaving + tl.program_id(1)) * EDGE_FIELDS
     m = tile * P + tl.arange(0, P)
     live = m < M
-    n, h, w = locate(m, HO, WO)
-    c = tl.program_id(2) * B + tl.arange(0, B)
+    n, h, w = located(m, HO, WO)
+    c = tl.program_id(1) * B + tl.arange(0, B)
     channel = c < C
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
-    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
-    # After the window, which needs most of the registers
-    at = m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + tl.load(edge + NODE) * (GROUPS * C) + c[None, :]
-    dy = tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
-    out = partial_ptr + (2 * tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C
-    second = out + num_tiles * 2 * C
-    store_row(out, tl.sum(dy, 0), c, channel, B)
-    for kind in tl.static_range(2):
-        row = stats_ptr + tl.load(edge + (MAX_POOL_ROW if kind == 0 else AVG_POOL_ROW)) * 3 * C + c
-        present = channel & (tl.load(edge + (MAX_POOL if kind == 0 else AVG_POOL)) >= 0)
-        mean = tl.load(row + MEAN * C, mask=present, other=0.0)
-        rstd = tl.load(row + RSTD * C, mask=present, other=0.0)
-        v = tl.where(inside & present[None, :], (highest if kind == 0 else average) - mean[None, :], 0.0)
-        store_row(out + C if kind == 0 else second, rstd * tl.sum(dy * v, 0), c, channel, B)
-    identity = live & (tl.load(edge + SKIP) >= 0)
-    x = load_pixels(state_ptr, n, h, w, H, W, pitch, c, identity, channel, ACC)
-    store_row(second + C, tl.sum(dy * x, 0), c, channel, B)
+    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, False, P, B, ACC)
+    x = load_pixels(state_ptr, n, h, w, H, W, pitch, c, live, channel, ACC)
+    at = dy_ptr + m.to(tl.int64)[:, None] * aligned(dy_pitch, C) + c[None, :]
+    for rank in range(last_leaving - first_leaving):
+        edge = edges_ptr + tl.load(leaving_ptr + first_leaving + rank) * EDGE_FIELDS
+        dy = tl.load(at + tl.load(edge + NODE) * (GROUPS * C), mask=inside, other=0.0).to(ACC)
+        out = partial_ptr + (2 * rank * num_tiles + tile.to(tl.int64)) * 2 * C
+        second = out + num_tiles * 2 * C
+        store_row(out, tl.sum(dy, 0), c, channel, B)
+        for kind in tl.static_range(2):
+            row = stats_ptr + tl.load(edge + (MAX_POOL_ROW if kind == 0 else AVG_POOL_ROW)) * 3 * C + c
+            present = channel & (tl.load(edge + (MAX_POOL if kind == 0 else AVG_POOL)) >= 0)
+            mean = tl.load(row + MEAN * C, mask=present, other=0.0)
+            rstd = tl.load(row + RSTD * C, mask=present, other=0.0)
+            v = (highest if kind == 0 else average) - mean[None, :]
+            store_row(out + C if kind == 0 else second, rstd * tl.sum(dy * v, 0), c, channel, B)
+        store_row(second + C, tl.sum(dy * x, 0), c, channel, B)
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
@@ -137,13 +134,13 @@ def pointwise_backward_kernel(
     pitch = C if NORMALISED else aligned(pitch, C)
     if NORMALISED:
         src_ptr += (reads - first) * plane
-        row = stats_ptr + reads * 3 * C + c
-        src_mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-        src_rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
+        src_scale, src_shift = normalisation(stats_ptr, reads, c, channel, C)
     else:
-        src_mean = tl.zeros((B,), ACC)
-        src_rstd = src_mean
-    dweight = tl.zeros((B, CO), ACC)
+        src_scale = tl.zeros((B,), ACC)
+        src_shift = src_scale
+    # Without matrix units, a warp adds up its own pixels: it reads less from shared memory for each product
+    PARTS: tl.constexpr = tl.constexpr(4 if PRECISION == "ieee" and P >= 64 else 1)
+    dweight = tl.zeros((B, CO) if PARTS == 1 else (PARTS, B, CO), ACC)
     tl.static_assert(not AGAIN or (WEIGHTS and C <= B), "a raw output is a sum over all channels of the depthwise one")
     for tile in range(split, num_tiles, tl.num_programs(0)):
         m = tile * P + tl.arange(0, P)
@@ -151,9 +148,9 @@ def pointwise_backward_kernel(
         pixel = m.to(tl.int64)[:, None]
         inside = live[:, None] & out_channel[None, :]
         if WEIGHTS:
-            n, h, w = locate(m, HO, WO)
+            n, h, w = located(m, HO, WO)
             t = depthwise_taps(
-                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_mean, src_rstd,
+                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_scale, src_shift,
                 n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
             )[0]  # fmt: skip
         if AGAIN:
@@ -167,8 +164,14 @@ def pointwise_backward_kernel(
         at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]
         tl.store(at, dt.to(dt_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
         if WEIGHTS:
-            dweight += tl.dot(tl.trans(t), dz, input_precision=PRECISION)
+            if PARTS == 1:
+                dweight += tl.dot(tl.trans(t), dz, input_precision=PRECISION)
+            else:
+                parts = tl.reshape(t, (PARTS, P // PARTS, B))
+                of_parts = tl.reshape(dz, (PARTS, P // PARTS, CO))
+                dweight += tl.dot(tl.trans(parts, (0, 2, 1)), of_parts, input_precision=PRECISION)
     if WEIGHTS:
+        dweight = dweight if PARTS == 1 else tl.sum(dweight, 0)
         at = dpacked_ptr + split.to(tl.int64) * aligned(packed_length, 4) + products + c[:, None] * C + o[None, :]
         tl.store(at, dweight, mask=both)
 
@@ -179,28 +182,40 @@ def _filter_gradient(
     C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
     P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """All taps of a filter whose middle is ``down`` and ``right``: each tile of ``dt`` is read once for them."""
+    """All taps of a filter whose middle is ``down`` and ``right``: each tile of one factor is read once for them.
+
+    That is ``dt`` at stride 2. At stride 1 it is what the filter read, which is then normalised and rectified once, and
+    ``dt`` is read at the places that the taps lead from.
+    """
     split = tl.program_id(0)
     totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
     for tile in range(split, num_tiles, tl.num_programs(0)):
         m = tile * P + tl.arange(0, P)
         live = m < M
         n, h, w = located(m, HO, WO)
-        at = m.to(tl.int64)[:, None] * C + c[None, :]
-        dt = tl.load(dt_ptr + at, mask=live[:, None] & channel[None, :], other=0.0).to(ACC)
-        y, x = h * STRIDE + down, w * STRIDE + right
-        middle = window(src_ptr, n, y, x, H, W, pitch, c)
+        pixel = m.to(tl.int64)[:, None]
+        if STRIDE == 1:
+            once = load_tap(src_ptr + pixel * pitch + c[None, :], live, channel, scale, shift, NORMALISED, ACC)
+            y, x = h - down, w - right
+            middle = window(dt_ptr, n, y, x, HO, WO, C, c)
+        else:
+            once = tl.load(dt_ptr + pixel * C + c[None, :], mask=live[:, None] & channel[None, :], other=0.0).to(ACC)
+            y, x = h * STRIDE + down, w * STRIDE + right
+            middle = window(src_ptr, n, y, x, H, W, pitch, c)
         added = ()
         for i in tl.static_range(SIZE):
             row = (i - SIZE // 2) * dilation
-            row_inside = live & is_within(y + row, H)
+            row_inside = live & is_within(y - row if STRIDE == 1 else y + row, H)
             for j in tl.static_range(SIZE):
                 column = (j - SIZE // 2) * dilation
-                v = load_tap(
-                    middle + (row * W + column) * pitch, row_inside & is_within(x + column, W), channel, scale, shift,
-                    NORMALISED, ACC,
-                )  # fmt: skip
-                added = added + (totals[i * SIZE + j] + v * dt,)  # noqa: RUF005
+                inside = row_inside & is_within(x - column if STRIDE == 1 else x + column, W)
+                step = row * W + column
+                if STRIDE == 1:
+                    mask = inside[:, None] & channel[None, :]
+                    v = tl.load(middle - step * C, mask=mask, other=0.0).to(ACC)
+                else:
+                    v = load_tap(middle + step * pitch, inside, channel, scale, shift, NORMALISED, ACC)
+                added = added + (totals[i * SIZE + j] + v * once,)  # noqa: RUF005
         totals = added
     for tap in tl.static_range(SIZE * SIZE):
         tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)

@@ -32,7 +32,8 @@ from fastnas_kernels.mixed_op.pixels import (
     depthwise_taps,
     filter_at,
     load_pixels,
-    locate,
+    located,
+    normalisation,
     passing,
     pool,
     store_row,
@@ -65,7 +66,7 @@ def finish_branch(
             store_row(partial + C, tl.sum(dy * (z - mean[None, :]), 0), o, out, CO, row + RSTD * C)
     else:
         count = tl.minimum(P, M - tile * P).to(ACC)
-        mean = tl.sum(tl.where(live[:, None], z, 0.0), 0) / count
+        mean = tl.sum(z, 0) / count  # nothing is read outside of the tile, so z is zero there
         deviation = tl.where(live[:, None], z - mean[None, :], 0.0)
         store_row(partial, mean, o, out, CO)
         store_row(partial + C, tl.sum(deviation * deviation, 0), o, out, CO)
@@ -107,7 +108,7 @@ def stage_kernel(
 
     m = tile * P + tl.arange(0, P)
     live = m < M
-    n, h, w = locate(m, HO, WO)
+    n, h, w = located(m, HO, WO)
     if NORMALISED:
         slot = reads - first if BACKWARD else tl.load(branches_ptr + reads * BRANCH_FIELDS + SLOT)
         src_ptr += slot * plane
@@ -118,14 +119,12 @@ def stage_kernel(
     for c0 in tl.range(0, C, B):
         c = c0 + tl.arange(0, B)
         channel = c < C
-        mean = tl.zeros((B,), ACC)
-        rstd = tl.zeros((B,), ACC)
+        scale = tl.zeros((B,), ACC)
+        shift = scale
         if NORMALISED:
-            row = stats_ptr + reads * 3 * C + c
-            mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-            rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
+            scale, shift = normalisation(stats_ptr, reads, c, channel, C)
         t = depthwise_taps(
-            src_ptr, taps, kernel, dilation, origin, mean, rstd, n, h, w, live, H, W, pitch, c, channel,
+            src_ptr, taps, kernel, dilation, origin, scale, shift, n, h, w, live, H, W, pitch, c, channel,
             C, STRIDE, NORMALISED, EDGES, P, B, ACC,
         )  # fmt: skip
         for e in tl.static_range(EDGES):
@@ -157,11 +156,11 @@ def pool_statistics_kernel(
     tile = tl.program_id(0)
     m = tile * P + tl.arange(0, P)
     live = m < M
-    n, h, w = locate(m, HO, WO)
+    n, h, w = located(m, HO, WO)
     c = tl.program_id(1) * B + tl.arange(0, B)
     channel = c < C
     pitch = aligned(pitch, C)
-    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
+    highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, False, P, B, ACC)
     count = tl.minimum(P, M - tile * P).to(ACC)
     for kind in tl.static_range(2):
         v = tl.where(live[:, None], highest if kind == 0 else average, 0.0)
@@ -222,7 +221,7 @@ def node_kernel(
     """
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
-    n, h, w = locate(m, HO, WO)
+    n, h, w = located(m, HO, WO)
     c = tl.program_id(1) * B + tl.arange(0, B)
     channel = c < C
     inside = live[:, None] & channel[None, :]
@@ -261,12 +260,14 @@ def node_kernel(
         highest_at = tl.load(edge + MAX_POOL)
         average_at = tl.load(edge + AVG_POOL)
         if (highest_at >= 0) | (average_at >= 0):
-            highest, _, average, _ = pool(state, n, h, w, height, width, pitch, c, live, channel, stride, P, B, ACC)
+            highest, _, average, _ = pool(
+                state, n, h, w, height, width, pitch, c, live, channel, stride, False, P, B, ACC
+            )
             if highest_at >= 0:
                 row = stats_ptr + tl.load(edge + MAX_POOL_ROW) * 3 * C + c
                 scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + highest_at).to(ACC)
                 mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-                y += tl.where(live[:, None], (highest - mean[None, :]) * scale[None, :], 0.0)
+                y += (highest - mean[None, :]) * scale[None, :]
             if average_at >= 0:
                 row = stats_ptr + tl.load(edge + AVG_POOL_ROW) * 3 * C + c
                 scale = tl.load(row + RSTD * C, mask=channel, other=0.0) * tl.load(mix_ptr + average_at).to(ACC)
@@ -308,7 +309,7 @@ def bypass_kernel(
     """
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
-    n, h, w = locate(m, HO, WO)
+    n, h, w = located(m, HO, WO)
     q = C + tl.program_id(1) * B + tl.arange(0, B)  # the channel of a state
     channel = q < GROUPS * C
     y = tl.zeros((P, B), ACC)

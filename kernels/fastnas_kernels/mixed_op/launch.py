@@ -14,12 +14,14 @@ from typing import Any, NamedTuple
 import torch
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
+from fastnas_kernels.compilation import is_compiling_ahead
 from fastnas_kernels.mixed_op import forward_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, noted_statistics, pack, spread_statistics, tables_of
-from fastnas_kernels.mixed_op.tiles import Tile, Tiles, tiles_for, vendor
+from fastnas_kernels.mixed_op.tiles import MOST_SPLITS, Tile, Tiles, tiles_for, vendor
 from fastnas_kernels.tensors import accumulator
 
 
@@ -116,16 +118,54 @@ class Launcher:
         channels = max(tile.channels, min(plan.k * 16 // width, power_of_2(plan.channels)))
         return replace(tile, pixels=plan.k * tile.pixels * tile.channels // channels, channels=channels)
 
+    @cached_property
+    def _compiled(self) -> dict[tuple, Any]:
+        """What Triton made of each kernel in each form."""
+        return {}
+
+    def start(self, kernel: Any, grid: tuple[int, ...], form: dict[str, Any], **given: Any) -> None:
+        """Launch ``kernel``.
+
+        Triton reads each argument by name to find out which code serves it, which takes as long as five bare launches.
+        Of one cell at one size and dtype, only these decide: ``form``, the constants in which launches of a kernel
+        differ, which tensors are missing, and whether memory begins at multiples of 16 bytes.
+        """
+        if type(kernel) is not JITFunction or is_compiling_ahead():
+            kernel[grid](**form, **given)
+            return
+        addresses = 0
+        for value in given.values():
+            if isinstance(value, Tensor):
+                addresses |= value.data_ptr()
+        if addresses % 16:
+            kernel[grid](**form, **given)
+            return
+        key = (kernel, given.get("out_ptr", 0) is None, *form.values())
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            self._compiled[key] = kernel[grid](**form, **given)
+            return
+        given |= form
+        compiled[(*grid, 1, 1)[:3]](*[given.get(name) for name in kernel.arg_names])
+
     def num_tiles(self, tile: Tile) -> int:
         """Tiles of the output."""
         return ceil_div(self.size.out_pixels, tile.pixels)
 
+    @cached_property
+    def _splits(self) -> dict[int, int]:
+        return {}
+
     def splits(self, branches: int) -> int:
         """Programs that share the tiles of one filter's gradient, in a launch for a number of ``branches``: enough to
-        give every multiprocessor some, but partial sums for no more than twice as many as usual."""
-        wanted = ceil_div(PROGRAMS * multiprocessors(self.device), branches * self.channel_blocks(self.tiles.filters))
-        wanted = max(self.tiles.splits, min(wanted, 2 * self.tiles.splits))
-        return min(wanted, self.num_tiles(self.tiles.pointwise), self.num_tiles(self.tiles.filters))
+        give every multiprocessor some, but partial sums for no more than :data:`MOST_SPLITS` times as many as usual."""
+        if branches not in self._splits:
+            blocks = self.channel_blocks(self.tiles.filters)
+            wanted = ceil_div(PROGRAMS * multiprocessors(self.device), branches * blocks)
+            wanted = max(self.tiles.splits, min(wanted, MOST_SPLITS * self.tiles.splits))
+            most = min(self.num_tiles(self.tiles.pointwise), self.num_tiles(self.tiles.filters))
+            self._splits[branches] = min(wanted, most)
+        return self._splits[branches]
 
     @cached_property
     def most_splits(self) -> int:
@@ -189,10 +229,13 @@ class Launcher:
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
         tile = self.tiles.stage
         edges = max(self.tables.bundle_sizes[span.first : span.last])
-        most = 168 if self.dtype == torch.bfloat16 else None  # left alone, three forms in bfloat16 spill
-        if normalised and tile.channels <= 16:
-            most = 80
-        forward_kernels.stage_kernel[self.num_tiles(tile), len(span)](
+        most = None
+        if self.dtype == torch.bfloat16 and (self.channels > 16 or edges == 2):  # left alone, a few such forms spill
+            most = 168 if self.channels > 16 else 128
+        self.start(
+            forward_kernels.stage_kernel,
+            (self.num_tiles(tile), len(span)),
+            {"EDGES": edges, "STRIDE": stride, "NORMALISED": normalised, "BACKWARD": dy is not None, "KEEP": keep},
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
             packed_ptr=packed,
@@ -208,11 +251,6 @@ class Launcher:
             first_bundle=span.first,
             num_tiles=self.num_tiles(tile),
             GROUPS=self.lowered.plan.k,
-            EDGES=edges,
-            STRIDE=stride,
-            NORMALISED=normalised,
-            BACKWARD=dy is not None,
-            KEEP=keep,
             **self.block(tile),
             **self.product,
             **self.registers(most),
@@ -221,7 +259,10 @@ class Launcher:
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
         """Merge the partial statistics of the rows of ``span``."""
         tile = self.tiles.stage
-        forward_kernels.finalise_kernel[len(span), self.channel_blocks(tile)](
+        self.start(
+            forward_kernels.finalise_kernel,
+            (len(span), self.channel_blocks(tile)),
+            {},
             partial_ptr=partial,
             rows_ptr=self.tables.rows,
             stats_ptr=stats,
@@ -257,13 +298,15 @@ class Launcher:
             if self.frozen:
                 continue
             if not deeper and self.lowered.pool_rows(source):
-                forward_kernels.pool_statistics_kernel[self.num_tiles(tile), self.channel_blocks(self.tiles.states)](
+                self.start(
+                    forward_kernels.pool_statistics_kernel,
+                    (self.num_tiles(tile), self.channel_blocks(self.tiles.states)),
+                    {"STRIDE": state.stride},
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
                     pitch=state.pitch,
                     num_tiles=self.num_tiles(tile),
-                    STRIDE=state.stride,
                     **self.block(self.tiles.states),
                 )
             self.finalise(partial, stats, rows)
@@ -290,7 +333,10 @@ class Launcher:
             "NUM_NODES": plan.num_nodes,
             **self.block(tile),
         }
-        forward_kernels.node_kernel[self.num_tiles(tile), self.channel_blocks(tile)](
+        self.start(
+            forward_kernels.node_kernel,
+            (self.num_tiles(tile), self.channel_blocks(tile)),
+            {},
             z_ptr=z,
             stats_ptr=stats,
             mix_ptr=mix,
@@ -304,7 +350,7 @@ class Launcher:
         )
         if plan.k > 1 and not self.weaves:
             blocks = ceil_div((plan.k - 1) * self.channels, tile.channels)
-            forward_kernels.bypass_kernel[self.num_tiles(tile), blocks](**common)
+            self.start(forward_kernels.bypass_kernel, (self.num_tiles(tile), blocks), {}, **common)
 
 
 def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:

@@ -95,13 +95,7 @@ class Backward:
         return self.needs.weights and self.run.tiles.compute_again(self.run.channels)
 
     def _source(
-        self,
-        source: int,
-        dy: Tensor,
-        dinputs: Tensor | None,
-        all_sums: Tensor,
-        passed: Tensor,
-        dpacked: Tensor | None,
+        self, source: int, dy: Tensor, dinputs: Tensor | None, all_sums: Tensor, passed: Tensor, dpacked: Tensor | None
     ) -> None:
         run = self.run
         first, middle, last = bounds = run.lowered.ranges[source]
@@ -118,9 +112,10 @@ class Backward:
             self._pointwise(None, z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
             tile = run.tiles.states
             partial = run.empty(last - middle, run.num_tiles(tile), 2, run.channels, exact=True)
-            state_gradient_kernels.depthwise_backward_kernel[
-                run.num_tiles(tile), last - middle, run.channel_blocks(tile)
-            ](
+            run.start(
+                state_gradient_kernels.depthwise_backward_kernel,
+                (run.num_tiles(tile), last - middle, run.channel_blocks(tile)),
+                {},
                 z_ptr=z,
                 dt_ptr=dt,
                 packed_ptr=self.packed,
@@ -136,10 +131,12 @@ class Backward:
                 **run.block(tile),
             )
             torch.sum(partial, 1, out=inner)
-            self._depthwise_weights(None, z, dt, first, Span(middle, last), dpacked)
+            if dpacked is not None:
+                self._depthwise_weights(None, z, dt, first, Span(middle, last), dpacked)
         if middle > first:
             self._pointwise(state, z, dt, dy, sums, inner, bounds, Span(first, middle), dpacked)
-            self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
+            if dpacked is not None:
+                self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
         self._state(source, state, dt, dy, edge_sums, leaving, dinputs, passed)
 
     def _recompute(self, source: int, state: State, z: Tensor, dy: Tensor, sums: Tensor) -> None:
@@ -155,10 +152,8 @@ class Backward:
         torch.sum(partial, 1, out=sums)
 
     def _sizes(self, state: State | None) -> dict:
-        run = self.run
-        if state is None:
-            return run.sizes | {"H": run.size.out_height, "W": run.size.out_width}
-        return run.sizes | {"H": state.height, "W": state.width}
+        height, width = self.run.size[3:] if state is None else state[1:3]
+        return self.run.sizes | {"H": height, "W": width}
 
     @property
     def _per_pixel(self) -> float:
@@ -166,7 +161,10 @@ class Backward:
 
     def _shared_sums(self, state: State, dy: Tensor, leaving: Span, partial: Tensor) -> None:
         run, tile = self.run, self.run.tiles.states
-        branch_gradient_kernels.shared_sums_kernel[run.num_tiles(tile), len(leaving), run.channel_blocks(tile)](
+        run.start(
+            branch_gradient_kernels.shared_sums_kernel,
+            (run.num_tiles(tile), run.channel_blocks(tile)),
+            {"STRIDE": state.stride},
             state_ptr=state.tensor,
             dy_ptr=dy,
             stats_ptr=self.stats,
@@ -177,28 +175,28 @@ class Backward:
             pitch=state.pitch,
             dy_pitch=dy.shape[1],
             first_leaving=leaving.first,
+            last_leaving=leaving.last,
             num_tiles=run.num_tiles(tile),
             GROUPS=run.lowered.plan.k,
-            STRIDE=state.stride,
             **run.block(tile),
-            **run.registers(80),
+            **run.registers(168 if run.channels > 32 else None),
         )
 
     def _pointwise(
-        self,
-        state: State | None,
-        z: Tensor,
-        dt: Tensor,
-        dy: Tensor,
-        sums: Tensor,
-        inner: Tensor,
-        bounds: SourceRange,
-        branches: Span,
-        dpacked: Tensor | None,
-    ) -> None:
+        self, state: State | None, z: Tensor, dt: Tensor, dy: Tensor, sums: Tensor, inner: Tensor,
+        bounds: SourceRange, branches: Span, dpacked: Tensor | None,
+    ) -> None:  # fmt: skip
         run, tile = self.run, self.run.tiles.pointwise
         splits = run.num_tiles(tile) if dpacked is None else run.splits(len(branches))
-        branch_gradient_kernels.pointwise_backward_kernel[splits, len(branches), run.channel_blocks(tile)](
+        run.start(
+            branch_gradient_kernels.pointwise_backward_kernel,
+            (splits, len(branches), run.channel_blocks(tile)),
+            {
+                "STRIDE": 1 if state is None else state.stride,
+                "NORMALISED": state is None,
+                "WEIGHTS": dpacked is not None,
+                "AGAIN": self._again,
+            },
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
             dt_ptr=dt,
@@ -220,24 +218,19 @@ class Backward:
             packed_length=self.packed.numel(),
             per_pixel=self._per_pixel,
             GROUPS=run.lowered.plan.k,
-            STRIDE=1 if state is None else state.stride,
-            NORMALISED=state is None,
-            WEIGHTS=dpacked is not None,
-            AGAIN=self._again,
             **run.block(tile),
             **run.product,
             **run.registers(None if dpacked is None else 168),
         )
 
     def _depthwise_weights(
-        self, state: State | None, z: Tensor, dt: Tensor, first: int, branches: Span, dpacked: Tensor | None
+        self, state: State | None, z: Tensor, dt: Tensor, first: int, branches: Span, dpacked: Tensor
     ) -> None:
-        if dpacked is None:
-            return
         run, tile = self.run, self.run.tiles.filters
-        branch_gradient_kernels.depthwise_weights_kernel[
-            run.splits(len(branches)), len(branches), run.channel_blocks(tile)
-        ](
+        run.start(
+            branch_gradient_kernels.depthwise_weights_kernel,
+            (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
+            {"STRIDE": 1 if state is None else state.stride, "NORMALISED": state is None},
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,
@@ -249,8 +242,6 @@ class Backward:
             launched=branches.first,
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
-            STRIDE=1 if state is None else state.stride,
-            NORMALISED=state is None,
             **run.block(tile),
         )
 
@@ -288,13 +279,12 @@ class Backward:
             "first_leaving": leaving.first,
             "last_leaving": leaving.last,
             "GROUPS": plan.k,
-            "STRIDE": state.stride,
-            "NODE_STATE": is_node,
             "WOVEN": run.weaves,
             **run.block(tile),
         }
+        form = {"STRIDE": state.stride, "NODE_STATE": is_node}
         if wanted:
-            self._gather(source, state, dt, dy, edge_sums, leaving, where)
+            self._gather(source, state, dt, dy, edge_sums, leaving, form, where)
         if plan.k > 1 and (wanted or self.needs.edge_mix):
             others = (plan.k - 1) * run.channels
             tile, handled, limit = run.tiles.elementwise, others, None
@@ -303,14 +293,22 @@ class Backward:
             num_tiles = ceil_div(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
             where |= run.block(tile)
-            state_gradient_kernels.bypass_backward_kernel[num_tiles, ceil_div(handled, tile.channels)](
-                edge_mix_ptr=self.edge_mix, partial_ptr=partial, num_tiles=num_tiles, **where, **run.registers(limit)
+            run.start(
+                state_gradient_kernels.bypass_backward_kernel,
+                (num_tiles, ceil_div(handled, tile.channels)),
+                form,
+                edge_mix_ptr=self.edge_mix,
+                partial_ptr=partial,
+                num_tiles=num_tiles,
+                **where,
+                **run.registers(limit),
             )
             torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])
 
     def _gather(
-        self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span, where: dict
-    ) -> None:
+        self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span,
+        form: dict, where: dict,
+    ) -> None:  # fmt: skip
         run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
         first, middle, _ = run.lowered.ranges[source]
         pools = bool(run.lowered.pool_rows(source))
@@ -318,7 +316,10 @@ class Backward:
         if pools:
             dmax = run.empty(run.size.out_pixels, run.channels)
             daverage, position = torch.empty_like(dmax), torch.empty_like(dmax, dtype=torch.int8)
-            state_gradient_kernels.pool_backward_kernel[run.num_tiles(tile), run.channel_blocks(tile)](
+            run.start(
+                state_gradient_kernels.pool_backward_kernel,
+                (run.num_tiles(tile), run.channel_blocks(tile)),
+                {"STRIDE": state.stride},
                 state_ptr=state.tensor,
                 dy_ptr=dy,
                 stats_ptr=self.stats,
@@ -336,11 +337,13 @@ class Backward:
                 last_leaving=leaving.last,
                 per_pixel=self._per_pixel,
                 GROUPS=plan.k,
-                STRIDE=state.stride,
                 **run.block(tile),
             )
         num_tiles = ceil_div(where["M_STATE"], tile.pixels)
-        state_gradient_kernels.gather_kernel[num_tiles, run.channel_blocks(tile)](
+        run.start(
+            state_gradient_kernels.gather_kernel,
+            (num_tiles, run.channel_blocks(tile)),
+            form | {"POOLS": pools},
             dt_ptr=dt,
             dmax_ptr=dmax,
             position_ptr=position,
@@ -351,9 +354,8 @@ class Backward:
             M=run.size.out_pixels,
             first=first,
             middle=middle,
-            POOLS=pools,
             **where,
-            **run.registers(88 if run.channels < 8 else 80),
+            **run.registers(128 if state.stride == 2 and run.dtype == torch.bfloat16 else None),
         )
 
 

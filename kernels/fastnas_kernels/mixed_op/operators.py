@@ -16,7 +16,7 @@ from torch._ops import OpOverload
 from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
-from fastnas_kernels.mixed_op.tiles import tiles_for
+from fastnas_kernels.mixed_op.tiles import MOST_SPLITS, tiles_for
 from fastnas_kernels.operators import operator
 from fastnas_kernels.tensors import accumulator
 
@@ -237,5 +237,6 @@ def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bo
         return int(1.1 * lowered.num_slots * channels * pixels * width)
     branches = max(last - first for first, _, last in lowered.ranges)
     maps = (2 * branches + 3 + (plan.k > 1)) * channels + plan.num_nodes * plan.channels
-    splits = 2 * tiles_for(channels, torch.float32).splits + 2  # and their sum, twice
+    tiles = tiles_for(channels, torch.float32)
+    splits = min(MOST_SPLITS * tiles.splits, -(-pixels // tiles.filters.pixels)) + 2  # and their sum, twice
     return int(1.1 * maps * pixels * width) + splits * lowered.packing.size * max(width, 4)

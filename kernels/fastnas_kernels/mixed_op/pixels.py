@@ -95,27 +95,38 @@ def rectify(v):
 @triton.jit
 def pool(
     ptr, n, h, w, H, W, pitch, c, live, channel, stride,
-    P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+    POSITION: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Maximum, the position of the first one (0 to 8, row by row), and mean of a 3x3 window without its padding;
-    each ``[P, B]``, the number of pixels in the window ``[P]``."""
+    """Maximum, the position of the first one (0 to 8, row by row) if ``POSITION``, and mean of a 3x3 window without its
+    padding; each ``[P, B]``, and one over the number of pixels in the window ``[P]``.
+
+    In place of the padding the nearest pixel is read, which is one of the window: no access needs a mask. What stands
+    where a pixel is not ``live`` means nothing.
+    """
+    y, x = h * stride, w * stride
+    middle = window(ptr, tl.where(live, n, 0), y, x, H, W, pitch, c)
     highest = tl.full((P, B), float("-inf"), ACC)
     position = tl.zeros((P, B), tl.int32)
     total = tl.zeros((P, B), ACC)
     count = tl.zeros((P,), ACC)
-    for i in range(3):
-        y = h * stride + i - 1
-        for j in range(3):
-            x = w * stride + j - 1
-            inside = live & (y >= 0) & (y < H) & (x >= 0) & (x < W)
-            v = load_pixels(ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
-            higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
-            highest = tl.where(higher, v, highest)
-            position = tl.where(higher, i * 3 + j, position)
-            total += v
+    for i in tl.static_range(3):
+        row_inside = is_within(y + (i - 1), H)
+        row = middle + (tl.where(row_inside, i - 1, 0) * (W * pitch))[:, None]
+        for j in tl.static_range(3):
+            column_inside = is_within(x + (j - 1), W)
+            at = row + (tl.where(column_inside, j - 1, 0) * pitch)[:, None]
+            v = tl.load(at, mask=channel[None, :], other=0.0).to(ACC)
+            inside = row_inside & column_inside
+            if POSITION:
+                higher = inside[:, None] & ((v > highest) | (v != v))  # noqa: PLR0124  (NaN)
+                highest = tl.where(higher, v, highest)
+                position = tl.where(higher, i * 3 + j, position)
+            else:
+                highest = tl.maximum(highest, v, propagate_nan=tl.PropagateNan.ALL)
+            total += tl.where(inside[:, None], v, 0.0)
             count += inside.to(ACC)
-    count = tl.maximum(count, 1.0)
-    return highest, position, total / count[:, None], count
+    share = 1.0 / count
+    return highest, position, total * share[:, None], share
 
 
 @triton.jit
@@ -162,32 +173,89 @@ def normalisation(stats_ptr, row, c, channel, C: tl.constexpr):
 
 
 @triton.jit
+def _row_of_taps(
+    t, at, taps_ptrs, row_inside, x, step, dilation, W, c, channel, scale, shift,
+    C: tl.constexpr, SIZE: tl.constexpr, NORMALISED: tl.constexpr, EDGES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """``t`` and what one row of a filter adds to it."""
+    for j in tl.static_range(SIZE):
+        column = j - SIZE // 2
+        inside = row_inside & is_within(x + column * dilation, W)
+        v = load_tap(at + column * step, inside, channel, scale, shift, NORMALISED, ACC)
+        added = ()
+        for e in tl.static_range(EDGES):
+            weight = tl.load(taps_ptrs[e] + j * C + c, mask=channel, other=0.0)
+            added = added + (t[e] + v * weight[None, :],)  # noqa: RUF005  (Triton knows no unpacking)
+        t = added
+    return t
+
+
+@triton.jit
+def next_taps(taps_ptrs, step, EDGES: tl.constexpr):
+    """The filters of several edges, ``step`` further."""
+    moved = ()
+    for e in tl.static_range(EDGES):
+        moved = moved + (taps_ptrs[e] + step,)  # noqa: RUF005
+    return moved
+
+
+@triton.jit
+def _columns(
+    t, at, taps_ptrs, row_inside, x, step, kernel, dilation, W, c, channel, scale, shift,
+    C: tl.constexpr, NORMALISED: tl.constexpr, EDGES: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The same for any number of columns, one after another."""
+    for j in range(kernel):
+        column = j - kernel // 2
+        t = _row_of_taps(
+            t, at + column * step, next_taps(taps_ptrs, j * C, EDGES), row_inside, x + column * dilation, step,
+            dilation, W, c, channel, scale, shift, C, 1, NORMALISED, EDGES, ACC,
+        )  # fmt: skip
+    return t
+
+
+@triton.jit
 def depthwise_taps(
-    src_ptr, taps_ptrs, kernel, dilation, origin, mean, rstd, n, h, w, live, H, W, pitch, c, channel,
+    src_ptr, taps_ptrs, kernel, dilation, origin, scale, shift, n, h, w, live, H, W, pitch, c, channel,
     C: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr, EDGES: tl.constexpr, P: tl.constexpr,
     B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """ReLU and depthwise convolution of one block of channels for several edges: a tuple of ``EDGES`` tiles ``[P, B]``.
 
-    Each pixel is read once for all edges. The taps are a run-time loop, so one compiled kernel serves every filter
-    size, and the compiler cannot stage each tap through shared memory on its way to the matrix product.
+    Each pixel is read once for all edges. The rows of a filter are a run-time loop, so that the compiler cannot stage
+    each tap through shared memory on its way to the matrix product; 3 and 5 columns are not, unless their loads would
+    take more registers than there are.
     """
     t = (tl.zeros((P, B), ACC),) * EDGES
-    for i in range(kernel):
-        y = h * STRIDE + origin + (i - kernel // 2) * dilation
-        row_inside = live & (y >= 0) & (y < H)
-        for j in range(kernel):
-            x = w * STRIDE + origin + (j - kernel // 2) * dilation
-            inside = row_inside & (x >= 0) & (x < W)
-            v = load_pixels(src_ptr, n, y, x, H, W, pitch, c, inside, channel, ACC)
-            if NORMALISED:  # the padding is added after normalisation
-                v = tl.where(inside[:, None], (v - mean[None, :]) * rstd[None, :], 0.0)
-            v = rectify(v)
-            added = ()
-            for e in tl.static_range(EDGES):
-                weight = tl.load(taps_ptrs[e] + (i * kernel + j) * C + c, mask=channel, other=0.0)
-                added = added + (t[e] + v * weight[None, :],)  # noqa: RUF005  (Triton knows no unpacking)
-            t = added
+    x = w * STRIDE + origin
+    y = h * STRIDE + origin - kernel // 2 * dilation
+    at = window(src_ptr, n, y, x, H, W, pitch, c)
+    step = dilation * pitch
+    for _ in range(kernel):
+        row_inside = live & is_within(y, H)
+        if C > 16:
+            t = _columns(
+                t, at, taps_ptrs, row_inside, x, step, kernel, dilation, W, c, channel, scale, shift,
+                C, NORMALISED, EDGES, ACC,
+            )  # fmt: skip
+        elif kernel == 3:
+            t = _row_of_taps(
+                t, at, taps_ptrs, row_inside, x, step, dilation, W, c, channel, scale, shift,
+                C, 3, NORMALISED, EDGES, ACC,
+            )  # fmt: skip
+        elif kernel == 5:
+            t = _row_of_taps(
+                t, at, taps_ptrs, row_inside, x, step, dilation, W, c, channel, scale, shift,
+                C, 5, NORMALISED, EDGES, ACC,
+            )  # fmt: skip
+        else:
+            t = _columns(
+                t, at, taps_ptrs, row_inside, x, step, kernel, dilation, W, c, channel, scale, shift,
+                C, NORMALISED, EDGES, ACC,
+            )  # fmt: skip
+        at += W * step
+        y += dilation
+        taps_ptrs = next_taps(taps_ptrs, kernel * C, EDGES)
     return t
 
 

@@ -24,12 +24,50 @@ from fastnas_kernels.mixed_op.pixels import (
     SKIP,
     aligned,
     filter_at,
+    is_within,
     load_pixels,
     locate,
+    located,
+    normalisation,
     pool,
     store_row,
+    window,
     window_maximum,
 )
+
+
+@triton.jit
+def _transposed_row(
+    dx, row, taps, row_inside, w, dilation, WO, c, channel,
+    C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """``dx`` and what one row of a filter adds to it."""
+    if STRIDE == 1:
+        row += (w * C)[:, None]
+    for j in tl.static_range(SIZE):
+        column = w - j * dilation
+        inside = row_inside & is_within(column, STRIDE * WO)
+        if STRIDE == 1:
+            at = row - j * dilation * C
+        else:
+            inside = inside & (column % 2 == 0)
+            at = row + (column // 2 * C)[:, None]
+        dt = tl.load(at, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
+        dx += dt * tl.load(taps + j * C, mask=channel, other=0.0)[None, :]
+    return dx
+
+
+@triton.jit
+def _transposed_columns(
+    dx, row, taps, row_inside, w, kernel, dilation, WO, c, channel,
+    C: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """The same for any number of columns, one after another."""
+    for j in range(kernel):
+        dx = _transposed_row(
+            dx, row, taps + j * C, row_inside, w - j * dilation, dilation, WO, c, channel, C, 1, STRIDE, ACC
+        )
+    return dx
 
 
 @triton.jit
@@ -42,15 +80,25 @@ def _transposed_taps(
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
     taps = filter_at(packed_ptr, table, DEPTHWISE) + c
+    h = y - origin + kernel // 2 * dilation
+    w = x - origin + kernel // 2 * dilation
+    image = dt_ptr + (n.to(tl.int64) * HO * WO * C)[:, None] + c[None, :]
     dx = tl.zeros((P, B), ACC)
-    for i in range(kernel):
-        h = y - origin - (i - kernel // 2) * dilation
-        row_inside = live & (h >= 0) & (h % STRIDE == 0) & (h // STRIDE < HO)
-        for j in range(kernel):
-            w = x - origin - (j - kernel // 2) * dilation
-            inside = row_inside & (w >= 0) & (w % STRIDE == 0) & (w // STRIDE < WO)
-            dt = load_pixels(dt_ptr, n, h // STRIDE, w // STRIDE, HO, WO, C, c, inside, channel, ACC)
-            dx += dt * tl.load(taps + (i * kernel + j) * C, mask=channel, other=0.0)[None, :]
+    for _ in range(kernel):
+        row_inside = live & is_within(h, STRIDE * HO)
+        if STRIDE == 2:
+            row_inside = row_inside & (h % 2 == 0)
+        row = image + (h // STRIDE * (WO * C))[:, None]
+        if C > 16:
+            dx = _transposed_columns(dx, row, taps, row_inside, w, kernel, dilation, WO, c, channel, C, STRIDE, ACC)
+        elif kernel == 3:
+            dx = _transposed_row(dx, row, taps, row_inside, w, dilation, WO, c, channel, C, 3, STRIDE, ACC)
+        elif kernel == 5:
+            dx = _transposed_row(dx, row, taps, row_inside, w, dilation, WO, c, channel, C, 5, STRIDE, ACC)
+        else:
+            dx = _transposed_columns(dx, row, taps, row_inside, w, kernel, dilation, WO, c, channel, C, STRIDE, ACC)
+        h -= dilation
+        taps += kernel * C
     return dx
 
 
@@ -70,17 +118,15 @@ def depthwise_backward_kernel(
     plane = tl.cast(M, tl.int64) * C
     m = tile * P + tl.arange(0, P)
     live = m < M
-    n, y, x = locate(m, HO, WO)
+    n, y, x = located(m, HO, WO)
     du = _transposed_taps(
         dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, 1, P, B, ACC
     )
-    row = stats_ptr + reads * 3 * C + c
-    mean = tl.load(row + MEAN * C, mask=channel, other=0.0)
-    rstd = tl.load(row + RSTD * C, mask=channel, other=0.0)
+    scale, shift = normalisation(stats_ptr, reads, c, channel, C)
     inside = live[:, None] & channel[None, :]
     at = m.to(tl.int64)[:, None] * C + c[None, :]
     z = tl.load(z_ptr + (reads - first) * plane + at, mask=inside, other=0.0).to(ACC)
-    normalised = (z - mean[None, :]) * rstd[None, :]
+    normalised = z * scale[None, :] + shift[None, :]
     du = tl.where(inside & (normalised > 0), du, 0.0)
     tl.store(z_ptr + (b - first) * plane + at, du.to(z_ptr.dtype.element_ty), mask=inside)
     out = partial_ptr + (tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C
@@ -97,13 +143,13 @@ def pool_backward_kernel(
     """Gradients of both raw pools of a state, of all its edges together, and where the maximum was; ``[M, C]``."""
     m = tl.program_id(0) * P + tl.arange(0, P)
     live = m < M
-    n, h, w = locate(m, HO, WO)
+    n, h, w = located(m, HO, WO)
     c = tl.program_id(1) * B + tl.arange(0, B)
     channel = c < C
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
-    highest, position, average, count = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, P, B, ACC)
+    highest, position, average, share = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, True, P, B, ACC)
     dmax = tl.zeros((P, B), ACC)
     daverage = tl.zeros((P, B), ACC)
     pixel = m.to(tl.int64)[:, None]
@@ -131,7 +177,7 @@ def pool_backward_kernel(
     at = pixel * C + c[None, :]
     tl.store(dmax_ptr + at, dmax.to(dmax_ptr.dtype.element_ty), mask=inside)
     tl.store(position_ptr + at, position.to(tl.int8), mask=inside)
-    tl.store(daverage_ptr + at, (daverage / count[:, None]).to(daverage_ptr.dtype.element_ty), mask=inside)
+    tl.store(daverage_ptr + at, (daverage * share[:, None]).to(daverage_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -177,7 +223,7 @@ def gather_kernel(
     """
     p = tl.program_id(0) * P + tl.arange(0, P)
     live = p < M_STATE
-    n, y, x = locate(p, H, W)
+    n, y, x = located(p, H, W)
     c = tl.program_id(1) * B + tl.arange(0, B)
     channel = c < C
     inside = live[:, None] & channel[None, :]
@@ -188,10 +234,10 @@ def gather_kernel(
     column = aligned(column, C)
     dx = tl.zeros((P, B), ACC)
     for b in range(first, middle):
-        table = branches_ptr + b * BRANCH_FIELDS
         dx += _transposed_taps(
-            dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, STRIDE, P, B, ACC
-        )
+            dt_ptr + (b - first) * plane, packed_ptr, branches_ptr + b * BRANCH_FIELDS, n, y, x, live, HO, WO, c,
+            channel, C, STRIDE, P, B, ACC,
+        )  # fmt: skip
     state = load_pixels(state_ptr, n, y, x, H, W, pitch, c, live, channel, ACC)
     dx = tl.where(state > 0, dx, 0.0)
     for q in range(first_leaving, last_leaving):
@@ -201,18 +247,25 @@ def gather_kernel(
             at = p.to(tl.int64)[:, None] * dy_pitch + tl.load(edge + NODE) * (GROUPS * C) + c[None, :]
             dx += tl.load(mix_ptr + skip).to(ACC) * tl.load(dy_ptr + at, mask=inside, other=0.0).to(ACC)
     if POOLS:
-        for i in range(3):
-            h = y - i + 1
-            row_inside = live & (h >= 0) & (h % STRIDE == 0) & (h // STRIDE < HO)
-            for j in range(3):
-                w = x - j + 1
-                ok = row_inside & (w >= 0) & (w % STRIDE == 0) & (w // STRIDE < WO)
-                pixel = (n.to(tl.int64) * HO + h // STRIDE) * WO + w // STRIDE
-                at = pixel[:, None] * C + c[None, :]
-                mask = ok[:, None] & channel[None, :]
-                dx += tl.load(daverage_ptr + at, mask=mask, other=0.0).to(ACC)
-                first_here = tl.load(position_ptr + at, mask=mask, other=-1).to(tl.int32) == i * 3 + j
-                dx += tl.where(first_here, tl.load(dmax_ptr + at, mask=mask, other=0.0).to(ACC), 0.0)
+        h, w = y // STRIDE, x // STRIDE
+        average = window(daverage_ptr, n, h, w, HO, WO, C, c)
+        highest = window(dmax_ptr, n, h, w, HO, WO, C, c)
+        position = window(position_ptr, n, h, w, HO, WO, C, c)
+        for i in tl.static_range(3):
+            down = 1 - i if STRIDE == 1 else (1 - i + 1) // 2
+            row_inside = live & is_within(y + (1 - i), STRIDE * HO)
+            if STRIDE == 2:
+                row_inside = row_inside & ((y + (1 - i)) % 2 == 0)
+            for j in tl.static_range(3):
+                right = 1 - j if STRIDE == 1 else (1 - j + 1) // 2
+                inside_of = row_inside & is_within(x + (1 - j), STRIDE * WO)
+                if STRIDE == 2:
+                    inside_of = inside_of & ((x + (1 - j)) % 2 == 0)
+                mask = inside_of[:, None] & channel[None, :]
+                step = (down * WO + right) * C
+                dx += tl.load(average + step, mask=mask, other=0.0).to(ACC)
+                first_here = tl.load(position + step, mask=mask, other=-1).to(tl.int32) == i * 3 + j
+                dx += tl.where(first_here, tl.load(highest + step, mask=mask, other=0.0).to(ACC), 0.0)
     pixel = p.to(tl.int64)[:, None]
     row = pixel * out_pitch + column
     if NODE_STATE:

@@ -15,6 +15,9 @@ import torch
 
 from fastnas_kernels.check import invalid
 
+MOST_SPLITS = 5
+"""Programs that share the sums of a filter's gradient on a device of many multiprocessors, in multiples of
+``Tiles.splits``: a launch for two branches then has two for each of an H100's 132."""
 KERNELS = ("stage", "pointwise", "filters", "elementwise")
 
 

@@ -79,7 +79,7 @@ def test_a_filters_gradient_is_shared_by_enough_programs_for_the_device():
     inputs = torch.empty(2, 64, 32, 32, 16, device="meta")
     with replaced(launch, multiprocessors=lambda device: 132):
         run = launch.launcher(inputs, plan_of(DARTS, 1, 16, 1), False)
-        assert [run.splits(branches) for branches in (16, 8, 4, 2)] == [32, 33, 64, 64]
-        assert run.most_splits == 64
+        assert [run.splits(branches) for branches in (16, 8, 4, 2)] == [32, 33, 66, 132]
+        assert run.most_splits == 132
         few = launch.launcher(torch.empty(2, 1, 8, 8, 16, device="meta"), plan_of(DARTS, 1, 16, 1), False)
         assert few.splits(2) == 1  # no more than there are tiles
