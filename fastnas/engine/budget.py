@@ -32,9 +32,9 @@ FASTEST, SLOWEST = 3e-2, 3e-4
 LEAST_EPOCHS = 12  # a stage; fewer have too coarse a schedule, so that a short search takes fewer images instead
 WARMUP_SHARE = 1 / 8  # of a stage, for methods that say nothing of a warm-up
 RECORDED = 2048  # images that an epoch's record is measured on
-STEPS_OF_A_SEARCH, MOST_SEARCHES = 2000, 4
-"""Where several searches are averaged: a time for more steps is divided between up to four of them, which found more
-than one long search (profiling/results/quality.md)."""
+STEPS_OF_A_SEARCH, MOST_SEARCHES = 2000, 16
+"""Where several searches are averaged: a time for more steps is divided between more of them, since one long search
+drifts (profiling/results/quality.md)."""
 TIMED = 5  # steps
 FILE = "budget.json"
 Clock = Callable[[], float]

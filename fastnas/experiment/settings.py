@@ -54,7 +54,7 @@ class Experiment:
             evaluations (ladder); by what the supernet misses most (perturbation); or by an evolutionary search among
             its paths (evolution).
         restarts: Searches with seeds of their own, whose coefficients are averaged, too (needs select=average). Unset,
-            it is 1, or with minutes as many as have 2,000 steps each, at most 4.
+            it is 1, or with minutes as many as have 2,000 steps each, at most 16.
         tune_epochs: Epochs of training between two decisions of perturbation (paper: 5).
         random_genotypes: Random architectures of the same space to retrain with the same budget, for comparison.
         random_halving: Also let random architectures train against each other by successive halving for as long as the
