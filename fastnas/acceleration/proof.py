@@ -49,7 +49,8 @@ def prove(module: nn.Module, wiring: Wiring) -> Wiring:
     device = tensors[0].device if tensors else torch.device("cpu")
     if device.type == "meta":
         raise Unrecognised("its tensors are on the meta device, where nothing can be tried")
-    _require_own_tensors(module, wiring)
+    if len({id(module.get_submodule(name)) for name in wiring.tensors_of}) < len(wiring.tensors_of):
+        raise Unrecognised("two of its candidates share a layer")
     autocast_off = torch.autocast(device.type, enabled=False) if device.type in ("cpu", "cuda") else nullcontext()
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), autocast_off, torch.enable_grad():
@@ -91,11 +92,6 @@ def _with_drop_path(twin: nn.Module, wiring: Wiring, device: torch.device, gener
         return replace(wiring, drops=name, guards=tuple({*wiring.guards, *watched.guards}),
                        modes=tuple(sorted({*wiring.modes, *watched.modes})))  # fmt: skip
     return wiring
-
-
-def _require_own_tensors(module: nn.Module, wiring: Wiring) -> None:
-    if len({id(module.get_submodule(name)) for name in wiring.tensors_of}) < len(wiring.tensors_of):
-        raise Unrecognised("two of its candidates share a layer")
 
 
 def _watch(twin: nn.Module, wiring: Wiring, device: torch.device, generator: torch.Generator) -> Wiring:

@@ -1,13 +1,11 @@
 """Are coefficients what is claimed, and random estimates right in the mean?"""
 
-from collections.abc import Mapping, Sequence
-
 import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import detach_all
 from fastnas.checks.finding import Finding, compare, skip
-from fastnas.checks.system import Coefficients, Estimate, System
+from fastnas.checks.system import Estimate, System
 
 ROUNDING = 1e-12  # a softmax of a dozen float64 numbers is good to a few 1e-16
 DRAWS = 4
@@ -39,26 +37,25 @@ def coefficient_findings(system: System) -> list[Finding]:
         [(x.sum(-1) - 1).abs() for v in values for name, x in v.items() if name not in claimed.exempt],
         "Normalise over the candidates that are alive, and over nothing else.",
     )
-    return [formula, sums, _zeros(titles[2], claimed, values, off)]
+    zeros = [v[name][mask].abs() for v, masks in zip(values, off, strict=True) for name, mask in masks.items()]
+    zeros = [x for x in zeros if x.numel()]
+    remedy = "Mask logits with minus infinity, or multiply by the mask: a small number still runs, decays and learns."
+    return [formula, sums, _compare_rows(titles[2], zeros, remedy, 0.0, "exact zeros", "nothing is off")]
 
 
-def _compare_rows(title: str, errors: list[Tensor], remedy: str) -> Finding:
+def _compare_rows(
+    title: str,
+    errors: list[Tensor],
+    remedy: str,
+    bound: float = ROUNDING,
+    origin: str = "rounding of float64",
+    absent: str = "it is not claimed",
+) -> Finding:
     if not errors:
-        return skip(title, "it is not claimed")
+        return skip(title, absent)
     meaning = f"{sum(x.numel() for x in errors)} numbers"
     worst = max(float(x.max()) for x in errors)
-    return compare(title, worst, ROUNDING, "rounding of float64", meaning, remedy)
-
-
-def _zeros(
-    title: str, claimed: Coefficients, values: Sequence[Mapping[str, Tensor]], off: Sequence[Mapping[str, Tensor]]
-) -> Finding:
-    errors = [v[name][mask].abs() for v, masks in zip(values, off, strict=True) for name, mask in masks.items()]
-    if not sum(x.numel() for x in errors):
-        return skip(title, "nothing is off")
-    worst = max(float(x.max()) for x in errors if x.numel())
-    remedy = "Mask logits with minus infinity, or multiply by the mask: a small number still runs, decays and learns."
-    return compare(title, worst, 0.0, "exact zeros", f"{sum(x.numel() for x in errors)} numbers", remedy)
+    return compare(title, worst, bound, origin, meaning, remedy)
 
 
 def estimate_finding(estimate: Estimate) -> Finding:

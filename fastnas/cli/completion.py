@@ -1,6 +1,6 @@
 """Completion of commands and options in a shell."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from fastnas.cli.options import default_command, list_options
@@ -22,11 +22,9 @@ complete -o default -F _fastnas fastnas"""
 
 def completion(verbs: Sequence[str], heading: Callable[[str, str], str]) -> str:
     """A script for bash and zsh that completes every command and its options."""
-    flags: Mapping[str, str] = {verb: " ".join(_flags(verb, heading)) for verb in verbs}
+    flags: dict[str, str] = {}
+    for verb in verbs:
+        options = list_options(default_command(import_module(f"fastnas.cli.{verb}"), []), heading)
+        flags[verb] = " ".join(spelling for option in options for spelling in option.spellings)
     cases = "\n".join(f'      {verb}) words="{words} --help --help-all" ;;' for verb, words in flags.items())
     return SCRIPT.format(verbs=" ".join(verbs), cases=cases)
-
-
-def _flags(verb: str, heading: Callable[[str, str], str]) -> list[str]:
-    command = default_command(import_module(f"fastnas.cli.{verb}"), [])
-    return [spelling for option in list_options(command, heading) for spelling in option.spellings]

@@ -143,7 +143,9 @@ def parse(
         flag = token.split("=")[0].replace("_", "-")
         if token.startswith("--") and flag not in known:
             unknown = quote_briefly(token.split("=")[0])
-            raise UsageError(f"fastnas {verb}: there is no option {unknown}. {_nearest(flag, known)}")
+            hint = suggest(flag, known)
+            hint = hint if hint.startswith("Did") else "--help-all lists them."
+            raise UsageError(f"fastnas {verb}: there is no option {unknown}. {hint}")
     _require_numbers(verb, options, arguments)
     said = io.StringIO()
     try:
@@ -244,11 +246,6 @@ def _placeholder(kind: Any) -> str:
     return SHORT.get(kind, "TEXT")
 
 
-def _nearest(flag: str, known: Sequence[str]) -> str:
-    hint = suggest(flag, known)
-    return hint if hint.startswith("Did") else "--help-all lists them."
-
-
 def quote_briefly(text: str) -> str:
     """Foreign text, short and without control characters."""
     plain = text.encode("unicode_escape", "backslashreplace").decode() if not text.isprintable() else text
@@ -269,16 +266,12 @@ def _complaint(box: str, options: Sequence[Option], arguments: Sequence[str]) ->
     flags = re.findall(r"--[\w.-]+", first)
     option = next((o for o in options if flags and flags[0].rstrip(".") in o.spellings), None)
     if option is not None:
-        return f"{option.flag} takes {option.takes}, got {_given(option, arguments)}."
+        values = _values(option, arguments)
+        given = repr(quote_briefly(" ".join(values))) if values else "nothing"
+        return f"{option.flag} takes {option.takes}, got {given}."
     if first.startswith("Unrecognized"):
         return f"{quote_briefly(first.partition(': ')[2])!s} belongs to no option. --help lists them."
     return re.sub(r"^Error parsing [\w.-]+: ", "", first)  # what our own settings say of their values
-
-
-def _given(option: Option, arguments: Sequence[str]) -> str:
-    """What stands behind ``option`` on the command line, for errors."""
-    values = _values(option, arguments)
-    return repr(quote_briefly(" ".join(values))) if values else "nothing"
 
 
 def _values(option: Option, arguments: Sequence[str]) -> list[str]:

@@ -74,7 +74,8 @@ def _load(name: str, root: Path, config: DataConfig, held_out: Sequence[str]) ->
         raise invalid(WHERE, f"{root} must hold train/ and {' or '.join(f'{part}/' for part in held_out)}", found)
     read = _read_imagenet if name == "imagenet" and (root / "meta.bin").is_file() else _read_classes
     parts = [read(part) for part in (root / "train", test)]
-    folders = [tuple(map(_join_synonyms, part.classes)) for part in parts]
+    # The names of folders, or all the synonyms of synsets: single ones, like "crane", are not unique
+    folders = [tuple(n if isinstance(n, str) else ", ".join(n) for n in part.classes) for part in parts]
     missing = sorted({*folders[0]} ^ {*folders[1]})
     if missing:
         rule = f"train/ and {test.name}/ must have the same classes"
@@ -140,8 +141,3 @@ def _read_imagenet(path: Path) -> Any:
         rule = f"{path.parent / 'meta.bin'} must be torchvision's and name every synset of {path.name}/"
         remedy = "Remove it to call classes by their folders."
         raise ValueError(complaint(WHERE, rule, describe_error(error), remedy)) from None
-
-
-def _join_synonyms(name: str | Sequence[str]) -> str:
-    """Of a folder, or all the synonyms of a synset: single ones, like "crane", are not unique."""
-    return name if isinstance(name, str) else ", ".join(name)

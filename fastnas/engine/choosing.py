@@ -16,7 +16,7 @@ from fastnas.engine.step import apply_gradients
 from fastnas.mechanisms.choice import Coefficients, Judge
 from fastnas.seeds import stream
 from fastnas.spaces.genotype import Genotype
-from fastnas.supernet.mix import Columns, Mix, select_path
+from fastnas.supernet.mix import Mix, select_path
 from fastnas.training.numerics import autocast
 from fastnas_kernels.tensors import accumulator
 
@@ -35,7 +35,8 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
 
     def as_mix(mix: Coefficients) -> Mix:
         tensors = {name: torch.tensor(x, dtype=torch.float32, device=run.device) for name, x in mix.items()}
-        return Mix(tensors, reached.edges, {name: _run_one(x) for name, x in mix.items()})
+        columns = {name: tuple(tuple(np.flatnonzero(row).tolist()) for row in x) for name, x in mix.items()}
+        return Mix(tensors, reached.edges, columns)
 
     def loss_at(mix: Coefficients) -> float:
         return _loss(run, as_mix(mix))
@@ -46,10 +47,6 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
     mix = {name: x.detach().cpu().numpy().astype(float) for name, x in reached.candidates.items()}
     judge = Judge(mix, measure_path, loss_at, tune, accept)
     return run.method.choice(run.space, judge, stream(run.config.seed, "choice"))
-
-
-def _run_one(mix_EK: np.ndarray) -> Columns:
-    return tuple(tuple(np.flatnonzero(row).tolist()) for row in mix_EK)
 
 
 def _loss(run: Run, mix: Mix) -> float:

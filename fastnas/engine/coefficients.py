@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors
-from fastnas.mechanisms.draw import Categorical, Draw, Sample
+from fastnas.mechanisms.draw import Categorical, Sample
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.methods.method import Method
@@ -153,7 +153,8 @@ class Sampler:
         own = (self.rank,) if self.rank else ()
         noise = EdgeNoise(*self.noise, stream(self.seed, "noise", *own)) if any(self.noise) else None
         seed = stream(self.seed, "images", *own) if own else self.seed
-        draw = self._draw()
+        own_draw = self.method.weight_draw if self.for_weights else None
+        draw = self.method.draw if own_draw is None else own_draw
         if draw is None:
             mix = relax(self.method, self.space, alpha, self.alive, self.tau)
             return Drawn(mix._replace(noise=noise, seed=seed), None, {})
@@ -183,10 +184,6 @@ class Sampler:
         mask_BS = set_mask(self.space, logits_BS.device)
         sample = Categorical()(logits_BS, mask_BS, self.tau, stream(self.seed, f"inputs {name}", index))
         return sample._replace(mix=mark_edges(self.space, sample.mix))
-
-    def _draw(self) -> Draw | None:
-        own = self.method.weight_draw if self.for_weights else None
-        return self.method.draw if own is None else own
 
     def _runs(self, name: str, sample: Sample) -> Columns | None:
         on = sample.on if self.for_weights else sample.reached

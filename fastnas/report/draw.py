@@ -108,7 +108,7 @@ def _(space: GraphSpace, cells: Mapping[str, CellGenotype]) -> Figure:
 
 @_figure.register
 def _(space: CellSpace, cells: Mapping[str, CellGenotype]) -> Figure:
-    heights = [_num_rows(cell) + 1.8 for cell in cells.values()]
+    heights = [2.8 + sum(map(len, cell.nodes)) + len(cell.concat) for cell in cells.values()]
     width = _columns(space)[-1] + HALF_BOX + MARGIN
     figure = Figure(figsize=(width, ROW * sum(heights)))
     top = 1.0
@@ -127,10 +127,6 @@ def _columns(space: Space) -> list[float]:
     """Where every state and the output stand."""
     gaps = [0.0] + [INPUT_GAP] * (space.num_inputs - 1) + [NODE_GAP] * space.num_nodes + [OUTPUT_GAP]
     return [MARGIN + HALF_BOX + sum(gaps[: i + 1]) for i in range(len(gaps))]
-
-
-def _num_rows(cell: CellGenotype) -> int:
-    return 1 + sum(len(genes) for genes in cell.nodes) + len(cell.concat)
 
 
 def _draw_cell(axis: Axes, cell: CellGenotype, space: Space, title: str) -> None:

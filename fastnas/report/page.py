@@ -66,6 +66,7 @@ def write_report(run: Path) -> Path:
     networks: Any = [] if comparison is None else comparison["networks"]
     data: Any = read_file(run / "data.json", DataDescription) or {}
     genotype = _genotype(run, records, own)
+    trained: Any = read_epochs(run / "retrain" / SEARCHED / "metrics.jsonl", TrainingEpoch)
     environment = Environment(
         loader=PackageLoader("fastnas.report", "."), autoescape=select_autoescape(), undefined=StrictUndefined
     )
@@ -92,7 +93,7 @@ def write_report(run: Path) -> Path:
         score=_found_and_random(networks)[0],
         shown=[read_score(network, "test")[1] for network in networks],
         retraining=_describe_retraining(run),
-        confusion=confusions(_list_trained(run), data.get("classes", [])),
+        confusion=confusions(trained, data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
         facts=facts(settings, data),
@@ -230,10 +231,6 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
         else ""
     )
     return f"{by_chance} {_points(score, half, 0)} on {test_images:,} test images (95 %).{doubt}"
-
-
-def _list_trained(run: Path) -> Any:
-    return read_epochs(run / "retrain" / SEARCHED / "metrics.jsonl", TrainingEpoch)
 
 
 def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:

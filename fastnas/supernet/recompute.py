@@ -80,13 +80,12 @@ def run_units(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> S
             end += 1
         word, together = word_at(words, position), units[position:end]
         as_one = word == "cell" or len(together) > 1 or (word == "edges" and position == 0)
-        state = checkpointed(_chain(together), *state) if as_one else _next(units[position], word == "edges", state)
+        if as_one:
+            state = checkpointed(_chain(together), *state)
+        else:
+            state = units[position].run(units[position].modules, word == "edges", state)
         position = end
     return state
-
-
-def _next(unit: Unit, edges: bool, state: State) -> State:
-    return unit.run(unit.modules, edges, state)
 
 
 def _chain(units: Sequence[Unit]) -> Callable[..., State]:

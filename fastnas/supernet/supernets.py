@@ -92,15 +92,11 @@ class DartsSupernet(nn.Module):
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
-        units = [_describe_stem(self.stem)]
+        units = [Unit((self.stem,), lambda modules, edges, state: tuple(modules[0](*state)))]
         for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
             units.append(_describe_cell(cell, nodes.get(cell_type), place))
         _, newer = run_units(units, self.recompute, channels_last(images, self.space.dimensions))
         return self.classifier(newer if self.dense else average(newer, self.space.dimensions))
-
-
-def _describe_stem(stem: nn.Module) -> Unit:
-    return Unit((stem,), lambda modules, edges, state: tuple(modules[0](*state)))
 
 
 def _describe_cell(cell: nn.Module, nodes: list[NodeMix] | None, place: int) -> Unit:
