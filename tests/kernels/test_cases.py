@@ -39,15 +39,9 @@ def test_pointers_of_the_small_kernels_are_aligned():
         assert pointers <= set(case.divisible_by_16)
 
 
-WAITING = {"gfx942": "depthwise_weights "}
-"""Kernels whose forms changed their names since they were recorded for a target; `pytest -m slow` asks for them all
-the same."""
-
-
 @pytest.mark.parametrize("target", RECORDED)
 def test_every_case_is_recorded(target):
     missing = [case.name for case in cases_for(target) if target not in RECORD.get(case.name, {})]
-    missing = [name for name in missing if target not in WAITING or not name.startswith(WAITING[target])]
     assert missing == [], "run profiling/kernel_assembly.py --write"
 
 

@@ -97,8 +97,8 @@ class Backward:
     def _source(
         self, source: int, dy: Tensor, dinputs: Tensor | None, all_sums: Tensor, passed: Tensor, dpacked: Tensor | None
     ) -> None:
-        run = self.run
-        first, middle, last = bounds = run.lowered.ranges[source]
+        run, bounds = self.run, self.run.lowered.ranges[source]
+        first, middle, last = bounds
         leaving, rows = run.tables.leaving_spans[source], run.tables.sum_spans[source]
         sums, inner = all_sums[rows.first : rows.last], run.empty(last - middle, 2, run.channels, exact=True)
         edge_sums = sums[last - first :]
@@ -243,6 +243,7 @@ class Backward:
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             **run.block(tile),
+            **run.registers(168 if run.dtype == torch.bfloat16 else None),
         )
 
     def _state(
@@ -290,7 +291,7 @@ class Backward:
             tile, handled, limit = run.tiles.elementwise, others, None
             if parted:  # it stores each of GROUPS groups by itself: enough numbers for 128 bits a thread
                 tile, handled, limit = run.parting(tile), plan.channels, 168
-            num_tiles = ceil_div(pixels, tile.pixels)
+            where["num_tiles"] = num_tiles = ceil_div(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
             where |= run.block(tile)
             run.start(
@@ -299,7 +300,6 @@ class Backward:
                 form,
                 edge_mix_ptr=self.edge_mix,
                 partial_ptr=partial,
-                num_tiles=num_tiles,
                 **where,
                 **run.registers(limit),
             )
