@@ -101,7 +101,6 @@ class Backward:
         first, middle, last = bounds
         leaving, rows = run.tables.leaving_spans[source], run.tables.sum_spans[source]
         sums, inner = all_sums[rows.first : rows.last], run.empty(last - middle, 2, run.channels, exact=True)
-        edge_sums = sums[last - first :]
         if not len(leaving):
             return
         state = run.state(source, self.inputs_IMS, self.nodes_MD)
@@ -137,7 +136,7 @@ class Backward:
             self._pointwise(state, z, dt, dy, sums, inner, bounds, Span(first, middle), dpacked)
             if dpacked is not None:
                 self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
-        self._state(source, state, dt, dy, edge_sums, leaving, dinputs, passed)
+        self._state(source, state, dt, dy, sums[last - first :], leaving, dinputs, passed)
 
     def _recompute(self, source: int, state: State, z: Tensor, dy: Tensor, sums: Tensor) -> None:
         """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs."""
@@ -152,8 +151,7 @@ class Backward:
         torch.sum(partial, 1, out=sums)
 
     def _sizes(self, state: State | None) -> dict:
-        height, width = self.run.size[3:] if state is None else state[1:3]
-        return self.run.sizes | {"H": height, "W": width}
+        return self.run.sizes | dict(zip("HW", self.run.size[3:] if state is None else state[1:3], strict=True))
 
     @property
     def _per_pixel(self) -> float:
@@ -311,6 +309,8 @@ class Backward:
     ) -> None:  # fmt: skip
         run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
         first, middle, _ = run.lowered.ranges[source]
+        # Left alone, these spill, and the others do with a limit
+        limited = 8 <= run.channels < 16 or (state.stride == 2 and run.dtype == torch.bfloat16)
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt
         if pools:
@@ -355,7 +355,7 @@ class Backward:
             first=first,
             middle=middle,
             **where,
-            **run.registers(128 if state.stride == 2 and run.dtype == torch.bfloat16 else None),
+            **run.registers(128 if limited else None),
         )
 
 
