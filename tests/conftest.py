@@ -55,6 +55,20 @@ def _same_torch_state():
     assert torch.get_num_threads() == threads
 
 
+DRAWN = "fastnas.report.page.svg"
+RUN_WHOLE = ("cli", "data", "experiment")
+"""Folders whose tests read of a report its text alone: drawing takes longer than their searches. tests/report looks at
+figures, and the processes of their own that these folders start draw them."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _figures_are_not_drawn(request):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in RUN_WHOLE:
+            patch.setattr(DRAWN, lambda figure: "<svg/>")
+        yield
+
+
 @pytest.fixture
 def photo():
     """From a height, a width and a seed to a smooth image: noise is not what JPEG is made for."""

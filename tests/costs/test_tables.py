@@ -19,7 +19,7 @@ from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.sampling import random_genotype
 
 HEIGHT_AND_WIDTH = (24, 40)
-SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS, GDAS_FRC, proxyless(3)]
+SPACES = [DARTS, NASBENCH201, S1, S4, SHARPERDARTS, GDAS_FRC, proxyless(2)]
 
 
 @pytest.mark.parametrize("space", [DARTS, NASBENCH201, proxyless(1)], ids=lambda space: space.name)

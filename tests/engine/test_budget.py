@@ -20,9 +20,10 @@ from fastnas.engine.budget import (
 )
 from fastnas.engine.run import search_halves
 from fastnas.methods.library import darts, gdas, p_darts, proxyless_nas, snas
-from fastnas.spaces import DARTS, NASBENCH201
+from fastnas.spaces import NASBENCH201
 from fastnas.supernet.supernets import NasBench201Supernet
 from fastnas.training.config import SearchConfig
+from tests.engine.points import SPACE
 
 DIGITS = load_data("digits")
 CONFIG = SearchConfig(channels=4, cells=1, batch_size=32, device="cpu", minutes=1.0)
@@ -80,8 +81,7 @@ def test_steps_in_which_alpha_waits_do_not_count():
 @pytest.mark.parametrize("method", [darts, gdas, snas, p_darts], ids=lambda method: method.__name__)
 def test_every_kind_of_step_is_timed(method, monkeypatch):
     monkeypatch.setattr("fastnas.engine.budget.TIMED", 1)
-    space, cells = (DARTS, 3) if method is p_darts else (NASBENCH201, 1)
-    times = time_steps(space, method(), DIGITS, replace(CONFIG, channels=2, cells=cells, batch_size=8))
+    times = time_steps(SPACE, method(), DIGITS, replace(CONFIG, channels=2, batch_size=8))
     assert times.weight > 0
     assert times.evaluation > 0
     assert times.alpha >= 0

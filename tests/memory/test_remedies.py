@@ -13,13 +13,14 @@ from fastnas.memory.scene import Setup
 from fastnas.methods.library import METHODS, darts, gdas, parsec, proxyless_nas, snas
 from fastnas.spaces.cell_space import NASBENCH201
 from fastnas.training.config import SearchConfig
+from tests.engine.points import SPACE
 
 CONFIG = SearchConfig(channels=6, cells=1, epochs=6, batch_size=8, device="cpu", recompute=LEAST, precision="bfloat16")
 
 
-def peak(method):
+def peak(method, space=NASBENCH201):
     """Of the search that ``method`` does, least bytes."""
-    return predict(Setup(NASBENCH201, method, placeholder_data("digits"), CONFIG)).peak.num_bytes
+    return predict(Setup(space, method, placeholder_data("digits"), CONFIG)).peak.num_bytes
 
 
 @pytest.mark.parametrize(
@@ -66,5 +67,5 @@ def test_two_paths_are_suggested_where_they_fit():
 
 
 def test_more_samples_take_no_more_memory():
-    few, many = (peak(parsec(draws=draws)) for draws in (2, 4))
+    few, many = (peak(parsec(draws=draws), SPACE) for draws in (2, 4))
     assert many == pytest.approx(few, rel=0.001)  # a loss and a weight for each

@@ -227,9 +227,9 @@ def test_a_choice_ends_a_search_and_a_resumed_one_likewise(tmp_path):
         replace(darts(), choice=Perturbation(tune_epochs=0.5)),
     ):
         folder = tmp_path / method.name
-        found = search(NASBENCH201, method, data, config, folder=folder)
-        NASBENCH201.check(found.genotype)
-        assert search(NASBENCH201, method, data, config, folder=folder).genotype == found.genotype
+        found = search(SPACE, method, data, config, folder=folder)
+        SPACE.check(found.genotype)
+        assert search(SPACE, method, data, config, folder=folder).genotype == found.genotype
     with pytest.raises(ValueError, match=r"alpha_moves=False does not work with choice=None"):
         replace(spos(), choice=None)
 

@@ -14,7 +14,7 @@ from fastnas.networks.graph import GraphNetwork
 from fastnas.spaces import DSO, random_genotype, space_by_name
 
 SIDE = 16
-SPACES = ("darts", "gdas_frc", "nasbench201", "sharperdarts", "proxyless_1", "dso", "dso_full_1")
+SPACES = ("darts", "gdas_frc", "nasbench201", "sharperdarts", "proxyless_1", "dso_full_1")
 
 
 def network_in(name):

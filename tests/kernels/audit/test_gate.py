@@ -51,7 +51,8 @@ SPILLING = Case("spilling", centre_kernel, {"x_ptr": "*fp32", "o_ptr": "*fp32"},
 
 @pytest.fixture(scope="module")
 def verdicts():
-    return {(verdict.case.name, verdict.target): verdict for verdict in judge([*CASES, SPILLING], processes=1)}
+    cases = [*CASES, SPILLING, replace(SPILLING, name="limited", maxnreg=128)]
+    return {(verdict.case.name, verdict.target): verdict for verdict in judge(cases, processes=1)}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -69,8 +70,8 @@ def test_a_spilling_kernel_fails(verdicts):
     assert any(" spills (" in words for words in verdicts["spilling", "sm_90"].violations)
 
 
-def test_a_case_may_limit_the_registers():
-    limited, free = judge([replace(SPILLING, maxnreg=128), SPILLING], ["sm_90"], processes=1)
+def test_a_case_may_limit_the_registers(verdicts):
+    limited, free = verdicts["limited", "sm_90"], verdicts["spilling", "sm_90"]
     assert limited.assembly.registers <= 128 < free.assembly.registers
     assert limited.assembly.spills > free.assembly.spills
 
