@@ -24,6 +24,7 @@ from fastnas.methods.library import METHODS, darts, gdas, pc_darts, proxyless_na
 from fastnas.methods.method import Term
 from fastnas.networks.chain import ChainNetwork
 from fastnas.networks.derived import build_network
+from fastnas.report.draw import svg
 from fastnas.report.page import write_report
 from fastnas.spaces.cell_space import S2
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
@@ -184,13 +185,14 @@ def quiet(title):
     return nullcontext(SimpleNamespace(step=lambda *_: None, epoch=lambda record: None, compiled=lambda *_: None))
 
 
-def test_an_experiment_in_the_chain_goes_the_whole_way_and_can_be_repeated_and_reported(tmp_path, capsys):
+def test_an_experiment_in_the_chain_goes_the_whole_way_and_can_be_repeated_and_reported(tmp_path, capsys, monkeypatch):
     outcome = run_experiment(whole_way(), tmp_path / "run", quiet)
     again = run_experiment(whole_way(), tmp_path / "run", quiet)  # everything is there already
     assert again.genotype == outcome.genotype
     genotype = genotype_from_json(read_json(tmp_path / "run" / "genotype.json"))
     assert genotype == outcome.genotype
     assert genotype.space == "proxyless_2"
+    monkeypatch.setattr("fastnas.report.page.svg", svg)  # its figures are read below
     page = write_report(tmp_path / "run").read_text()
     for part in ("chain of blocks", "stage 5, block 2", "mbconv_7x7_e6", "proxyless_2"):
         assert part in page
