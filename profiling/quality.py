@@ -98,9 +98,12 @@ def main(options: Quality) -> None:
     torch.set_num_threads(1)
     if options.report:
         records, test = read_json_lines(options.results), read_table(options.table, TEST)
-        print_report(records, test, options.plot)
-        if options.speeds.exists() and "training step" in read_json(options.speeds):
-            print_bounds(records, test, read_json(options.speeds)["training step"])
+        of_step: Any = read_json(options.speeds).get("training step") if options.speeds.exists() else None
+        bounds = {} if of_step is None else find_bounds(records, test, of_step)
+        print_report(records, test)
+        print_bounds(records, test, bounds)
+        if options.plot is not None:
+            plot_regret(records, test, bounds, options.plot)
         return
     unknown = [name for name in options.protocols if name not in PROTOCOLS and name not in METHODS]
     if unknown:
@@ -305,16 +308,22 @@ PROTOCOLS = {
 
 
 # ---- report -----------------------------------------------------------------------------------------------------
-def print_report(records: list[Record], test: Mapping[str, float], plot: Path | None) -> None:
-    """A Markdown table by protocol and minutes, of the seeds below 100."""
-    best = max(test.values())
+def reported(records: list[Record], protocol: str | None = None) -> dict[tuple[str, float], list[Record]]:
+    """The records of the seeds below 100, by protocol and minutes, in the order of their seeds."""
     kept = sorted((one for one in records if one["seed"] < 100), key=lambda one: one["seed"])
-    ranked = sorted(test.values(), reverse=True)
+    groups: dict[tuple[str, float], list[Record]] = {}
+    for one in kept:
+        if protocol in (None, one["protocol"]):
+            groups.setdefault((one["protocol"], one["minutes"]), []).append(one)
+    return dict(sorted(groups.items()))
+
+
+def print_report(records: list[Record], test: Mapping[str, float]) -> None:
+    """A Markdown table by protocol and minutes."""
+    best, ranked = max(test.values()), sorted(test.values(), reverse=True)
     print("| protocol | minutes | seeds | test accuracy %, median | of each | regret, median | worst | tau | CPU s |")
     print("| --- " + "| ---: " * 8 + "|")
-    points: dict[str, list[tuple[float, float]]] = {}
-    for protocol, minutes in sorted({(one["protocol"], one["minutes"]) for one in kept}):
-        here = [one for one in kept if (one["protocol"], one["minutes"]) == (protocol, minutes)]
+    for (protocol, minutes), here in reported(records).items():
         found = [test[one["genotype"]] for one in here]
         taus = [one["tau"] for one in here if "tau" in one]
         each = " / ".join(f"{x:.2f} ({1 + sum(y > x for y in ranked):,})" for x in found)
@@ -322,31 +331,50 @@ def print_report(records: list[Record], test: Mapping[str, float], plot: Path | 
         row += [f"{best - median(found):.2f}", f"{best - min(found):.2f}", f"{mean(taus):.2f}" if taus else ""]
         row.append(f"{mean(one['cpu_seconds'] for one in here):.0f}")
         print(f"| {' | '.join(row)} |")
-        points.setdefault(protocol, []).append((minutes, best - median(found)))
-    if plot is not None and points:
-        from matplotlib.figure import Figure  # noqa: PLC0415  (half a second)
-
-        figure = Figure(figsize=(6, 4))
-        axes = figure.subplots()
-        for protocol, line in points.items():
-            axes.plot(*zip(*line, strict=True), marker="o", label=protocol)
-        axes.set(xlabel="CPU minutes of a search", ylabel="median regret, points of test accuracy")
-        axes.legend()
-        figure.savefig(plot)
 
 
-def print_bounds(records: list[Record], test: Mapping[str, float], of_step: float) -> None:
-    """For each seed of the default, the best of the architectures that halving would draw in the same time, by the test
-    column itself: no random search among them can end above that."""
-    for minutes in sorted({one["minutes"] for one in records if one["protocol"] == "default"}):
+def find_bounds(records: list[Record], test: Mapping[str, float], of_step: float) -> dict[float, dict[int, float]]:
+    """By the minutes and seeds of the default, the best of the architectures that halving would draw in the same time,
+    by the test column itself: no random search among them can end above that."""
+    bounds = {}
+    for (_, minutes), here in reported(records, "default").items():
         entrants = most_entrants(60 * minutes, LadderConfig(images=1024), of_step).entrants
-        ours = {one["seed"]: test[one["genotype"]] for one in records if one["protocol"] == "default"
-                and one["minutes"] == minutes and one["seed"] < 100}  # fmt: skip
-        best = {seed: max(test[genotype_to_text(one)] for one in draw_entrants(entrants, seed)) for seed in ours}
-        each = " / ".join(f"{best[seed]:.2f}" for seed in sorted(best))
-        won = sum(ours[seed] > best[seed] for seed in ours)
-        print(f"\n{minutes:g} minutes: the best of the {entrants} that halving draws has {each} %; "
-              f"the default is above it in {won} of {len(ours)} seeds.")  # fmt: skip
+        drawn = {one["seed"]: draw_entrants(entrants, one["seed"]) for one in here}
+        bounds[minutes] = {seed: max(test[genotype_to_text(one)] for one in drawn[seed]) for seed in drawn}
+    return bounds
+
+
+def print_bounds(records: list[Record], test: Mapping[str, float], bounds: dict[float, dict[int, float]]) -> None:
+    """In how many seeds the default is above the best that halving can find."""
+    for minutes, best in bounds.items():
+        here = reported(records, "default")["default", minutes]
+        each = " / ".join(f"{best[one['seed']]:.2f}" for one in here)
+        won = sum(test[one["genotype"]] > best[one["seed"]] for one in here)
+        print(f"\n{minutes:g} minutes: the best that halving draws has {each} %; ", end="")
+        print(f"the default is above it in {won} of {len(here)} seeds.")
+
+
+def plot_regret(
+    records: list[Record], test: Mapping[str, float], bounds: dict[float, dict[int, float]], path: Path
+) -> None:
+    """Draw the default's regret against minutes, seed by seed, beside the least that halving can have."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (half a second)
+
+    best, groups = max(test.values()), reported(records, "default")
+    regrets = {minutes: [best - test[one["genotype"]] for one in here] for (_, minutes), here in groups.items()}
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for minutes, found in regrets.items():
+        axes.plot([minutes] * len(found), found, "o", color="tab:blue", alpha=0.3)
+    axes.plot(list(regrets), [median(found) for found in regrets.values()], color="tab:blue", label="default, median")
+    if bounds:
+        least = [best - median(of_seeds.values()) for of_seeds in bounds.values()]
+        axes.plot(list(bounds), least, "--", color="tab:gray", label="best that halving draws, median")
+    axes.set(xlabel="CPU minutes of a search", ylabel="regret, points of test accuracy", xscale="log", ylim=(0, None))
+    axes.set_xticks(list(regrets), [f"{minutes:g}" for minutes in regrets])
+    axes.minorticks_off()
+    axes.legend()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def test_seeds_for_choosing_settings_are_not_reported(options, capsys):
 
 def test_a_report_lists_seeds_in_their_order(capsys):
     record = {"protocol": "random", "minutes": 5.0, "cpu_seconds": 1.0}
-    quality.print_report([{**record, "seed": seed, "genotype": str(seed)} for seed in (2, 0, 1)], TABLE, None)
+    quality.print_report([{**record, "seed": seed, "genotype": str(seed)} for seed in (2, 0, 1)], TABLE)
     assert "| 60.00 (3) / 70.00 (2) / 80.00 (1) |" in capsys.readouterr().out
 
 
@@ -124,5 +124,7 @@ def test_the_default_is_compared_with_the_best_that_halving_can_draw(capsys):
     table = {text: 60.0 + number for number, text in enumerate(drawn)} | {"found": 50.0, "better": 99.0}
     for found, won in (("found", 0), ("better", 1)):
         record = {"protocol": "default", "minutes": 1.0, "seed": 0, "genotype": found}
-        quality.print_bounds([record], table, 0.03)
+        bounds = quality.find_bounds([record], table, 0.03)
+        assert bounds == {1.0: {0: 59.0 + entrants}}
+        quality.print_bounds([record], table, bounds)
         assert f"has {59.0 + entrants:.2f} %; the default is above it in {won} of 1 seeds." in capsys.readouterr().out
