@@ -337,21 +337,9 @@ def apply_gradients(
         norm = nn.utils.get_total_norm([*grads, *others])
         nn.utils.clip_grads_with_norm_(variables.values(), clip, norm)
     elif clip > 0:
-        on_cpu = any(variable.device.type == "cpu" for variable in variables.values())
-        nn.utils.clip_grad_norm_(variables.values(), clip, foreach=on_cpu or None)  # no loop in Python there, either
-    _begin_momenta(optimizer)
+        nn.utils.clip_grad_norm_(variables.values(), clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def _begin_momenta(optimizer: torch.optim.Optimizer) -> None:
-    """Give a zero to whatever has its first gradient now: PyTorch's fused SGD begins with all weights at once or with
-    none, and where candidates are sampled some begin later."""
-    for group in optimizer.param_groups:
-        if group.get("fused") and group.get("momentum"):
-            for w in group["params"]:
-                if w.grad is not None and optimizer.state[w].get("momentum_buffer") is None:
-                    optimizer.state[w]["momentum_buffer"] = torch.zeros_like(w)
 
 
 def cut_squares(run: Run, phase: str, batch: Batch) -> Batch:
