@@ -150,9 +150,8 @@ class _Passes:
         number, position = divmod(step, self.steps)
         if number != self.number:
             rng = np.random.default_rng(stream(self.seed, self.consumer, number))
-            shuffled = self.labels is None
-            self.order = rng.permutation(self.indices) if shuffled else balanced_pass(self.indices, self.labels, rng)
-            self.number = number
+            labels, self.number = self.labels, number
+            self.order = rng.permutation(self.indices) if labels is None else balanced_pass(self.indices, labels, rng)
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         source = np.random.default_rng(stream(self.seed, f"{self.consumer} augmentation", step))
         seeds = source.integers(2**62, size=len(chosen))
