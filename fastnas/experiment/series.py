@@ -170,7 +170,7 @@ def run_series(
         folder: The run folder; the searches have theirs in ``runs/``, and ``runs.json`` the summary.
         show_progress: Makes the displays of the best one's retraining.
         table: A table of accuracies in which to look the best architecture up.
-        on_start: Called with the images when all is validate and the searches begin.
+        on_start: Called with the images when all is checked and the searches begin.
 
     Returns:
         What came of each search, the number of the best, and its outcome.
