@@ -1,6 +1,7 @@
 """One function for a whole cell of mixed operations."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from fastnas_kernels.check import invalid, require_shape
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.derivative import fused_cell
+from fastnas_kernels.mixed_op.drawn import Drawn, drawn_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.normalisation import is_synchronised
 from fastnas_kernels.tensors import accumulator
@@ -23,6 +25,7 @@ def mixed_cell(
     plan: CellPlan,
     statistics: Tensor | None = None,
     recompute: bool = False,
+    drawn: Drawn | None = None,
 ) -> tuple[Tensor, Tensor]:
     """All nodes of a cell whose edges carry weighted sums of candidates (Liu et al., 2019, arXiv:1806.09055, eq. 2).
 
@@ -45,6 +48,8 @@ def mixed_cell(
             those of the batch.
         recompute: Keep states alone for the backward pass, and evaluate the candidates of one edge after another
             again in it. The kernels do so anyhow; in the plain form it changes no bit.
+        drawn: What runs, where not everything does and the host does not know; other coefficients count as zero and get
+            no gradient. Then there are no ``statistics``, and derivatives are first ones.
 
     Returns:
         All nodes, ``[N, num_nodes * C, H', W']``, and the statistics that were used, ``[len(plan.norms), 2, C / k]``;
@@ -56,12 +61,15 @@ def mixed_cell(
         Unavailable: If the backend that ``FASTNAS_BACKEND`` forces cannot serve the device.
     """
     _require_fit(states, weights, mix, edge_mix, plan, statistics)
+    if drawn is not None and statistics is not None:
+        raise invalid("mixed_cell", "statistics must be None where candidates are drawn", list(statistics.shape))
     states = _cast(states)
     _require_numbers(states, weights, mix, edge_mix, statistics)
     backend = "triton" if are_cells_as_on_a_gpu() else backend_for(states[0].device)
     alone = not is_synchronised()  # kernels do not wait for other processes
-    if alone and (backend == "triton" or (backend == "cpu" and cpu_serves(states[0], plan))):
-        return _without_autocast(states, weights, mix, edge_mix, plan, statistics)
+    if alone and (backend == "triton" or (backend == "cpu" and drawn is None and cpu_serves(states[0], plan))):
+        return _without_autocast(states, weights, mix, edge_mix, plan, statistics, drawn)
+    mix = mix if drawn is None else mix * drawn.marks(plan)
     return reference_cell(states, weights, mix, edge_mix, plan, statistics, _batched(states[0]), recompute)
 
 
@@ -84,10 +92,12 @@ def _without_autocast(
     edge_mix: Tensor | None,
     plan: CellPlan,
     statistics: Tensor | None,
+    drawn: Drawn | None,
 ) -> tuple[Tensor, Tensor]:
-    if not _autocast_is_on(states[0]):
-        return fused_cell(states, weights, mix, edge_mix, plan, statistics)
-    with torch.autocast(states[0].device.type, enabled=False):
+    off = torch.autocast(states[0].device.type, enabled=False) if _autocast_is_on(states[0]) else nullcontext()
+    with off:
+        if drawn is not None:
+            return drawn_cell(states, weights, mix, edge_mix, plan, drawn), mix.new_empty(0, 2, plan.mixed_channels)
         return fused_cell(states, weights, mix, edge_mix, plan, statistics)
 
 

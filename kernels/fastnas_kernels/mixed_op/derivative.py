@@ -233,9 +233,9 @@ def _gradients(
     nodes, stats, packed = kept
     inputs, mix, edge_mix, *_ = x
     found = operators.backward(
-        dnodes, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, _families(needed), plan
+        dnodes, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, families(needed), plan
     )
-    return _chosen(found, x, needed)
+    return chosen(found, x, needed)
 
 
 def _derivatives(
@@ -263,18 +263,18 @@ def _dual_gradients(
     inputs, mix, edge_mix = _pairs(x[:3], u[:3])
     (both,) = _pairs(dnodes[:1], dnodes[1:])
     found = operators.dual_backward(
-        both, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, _families(needed), plan
+        both, inputs, nodes, packed, mix, edge_mix, stats, statistics is not None, families(needed), plan
     )
-    return list(zip(_chosen(found[:4], x, needed), _chosen(found[4:], x, needed), strict=True))
+    return list(zip(chosen(found[:4], x, needed), chosen(found[4:], x, needed), strict=True))
 
 
-def _families(needed: Sequence[bool]) -> list[bool]:
+def families(needed: Sequence[bool]) -> list[bool]:
     """Which of the four gradients of the kernels are needed: that of all filters comes as one."""
     inputs, mix, edge_mix, *weights = needed
     return [inputs, any(weights), mix, edge_mix]
 
 
-def _chosen(found: Sequence[Tensor], x: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+def chosen(found: Sequence[Tensor], x: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
     """Gradients as ``x`` is, of those that are needed, from those of the kernels."""
     dinputs, dweights, dmix, dedge_mix = found
     inputs, mix, edge_mix, *weights = x
@@ -322,6 +322,16 @@ def _is_wrapped(x: Some) -> bool:
     return x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x)  # type: ignore[attr-defined]
 
 
+def prepared(
+    states: Sequence[Tensor], weights: Sequence[Tensor], mix: Tensor, edge_mix: Some, plan: CellPlan
+) -> tuple[Tensor, ...]:
+    """What a cell is a function of, as the kernels take it: input states, mix, weights of the edges, and filters."""
+    inputs_INHWS = torch.stack([state.permute(0, 2, 3, 1) for state in states])
+    if edge_mix is None:  # nothing reads it without partial channels
+        edge_mix = mix.new_ones(len(plan.edges)) if plan.k > 1 else mix.new_empty(len(plan.edges))
+    return inputs_INHWS, mix, edge_mix, *weights
+
+
 def fused_cell(
     states: Sequence[Tensor],
     weights: Sequence[Tensor],
@@ -331,12 +341,7 @@ def fused_cell(
     statistics: Some,
 ) -> tuple[Tensor, Tensor]:
     """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` by the kernels, which calculate in at least float32."""
-    inputs_INHWS = torch.stack([state.permute(0, 2, 3, 1) for state in states])
-    if edge_mix is None:  # nothing reads it without partial channels
-        edges = mix.new_ones(len(plan.edges)) if plan.k > 1 else mix.new_empty(len(plan.edges))
-    else:
-        edges = edge_mix
-    x = inputs_INHWS, mix, edges, *weights
+    x = prepared(states, weights, mix, edge_mix, plan)
     u = [_tangent(v) for v in x] if _is_dual_level() else [None] * len(x)
     if all(t is None for t in u):
         function = _Cell if torch.compiler.is_compiling() else _DualCell

@@ -6,7 +6,8 @@ Shape suffixes: I input states, M pixels of an input state or of the output, S c
 all nodes, R rows of statistics, C channels that the candidates see.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -21,14 +22,8 @@ from fastnas_kernels.mixed_op import forward_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tables, noted_statistics, pack, spread_statistics, tables_of
-from fastnas_kernels.mixed_op.tiles import MOST_SPLITS, Tile, Tiles, tiles_for, vendor
+from fastnas_kernels.mixed_op.tiles import MOST_SPLITS, Tile, Tiles, ceil_div, power_of_2, tiles_for, vendor
 from fastnas_kernels.tensors import accumulator
-
-
-def ceil_div(a: int, b: int) -> int:
-    """``a / b``, rounded up; Triton's own takes 4 microseconds, and a launch asks three times."""
-    return -(-a // b)
-
 
 PROGRAMS = 2
 """Of filters' gradients, at least, for each multiprocessor."""
@@ -38,11 +33,6 @@ PROGRAMS = 2
 def multiprocessors(device: torch.device) -> int:
     """How many a device has; 0 where there is none to fill."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 0
-
-
-def power_of_2(n: int) -> int:
-    """The smallest power of 2 that is at least ``n``, which is positive."""
-    return 1 << (n - 1).bit_length()
 
 
 @lru_cache(maxsize=256)
@@ -101,6 +91,13 @@ class Launcher:
     @cached_property
     def tables(self) -> Tables:
         return tables_of(self.lowered, self.device, not self.frozen, self.tiles.edges)
+
+    def picked(self, tables: Mapping[str, Tensor]) -> "Launcher":
+        """The same with some other ``tables``; what Triton has compiled serves both."""
+        _ = self._compiled, self._splits
+        other = copy(self)
+        other.__dict__["tables"] = replace(self.tables, **tables)  # type: ignore[arg-type]
+        return other
 
     @cached_property
     def channels(self) -> int:
@@ -355,27 +352,36 @@ class Launcher:
 
 def launcher(inputs_INHWS: Tensor, plan: CellPlan, frozen: bool) -> Launcher:
     """The cell at the size of its input states."""
+    return launcher_of(inputs_INHWS, lower(plan), frozen)
+
+
+def launcher_of(inputs_INHWS: Tensor, lowered: Lowered, frozen: bool = False) -> Launcher:
+    """The same of a lowered plan."""
     _, images, height, width, _ = inputs_INHWS.shape
-    size = Size(images, height, width, *plan.size_after(height, width))
+    size = Size(images, height, width, *lowered.plan.size_after(height, width))
     dtype, device = inputs_INHWS.dtype, inputs_INHWS.device
-    return _launcher(lower(plan), size, dtype, device, tiles_for(plan.mixed_channels, dtype, vendor()), frozen)
+    return _launcher(lowered, size, dtype, device, tiles_for(lowered.plan.mixed_channels, dtype, vendor()), frozen)
 
 
 _launcher = lru_cache(maxsize=256)(Launcher)
 
 
 def run_forward(
-    inputs_INHWS: Tensor,
-    weights: Sequence[Tensor],
-    mix: Tensor,
-    edge_mix: Tensor,
-    statistics: Tensor | None,
+    inputs_INHWS: Tensor, weights: Sequence[Tensor], mix: Tensor, edge_mix: Tensor, statistics: Tensor | None,
     plan: CellPlan,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Nodes ``[N, H', W', D]``, statistics ``[rows, 3, C]``, packed weights, and the statistics of the plan's
     normalisations, ``[norms, 2, C]``, empty if they were given."""
     launch = launcher(inputs_INHWS, plan, statistics is not None)
-    exact = accumulator(launch.dtype)
+    return forward_by(launch, inputs_INHWS, weights, mix, edge_mix, statistics)
+
+
+def forward_by(
+    launch: Launcher, inputs_INHWS: Tensor, weights: Sequence[Tensor], mix: Tensor, edge_mix: Tensor,
+    statistics: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """:func:`run_forward` by a launcher."""
+    plan, exact = launch.lowered.plan, launch.exact
     packed = pack(weights, launch.tables, exact)
     # Rows that nothing fills, the last one among them, are zero
     stats = torch.zeros(launch.lowered.num_rows + 2, 3, launch.channels, dtype=exact, device=launch.device)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_kernels
-from fastnas_kernels.mixed_op.launch import Launcher, State, ceil_div, launcher
+from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, begun_gradients, mix_gradient
-from fastnas_kernels.tensors import accumulator
+from fastnas_kernels.mixed_op.tiles import ceil_div
 
 
 class Needs(NamedTuple):
@@ -360,24 +360,24 @@ class Backward:
 
 
 def run_backward(
-    dnodes_NHWD: Tensor,
-    inputs_INHWS: Tensor,
-    nodes_NHWD: Tensor,
-    packed: Tensor,
-    mix: Tensor,
-    edge_mix: Tensor,
-    stats: Tensor,
-    frozen: bool,
-    needs: Sequence[bool],
-    plan: CellPlan,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dnodes_NHWD: Tensor, inputs_INHWS: Tensor, nodes_NHWD: Tensor, packed: Tensor, mix: Tensor, edge_mix: Tensor,
+    stats: Tensor, frozen: bool, needs: Sequence[bool], plan: CellPlan,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the input states, of all weights one after another, of the mix and of the weights of the edges;
     empty where not needed."""
     launch = launcher(inputs_INHWS, plan, frozen)
-    exact = accumulator(launch.dtype)
+    return backward_by(launch, dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, needs)
+
+
+def backward_by(
+    launch: Launcher, dnodes_NHWD: Tensor, inputs_INHWS: Tensor, nodes_NHWD: Tensor, packed: Tensor, mix: Tensor,
+    edge_mix: Tensor, stats: Tensor, needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """:func:`run_backward` by a launcher."""
+    exact = launch.exact
     gradient = Backward(
         launch,
-        inputs_INHWS.contiguous().view(plan.num_inputs, -1, plan.channels),
+        inputs_INHWS.contiguous().view(len(inputs_INHWS), -1, inputs_INHWS.shape[-1]),
         nodes_NHWD.contiguous().view(launch.size.out_pixels, -1),
         packed,
         mix.to(exact).contiguous(),
