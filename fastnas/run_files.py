@@ -55,6 +55,7 @@ class SearchEpoch(_Checked):
     inner_accuracy: NotRequired[Share]
     outer_loss: float
     outer_accuracy: NotRequired[Share]
+    constant_output: NotRequired[bool]
     entropy: dict[str, float]
     alpha: Rows
     beta: dict[str, Any]

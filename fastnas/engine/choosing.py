@@ -52,7 +52,7 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
 def _loss(run: Run, mix: Mix) -> float:
     """Mean loss on images held out, by the statistics of each batch; infinite where it is no number."""
     try:
-        found = evaluate_supernet(run, mix, run.config.evaluation_images or IMAGES)
+        found, _ = evaluate_supernet(run, mix, run.config.evaluation_images or IMAGES)
     except FloatingPointError:
         return math.inf
     return found.loss if math.isfinite(found.loss) else math.inf

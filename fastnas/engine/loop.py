@@ -18,7 +18,14 @@ from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.extend import announce_more, keep_alpha_rate
 from fastnas.engine.fit import require_fit, require_task
 from fastnas.engine.graphs import StepGraphs, step_graphs
-from fastnas.engine.record import Stopwatch, coefficients_at, derive, make_record, measure_sharpness
+from fastnas.engine.record import (
+    Stopwatch,
+    coefficients_at,
+    derive,
+    make_record,
+    measure_sharpness,
+    warn_of_constant_output,
+)
 from fastnas.engine.run import (
     Run,
     copy_nest,
@@ -255,6 +262,7 @@ def _epochs(
         eigenvalue = measure_sharpness(run, search_batch, epoch)
         record = make_record(run, epoch, lr, eigenvalue, stopwatch)
         history.append(record)
+        warn_of_constant_output(history)
         _keep_snapshot(run, epoch)
         if folder is not None and run.ranks.is_first:
             append_record(folder / "metrics.jsonl", record)

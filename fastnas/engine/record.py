@@ -1,6 +1,7 @@
 """What a search writes down at the end of an epoch."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +20,9 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.architecture import by_cell_type
 from fastnas.supernet.mix import Mix
 from fastnas.training.numerics import Means, evaluate
+
+CONSTANT_EPOCHS = 3
+"""Of one output for all images, before it is said: a single draw of a sampled method may pass nothing by chance."""
 
 
 class Stopwatch:
@@ -53,8 +57,9 @@ def evaluated_mix(run: Run, epoch: int) -> Mix:
 
 def evaluate_supernet(
     run: Run, mix: Mix, images: int | None, ranks: Ranks = ALONE, weights: Tensor | None = None
-) -> Means:
-    """The mean loss and score of the supernet at ``mix`` on images held out, by the statistics of each batch.
+) -> tuple[Means, bool]:
+    """The mean loss and score of the supernet at ``mix`` on images held out, by the statistics of each batch, and
+    whether its output is the same for all images of this process.
 
     Args:
         run: The search.
@@ -74,11 +79,16 @@ def evaluate_supernet(
         broken=run.broken,
     )
 
+    differs = torch.zeros((), dtype=torch.bool, device=run.device)
+
     def logits(images: Tensor) -> Tensor:
-        return run.state.supernet(images, mix)
+        output = run.state.supernet(images, mix)
+        differs.logical_or_((output != output[:1]).any())
+        return output
 
     with torch.no_grad():
-        return evaluate(logits, batches, run.device, run.config.precision, ranks, weights, run.data.task)
+        means = evaluate(logits, batches, run.device, run.config.precision, ranks, weights, run.data.task)
+    return means, not differs.item()
 
 
 def derive(run: Run, mix: Mix) -> Genotype:
@@ -94,7 +104,7 @@ def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopw
     state, config, method = run.state, run.config, run.method
     state.losses.check("search", state.step)
     mix, at, measured = coefficients_at(run, epoch), run.progress(epoch), evaluated_mix(run, epoch)
-    outer = evaluate_supernet(run, measured, config.evaluation_images, run.ranks, run.held_out_weights)
+    outer, constant = evaluate_supernet(run, measured, config.evaluation_images, run.ranks, run.held_out_weights)
     inner = state.losses.take_means(run.ranks, run.data.task)
     score = run.data.task.score_name
 
@@ -124,7 +134,22 @@ def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopw
         "genotype": genotype_to_text(derive(run, mix)),
         "roll_backs": list(state.roll_backs),
         "seconds": stopwatch.read(),
-    } | ({} if eigenvalue is None else {"eigenvalue": eigenvalue})
+        **({"constant_output": True} if constant else {}),
+        **({} if eigenvalue is None else {"eigenvalue": eigenvalue}),
+    }
+
+
+def warn_of_constant_output(history: Sequence[Mapping[str, Any]]) -> None:
+    """Say it when the network has given every image the same output for :data:`CONSTANT_EPOCHS` epochs: an
+    architecture where nothing passes from the input to the output has no gradient that leads away from it."""
+    before, last = history[-CONSTANT_EPOCHS - 1 : -CONSTANT_EPOCHS], history[-CONSTANT_EPOCHS:]
+    constant = [record.get("constant_output", False) for record in (*before, *last)]
+    if len(last) == CONSTANT_EPOCHS and all(constant[-CONSTANT_EPOCHS:]) and (not before or not constant[0]):
+        text = (
+            f"search: the supernet gives every image the same output since epoch {last[0]['epoch'] + 1}: the candidates "
+            "that are on pass nothing (`none`?). Use a space without `none`, another seed, or lower --alpha-lr."
+        )
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def measure_sharpness(run: Run, search_batch: Batch | None, epoch: int) -> float | None:

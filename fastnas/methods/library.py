@@ -261,7 +261,9 @@ def asap(*, share: float = 0.4) -> Method:
 def nasp(*, published_for: Space | None = None) -> Method:
     """Keep alpha continuous but evaluate and differentiate the discrete architecture nearest to it
     (Yao et al., 2020, arXiv:1905.13577). The projection keeps the largest value of an edge. As the published code
-    projects in the space ``published_for``, that value becomes 1, and only the best edges of each node stay."""
+    projects in the space ``published_for``, that value becomes 1, and only the best edges of each node stay; alpha
+    begins at exactly one half there, and otherwise with noise: a tie chooses the first candidate of every edge, and if
+    that is ``none``, as in most spaces, the network passes nothing on and nothing has a gradient."""
     project = proximal_value
     if published_for is not None:
         space = published_for
@@ -275,7 +277,7 @@ def nasp(*, published_for: Space | None = None) -> Method:
         draw=Proximal(project),
         projection=clip_to_box,
         alpha_init_mean=0.5,
-        alpha_init_std=0.0,
+        alpha_init_std=1e-3 if published_for is None else 0.0,
     )
 
 

@@ -141,7 +141,6 @@ _PARTS: Mapping[str, Callable[[Method, Any], dict[str, Any]]] = MappingProxyType
             "draw": Proximal(),
             "projection": clip_to_box,
             "alpha_init_mean": 0.5,
-            "alpha_init_std": 0.0,
         },
         "sparsity": lambda method, gamma: {
             "relaxation": raw,

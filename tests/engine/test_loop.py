@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import warnings
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from fastnas.engine import record, relax, search
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueRule, EigenvalueStop, SkipCount, Stop
 from fastnas.mechanisms.pruning import BelowThreshold
 from fastnas.mechanisms.schedules import Constant, Progress
-from fastnas.methods.library import asap, darts, dso_nas, p_darts, robust_darts_ada, robust_darts_dp, snas
+from fastnas.methods.library import asap, darts, dso_nas, nasp, p_darts, robust_darts_ada, robust_darts_dp, snas
 from fastnas.run_files import SearchEpoch, keep_epochs, read_epochs
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
@@ -284,3 +285,15 @@ def test_the_cutout_of_robust_darts_grows_from_none_to_every_image_of_both_halve
 
 def progresses(epochs):
     return [Progress(epoch, epochs) for epoch in range(epochs)]
+
+
+def test_a_network_that_passes_nothing_is_said_once_and_a_healthy_one_never():
+    dead = replace(nasp(), alpha_init_std=0.0)  # a tie, which chooses `none` everywhere
+    with pytest.warns(RuntimeWarning, match=r"gives every image the same output since epoch 1: .*`none`") as said:
+        found = search(NASBENCH201, dead, DIGITS, replace(TINY, epochs=5))
+    assert len(said) == 1
+    assert [record["constant_output"] for record in found.history] == [True] * 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = search(NASBENCH201, nasp(), DIGITS, replace(TINY, epochs=3))
+    assert not any("constant_output" in record for record in found.history)
