@@ -147,7 +147,7 @@ def warn_of_constant_output(history: Sequence[Mapping[str, Any]]) -> None:
     if len(last) == CONSTANT_EPOCHS and all(constant[-CONSTANT_EPOCHS:]) and (not before or not constant[0]):
         text = (
             f"search: the supernet gives every image the same output since epoch {last[0]['epoch'] + 1}: the "
-            "candidates that are on pass nothing (`none`?). Use a space without `none`, another seed, or lower --alpha-lr."
+            "candidates that are on pass nothing (`none`?). Use a space without `none` or lower --alpha-lr."
         )
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 
