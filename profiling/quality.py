@@ -9,7 +9,7 @@ the same work). Protocols:
                   their coefficients averaged over the last half of the epochs
     one_search    the same time in one search
     last_epoch    single_darts, derived from the coefficients of its last epoch
-    METHOD        a method of the library, all of its time in the search, derived by argmax as published
+    METHOD        the same with a method of the library in single_darts' place
     ladder        single_darts, then the ladder of evaluation
     no_halving    the ladder's proposals, the best by the supernet alone
     halving       random architectures, successive halving, no search: the opponent
@@ -215,10 +215,8 @@ def run_protocol(
     protocol: str, minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]
 ) -> Record:
     """What a protocol finds in its minutes."""
-    run = PROTOCOLS.get(protocol)
-    if run is not None:
-        return run(minutes, seed, data, speeds, known)
-    return {"method": protocol, **_argmax(protocol, minutes, seed, data, speeds, known)}
+    run = PROTOCOLS.get(protocol, partial(_default, method_name=protocol))
+    return run(minutes, seed, data, speeds, known)
 
 
 def _search(
@@ -229,10 +227,8 @@ def _search(
     return search(NASBENCH201, METHODS[method](), data, config), config
 
 
-def _argmax(
-    method: str, minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]
-) -> Record:
-    found, config = _search(method, minutes, seed, data, speeds)
+def _last_epoch(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
+    found, config = _search(METHOD, minutes, seed, data, speeds)
     return {"genotype": genotype_to_text(found.genotype), **_of_search(found, config, data, known)}
 
 
@@ -253,12 +249,18 @@ def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known
 
 
 def _default(
-    minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float], searches: int | None = None
+    minutes: float,
+    seed: int,
+    data: ImageData,
+    speeds: Path,
+    known: Mapping[str, float],
+    method_name: str = METHOD,
+    searches: int | None = None,
 ) -> Record:
-    method = METHODS[METHOD]()
+    method = METHODS[method_name]()
     whole = replace(SEARCH, minutes=minutes, seed=seed)
-    searches = searches or fit_searches(times_of(METHOD, data, speeds), method, data, whole)
-    done = [_search(METHOD, minutes / searches, seed, data, speeds, number) for number in range(searches)]
+    searches = searches or fit_searches(times_of(method_name, data, speeds), method, data, whole)
+    done = [_search(method_name, minutes / searches, seed, data, speeds, number) for number in range(searches)]
     genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _ in done))
     alone = [genotype_to_text(derive_from_average(NASBENCH201, method, found.history)) for found, _ in done]
     return {"genotype": genotype_to_text(genotype), "alone": alone, **_of_search(*done[0], data, known)}
@@ -299,7 +301,7 @@ def _random(minutes: float, seed: int, data: ImageData, speeds: Path, known: Map
 PROTOCOLS = {
     "default": _default,
     "one_search": partial(_default, searches=1),
-    "last_epoch": partial(_argmax, METHOD),
+    "last_epoch": _last_epoch,
     "ladder": _ladder,
     "no_halving": _no_halving,
     "halving": _halving,

@@ -1,6 +1,7 @@
 """How long a search runs that is given minutes, and how fast alpha moves in the steps that it has."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,10 +26,9 @@ from fastnas.run_files import BudgetFile, read_file
 from fastnas.spaces.space import Space
 from fastnas.training.config import SearchConfig
 
-ALPHA_REACH = 12.0
-"""Alpha's rate times its steps. Adam moves a logit by about its rate in a step, so this is how far alpha can go: 3e-4
-in the 39,000 steps of NAS-Bench-201's searches (Dong and Yang, 2020, arXiv:2001.00326)."""
-FASTEST, SLOWEST = 3e-2, 3e-4
+SHORT_SEARCH, LONG_SEARCH = (2_000, 3e-2), (39_000, 3e-4)
+"""Steps of alpha and a rate that decides in them: one measured (profiling/results/quality.md), one that of
+NAS-Bench-201's searches (Dong and Yang, 2020, arXiv:2001.00326)."""
 LEAST_EPOCHS = 12  # a stage; fewer have too coarse a schedule, so that a short search takes fewer images instead
 WARMUP_SHARE = 1 / 8  # of a stage, for methods that say nothing of a warm-up
 RECORDED = 2048  # images that an epoch's record is measured on
@@ -41,17 +41,19 @@ Clock = Callable[[], float]
 
 
 def alpha_rate(steps: int) -> float:
-    """The learning rate of alpha in a search of so many alpha steps: :data:`ALPHA_REACH` over the steps, between the
-    published 3e-4 and 0.03.
+    """The learning rate of alpha in a search of so many alpha steps: 0.03 up to 2,000 steps, the published 3e-4 from
+    39,000 on, and in between the power of the steps that joins them.
 
     Args:
         steps: In which alpha moves.
 
     Example:
-        >>> alpha_rate(39_000), alpha_rate(2_000)
-        (0.0003076923076923077, 0.006)
+        >>> alpha_rate(1_000), alpha_rate(100_000), round(alpha_rate(8_000), 5)
+        (0.03, 0.0003, 0.0035)
     """
-    return min(FASTEST, max(SLOWEST, ALPHA_REACH / max(steps, 1)))
+    (short, fast), (long, slow) = SHORT_SEARCH, LONG_SEARCH
+    share = math.log(min(max(steps, short), long) / short) / math.log(long / short)
+    return fast ** (1 - share) * slow**share
 
 
 def with_rates(config: SearchConfig, method: Method, steps: int) -> SearchConfig:

@@ -188,8 +188,8 @@ class SearchConfig(TrainingSetup):
         weight_decay: L2 penalty on the weights.
         grad_clip: Largest 2-norm of the weight gradient; 0 for no clipping.
         alpha_grad_clip: Largest 2-norm of the gradient of alpha and beta; 0 for no clipping.
-        alpha_lr: Learning rate of alpha and beta (constant); unset for 12 over the steps in which alpha moves, between
-            3e-4 and 0.03, so that it can decide in the steps that it has.
+        alpha_lr: Learning rate of alpha and beta (constant); unset for one by the steps in which alpha moves, so that
+            it can decide in them: 0.03 up to 2,000, 3e-4 from 39,000 on.
         alpha_beta1: Decay of Adam's mean.
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.
