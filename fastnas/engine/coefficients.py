@@ -1,6 +1,6 @@
 """From alpha to the coefficients that a supernet mixes with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors
+from fastnas.engine.drawn import draw_on_device
 from fastnas.mechanisms.draw import Categorical, Sample
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import edge_softmax
@@ -132,6 +133,7 @@ class Sampler:
         auxiliary_skip: What is added to the coefficients of skip connections.
         for_weights: Whether alpha is held: then only candidates run whose coefficient is not zero.
         rank: Of this process. All draw the same candidates; what is drawn for single images differs among them.
+        on_device: Whether kernels pick what runs on the device, so that the host reads no draw.
     """
 
     method: Method
@@ -143,6 +145,7 @@ class Sampler:
     auxiliary_skip: float = 0.0
     for_weights: bool = False
     rank: int = 0
+    on_device: bool = False
 
     def __call__(self, alpha: Tensors, index: int = 0) -> Drawn:
         """The coefficients at ``alpha``; ``index`` chooses one of independent draws."""
@@ -165,13 +168,18 @@ class Sampler:
         }
         read = {name: self._read(alpha, name, index) for name in by_cell_type(alpha, "inputs", lambda x: x)}
         samples = {name: s if name not in read else _only(s, read[name].mix) for name, s in samples.items()}
+        runs = {name: s.on if self.for_weights else s.reached for name, s in samples.items()}
+        runs = {name: on for name, on in runs.items() if on is not None}
+        paths = 1 if self.for_weights else draw.paths
+        stay = runs if self.on_device and paths is not None else {}
         mix = Mix(
             {name: sample.mix for name, sample in samples.items()},
             _edges(self.space, alpha),
-            {name: columns for name, sample in samples.items() if (columns := self._runs(name, sample)) is not None},
+            {} if stay else self._read_by_host(samples, runs),
             {name: sample.offset for name, sample in samples.items() if sample.offset is not None},
             noise,
             seed,
+            drawn={name: draw_on_device(self.space, name, on, paths or 0) for name, on in stay.items()},
         )
         logs = [s.log_probability.sum() for s in samples.values() if s.log_probability is not None]
         logs += [s.log_probability.sum() for s in read.values() if s.log_probability is not None]
@@ -185,9 +193,8 @@ class Sampler:
         sample = Categorical()(logits_BS, mask_BS, self.tau, stream(self.seed, f"inputs {name}", index))
         return sample._replace(mix=mark_edges(self.space, sample.mix))
 
-    def _runs(self, name: str, sample: Sample) -> Columns | None:
-        on = sample.on if self.for_weights else sample.reached
-        if on is not None:
-            return _columns(on.tolist())  # the host waits here, once for a cell type
-        alive = self.alive.get(name)
-        return None if alive is None or all(map(all, alive)) else _columns(alive)
+    def _read_by_host(self, names: Iterable[str], runs: Mapping[str, Tensor]) -> dict[str, Columns]:
+        """What runs in each cell type; the host waits here, once for a cell type, where something was drawn."""
+        found = {name: _columns(on.tolist()) for name, on in runs.items()}
+        pruned = {name: self.alive[name] for name in names if name not in runs and name in self.alive}
+        return found | {name: _columns(rows) for name, rows in pruned.items() if not all(map(all, rows))}

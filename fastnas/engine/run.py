@@ -24,6 +24,7 @@ from fastnas.data import (
     split_halves,
 )
 from fastnas.engine.coefficients import Sampler
+from fastnas.engine.drawn import stays_on_device
 from fastnas.engine.fit import require_fit
 from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.alpha_optimizer import AlphaSettings
@@ -195,7 +196,10 @@ class Run:
         noise = (self.method.drop_path(at), self.method.skip_dropout(at))
         tau = self.method.tau(at)
         skip, for_weights = self.method.auxiliary_skip(at), phase == "weights"
-        return Sampler(self.method, self.space, self.state.alive, tau, seed, noise, skip, for_weights, self.ranks.index)
+        on_device = stays_on_device(self.state.supernet, self.method, self.device, any(noise))
+        return Sampler(
+            self.method, self.space, self.state.alive, tau, seed, noise, skip, for_weights, self.ranks.index, on_device
+        )
 
     def statistics(self) -> AbstractContextManager:
         """Inside the block, batches are normalised as the configuration says where several processes share them."""

@@ -1,6 +1,7 @@
 """One step of a search: alpha, the weights, or both at once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from fastnas.bilevel.problem import Bilevel, Tensors, detach_all, differentiate
 from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch, cut_out
 from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
+from fastnas.engine.drawn import resting
 from fastnas.engine.regularise import alignment_gradients, match, without_frozen
 from fastnas.engine.run import Run
 from fastnas.methods.method import Term
@@ -183,7 +185,9 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
         mix = _perturb(run, sampler(detach_all(state.alpha)).mix, loss_on)
         added = alignment_gradients(run, mix, lambda w, at: loss_on(w, at)[0])
         named = dict(zip(named, _add(list(named.values()), list(added.values())), strict=True))
-    _move_weights(run, without_frozen(run, named), [g for g in others if g is not None])
+    named = without_frozen(run, named)
+    with resting(state.weight_optimizer, state.supernet, state.w, named) if sampler.on_device else nullcontext():
+        _move_weights(run, named, [g for g in others if g is not None])
 
 
 def _average(statistics_K: Tensor) -> Tensor:

@@ -51,6 +51,8 @@ class Draw:
     """Whether the samples carry a log-probability."""
     one_hot: bool = False
     """Whether one candidate of an edge has the coefficient one, and the others zero."""
+    single: bool = False
+    """Whether no more than one candidate of an edge is on, whatever its coefficient."""
     gates: bool = False
     """Whether alpha's gradient is that of binary gates, whose mean over all architectures is ``J(p) b``."""
     selected_only: bool = False
@@ -352,6 +354,7 @@ class Proximal(Draw):
 
     project: Callable[[Tensor, Tensor | None], Tensor] = proximal_value
     turns_off = True
+    single = True
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
         hard_EK = self.project(alpha_EK.detach(), alive_EK)

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastnas.seeds import stream
 from fastnas.spaces.genotype import CellGenotype, Genotype
 from fastnas.spaces.space import Edge, Space
+from fastnas_kernels.mixed_op.drawn import DrawnPaths
 
 
 class EdgeNoise(NamedTuple):
@@ -85,6 +86,7 @@ class Mix(NamedTuple):
         noise: What is dropped at random, if anything.
         seed: What the primitive ``noise`` draws from in this evaluation; a search takes another one in every step.
         shifts: What is added to the coefficients ``[E, K]`` of a cell type in single cells, by their places.
+        drawn: What runs in the cells of a type, where the host does not know: kernels pick it on the device.
     """
 
     candidates: Mapping[str, Tensor]
@@ -94,6 +96,7 @@ class Mix(NamedTuple):
     noise: EdgeNoise | None = None
     seed: int = 0
     shifts: Mapping[str, Mapping[int, Tensor]] = NOTHING
+    drawn: Mapping[str, DrawnPaths] = NOTHING
 
 
 class NodeMix(NamedTuple):
@@ -107,6 +110,7 @@ class NodeMix(NamedTuple):
         noise: What drops outputs, the same object in all nodes of a cell; see :func:`at_place`.
         seed: That of the mix.
         at: The candidates' coefficients in single cells, by their places, where they differ.
+        drawn: What runs in the cell, where the host does not know.
     """
 
     candidates: Tensor
@@ -116,6 +120,7 @@ class NodeMix(NamedTuple):
     noise: NoiseSource | None = None
     seed: int = 0
     at: Mapping[int, Tensor] = NOTHING
+    drawn: DrawnPaths | None = None
 
 
 def node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
@@ -147,7 +152,7 @@ def _node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
         coefficients, names = (mix_EK[part, first:].flatten(), None) if living is None else living.of_node(rows)
         edges = None if edge_mix_E is None else edge_mix_E[part]
         offset = None if offset_E is None else offset_E[part].sum()
-        nodes.append(NodeMix(coefficients, edges, names, offset, noise, mix.seed))
+        nodes.append(NodeMix(coefficients, edges, names, offset, noise, mix.seed, drawn=mix.drawn.get(cell_type)))
     return nodes
 
 

@@ -90,7 +90,7 @@ class SearchCell(nn.Module):
     ) -> None:
         super().__init__()
         require_partial("SearchCell", channels, k, even=stride == 2)
-        self.space, self.stride, self.k, self.channels = space, stride, k, channels
+        self.space, self.stride, self.k, self.channels, self.cell_type = space, stride, k, channels, cell_type
         self.names = [primitive for primitive in space.primitives if primitive != "none"]
         self.inputs = nn.ModuleList(inputs)
         shared = [nn.ModuleDict() for _ in range(space.num_inputs + space.num_nodes - 1)]
@@ -139,7 +139,7 @@ class SearchCell(nn.Module):
         mix = torch.cat([node.candidates for node in nodes])
         weighted = self.k > 1 and nodes[0].edges is not None
         edge_mix = torch.cat([node.edges for node in nodes if node.edges is not None]) if weighted else None
-        return mixed_cell(states, weights, mix, edge_mix, plan, recompute=recompute)[0]
+        return mixed_cell(states, weights, mix, edge_mix, plan, recompute=recompute, drawn=nodes[0].drawn)[0]
 
     def _select(self, nodes: Tensor) -> Tensor:
         """The nodes that form the output, from all of them side by side."""

@@ -11,7 +11,7 @@ from fastnas_kernels.check import invalid, require_shape
 from fastnas_kernels.cpu.choice import cpu_serves
 from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.derivative import fused_cell
-from fastnas_kernels.mixed_op.drawn import Drawn, drawn_cell
+from fastnas_kernels.mixed_op.drawn import DrawnPaths, drawn_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.normalisation import is_synchronised
 from fastnas_kernels.tensors import accumulator
@@ -25,7 +25,7 @@ def mixed_cell(
     plan: CellPlan,
     statistics: Tensor | None = None,
     recompute: bool = False,
-    drawn: Drawn | None = None,
+    drawn: DrawnPaths | None = None,
 ) -> tuple[Tensor, Tensor]:
     """All nodes of a cell whose edges carry weighted sums of candidates (Liu et al., 2019, arXiv:1806.09055, eq. 2).
 
@@ -92,7 +92,7 @@ def _without_autocast(
     edge_mix: Tensor | None,
     plan: CellPlan,
     statistics: Tensor | None,
-    drawn: Drawn | None,
+    drawn: DrawnPaths | None,
 ) -> tuple[Tensor, Tensor]:
     off = torch.autocast(states[0].device.type, enabled=False) if _autocast_is_on(states[0]) else nullcontext()
     with off:

@@ -55,7 +55,7 @@ class Picked(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class DrawnPaths:
     """What runs in all cells of a type.
 
     Args:
@@ -357,7 +357,7 @@ def drawn_cell(
     mix: Tensor,
     edge_mix: Tensor | None,
     plan: CellPlan,
-    drawn: Drawn,
+    drawn: DrawnPaths,
 ) -> Tensor:
     """:func:`fastnas_kernels.mixed_op.cell.mixed_cell` of what was drawn, by the kernels: the coefficients of other
     candidates are not read, and their gradients and those of their weights are zero."""

@@ -6,7 +6,7 @@ import triton
 
 from fastnas_audit.meter import Meter
 from fastnas_audit.recorder import recorded
-from fastnas_kernels.mixed_op.drawn import Drawn
+from fastnas_kernels.mixed_op.drawn import DrawnPaths
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="launches are interpreted")
@@ -54,7 +54,7 @@ def assert_as_alone(cell, plan, given, positions):
     own = given._replace(
         weights=[given.weights[i] for i in chosen], mix=given.mix[coefficients].detach().requires_grad_()
     )
-    nodes, found = results(cell, given, plan, drawn=Drawn(positions))
+    nodes, found = results(cell, given, plan, drawn=DrawnPaths(positions))
     expected_nodes, expected = results(cell, own, few)
     assert torch.equal(nodes, expected_nodes)
     states, mix = 2, len(given.weights) + 2
@@ -87,7 +87,7 @@ def test_no_access_leaves_its_tensor_and_no_two_programs_write_to_one_place(
     use_tiles(pixels=16, channels=16, edges=1)
     plan, given = small(plans, arguments)
     with Meter() as meter:
-        results(in_triton, given, plan, drawn=Drawn(positions_of(plan, paths, 0)))
+        results(in_triton, given, plan, drawn=DrawnPaths(positions_of(plan, paths, 0)))
     for traffic in meter.launches:
         assert (traffic.write_races, traffic.order_dependences, traffic.own_rereads) == (0, 0, 0), traffic.conflict
 
@@ -97,7 +97,7 @@ def test_every_draw_launches_the_same(in_triton, plans, arguments):
     seen = []
     for seed in range(3):
         with recorded() as launches:
-            results(in_triton, given, plan, drawn=Drawn(positions_of(plan, 1, seed)))
+            results(in_triton, given, plan, drawn=DrawnPaths(positions_of(plan, 1, seed)))
         numbers = [{n: x for n, x in one.arguments.items() if not isinstance(x, torch.Tensor)} for one in launches]
         seen.append([(one.name, one.grid, of_one) for one, of_one in zip(launches, numbers, strict=True)])
     assert seen[0] == seen[1] == seen[2]
@@ -105,7 +105,7 @@ def test_every_draw_launches_the_same(in_triton, plans, arguments):
 
 def test_the_definition_knows_draws(in_triton, monkeypatch, plans, arguments):
     plan, given = small(plans, arguments)
-    drawn = Drawn(positions_of(plan, 2, 3))
+    drawn = DrawnPaths(positions_of(plan, 2, 3))
     nodes, found = results(in_triton, given, plan, drawn=drawn)
     monkeypatch.setenv("FASTNAS_BACKEND", "reference")
     defined_nodes, defined = results(in_triton, given, plan, drawn=drawn)
@@ -115,7 +115,7 @@ def test_the_definition_knows_draws(in_triton, monkeypatch, plans, arguments):
 
 def test_a_second_derivative_of_a_draw_is_refused(in_triton, plans, arguments):
     plan, given = small(plans, arguments)
-    nodes, _ = in_triton(*given, plan, drawn=Drawn(positions_of(plan, 1, 0)))
+    nodes, _ = in_triton(*given, plan, drawn=DrawnPaths(positions_of(plan, 1, 0)))
     (slope,) = torch.autograd.grad(nodes.square().sum(), given.mix, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
@@ -125,4 +125,4 @@ def test_given_statistics_and_a_draw_are_refused(in_triton, plans, arguments):
     plan, given = small(plans, arguments)
     statistics = torch.zeros(len(plan.norms), 2, plan.mixed_channels, dtype=torch.float64)
     with pytest.raises(ValueError, match="statistics must be None where candidates are drawn"):
-        in_triton(*given, plan, statistics, drawn=Drawn(positions_of(plan, 1, 0)))
+        in_triton(*given, plan, statistics, drawn=DrawnPaths(positions_of(plan, 1, 0)))
