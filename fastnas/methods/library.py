@@ -45,6 +45,8 @@ from fastnas_kernels.check import invalid
 
 __all__ = ["METHODS", "REGULARISED", "Method", "Term"]
 
+NASP_RATE = 3e-3  # of numbers between 0 and 1, which the rate of a logit crosses in a few dozen steps
+
 
 @register_method
 def darts(*, order: int = 1, by_differences: bool = False) -> Method:
@@ -276,6 +278,7 @@ def nasp(*, published_for: Space | None = None) -> Method:
         relaxation=raw,
         draw=Proximal(project),
         projection=clip_to_box,
+        alpha_lr=NASP_RATE,
         alpha_init_mean=0.5,
         alpha_init_std=1e-3 if published_for is None else 0.0,
     )

@@ -25,6 +25,7 @@ from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.pruning import at_zero
 from fastnas.mechanisms.relaxation import raw
 from fastnas.mechanisms.schedules import Constant, Ramp, SkipDropout
+from fastnas.methods.library import NASP_RATE
 from fastnas.methods.method import Method, Term
 
 Order = Literal[1, 2]
@@ -140,6 +141,7 @@ _PARTS: Mapping[str, Callable[[Method, Any], dict[str, Any]]] = MappingProxyType
             "relaxation": raw,
             "draw": Proximal(),
             "projection": clip_to_box,
+            "alpha_lr": NASP_RATE,
             "alpha_init_mean": 0.5,
         },
         "sparsity": lambda method, gamma: {
