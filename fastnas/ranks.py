@@ -271,3 +271,9 @@ def torch_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise invalid("device", f"{name} must exist", f"{torch.cuda.device_count()} GPUs", "Use --device cpu.")
     return device
+
+
+def wait_for(device: torch.device) -> None:
+    """Wait until ``device`` has done what it was given, as before the clock is read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -16,6 +16,7 @@ from torch.profiler import profile as torch_profile
 
 from fastnas.acceleration.watch import LABEL, Labels, Watch, find_parts
 from fastnas.errors import invalid
+from fastnas.ranks import wait_for
 
 _WAITING = 0.1
 """Share of a step that a loader may take before it is named."""
@@ -178,11 +179,11 @@ def _time_phases(
     phases: dict[str, Any] = {}
 
     def measure(name: str, run: Callable[[], Any]) -> Any:
-        _wait(device)
+        wait_for(device)
         started = perf_counter()
         with record_function(name):
             result = run()
-        _wait(device)
+        wait_for(device)
         phases[name] = perf_counter() - started
         return result
 
@@ -219,11 +220,6 @@ def _measure_seconds(run: Callable[[], object]) -> float:
     started = perf_counter()
     run()
     return perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _find_alphas(network: nn.Module) -> list[Tensor]:

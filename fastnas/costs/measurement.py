@@ -27,6 +27,7 @@ from fastnas.costs.latency import (
 )
 from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates, tabulate
 from fastnas.errors import invalid
+from fastnas.ranks import wait_for
 from fastnas.seeds import stream
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.genotype import Genotype
@@ -212,22 +213,17 @@ def sampling_error(samples: Sequence[Sequence[float]]) -> float:
 
 
 def _sample(call: Call, times: int, device: torch.device) -> float:
-    _wait(device)
+    wait_for(device)
     started = perf_counter()
     for _ in range(times):
         call()
-    _wait(device)
+    wait_for(device)
     return (perf_counter() - started) / times
 
 
 def _calls_in_a_sample(call: Call, device: torch.device) -> int:
     _sample(call, 2, device)  # the first calls choose algorithms and fill caches
     return max(1, round(_SAMPLE_SECONDS / max(_sample(call, 3, device), 1e-9)))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def device_name(device: torch.device) -> str:

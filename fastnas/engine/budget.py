@@ -21,7 +21,7 @@ from fastnas.errors import invalid
 from fastnas.files import write_json
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
-from fastnas.ranks import ALONE, Ranks, local_device
+from fastnas.ranks import ALONE, Ranks, local_device, wait_for
 from fastnas.run_files import BudgetFile, read_file
 from fastnas.spaces.space import Space
 from fastnas.training.config import SearchConfig
@@ -161,16 +161,11 @@ def _time_each(clock: Clock, device: torch.device, batches: Any, step: Callable[
     started = 0.0
     for number in range(TIMED + 1):
         if number == 1:
-            _wait(device)
+            wait_for(device)
             started = clock()
         step(next(batches))
-    _wait(device)
+    wait_for(device)
     return (clock() - started) / TIMED
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def fit_minutes(times: StepTimes, method: Method, data: ImageData, config: SearchConfig) -> SearchConfig:
@@ -236,25 +231,13 @@ def fit_searches(times: StepTimes, method: Method, data: ImageData, config: Sear
     return min(MOST_SEARCHES, max(1, round(whole.epochs * (images // whole.batch_size) / STEPS_OF_A_SEARCH)))
 
 
-def plan_search(
-    space_or_supernet: Space | nn.Module,
-    method: Method,
-    data: ImageData,
-    config: SearchConfig,
-    folder: Path | None,
-    ranks: Ranks = ALONE,
-) -> SearchConfig:
-    """The first result of :func:`plan_searches`, for one search."""
-    return plan_searches(space_or_supernet, method, data, config, folder, 1, ranks)[0]
-
-
 def plan_searches(
     space_or_supernet: Space | nn.Module,
     method: Method,
     data: ImageData,
     config: SearchConfig,
     folder: Path | None,
-    searches: int | None,
+    searches: int | None = 1,
     ranks: Ranks = ALONE,
 ) -> tuple[SearchConfig, int]:
     """``config`` of each search without minutes, and how many searches: what ``budget.json`` of ``folder`` says, or

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.data import Batch, BrokenImages, ImageData, as_data, paired_batches, steps_per_epoch
-from fastnas.engine.budget import plan_search, with_rates
+from fastnas.engine.budget import plan_searches, with_rates
 from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
@@ -147,7 +147,7 @@ def search(
     if data.loaders is not None:
         config = data.loaders.fit(config, ranks.size > 1)
     require_task(data.task, method, config)
-    config = plan_search(space_or_supernet, method, data, config, folder, ranks)
+    config, _ = plan_searches(space_or_supernet, method, data, config, folder, ranks=ranks)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)
     halves = _divide(data, method, config)

@@ -123,8 +123,7 @@ def fit_retraining(
         of_steps = [_time_step(genotype, scene) for genotype in contestants]
         # a forward pass takes a third of a step, and all networks are tested once and every few epochs
         of_epochs = sum(steps * of_step + tests / config.evaluate_every * of_step / 3 for of_step in of_steps)
-        least = {"linear": 6, "cosine_power": config.lr_warmup_epochs + 1}.get(config.schedule, 1)
-        chosen = {"epochs": max(least, round(seconds / of_epochs)), "seconds": {"epoch": of_epochs}}
+        chosen = {"epochs": max(config.least_epochs, round(seconds / of_epochs)), "seconds": {"epoch": of_epochs}}
         write_budget(folder, {"retraining": chosen})
     return replace(config, epochs=json.loads(ranks.broadcast(json.dumps(chosen)))["epochs"])
 

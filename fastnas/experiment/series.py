@@ -86,8 +86,7 @@ class Series:
     def short_retraining(self) -> RetrainConfig:
         """The retraining by which the searches are validated."""
         config = self.experiment.retrain
-        least = 6 if config.schedule == "linear" else 1
-        epochs = max(config.epochs // 4, least) if self.short_epochs is None else self.short_epochs
+        epochs = max(config.epochs // 4, config.least_epochs) if self.short_epochs is None else self.short_epochs
         init = None if config.init_from == SUPERNET else config.init_from  # whose supernets differ
         return replace(config, epochs=epochs, evaluate_every=epochs, init_from=init)
 

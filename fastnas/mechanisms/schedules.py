@@ -61,6 +61,10 @@ def constant(rate: Rate) -> float:
     return rate.initial
 
 
+SLOW_END = 5
+"""Epochs at the end of :func:`linear`."""
+
+
 def linear(rate: Rate) -> float:
     """Linear decay that spends its last five epochs on the last fifth of a step, as P-DARTS and PC-DARTS retrain
     on ImageNet (Chen et al., 2019, arXiv:1904.12760). Needs more than five epochs.
@@ -70,9 +74,10 @@ def linear(rate: Rate) -> float:
         0.23469387755102042
     """
     epochs, left = rate.at.epochs, rate.at.epochs - rate.at.epoch
-    if epochs <= 5:
-        raise invalid("linear schedule", "epochs must be more than 5", epochs, "Use the cosine schedule.")
-    return rate.initial * (left - 5) / (epochs - 5) if left > 5 else rate.initial * left / (5 * (epochs - 5))
+    if epochs <= SLOW_END:
+        raise invalid("linear schedule", f"epochs must be more than {SLOW_END}", epochs, "Use the cosine schedule.")
+    fast = epochs - SLOW_END
+    return rate.initial * (left - SLOW_END) / fast if left > SLOW_END else rate.initial * left / (SLOW_END * fast)
 
 
 def exponential(rate: Rate) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastnas.memory.prediction import Prediction, collect, measure_peaks
 from fastnas.memory.scene import Moment, Setup, fake_scene, moments, real_scene
 from fastnas.memory.tracker import Peak, Tracker
+from fastnas.ranks import wait_for
 
 
 @dataclass
@@ -190,6 +191,5 @@ def _timing(segments: Sequence[nn.Module], spent: list[float], device: torch.dev
 
 
 def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait_for(device)
     return perf_counter()

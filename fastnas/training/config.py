@@ -11,7 +11,7 @@ from fastnas.data.balance import ClassWeights, Sampling
 from fastnas.data.config import Augment, Colour, check_colour
 from fastnas.errors import invalid
 from fastnas.files import STRICT
-from fastnas.mechanisms.schedules import LEARNING_RATES, CosinePower, Progress, Rate, warm_up
+from fastnas.mechanisms.schedules import LEARNING_RATES, SLOW_END, CosinePower, Progress, Rate, warm_up
 from fastnas.supernet.recompute import Word, require_words
 
 MOST: Mapping[str, int] = {
@@ -152,11 +152,14 @@ class RetrainConfig:
         check_colour(self.colour)
         if self.lr_per_step and self.schedule != "cosine":
             raise invalid("RetrainConfig", "lr_per_step needs the cosine schedule", self.schedule)
-        if self.schedule == "cosine_power" and self.lr_warmup_epochs >= self.epochs:
-            raise invalid("RetrainConfig", "lr_warmup_epochs must be less than epochs", self.lr_warmup_epochs)
-        if self.schedule == "linear" and self.epochs <= 5:
-            rule = "epochs must be more than 5 with the linear schedule"
+        if self.epochs < self.least_epochs:
+            rule = f"epochs must be at least {self.least_epochs} with the {self.schedule} schedule"
             raise invalid("RetrainConfig", rule, self.epochs, "Use the cosine schedule.")
+
+    @property
+    def least_epochs(self) -> int:
+        """The fewest epochs for which the schedule is defined."""
+        return {"linear": SLOW_END + 1, "cosine_power": self.lr_warmup_epochs + 1}.get(self.schedule, 1)
 
 
 @dataclass(frozen=True, kw_only=True)

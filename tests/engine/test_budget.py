@@ -13,7 +13,6 @@ from fastnas.engine.budget import (
     alpha_rate,
     fit_minutes,
     fit_searches,
-    plan_search,
     plan_searches,
     time_steps,
     with_rates,
@@ -96,7 +95,7 @@ def test_a_plan_is_kept_and_goes_on_bit_for_bit(tmp_path, monkeypatch):
     monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: pytest.fail("it is planned"))
     again = search(NASBENCH201, darts(), DIGITS, config, folder=tmp_path)
     assert again.history == first.history
-    fixed = plan_search(NASBENCH201, darts(), DIGITS, config, tmp_path)
+    fixed, _ = plan_searches(NASBENCH201, darts(), DIGITS, config, tmp_path)
     other = search(NASBENCH201, darts(), DIGITS, fixed)
     assert [one["alpha"] for one in other.history] == [one["alpha"] for one in first.history]
 

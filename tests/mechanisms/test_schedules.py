@@ -49,7 +49,7 @@ def test_the_exponential_schedule_loses_three_percent_an_epoch():
 
 
 def test_a_linear_schedule_needs_more_than_five_epochs():
-    with pytest.raises(ValueError, match="epochs must be more than 5 with the linear schedule, got 5"):
+    with pytest.raises(ValueError, match="epochs must be at least 6 with the linear schedule, got 5"):
         RetrainConfig(schedule="linear", epochs=5)
 
 

@@ -75,7 +75,7 @@ def test_the_cosine_power_of_a_training_rises_in_equal_steps():
     rates = [learning_rate(config, epoch) for epoch in range(50)]
     assert rates[:8] == pytest.approx([0.00425, 0.0084, 0.01255, 0.0167, 0.02085, 0.025, 0.024832, 0.024624], abs=1e-6)
     assert rates[-1] == pytest.approx(1e-4, abs=1e-12)
-    with pytest.raises(ValueError, match="lr_warmup_epochs must be less than epochs"):
+    with pytest.raises(ValueError, match="epochs must be at least 6 with the cosine_power schedule, got 5"):
         replace(config, epochs=5)
 
 
