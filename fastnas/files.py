@@ -131,7 +131,7 @@ def without_checksum(content: object, what: str) -> object:
     rest = {name: value for name, value in content.items() if name != CHECKSUM}
     if content[CHECKSUM] != sum_up(rest):
         remedy = f"Restore it. If the change is yours, delete its line {CHECKSUM!r}."
-        raise ValueError(complaint("run", f"{what} must hold what was written", "something else", remedy))
+        raise ValueError(complaint("run", f"{what} must not have been changed", "other content", remedy))
     return rest
 
 

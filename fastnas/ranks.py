@@ -147,7 +147,7 @@ def local_device(name: str) -> torch.device:
     if ranks.size == 1 or device.type != "cuda":
         return device
     if device.index is not None:
-        rule = "device must be auto, cpu or cuda beside several processes, each of which takes a GPU of its own"
+        rule = "device must be auto, cpu or cuda with several processes, each of which takes a GPU of its own"
         raise invalid(WHERE, rule, name)
     return torch_device(f"cuda:{os.environ.get('LOCAL_RANK', ranks.index)}")
 

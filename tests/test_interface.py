@@ -104,7 +104,7 @@ DARTS, pc_darts = fastnas.spaces.DARTS, fastnas.methods.pc_darts
         (lambda: fastnas.retrain("DARTS_V3", "digits"), r"Did you mean DARTS_V2\?|Did you mean DARTS_V1\?"),
         (lambda: fastnas.retrain("digits", DARTS), "genotype: name must be a built-in name"),
         (lambda: fastnas.retrain("PDARTS", "digits", TINY), "config must be a RetrainConfig, got a SearchConfig"),
-        (lambda: fastnas.check(DARTS), "check: method must stand beside a space"),
+        (lambda: fastnas.check(DARTS), "check: a space or a supernet needs a method"),
         (lambda: fastnas.check(pc_darts(), DARTS), "check: subject must be a space, .* got the Method 'pc_darts'"),
         (lambda: fastnas.plan(DARTS, "darts", 3, budget="1GiB"), "plan: data must be an ImageData, got an int"),
     ],

@@ -42,7 +42,7 @@ def test_every_process_takes_the_gpu_of_its_number(monkeypatch):
     for name, value in (("RANK", "3"), ("WORLD_SIZE", "4"), ("LOCAL_RANK", "3")):
         monkeypatch.setenv(name, value)
     assert local_device("auto") == local_device("cuda") == torch.device("cuda:3")
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda beside several processes"):
+    with pytest.raises(ValueError, match="device must be auto, cpu or cuda with several processes"):
         local_device("cuda:1")
 
 

@@ -165,7 +165,7 @@ def _replace(module: nn.Module, session: _Session) -> list[str]:
 
 def _prove_once(module: nn.Module, method: str, is_cell: bool, key: object, session: _Session) -> Wiring:
     if method in module.__dict__:
-        raise Unrecognised(f"its {method} was replaced by somebody else")
+        raise Unrecognised(f"its {method} was overridden")
     wirings = (cell_wirings if is_cell else edge_wirings)(module, method)
     reason = obstacle(find_modules(module, wirings[0]))
     if reason is not None:

@@ -57,7 +57,7 @@ class MixedOp(nn.Module):
         candidates = [CANDIDATES.get(primitive) for primitive in primitives]
         live = tuple(candidate for candidate in candidates if candidate is not None)
         if not live:
-            raise invalid("MixedOp", "primitives must hold another than none", list(primitives))
+            raise invalid("MixedOp", "primitives must not all be none", list(primitives))
         reduces = stride == 2 and Candidate("skip") in live
         require_partial("MixedOp", channels, partial_channels, even=reduces)
         self.channels, self.stride, self.k = channels, stride, partial_channels

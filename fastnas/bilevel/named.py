@@ -34,8 +34,8 @@ def gradients(
         found = torch.autograd.grad(value, list(leaves.values()), create_graph=create_graph, allow_unused=True)
     absent = [name for name, g in zip(leaves, found, strict=True) if g is None]
     if not allow_unused and absent:
-        remedy = "Leave them out of v and of, or say allow_unused=True for rows of zeros."
-        raise invalid(where, "every tensor must enter the loss", f"no trace of {absent}", remedy)
+        remedy = "Leave them out of v and of, or pass allow_unused=True for rows of zeros."
+        raise invalid(where, "the loss must depend on every tensor", f"no trace of {absent}", remedy)
     return list(found)
 
 
@@ -76,7 +76,7 @@ def require_entering(where: str, losses: Sequence[LossOf], at: Tensors, state: S
                 waiting += [parent for parent, _ in node.next_functions]
         if not found:
             remedy = "Evaluate the network at them: torch.func.functional_call(network, tensors, inputs)."
-            raise ValueError(complaint(where, "a tensor of at must enter every loss", "none of them", remedy))
+            raise ValueError(complaint(where, "every loss must depend on a tensor of at", "none of them", remedy))
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class HessianOperator:
         if not self.params:
             raise invalid("HessianOperator", "params must not be empty", "none")
         count = 1 if callable(self.loss) else len(self.loss)
-        rule, remedy = "keep_graph must stand beside one loss", "Streaming avoids the graphs of all of them together."
+        rule, remedy = "keep_graph needs a single loss", "Streaming avoids the graphs of all of them together."
         if count != 1 and self.keep_graph:
             raise invalid("HessianOperator", rule, f"{count} losses", remedy)
         if count <= 0:

@@ -78,7 +78,7 @@ class OverProcesses:
     def __call__(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         remedy = "Call torch.distributed.init_process_group first."
         if not distributed.is_initialized():
-            raise invalid("OverProcesses", "processes must have been joined", "none", remedy)
+            raise invalid("OverProcesses", "the process group must be initialised", "none", remedy)
         if not tensors:
             return {}
         flat = torch.cat([x.detach().flatten() for x in tensors.values()])

@@ -73,7 +73,7 @@ def check(
     subject = as_space(subject) if isinstance(subject, str | Space) else subject
     if isinstance(subject, Space | nn.Module):
         if method is None:
-            raise invalid("check", "method must stand beside a space or a supernet", "none")
+            raise invalid("check", "a space or a supernet needs a method", "none")
         method = as_method(method, "check")
         moves, why = method.update_schedule.alpha_moves, "alpha never moves"
         if not moves:
@@ -83,10 +83,10 @@ def check(
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
     if not callable(subject) or isinstance(subject, Method):
         raise invalid("check", "subject must be a space, a supernet or a function", describe(subject))
-    remedy = "Its losses and its claim say all there is to say."
+    remedy = "Its losses and its claim already say it all."
     alone = method is None and claim is None and images is None
     if not alone:
-        raise invalid("check", "a system must stand without method, claim and images", "one of them", remedy)
+        raise invalid("check", "method, claim and images must not be given with a system", "one of them", remedy)
     return _check(getattr(subject, "__name__", "system"), subject, seed)
 
 

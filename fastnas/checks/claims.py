@@ -92,7 +92,7 @@ def _central_difference(system: System, directions: list[Direction]) -> list[Alt
     """That of the paper's radius, where the weights move by stochastic gradient descent."""
     if "momentum" not in system.weight_optimizer.param_groups[0]:
         return []
-    text = "It is the central difference of radius 0.01 (Liu et al., 2019, eq. 8): say claim=CentralDifference()."
+    text = "It is the central difference of radius 0.01 (Liu et al., 2019, eq. 8): pass claim=CentralDifference()."
     return [Alternative(text, CentralDifference()(system, directions).slopes.values, close=1e-6)]
 
 

@@ -17,7 +17,7 @@ def coefficient_findings(system: System) -> list[Finding]:
     titles = (
         "the coefficients follow their formula",
         "the coefficients of an edge sum to one",
-        "what is off has the coefficient zero exactly",
+        "candidates that are off have a coefficient of exactly zero",
     )
     if claimed is None:
         return [skip(title, "nothing is claimed") for title in titles]

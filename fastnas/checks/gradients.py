@@ -191,7 +191,7 @@ def diagnosis(measured_D: Tensor, claimed: Claimed) -> str:
 
 def _penalty(observations: Sequence[Observation]) -> Finding:
     title = "the penalty has a slope, and it reaches alpha"
-    remedy = "Compute it from coefficients that hang on alpha: no argmax, .item(), .tolist(), .detach() on the way."
+    remedy = "Compute it from coefficients that depend on alpha: no argmax, .item(), .tolist(), .detach() on the way."
     first = next((seen for seen in observations if seen.directions), observations[0])
     if first.system.penalty is None:
         return skip(title, "there is no penalty")

@@ -33,7 +33,7 @@ def find_claim(point: Point) -> Claim:
         return _CLAIMS[name](point)
     if surrogate is not None and name == "slope":
         return _straight_through(point, surrogate)
-    remedy = "Say what it is: check(..., claim=...), with one of fastnas.checks.claims or a function of your own."
+    remedy = "Pass it: check(..., claim=...), with one of fastnas.checks.claims or a function of your own."
     got = f"hypergradient={method.hypergradient}, draw={method.draw}"
     raise invalid("check", f"the gradient of method {method.name} must have a known formula", got, remedy)
 

@@ -56,7 +56,7 @@ def _copies(system: System) -> dict[str, dict[str, Tensor]]:
 def repeats(one: Trace, other: Trace) -> Finding:
     """Whether both gave the same."""
     first, second = ({**trace.after["alpha"], **trace.after["w"]} for trace in (one, other))
-    title, same = "the steps are the same again from the same seed", "an alpha step and a weight step, twice"
+    title, same = "the steps repeat from the same seed", "an alpha step and a weight step, twice"
     remedy = "Draw from a torch.Generator with a seed of its own, or seed the global one where the system is built."
     return _compare_tensors(title, first, second, same, remedy)
 

@@ -16,7 +16,7 @@ class Methods:
     """List the methods: their names, what they do, and where they come from.
 
     Args:
-        pattern: Only those whose names match, as '*darts*'.
+        pattern: Only those whose names match, such as '*darts*'.
     """
 
     pattern: Positional[str] = "*"
@@ -26,7 +26,9 @@ def run(command: Methods, console: Console) -> None:
     """Print the table."""
     names = list_methods(command.pattern)
     if not names:
-        raise invalid("methods", "the pattern must match a method", repr(command.pattern), "As '*darts*'.")
+        raise invalid(
+            "methods", "the pattern must match a method", repr(command.pattern), "Name one such as '*darts*'."
+        )
     table = Table("method", "what it does", "source")
     for name in names:
         table.add_row(name, Text(summarize(METHODS[name])), Text(METHODS[name]().source))

@@ -33,7 +33,7 @@ class PlanCommand:
         recipe: Settings to start from.
         smoke: Shrink the recipe.
         trust: Let a config.json name code to run as method or space.
-        budget: Memory of a GPU as 24GiB, a GPU by its name as 4090, cuda:N for what is free on it; ram for what is free
+        budget: Memory of a GPU such as 24GiB, a GPU by its name such as 4090, cuda:N for what is free on it; ram for what is free
             in this machine, '16GB ram' for that much of it. Unset for the GPU of this machine, or ram without one.
         target: What the plan is for, cuda or cpu, whether it is here or not; unset for what the budget says.
         allow: What may change although it changes the search: precision, batch.

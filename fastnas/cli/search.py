@@ -80,11 +80,13 @@ def default(arguments: list[str]) -> Search:
         beside = [a for a in arguments if a.startswith("--") and a.split("=")[0] not in WITH_RESUME]
         if beside and not {"--help", "--help-all"} & set(beside):
             remedy = "The run's config.json decides them; to change one, start a new run with --recipe RUN/config.json."
-            raise invalid("search", "--resume must stand without other settings", " ".join(beside), remedy)
+            raise invalid("search", "--resume takes no other settings", " ".join(beside), remedy)
         several, one = (Path(resumed) / name for name in ("series.json", "config.json"))
         if several.is_file() and any(find_value(option, arguments) is not None for option in MORE):
             remedy = f"Name one of them: --resume {Path(resumed) / 'runs' / '0'}."
-            raise invalid("search", "more epochs need one run", f"{resumed}, which holds several", remedy)
+            raise invalid(
+                "search", "more epochs can be given to one run only", f"{resumed}, which holds several", remedy
+            )
         if one.is_file() and not several.is_file():
             return Search(experiment=load_experiment(one, "--trust" in arguments))
     return Search(experiment=recipe_in(arguments))
@@ -100,8 +102,8 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
     experiment, series = command.experiment, None
     folder = Path(ranks.broadcast(str(command.run or command.resume or new_folder(experiment.method))))
     if command.run is None and command.resume is None and may_be_restarted():
-        rule = "--run must name the run folder of processes that torchrun may restart"
-        raise invalid("search", rule, "none", "Only then they find it again.")
+        rule = "--run must be given where torchrun may restart processes"
+        raise invalid("search", rule, "none", "Only then do they find the run again.")
     restarted = is_restarted() and (folder / "config.json").is_file()
     if command.resume is not None or restarted:
         experiment, series = _load(folder, command.trust or restarted)
@@ -111,7 +113,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
     else:
         if ranks.broadcast("used" if holds_files(folder) else ""):
             remedy = f"To go on with it: {quote_command('fastnas', 'search', '--resume', folder)}."
-            raise invalid("search", "the run folder must be new", f"{folder}, which holds files", remedy)
+            raise invalid("search", "the run folder must be new", f"{folder}, which is not empty", remedy)
         if command.budget is not None:
             experiment = _within_budget(experiment, command.budget, ranks, console)
         if command.runs != 1 or command.strengths:
@@ -121,7 +123,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         elif command.short_epochs is not None:
             raise invalid("search", "--short-epochs needs --runs or --strengths", command.short_epochs)
     if series is not None and ranks.size > 1:
-        rule = "--runs and --strengths must stand in one process, which starts others"
+        rule = "--runs and --strengths need a single process, which starts the others"
         raise invalid("search", rule, f"{ranks.size} processes", "Leave torchrun out.")
     trust = ["--trust"] if names_code_in(experiment) else []
 

@@ -58,11 +58,13 @@ class CostConfig:
     limit: float | None = None
 
     def __post_init__(self) -> None:
-        asked = self.penalty is not None or self.limit is not None
-        rule = "of must stand beside a penalty or a limit, and they beside it"
-        got = f"of={self.of}, penalty={self.penalty}, limit={self.limit}"
-        if (self.of is not None) != asked:
-            raise invalid(WHERE, rule, got)
+        asked = {f"--cost.{name}": getattr(self, name) for name in ("penalty", "limit")}
+        named = [f"{name} {value}" for name, value in asked.items() if value is not None]
+        if self.of is not None and not named:
+            raise invalid(WHERE, "--cost.of needs --cost.penalty or --cost.limit", "neither")
+        if self.of is None and named:
+            remedy = f"Say what costs: {', '.join(_COUNTED)}, or the file of a latency table."
+            raise invalid(WHERE, "--cost.penalty and --cost.limit need --cost.of", " ".join(named), remedy)
         for name in ("strength", "exponent", "target", "limit"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -101,7 +101,7 @@ class LatencyTable:
 
     @property
     def error_of_mean(self) -> float:
-        """The same of always saying the mean of the fitted networks."""
+        """The same of predicting the mean of the fitted networks."""
         mean = fmean(network.measured for network in self.fitted_on)
         return percentage_error([mean] * len(self.unseen), [n.measured for n in self.unseen])
 
@@ -180,7 +180,7 @@ def describe(table: LatencyTable) -> list[str]:
             f"{len(measured)} unseen networks took {ms(min(measured))} to {ms(max(measured))}; half of the samples of "
             f"a network lay within {noise:.1f} % around its median",
             f"mean absolute percentage error {table.error:.1f} % "
-            f"(always saying the mean of the fitted networks: {table.error_of_mean:.1f} %)",
+            f"(predicting the mean of the fitted networks: {table.error_of_mean:.1f} %)",
             f"Kendall's tau {tau:.2f}",
         ]
     return lines

@@ -64,11 +64,11 @@ def from_arrays(
     pairs = [_as_images(*_unpack(pair), dimensions, task) for pair in (train, test) if pair is not None]
     channels = {x.shape[1] for x, _ in pairs}
     if len(channels) > 1:
-        raise invalid(WHERE, "images to train on and to test on must have as many channels", sorted(channels))
+        raise invalid(WHERE, "training and test images must have the same number of channels", sorted(channels))
     values = None if pairs[0][0].dtype == np.uint8 else _range(pairs[0][0])
     sets = [ImageSet(y, Items(x if values is None else _scale(x, values))) for x, y in pairs]
     if values is None and any(x.dtype != np.uint8 for x, _ in pairs):
-        raise invalid(WHERE, "images to test on must be uint8, as those to train on", [str(x.dtype) for x, _ in pairs])
+        raise invalid(WHERE, "test images must be uint8, as the training images are", [str(x.dtype) for x, _ in pairs])
     return _prepare(name, sets, classes, config, channels.pop(), values, augment, task)
 
 
@@ -130,9 +130,7 @@ def from_dataset(
     known = classes if classes is not None else sources[0].classes
     data = _prepare(name, sets, known, config, channels, values, augment, task)
     if _draws(sources[0].image):
-        text = (
-            f"{name} changes its images at random, the held-out ones among them: leave that to --augment or to augment="
-        )
+        text = f"{name} changes its images at random, the held-out ones too: use --augment or augment= instead"
         data = say(data, text)
     return data
 
@@ -313,7 +311,7 @@ def _prepare_maps(
     """Series or volumes: all of one size, and as they are."""
     for field in ("resolution", "fit", "image_channels", "augment", "colour"):
         if getattr(config, field) not in (None, "none"):
-            rule = f"{field} must be left out beside series and volumes"
+            rule = f"{field} must not be set for series and volumes"
             raise invalid(
                 WHERE, rule, getattr(config, field), "Bring them to one size before; augment= takes a function."
             )

@@ -42,7 +42,7 @@ class Files:
             if not stat.S_ISREG(about.st_mode):  # a pipe would wait for ever, and a device has no end
                 raise UnreadableImage(path, "no regular file")
             if about.st_size > LARGEST:
-                raise UnreadableImage(path, f"{about.st_size} bytes, where {LARGEST} are the most")
+                raise UnreadableImage(path, f"{about.st_size} bytes, more than {LARGEST}")
             with open(path, "rb") as file:
                 return EncodedImage(path, file.read(LARGEST + 1))
         except OSError as error:
@@ -51,7 +51,7 @@ class Files:
 
 def load_imagenet(root: Path, config: DataConfig) -> ImageData:
     """ImageNet as torchvision unpacks it."""
-    remedy = "Fetch it from image-net.org; its licence forbids doing so for you."
+    remedy = "Fetch it from image-net.org; its licence does not let fastnas do so."
     if config.download:
         raise invalid(WHERE, "download must be off for imagenet", True, remedy)
     # ROOT/test of the original holds unlabelled images
@@ -139,5 +139,5 @@ def _read_imagenet(path: Path) -> Any:
         return datasets.ImageNet(str(path.parent), split=path.name)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnpicklingError) as error:
         rule = f"{path.parent / 'meta.bin'} must be torchvision's and name every synset of {path.name}/"
-        remedy = "Remove it to call classes by their folders."
+        remedy = "Remove it to name classes after their folders."
         raise ValueError(complaint(WHERE, rule, describe_error(error), remedy)) from None

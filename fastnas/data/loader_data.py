@@ -90,16 +90,14 @@ def from_loaders(
         eval_transform=_refuse,
         large=is_large(size) if large is None else large,
         augment="own",
-        notes=(
-            f"batches of {len(images)} images, as the data loaders give them; numbers of images are counted by them",
-        ),
+        notes=(f"batches of {len(images)} images, as the data loaders give them; image counts are batches times that",),
         values=(0.0, 255.0),
         loaders=found,
     )
     for part in other:
         data = say(
             data,
-            f"the loader for {part} gives other batches for the same seed, so that a run cannot be repeated, nor "
+            f"the loader for {part} gives other batches for the same seed, so a run can be neither repeated nor "
             "resumed exactly: let it draw from PyTorch's, NumPy's or Python's generator, or from its own generator=",
         )
     for one, second in (("weights", "alpha"), ("weights", "test"), ("alpha", "test")):

@@ -176,11 +176,11 @@ class Loaders:
     def fit(self, config: Any, several: bool) -> Any:
         """``config`` with the batch size of the loaders."""
         if several:
-            raise invalid(WHERE, "data loaders must stand in one process", "several", "Give arrays or a data set.")
+            raise invalid(WHERE, "data loaders work in one process only", "several", "Give arrays or a data set.")
         fields = type(config).__dataclass_fields__
         for name in UNUSED:
             if name in fields and getattr(config, name) != fields[name].default:
-                rule = f"{name} must be left out beside data loaders, which decide it"
+                rule = f"{name} must not be set with data loaders, which decide it"
                 raise invalid(type(config).__name__, rule, getattr(config, name), "Set it in the loaders.")
         return replace(config, batch_size=self.batch_size) if "batch_size" in fields else config
 

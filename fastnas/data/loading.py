@@ -181,7 +181,7 @@ def _load(
         for failure in loaded.failures:
             broken.add(UnreadableImage(failure.name, failure.got))
         if replaces and len(loaded.labels) == 0:
-            rule = "a batch must have an image of each half that can be read"
+            rule = "a batch must have a readable image of each half"
             raise invalid("data", rule, "none", "Raise --batch-size or replace the files.")
         if len(loaded.labels):
             pixels, labels = (x.to(device, non_blocking=True) for x in (loaded.images, loaded.labels))

@@ -155,7 +155,7 @@ def _align(data: ImageData, augment: Callable[..., Any] | None, config: DataConf
     from fastnas.data.transforms import Aligned  # noqa: PLC0415
 
     if config.augment not in (None, "none") or config.colour is not None:
-        rule = "augment must be none beside a dense task, whose maps it would not change"
+        rule = "augment must be none for a dense task, whose maps it would not change"
         raise invalid(
             WHERE, rule, config.augment or config.colour, "augment= takes a function of an image and its map."
         )
@@ -178,18 +178,18 @@ def set_augment(
         colour: What ``photo`` changes; ``None`` for DARTS's numbers.
     """
     if isinstance(data.task, Dense):
-        rule = "augment and colour must be left out beside a dense task, whose maps they would not change"
+        rule = "augment and colour must not be set for a dense task, whose maps they would not change"
         raise invalid(WHERE, rule, augment or colour, "Give from_arrays augment=, a function of an image and its map.")
     if data.loaders is not None:
-        rule = "augment and colour must be left out beside data loaders, which decide them"
+        rule = "augment and colour must not be set with data loaders, which decide them"
         raise invalid(WHERE, rule, augment or colour, "Set them in the loaders.")
     if augment is None and data.augment == "own":
-        raise invalid(WHERE, "augment must be given beside colour where the transform is one of your own", None)
+        raise invalid(WHERE, "augment must be given with colour where the transform is your own", None)
     augment = cast(Augment, data.augment) if augment is None else augment
     from fastnas.data.transforms import training_transform  # noqa: PLC0415
 
     if augment == "auto" and data.channels != 3:
-        raise invalid(WHERE, "augment auto must have images in colour", f"{data.channels} channels")
+        raise invalid(WHERE, "augment auto needs colour images", f"{data.channels} channels")
     transform = training_transform(
         height_and_width(data.resolution), data.channels, data.fit, data.large, augment, colour
     )
@@ -238,7 +238,7 @@ def _choose_size(look: _Look, notes: list[str]) -> tuple[int, int]:
     share = look.sizes.count((height, width)) / len(look.sizes)
     why = f"the commonest of {_count(look)} ({share:.0%})" if share >= 0.5 else f"the medians of {_count(look)}"
     if min(height, width) < SMALLEST:
-        rule = f"images must have sides of at least {SMALLEST} pixels where no resolution is given"
+        rule = f"images must have sides of at least {SMALLEST} pixels unless a resolution is given"
         raise invalid(WHERE, rule, f"{height}x{width}, {why}", "Set --resolution.")
     size = height, width
     if height * width > SMALL**2 and (min(height, width) >= THIN or height * width > PHOTO**2):
@@ -247,7 +247,7 @@ def _choose_size(look: _Look, notes: list[str]) -> tuple[int, int]:
         elif height * width > PHOTO**2:
             scale = PHOTO / sqrt(height * width)
             size = _to_sixteenths(height * scale), _to_sixteenths(width * scale)
-    scaled = "" if size == (height, width) else f", brought from {height}x{width}"
+    scaled = "" if size == (height, width) else f", resized from {height}x{width}"
     notes.append(f"resolution {size[0]}x{size[1]}{scaled}: {why}")
     return size
 
@@ -262,7 +262,7 @@ def _warn_of_sizes(look: _Look, size: tuple[int, int], fit: str, notes: list[str
     off = float(np.median(np.maximum(ratios / target, target / ratios)))
     if off > UNEVEN and fit != "pad":
         does = "changes their proportions" if fit == "squeeze" else f"cuts off {1 - 1 / off:.0%} of them"
-        _warn(notes, f"images are {off:.1f} times as long beside {size[0]}x{size[1]}, so that --fit {fit} {does}")
+        _warn(notes, f"images are {off:.1f} times as elongated as {size[0]}x{size[1]}, so --fit {fit} {does}")
     elif ratios.max() > MANY * ratios.min() and fit != "pad":
         spread = f"widths over heights from {ratios.min():.2f} to {ratios.max():.2f}"
         _warn(notes, f"images have many shapes ({spread}), which --fit {fit} does not keep; --fit pad does")
@@ -272,9 +272,7 @@ def _warn_of_sizes(look: _Look, size: tuple[int, int], fit: str, notes: list[str
         notes.append(f"sizes from {small[0]}x{small[1]} to {big[0]}x{big[1]}")
     if look.highest is not None and look.highest < 65536 // 4:
         kept = look.highest // 257 + 1
-        _warn(
-            notes, f"16-bit images reach {look.highest} of 65535, so that {kept} of 256 levels are left; rescale them"
-        )
+        _warn(notes, f"16-bit images reach {look.highest} of 65535, so only {kept} of 256 levels remain; rescale them")
 
 
 def say(data: ImageData, text: str) -> ImageData:

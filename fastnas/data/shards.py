@@ -148,7 +148,7 @@ def read_shards(root: Path, download: bool) -> tuple[str, ImageSet, ImageSet, tu
     is_ours = isinstance(content, dict) and content.get("format") == FORMAT
     is_ours = is_ours and isinstance(content.get("name"), str) and _are_names(content.get("classes"))
     if not is_ours:
-        raise invalid("data", f"{about} must be of fastnas", "another program's file")
+        raise invalid("data", f"{about} must be a file of fastnas", "another program's file")
     train, test = (_part(root, part, len(content["classes"])) for part in PARTS)
     return content["name"], train, test, tuple(content["classes"])
 

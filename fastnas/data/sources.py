@@ -97,10 +97,10 @@ def as_data(
     known = isinstance(data, str | Path | ImageData) or is_loader(data)
     if task is not None and (known or (isinstance(data, tuple | list) and any(map(is_loader, data)))):
         remedy = "Give it where the data is made: fastnas.data.from_arrays(..., task=...)."
-        raise invalid(where, "task must stand beside arrays or a data set", describe(data), remedy)
+        raise invalid(where, "task must be given with arrays or a data set", describe(data), remedy)
     found = _as_data(data, where, pairs, dimensions, task)
     if dimensions is not None and len(found.resolution) != dimensions:
-        rule = f"data must have {dimensions} dimensions beside the channels, as the space"
+        rule = f"data must have {dimensions} dimensions beside the channels, as the space has"
         remedy = "Give the space its dimensions: replace(DARTS, name=..., dimensions=1)."
         raise invalid(where, rule, f"{len(found.resolution)}, {list(found.resolution)}", remedy)
     return found
@@ -114,7 +114,7 @@ def _as_data(
     if isinstance(data, tuple | list) and len(data) == 2 and all(map(is_loader, data)):
         return from_loaders(*data) if pairs == "halves" else from_loaders(data[0], test=data[1])
     if is_loader(data):
-        rule = "a data loader must stand in a pair, that for weights and that for alpha"
+        rule = "data loaders must be a pair, one for the weights and one for alpha"
         raise invalid(where, rule, "one", "Give its data set in place of it, or two loaders.")
     if isinstance(data, tuple | list) and len(data) == 2:
         parts: Any = data if isinstance(data[0], tuple | list) else [data]

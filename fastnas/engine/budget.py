@@ -255,7 +255,7 @@ def plan_searches(
     if config.minutes is None:
         return config, searches or 1
     if not isinstance(space_or_supernet, Space):
-        rule = "minutes must stand beside a space: a supernet of your own would be trained by being measured"
+        rule = "minutes needs a space: a supernet of your own would be trained by being measured"
         raise invalid("search", rule, config.minutes, "Give epochs instead.")
     saved = read_budget(folder)
     chosen: Mapping[str, Any] = saved.get("search", {})

@@ -7,7 +7,6 @@ from fastnas.methods.method import Method
 from fastnas.spaces.space import Space
 from fastnas.tasks import Task, require_unbalanced
 from fastnas.training.config import SearchConfig
-from fastnas_kernels.check import complaint
 
 
 def require_fit(method: Method, space: Space) -> None:
@@ -27,14 +26,13 @@ def require_fit(method: Method, space: Space) -> None:
         (method.alignment is not None, "alignment", of_its_own),
         (partial > 1, f"partial_channels={partial}", space.no_partial_channels),
         (method.edge_normalisation, "edge_normalisation", space.no_edge_weights),
-        (grows, "stages with added_cells", no_growth),
+        (grows, "a stage with added_cells", no_growth),
         (method.auxiliary_skip != Constant(0.0), "auxiliary_skip", no_skips.replace("counts", "adds to")),
         (SKIPS in method.control_reads, f"control={method.control}", no_skips),
     ]
     for asked, choice, why in refusals:
         if asked and why:
-            rule = f"{choice} must not stand beside the space {space.name}"
-            raise ValueError(complaint(f"method {method.name}", rule, "both", why))
+            raise ValueError(f"method {method.name}: {choice} does not work in the space {space.name}. {why}")
 
 
 def require_task(task: Task, method: Method, config: SearchConfig) -> None:

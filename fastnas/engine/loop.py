@@ -198,11 +198,11 @@ def _first_supernet(
         got, remedy = type(space_or_supernet).__name__, "Give it an attribute `space`, a Space."
         raise invalid("search", "supernet must have a space", got, remedy)
     if len(method.stages) != 1:
-        rule = f"a supernet of your own must stand beside a method of one stage: {method.name} builds one for each"
+        rule = f"a supernet of your own needs a method of one stage: {method.name} builds one for each"
         raise invalid("search", rule, f"{len(method.stages)} stages", "Search the space instead.")
     if config.recompute != ("none",):
-        got, remedy = ", ".join(config.recompute), "Say it where the supernet is built."
-        raise invalid("search", "recompute must be none beside a supernet of your own", got, remedy)
+        got, remedy = ", ".join(config.recompute), "Set it where the supernet is built."
+        raise invalid("search", "recompute must be none with a supernet of your own", got, remedy)
     require_fit(method, space)
     return space_or_supernet
 

@@ -184,7 +184,7 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     """
     parts = resolve(experiment, load_data(experiment.data, experiment.images) if data is None else data)
     if parts.method.choice is not None and experiment.config.minutes is not None:
-        rule = "--minutes must stand beside a derivation or the ladder, whose time it can plan"
+        rule = "--minutes needs a derivation or the ladder, whose time it can plan"
         got = f"{parts.method.name}, which chooses by evaluations of its supernet"
         raise invalid("Experiment", rule, got, "Give --epochs instead.")
     if parts.method.choice is not None and (experiment.restarts or 1) > 1:
@@ -192,7 +192,7 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
         raise invalid("Experiment", rule, got, "Use --runs, of which the best goes on.")
     if isinstance(parts.method.choice, Perturbation) and experiment.cost.limit is not None:
         remedy = "Give --select argmax, average, ladder or evolution."
-        raise invalid("Experiment", "--select perturbation must stand without --cost.limit", "both", remedy)
+        raise invalid("Experiment", "--select perturbation does not work with --cost.limit", "both", remedy)
     _check_sizes(experiment, parts)
     return parts
 

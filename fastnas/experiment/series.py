@@ -201,7 +201,7 @@ def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Val
     if failures:
         number, message = min(failures.items())
         remedy = f"What the others found is kept. To try again: fastnas search --resume {folder}."
-        raise ValueError(complaint(WHERE, f"run {number} must end", message.rstrip("."), remedy))
+        raise ValueError(complaint(WHERE, f"run {number} must finish", message.rstrip("."), remedy))
     rule = "judged.json must say what came of a search"
     validated = [validate(_VALIDATED, read_json(path / "judged.json"), WHERE, rule) for path in folders]
     best = max(range(len(validated)), key=lambda number: validated[number].rank)  # the first of equals

@@ -74,7 +74,7 @@ def read_budget(text: str | None, target: Target | None = None, free_on_gpu: Fre
     """The budget that ``text`` names. A part is left to the process and to its allocator.
 
     Args:
-        text: A size of a GPU as ``24GiB`` or ``8 GB``; a GPU by its name as ``RTX 4090``; ``cuda:N`` for what is free
+        text: A size such as ``24GiB`` or ``8 GB``; a GPU by its name such as ``RTX 4090``; ``cuda:N`` for what is free
             on that GPU now; ``ram`` for what is free in this machine now, ``16GB ram`` for that much of it; ``None``
             for what is free on the GPU of this machine, or in the machine if it has none.
         target: ``cuda`` or ``cpu``: whose kernels the plan is for. By default what ``text`` says.
@@ -109,7 +109,7 @@ _BY_BARE_NAME = {_bare(name): name for name in GPUS}
 
 
 def _read_size(text: str, size: str) -> int:
-    rule = "--budget must be a size as 24GiB, a size as '16GB ram', cuda:N, ram, or the name of a GPU"
+    rule = "--budget must be a size such as 24GiB, one such as '16GB ram', cuda:N, ram, or the name of a GPU"
     try:
         found = 0 if re.fullmatch(r"[\d.]*", size) else int(_SIZE.validate_python(size))
     except (ValidationError, OverflowError):
@@ -123,7 +123,7 @@ def _read_size(text: str, size: str) -> int:
         close = [b for b in _BY_BARE_NAME if bare and b.startswith(bare)]
         close = close or get_close_matches(bare, [*_BY_BARE_NAME, "ram", "cuda"], 1, 0.6)
         names = " or ".join(_BY_BARE_NAME.get(b, b) for b in close)
-        remedy = f"Did you mean {names}?" if names else "Cards have names as 4090 or a100-80gb."
+        remedy = f"Did you mean {names}?" if names else "Cards have names such as 4090 or a100-80gb."
         raise invalid(WHERE, rule, repr(text if len(text) < 40 else f"{text[:40]}..."), remedy)
     return found
 
@@ -131,7 +131,7 @@ def _read_size(text: str, size: str) -> int:
 def _require_target(text: str, target: Target | None, own: Target) -> None:
     if target is not None and target != own:
         whose = "the machine, whose CPU" if target == "cpu" else "a GPU, which"
-        remedy = f"Give a size as {'16GB ram' if target == 'cpu' else '24GiB'}, or plan --for {own}."
+        remedy = f"Give a size such as {'16GB ram' if target == 'cpu' else '24GiB'}, or plan --for {own}."
         raise invalid(WHERE, f"--budget must be memory of {whose} the plan is for", repr(text), remedy)
 
 
@@ -159,7 +159,7 @@ def _available() -> int:
 def free_bytes(number: int) -> int:
     """What is free on ``cuda:number``."""
     if number >= torch.cuda.device_count():
-        remedy = "Give a size as 24GiB, or the name of a GPU."
+        remedy = "Give a size such as 24GiB, or the name of a GPU."
         raise invalid(WHERE, f"cuda:{number} must exist", f"{torch.cuda.device_count()} GPUs", remedy)
     return torch.cuda.mem_get_info(number)[0]
 

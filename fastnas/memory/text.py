@@ -8,7 +8,7 @@ from fastnas.memory.scaling import Scaling
 
 _TARGETS = {
     "cuda": "a GPU (its kernels, blocks of 512 bytes); --for cpu plans the CPU",
-    "cpu": "the CPU (its kernels); --for cuda or a budget as 24GiB plans a GPU, which need not be here",
+    "cpu": "the CPU (its kernels); --for cuda or a budget such as 24GiB plans a GPU, which need not be here",
 }
 
 
@@ -33,7 +33,7 @@ def describe(plan: Plan) -> Iterator[str]:
         yield f"{plan.requested.method.name} draws candidates: the peak is that of the draws that need most;"
         yield f"  at a fresh alpha the median draw needs {show_bytes(plan.typical)}"
     if plan.device:
-        yield f"seconds: of one step, from some steps of a small batch on {plan.device}"
+        yield f"seconds: of one step, measured on some steps of a small batch on {plan.device}"
     elif budget.target == "cuda":
         yield "seconds: none, since no step was timed on a GPU; plan on the machine that has it to see them"
     yield "No batch is cut into parts: each would be normalised by statistics of its own, which is another search."
@@ -43,7 +43,7 @@ def describe_scaling(rows: Sequence[Scaling]) -> Iterator[str]:
     """A line for each number of processes, if there are any."""
     if not rows:
         return
-    yield "GPUs  s a step: compute + exchange, loading   times as fast  efficiency  limited by"
+    yield "GPUs  s a step: compute + exchange, loading        speed-up  efficiency  limited by"
     for row in rows:
         parts = f"{row.seconds:8.3g}: {row.compute:7.3g} + {row.exchange:<8.2g} {row.loading:7.2g}"
         yield f"{row.processes:4}  {parts}   {row.speedup:13.1f}  {row.efficiency:10.0%}  {row.limit}"

@@ -87,9 +87,7 @@ def take_weights(network: DerivedNetwork, space: Space, source: Weights, same_cl
     share = 1 - sum(parameters[name].numel() for name in fresh) / total
     if not share:
         remedy = "Take the same channels and cells."
-        raise invalid(
-            "init_from", "a weight of the other network must have the name and shape of one here", "none", remedy
-        )
+        raise invalid("init_from", "the networks must share a weight of the same name and shape", "none", remedy)
     return Taken(share, fresh, [name for name in source.tensors if name not in used])
 
 

@@ -61,7 +61,7 @@ class Preprocessing:
 
         if self.values not in (None, (0.0, 1.0)):
             rule = "the network must have been trained on images"
-            remedy = "Give model(...) a batch of such arrays that preprocessing.normalize has been applied to."
+            remedy = "Call model(...) with a batch of such arrays, after preprocessing.normalize."
             raise invalid("predict", rule, f"arrays of values from {self.values[0]:g} to {self.values[1]:g}", remedy)
         if not isinstance(image, Image.Image):
             try:

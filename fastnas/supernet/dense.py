@@ -40,13 +40,13 @@ def fit_head(network: Any, task: Task, space: Space, resolution: tuple[int, ...]
     if not isinstance(task, Dense):
         return network
     if not isinstance(space, CellSpace):
-        raise invalid("task", "dense must stand beside a space of cells", space.name, "Search darts or nasbench201.")
+        raise invalid("task", "a dense task needs a space of cells", space.name, "Search darts or nasbench201.")
     if getattr(network, "auxiliary", None) is not None:
-        raise invalid("task", "auxiliary must be 0 beside dense, whose auxiliary head would see no map", "more")
+        raise invalid("task", "auxiliary must be 0 for a dense task, whose auxiliary head would see no map", "more")
     stride = 32 if large else 4
     scales = {stride * target / side for target, side in zip(task.size, resolution, strict=True)}
     if any(side % stride for side in resolution) or len(scales) > 1:
-        rule = f"images of a dense task must have sides that {stride} divides, and targets their proportions"
+        rule = f"images of a dense task must have sides divisible by {stride}, and targets their proportions"
         raise invalid("task", rule, f"images {list(resolution)} and targets {list(task.size)}", "Pad or crop both.")
     network.dense = True
     network.classifier = DenseClassifier(network.classifier, scales.pop(), len(resolution))

@@ -107,7 +107,7 @@ def note_threads(path: Path, saved: Mapping[str, Any], device: torch.device) -> 
     """Warn if what goes on has another number of threads than what was saved: sums then have another order."""
     before, now = saved.get("threads"), torch.get_num_threads()
     if device.type == "cpu" and before not in (None, now):
-        rule = f"{path} must go on with {before} threads to end with the same bits"
+        rule = f"{path} needs {before} threads to end with the same bits"
         remedy = f"It goes on; the last digits will differ. For the same ones set OMP_NUM_THREADS={before}."
         warnings.warn(complaint(WHERE, rule, now, remedy), RuntimeWarning, stacklevel=2)
 
@@ -119,7 +119,7 @@ def restoring(path: Path) -> Generator[None, None, None]:
         yield
     except (*UNREADABLE, AssertionError) as error:
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise invalid(WHERE, f"{path} must hold a whole state of what goes on", got, _remedy(path)) from None
+        raise invalid(WHERE, f"{path} must hold the complete state of this run", got, _remedy(path)) from None
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:

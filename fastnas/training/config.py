@@ -263,7 +263,7 @@ class SearchConfig(TrainingSetup):
         if not 0 < self.weight_share < 1:
             raise invalid("SearchConfig", "weight_share must lie in (0, 1)", self.weight_share)
         if self.fractions is not None and self.index is not None:
-            rule, got = "fractions and index must not stand together", f"{self.fractions} and {self.index}"
+            rule, got = "fractions and index must not be given together", f"{self.fractions} and {self.index}"
             raise invalid("SearchConfig", rule, got, "The index file knows its fractions.")
 
 

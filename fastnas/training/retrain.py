@@ -129,7 +129,7 @@ def retrain(
     data = as_data(data, "retrain", pairs="parts", dimensions=dimensions, task=task)
     require_type("retrain", "config", config, RetrainConfig)
     if network is not None and (config.drop_path or config.auxiliary):
-        rule = "drop_path and auxiliary must be 0 beside network=, which makes its own"
+        rule = "drop_path and auxiliary must be 0 with network=, which makes its own"
         raise invalid("retrain", rule, f"{config.drop_path:g} and {config.auxiliary:g}")
     folder = None if folder is None else Path(folder)
     if data.loaders is not None:

@@ -83,7 +83,7 @@ def start_from(
         return Start(SUPERNET, fingerprint(dict(init.named_parameters())), share, [], [])
     if init == SUPERNET:
         remedy = "Name the folder of a run, or search: fastnas search --retrain.init-from supernet."
-        raise invalid(WHERE, "supernet must stand in a search, which has one", "a training alone", remedy)
+        raise invalid(WHERE, "supernet needs a search, which has one", "a retraining alone", remedy)
     own = None if space.name in SPACES else space
     model = init if isinstance(init, Model) else load(init, space=own, network=build)
     theirs = space_by_name(model.genotype.space, own)

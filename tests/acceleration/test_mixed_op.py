@@ -102,7 +102,7 @@ def test_survives_a_deep_copy_and_a_pickle():
     ("arguments", "message"),
     [
         ((8, 1, ("none", "conv_9x9")), r"MixedOp: primitives must be among \['none', .*got \['conv_9x9'\]"),
-        ((8, 1, ("none",)), "MixedOp: primitives must hold another than none, got"),
+        ((8, 1, ("none",)), "MixedOp: primitives must not all be none, got"),
         ((8, 3), "MixedOp: stride must be 1 or 2, got 3"),
         ((6, 1, ("max_pool_3x3",), 4), r"MixedOp: channels / k must be a whole number \(k = 4\), got 6 channels"),
         ((3, 2, ("skip_connect",)), r"MixedOp: channels / k must be an even number \(k = 1\), got 3 channels"),

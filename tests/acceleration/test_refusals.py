@@ -237,7 +237,7 @@ def test_a_forward_that_somebody_else_replaced_is_left(make_blend):
     blend = make_blend()
     mine = blend.forward
     blend.forward = functools.partial(mine)
-    assert reasons(blend) == {"": "its forward was replaced by somebody else"}
+    assert reasons(blend) == {"": "its forward was overridden"}
 
 
 def test_the_proof_leaves_the_module_and_the_generator_as_they_were(make_blend):

@@ -247,5 +247,5 @@ def test_averaging_only_the_result_would_be_biased():
 
 
 def test_processes_must_be_joined_before_they_can_agree():
-    with pytest.raises(ValueError, match="OverProcesses: processes must have been joined"):
+    with pytest.raises(ValueError, match="OverProcesses: the process group must be initialised"):
         first_order(regression(slice(None), average=OverProcesses()), *start())

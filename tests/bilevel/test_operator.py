@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_said_in_one_line():
         operator @ {"a": ZERO["a"]}
     with pytest.raises(ValueError, match=r"v\['b'\] must have shape \[3\], got \[2\]"):
         operator @ {"a": ZERO["a"], "b": torch.zeros(2)}
-    with pytest.raises(ValueError, match="keep_graph must stand beside one loss, got 2 losses"):
+    with pytest.raises(ValueError, match="keep_graph needs a single loss, got 2 losses"):
         HessianOperator([quartic, quartic], ZERO, keep_graph=True)
     with pytest.raises(ValueError, match="params must not be empty"):
         HessianOperator(quartic, {})

@@ -7,10 +7,10 @@ from fastnas.checks.claims import Scored, StraightThrough
 from fastnas.checks.system import Coefficients, Estimate
 
 GRADIENT = "the hypergradient is the one that is claimed"
-AGAIN = "the steps are the same again from the same seed"
+AGAIN = "the steps repeat from the same seed"
 FORMULA = "the coefficients follow their formula"
 SUMS = "the coefficients of an edge sum to one"
-ZEROS = "what is off has the coefficient zero exactly"
+ZEROS = "candidates that are off have a coefficient of exactly zero"
 FREQUENCY = "the candidates are drawn as often as their probabilities say"
 
 

@@ -165,7 +165,7 @@ def test_a_baseline_that_holds_the_draws_own_reward_is_found_by_its_mean_too():
             replace(smooth_darts_rs(), perturbation=smoothing_at_any_radius),
             "a perturbation of radius 0 changes no bit of the weight step",
         ),
-        (replace(snas(), draw=Unseeded()), "the steps are the same again from the same seed"),
+        (replace(snas(), draw=Unseeded()), "the steps repeat from the same seed"),
     ],
     ids=["detached relaxation", "penalty of a list", "radius ignored", "draw without a seed"],
 )
@@ -194,9 +194,9 @@ def test_a_gradient_without_a_formula_must_be_said_to_be_one():
 
 
 def test_a_space_needs_a_method_and_a_system_none():
-    with pytest.raises(ValueError, match="check: method must stand beside a space or a supernet, got none"):
+    with pytest.raises(ValueError, match="check: a space or a supernet needs a method, got none"):
         check(NASBENCH201)
-    with pytest.raises(ValueError, match="check: a system must stand without method, claim and images"):
+    with pytest.raises(ValueError, match="check: method, claim and images must not be given with a system"):
         check(lambda seed: None, darts())
     with pytest.raises(ValueError, match="check: a supernet must have a Space as its attribute space"):
         check(nn.Linear(1, 1), darts())

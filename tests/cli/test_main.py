@@ -156,7 +156,7 @@ def run_main(capsys, *arguments):
         (["search", "--retrain.batch-size", "4000"], "data: batch_size must not exceed the training images of the"),
         (["search", "--recipe", "digits_darts", "--retrain.cells", "2"], "layout: cells must be at least 3, got 2."),
         (["search", "--resume", "nowhere"], "search: --resume must name a run folder, got nowhere."),
-        (["search", "--resume", "x", "--channels", "8"], "search: --resume must stand without other settings"),
+        (["search", "--resume", "x", "--channels", "8"], "search: --resume takes no other settings"),
         (["search", "--recipe", "soup"], "recipe: name must be one of digits, digits_darts, darts_cifar10"),
         (["search", "--space", "nasbench201", "--retrain.auxiliary", "0.4"], "Experiment: retrain.auxiliary must be 0"),
         (

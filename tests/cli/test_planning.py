@@ -60,8 +60,8 @@ def test_nothing_that_fits_is_an_exit_status(space, capsys):
     [
         ("1KiB", "plan: budget must hold the weights"),
         ("600MiB", "plan: budget must hold the weights"),
-        ("1e400GiB", "plan: --budget must be a size as 24GiB"),
-        ("plenty", "plan: --budget must be a size as 24GiB"),
+        ("1e400GiB", "plan: --budget must be a size such as 24GiB"),
+        ("plenty", "plan: --budget must be a size such as 24GiB"),
     ],
 )
 def test_a_budget_that_cannot_be_is_one_line(space, capsys, budget, message):
@@ -108,7 +108,7 @@ def test_a_plan_says_what_it_is_for_and_shows_no_seconds_of_another_device(space
 
 def test_a_plan_on_a_machine_without_a_gpu_asks_for_a_size_of_one(space, capsys):
     assert main(["plan", *SIZE, *space, "--for", "cuda"]) == 1
-    assert "plan: cuda:0 must exist, got 0 GPUs. Give a size as 24GiB" in capsys.readouterr().err
+    assert "plan: cuda:0 must exist, got 0 GPUs. Give a size such as 24GiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

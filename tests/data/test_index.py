@@ -82,7 +82,7 @@ def test_shares_out_of_range_are_refused(fractions):
 
 
 def test_fractions_beside_an_index_have_no_meaning(tmp_path):
-    with pytest.raises(ValueError, match="fractions and index must not stand together"):
+    with pytest.raises(ValueError, match="fractions and index must not be given together"):
         SearchConfig(fractions=(0.1, 0.1), index=tmp_path / "index.json")
 
 

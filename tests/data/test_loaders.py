@@ -202,12 +202,12 @@ def test_labels_and_shapes_of_every_batch_are_checked():
     "setting", [{"train_fraction": 0.5}, {"sampling": "balanced"}, {"workers": 2}, {"minutes": 1.0}]
 )
 def test_what_loaders_decide_is_no_setting(setting):
-    with pytest.raises(ValueError, match=f"{next(iter(setting))} must be left out beside data loaders"):
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} must not be set with data loaders"):
         fastnas.search("nasbench201", "darts", shared_set(), replace(SEARCH, **setting))
 
 
 def test_one_loader_is_refused_with_the_way_out():
-    with pytest.raises(ValueError, match="must stand in a pair"):
+    with pytest.raises(ValueError, match="must be a pair"):
         fastnas.search("nasbench201", "darts", batches(), SEARCH)
     with pytest.raises(ValueError, match="augment and colour must be left out"):
         retrain(random_genotype(NASBENCH201, 0), (batches(), batches()), replace(RETRAIN, augment="crop"), SEARCH)

@@ -120,7 +120,7 @@ def test_what_is_said_goes_before_what_the_source_knows():
     data = load_data("digits", DataConfig(augment="none", resolution=(10, 16)))
     assert (data.augment, data.resolution) == ("none", (10, 16))
     assert "Flip" not in str(data.train_transform)
-    with pytest.raises(ValueError, match="augment auto must have images in colour, got 1 channels"):
+    with pytest.raises(ValueError, match="augment auto needs colour images, got 1 channels"):
         load_data("digits", DataConfig(augment="auto"))
     with pytest.raises(ValueError, match="resolution must be at least 8 pixels"):
         DataConfig(resolution=(24, 4))

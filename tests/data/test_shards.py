@@ -116,7 +116,7 @@ def with_columns(path, **change):
     ("harm", "message"),
     [
         (lambda s: (s / "shards.json").unlink(), r"must hold shards, got no shards\.json in it\. Write them"),
-        (lambda s: (s / "shards.json").write_text("{}"), r"shards\.json must be of fastnas"),
+        (lambda s: (s / "shards.json").write_text("{}"), r"shards\.json must be a file of fastnas"),
         (lambda s: (s / "train.npz").unlink(), r"train\.npz must be the table .* FileNotFoundError"),
         (lambda s: cut(s / "train.npz"), r"train\.npz must be the table"),
         (lambda s: cut(s / "train-00001.tar"), r"train-00001\.tar must hold what its table says, got \d+ bytes of \d+"),

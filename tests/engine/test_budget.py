@@ -108,7 +108,7 @@ def test_the_clock_agrees():
 
 
 def test_a_supernet_of_ones_own_has_no_minutes():
-    with pytest.raises(ValueError, match="minutes must stand beside a space"):
+    with pytest.raises(ValueError, match="minutes needs a space"):
         search(NasBench201Supernet(10, 4, 1, image_channels=1), darts(), DIGITS, CONFIG)
 
 

@@ -72,7 +72,7 @@ def test_a_search_shorter_than_its_stages_or_their_warm_up_is_refused():
     with pytest.raises(ValueError, match="warmup_epochs must be less than the 1 epochs of the shortest stage"):
         search(SPACE, p_darts(), DIGITS, replace(TINY, epochs=4, warmup_epochs=1))
     own = DartsSupernet(10, channels=4, cells=3, image_channels=1)
-    with pytest.raises(ValueError, match="a supernet of your own must stand beside a method of one stage: p_darts"):
+    with pytest.raises(ValueError, match="a supernet of your own needs a method of one stage: p_darts"):
         search(own, p_darts(), DIGITS, replace(TINY, epochs=3))
 
 

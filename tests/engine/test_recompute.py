@@ -143,7 +143,7 @@ def test_a_search_goes_on_under_another_plan(tmp_path):
 
 def test_a_supernet_of_ones_own_keeps_its_own_plan():
     own = DartsSupernet(10, channels=4, cells=3, image_channels=1, recompute=("cell",))
-    with pytest.raises(ValueError, match="recompute must be none beside a supernet of your own"):
+    with pytest.raises(ValueError, match="recompute must be none with a supernet of your own"):
         search(own, darts(), DIGITS, replace(TINY, recompute=("edges",)))
 
 

@@ -148,5 +148,5 @@ def test_dimensions_that_do_not_fit_are_one_line():
         fastnas.search("darts", "darts", from_arrays((x, Y), dimensions=1), SEARCH)
     with pytest.raises(ValueError, match="dimensions must be 1, 2 or 3"):
         replace(DARTS, name="four", dimensions=4)
-    with pytest.raises(ValueError, match="augment must be left out beside series"):
+    with pytest.raises(ValueError, match="augment must not be set for series"):
         from_arrays((x, Y), dimensions=1, config=fastnas.data.DataConfig(augment="crop"))

@@ -77,7 +77,7 @@ def test_a_rank_that_dies_is_started_again_and_changes_nothing(whole, tmp_path):
     ("changes", "line"),
     [
         (["--batch-size", "33"], "ranks: batch_size must be a multiple of the 2 processes, which share every batch"),
-        (["--runs", "2"], "search: --runs and --strengths must stand in one process, which starts others"),
+        (["--runs", "2"], "search: --runs and --strengths need a single process, which starts the others"),
     ],
 )
 def test_what_does_not_fit_several_processes_is_one_line_from_each(tmp_path, changes, line):
@@ -104,4 +104,4 @@ def test_a_rank_that_dies_ends_all_with_a_line_that_names_it(tmp_path):
 @pytest.mark.slow
 def test_processes_that_may_be_restarted_need_a_folder_that_they_find_again():
     done = torchrun("fastnas", *TINY, restarts=1)
-    assert "search: --run must name the run folder of processes that torchrun may restart" in done.stderr
+    assert "search: --run must be given where torchrun may restart processes" in done.stderr

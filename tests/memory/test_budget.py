@@ -91,7 +91,7 @@ def test_pytorch_is_asked_for_what_is_free(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda number: ((number + 1) * GIB, 80 * GIB))
     assert (free_bytes(0), free_bytes(1)) == (GIB, 2 * GIB)
-    with pytest.raises(ValueError, match=r"plan: cuda:2 must exist, got 2 GPUs\. Give a size as 24GiB"):
+    with pytest.raises(ValueError, match=r"plan: cuda:2 must exist, got 2 GPUs\. Give a size such as 24GiB"):
         free_bytes(2)
 
 
@@ -104,7 +104,9 @@ def test_this_machine_has_memory_and_keeps_some():
     "text", ["", "many", "24", "GiB", "-1GiB", "0GB", "cuda:x", "1e400GiB", "nanGB", "infGB", "9" * 400 + "GB"]
 )
 def test_words_that_name_nothing_are_refused(text):
-    with pytest.raises(ValueError, match=r"plan: --budget must be a size as 24GiB, .*, or the name of a GPU") as caught:
+    with pytest.raises(
+        ValueError, match=r"plan: --budget must be a size such as 24GiB, .*, or the name of a GPU"
+    ) as caught:
         read_budget(text)
     assert len(str(caught.value)) < 250
 

@@ -54,7 +54,7 @@ def test_the_network_of_a_supernet_of_ones_own_is_retrained_and_loaded(tmp_path)
     assert again.test_accuracy == trained.test_accuracy
     with pytest.raises(ValueError, match="network must be the function that made the network, got none"):
         fastnas.load(tmp_path)
-    with pytest.raises(ValueError, match="drop_path and auxiliary must be 0 beside network="):
+    with pytest.raises(ValueError, match="drop_path and auxiliary must be 0 with network="):
         fastnas.retrain(found.genotype, "digits", replace(RETRAIN, drop_path=0.1), SEARCH, own=SPACE, network=derive)
     with pytest.raises(ValueError, match="network must be a function from a genotype to a module, got int"):
         fastnas.retrain(found.genotype, "digits", RETRAIN, SEARCH, own=SPACE, network=lambda genotype: 3)

@@ -70,7 +70,7 @@ def test_what_cannot_be_started_from_is_refused(first, tmp_path):
         fastnas.retrain(GENOTYPE, data(["cat", "dog"]), narrow, init=first[0])
     with pytest.raises(ValueError, match=r"must hold a model.json"):
         fastnas.retrain(GENOTYPE, data(["dark", "light"]), TINY, init=tmp_path)
-    with pytest.raises(ValueError, match="supernet must stand in a search"):
+    with pytest.raises(ValueError, match="supernet needs a search"):
         fastnas.retrain(GENOTYPE, data(["dark", "light"]), TINY, init="supernet")
 
 
