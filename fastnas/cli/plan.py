@@ -33,8 +33,9 @@ class PlanCommand:
         recipe: Settings to start from.
         smoke: Shrink the recipe.
         trust: Let a config.json name code to run as method or space.
-        budget: Memory of a GPU such as 24GiB, a GPU by its name such as 4090, cuda:N for what is free on it; ram for what is free
-            in this machine, '16GB ram' for that much of it. Unset for the GPU of this machine, or ram without one.
+        budget: Memory of a GPU such as 24GiB, a GPU by its name such as 4090, cuda:N for what is free on it; ram for
+            what is free in this machine, '16GB ram' for that much of it. Unset for the GPU of this machine, or ram
+            without one.
         target: What the plan is for, cuda or cpu, whether it is here or not; unset for what the budget says.
         allow: What may change although it changes the search: precision, batch.
         timed: Run some steps of a small batch, if what the plan is for is here, to know what recomputing costs.
