@@ -13,14 +13,14 @@ RESULTS = {
 
 def to_html(result: Any) -> str:
     """A genotype, or the result of a search or of a retraining, as HTML."""
-    from fastnas.report.draw import cell_figure, svg  # noqa: PLC0415  (matplotlib takes half a second)
+    from fastnas.report.draw import draw_cell, svg  # noqa: PLC0415  (matplotlib takes half a second)
     from fastnas.spaces.registry import space_by_name  # noqa: PLC0415
 
     genotype = getattr(result, "genotype", result)
     facts = [("genotype", str(genotype)), *_facts(result)]
     try:
         space = space_by_name(genotype.space)
-        cells = [svg(cell_figure(cell, space, space.title(kind))) for kind, cell in genotype.cells.items()]
+        cells = [svg(draw_cell(cell, space, space.title(kind))) for kind, cell in genotype.cells.items()]
     except ValueError:
         cells = []
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in facts)

@@ -13,7 +13,7 @@ OnEpoch = Callable[[Mapping[str, Any]], None]
 SECONDS = 0.5  # between two updates of a notebook
 
 
-def shown_in_notebook(
+def show_in_notebook(
     title: str, on_step: OnStep | None, on_epoch: OnEpoch | None
 ) -> tuple[OnStep | None, OnEpoch | None]:
     """The callbacks as they are; in a Jupyter notebook, where neither is given, those of a live table."""
@@ -47,19 +47,21 @@ class _NotebookTable:
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Add the line of an epoch."""
-        self.rows.append(epoch_cells(record))
+        self.rows.append(format_epoch(record))
         self.handle.update(self.html(self.text()))
 
     def text(self) -> str:
         """What the notebook shows now."""
-        left = time_left(time.monotonic() - self.started, self.first, self.done, self.total) if self.started else ""
+        left = (
+            format_time_left(time.monotonic() - self.started, self.first, self.done, self.total) if self.started else ""
+        )
         bar = f'<progress value="{self.done}" max="{self.total}"></progress> {self.done}/{self.total} steps {left}'
         lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.values())}</tr>" for row in self.rows]
         heading = "".join(f"<th>{escape(name)}</th>" for name in (self.rows[0] if self.rows else {}))
         return f"<p>{escape(self.title)} {bar}</p><table><tr>{heading}</tr>{''.join(lines)}</table>"
 
 
-def epoch_cells(record: Mapping[str, Any]) -> dict[str, str]:
+def format_epoch(record: Mapping[str, Any]) -> dict[str, str]:
     """The headings and the numbers of one record of ``metrics.jsonl``, of a search or of a training."""
     cells = {"epoch": f"{record['epoch'] + 1}/{record['epochs']}"}
     if "inner_loss" in record:
@@ -88,7 +90,7 @@ def _score_cell(record: Mapping[str, Any], part: str, space: str) -> dict[str, s
     return {heading: number}
 
 
-def time_left(seconds: float, first: int, done: int, total: int) -> str:
+def format_time_left(seconds: float, first: int, done: int, total: int) -> str:
     """The time that the remaining steps need, or nothing before a step was timed.
 
     Args:

@@ -153,7 +153,7 @@ def local_device(name: str) -> torch.device:
 
 
 @contextmanager
-def joined(device: str) -> Generator[Ranks, None, None]:
+def join_processes(device: str) -> Generator[Ranks, None, None]:
     """Meet the other processes, if there are any, and part from them at the end.
 
     Args:

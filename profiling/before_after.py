@@ -24,7 +24,7 @@ from fastnas.data import ImageData, load_data
 from fastnas.engine import search
 from fastnas.methods.library import METHODS
 from fastnas.spaces.cell_space import DARTS
-from fastnas.supernet.architecture import by_cell_type, initial_logits
+from fastnas.supernet.architecture import by_cell_type, draw_logits
 from fastnas.training.config import SearchConfig
 from fastnas_kernels.check import invalid
 from measuring.device import HostDevice, forced
@@ -117,7 +117,7 @@ def traced(settings: BeforeAfter, data: ImageData, epochs: int) -> Trace:
     last = {begin - 1 for begin in begins}
     steps = [after - before for number, (before, after) in enumerate(pairwise(marks), 1) if number not in last]
     beta = method.edge_normalisation
-    logits = initial_logits(DARTS, beta, config.seed, CPU, method.alpha_init_mean, method.alpha_init_std)
+    logits = draw_logits(DARTS, beta, config.seed, CPU, method.alpha_init_mean, method.alpha_init_std)
     first = {name: x.tolist() for name, x in by_cell_type(logits, "alpha", lambda x: x).items()}
     return Trace(steps, whole, [_flat(first), *(_flat(record["alpha"]) for record in records)])
 

@@ -23,7 +23,7 @@ from pydantic import ByteSize, TypeAdapter
 from fastnas.memory.budget import Budget, show_bytes
 from fastnas.memory.planner import plan
 from fastnas.memory.prediction import measure_peaks, predict
-from fastnas.memory.scene import CPU, moments, real_scene
+from fastnas.memory.scene import CPU, build_scene, list_moments
 from fastnas.ranks import torch_device
 from fastnas_kernels.backend import backend_for, forced_backend
 from measuring.memory_cases import GPU_BLOCK, Case, case, compared, configurations, resident, whole_supernets
@@ -100,7 +100,7 @@ def draws(options: Options) -> Section:
             predicted = predict(setup).peak.num_bytes
             found = []
             for seed in range(5):
-                scene = real_scene(setup.changed(seed=seed), moments(setup)[0])
+                scene = build_scene(setup.changed(seed=seed), list_moments(setup)[0])
                 generator = torch.Generator().manual_seed(seed)
                 for logits in scene.run.state.alpha.values():
                     logits.data.copy_(1e-3 * torch.randn(logits.shape, generator=generator))
@@ -199,7 +199,7 @@ def times(options: Options) -> Section:
         budget = Budget(options.budget, size, size)
         found = plan(kept.space, kept.method, kept.data, kept.config, budget=budget, neighbours=False)
         plans.append(found.config.recompute)
-    scenes = [real_scene(kept.changed(recompute=words), moments(kept)[0], CPU) for words in plans]
+    scenes = [build_scene(kept.changed(recompute=words), list_moments(kept)[0], CPU) for words in plans]
     peaks = [max(peak.num_bytes for peak in measure_peaks(scene).values()) for scene in scenes]  # and warm
     taken: list[list[tuple[float, float]]] = [[] for _ in scenes]
     for _ in range(options.repeats):

@@ -23,7 +23,7 @@ import tyro
 from torch import Tensor
 
 from fastnas.data import Batch, load_data
-from fastnas.engine import Run, fresh_state, search_step, stage_supernet
+from fastnas.engine import Run, build_stage, make_state, search_step
 from fastnas.engine.coefficients import relax
 from fastnas.engine.record import derive
 from fastnas.mechanisms.control import eigenvalue_rule_of_the_code
@@ -109,8 +109,8 @@ def _library(settings: Official, theirs: Published) -> tuple[Run, list[Tensor]]:
     numbers: dict[str, Any] = {"channels": settings.channels, "batch_size": settings.batch_size, "seed": settings.seed}
     numbers |= {"cells": settings.cells, "epochs": 50, "weight_lr": 0.025, "alpha_lr": 3e-4, "device": "cpu"}
     config = SearchConfig(**{**numbers, **theirs.settings})
-    supernet = stage_supernet(theirs.space, theirs.method, data, config, 0)
-    state = fresh_state(supernet, theirs.method, config, CPU)
+    supernet = build_stage(theirs.space, theirs.method, data, config, 0)
+    state = make_state(supernet, theirs.method, config, CPU)
     state.alive |= theirs.alive
     run = Run(theirs.method, data, config, CPU, (np.arange(2), np.arange(2)), settings.steps + 1, state)
     state.step = theirs.epoch * run.steps

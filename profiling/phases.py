@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fastnas.engine import relax
 from fastnas.methods.library import METHODS
 from fastnas.spaces.registry import space_by_name
-from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.supernets import build_supernet
 from measuring.counting import kept_bytes
 from measuring.device import clock_of, medians
@@ -57,7 +57,7 @@ def main(settings: Phases) -> None:
     method, space, device = METHODS[settings.method](), space_by_name(settings.space), torch.device(settings.device)
     net = build_supernet(space, 10, settings.channels, settings.cells, method.partial_channels, 3, False).to(device)
     w = dict(net.named_parameters())
-    alpha = initial_logits(space, method.edge_normalisation, 0, device)
+    alpha = draw_logits(space, method.edge_normalisation, 0, device)
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution, device=device)
     labels = torch.randint(10, (settings.batch_size,), device=device)
 

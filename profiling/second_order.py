@@ -29,12 +29,12 @@ from fastnas.bilevel.hypergradient import UnrolledByDifferences, first_order, un
 from fastnas.bilevel.named import norm
 from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Bilevel, Tensors, detach_all
-from fastnas.bilevel.products import central_difference, forward_over_reverse, kept_product, reverse_over_reverse
+from fastnas.bilevel.products import central_difference, forward_over_reverse, make_product, reverse_over_reverse
 from fastnas.data import Batch, evaluation_batches, load_data
-from fastnas.engine import Run, alpha_problem, fresh_state, relax, search_step, stage_supernet
+from fastnas.engine import Run, alpha_problem, build_stage, make_state, relax, search_step
 from fastnas.methods.library import darts
 from fastnas.spaces.registry import space_by_name
-from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
 from measuring.device import clock_of, medians
@@ -120,7 +120,7 @@ class Subject:
 def subject(settings: SecondOrder) -> Subject:
     """A supernet that has seen nothing, and random images."""
     network = build_supernet(space_by_name("darts"), 10, settings.channels, settings.cells, 1, 3, False)
-    w, alpha = dict(network.named_parameters()), initial_logits(space_by_name("darts"), False, 0, CPU)
+    w, alpha = dict(network.named_parameters()), draw_logits(space_by_name("darts"), False, 0, CPU)
     images = torch.randn(settings.batch_size, 3, settings.resolution, settings.resolution)
     labels = torch.randint(10, (settings.batch_size,))
     return Subject(network, detach_all({**w, **alpha}), tuple(w), tuple(alpha), images, labels)
@@ -142,7 +142,7 @@ def products(settings: SecondOrder) -> Section:
             "forward over reverse": lambda d=direction, of=of: forward_over_reverse(given.loss, given.at, d, of),
             "reverse over reverse": lambda d=direction, of=of: reverse_over_reverse(given.loss, given.at, d, of),
         }
-        kept = kept_product(given.loss, given.at, along, of)
+        kept = make_product(given.loss, given.at, along, of)
         ways["one more from a kept graph"] = lambda d=direction, kept=kept: kept(d)
         ways["two gradients at a distance"] = lambda d=direction, of=of: central_difference(
             given.loss, given.at, d, of, radius=0.01
@@ -206,7 +206,7 @@ def architect(settings: SecondOrder, batches: tuple[Batch, Batch]) -> Callable[[
 def prepared(settings: SecondOrder, network: nn.Module, *tensors: Tensor) -> tuple[Run, tuple[Batch, Batch]]:
     """A run about to make a step on the same images in both halves."""
     config = SearchConfig(channels=settings.channels, cells=settings.cells, device="cpu", warmup_epochs=0)
-    state = fresh_state(network, darts(), config, CPU)
+    state = make_state(network, darts(), config, CPU)
     run = Run(darts(), load_data("digits"), config, CPU, (np.arange(1), np.arange(1)), 10**6, state)
     return run, (Batch(*tensors), Batch(*tensors))
 
@@ -257,7 +257,7 @@ def differences(settings: SecondOrder) -> Section:
     """Error of the mixed product by differences against its step, in float32, before and after some training."""
     data = load_data("digits")
     config = SearchConfig(channels=settings.channels, cells=3, device="cpu", warmup_epochs=0, weight_lr=0.025)
-    state = fresh_state(stage_supernet(space_by_name("darts"), darts(), data, config, 0), darts(), config, CPU)
+    state = make_state(build_stage(space_by_name("darts"), darts(), data, config, 0), darts(), config, CPU)
     order = np.random.default_rng(0).permutation(len(data.train.labels))
     run = Run(darts(), data, config, CPU, (order, order), 10**6, state)
     batches = list(evaluation_batches(data, data.train, order, batch_size=32))[:16]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from fastnas.data import Batch, load_data
-from fastnas.engine.run import Run, fresh_state, stage_supernet
+from fastnas.engine.run import Run, build_stage, make_state
 from fastnas.methods.library import METHODS
 from fastnas.ranks import ALONE
 from fastnas.spaces.cell_space import NASBENCH201
@@ -27,7 +27,7 @@ def without_seconds(history):
 
 def make_run(method, config, space=NASBENCH201, steps=4, ranks=ALONE):
     """A search of digits before its first step."""
-    state = fresh_state(stage_supernet(space, method, DIGITS, config, 0), method, config, CPU)
+    state = make_state(build_stage(space, method, DIGITS, config, 0), method, config, CPU)
     return Run(method, DIGITS, config, CPU, (torch.arange(2).numpy(),) * 2, steps, state, ranks)
 
 

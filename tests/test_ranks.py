@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from fastnas.ranks import ALONE, Ranks, joined, local_device, place_in_environment, require_divisible
+from fastnas.ranks import ALONE, Ranks, join_processes, local_device, place_in_environment, require_divisible
 
 
 def test_the_parts_of_a_batch_are_disjoint_and_make_up_all_of_it():
@@ -17,7 +17,7 @@ def test_alone_nothing_is_exchanged():
     assert ALONE.totals(1.5, 2) == [1.5, 2]
     assert ALONE.broadcast("words") == "words"
     ALONE.require_same("anything", "text")
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         assert ranks == ALONE
 
 
@@ -52,7 +52,10 @@ def test_gpus_without_nccl_are_said_in_one_line(monkeypatch):
     monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="ranks: NCCL must be there for processes on GPUs, got none"), joined("auto"):
+    with (
+        pytest.raises(ValueError, match="ranks: NCCL must be there for processes on GPUs, got none"),
+        join_processes("auto"),
+    ):
         pass
 
 
@@ -60,7 +63,10 @@ def test_processes_without_a_meeting_point_are_said_in_one_line(monkeypatch):
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConnectionError, match=r"ranks: the processes must find each other.*torchrun"), joined("cpu"):
+    with (
+        pytest.raises(ConnectionError, match=r"ranks: the processes must find each other.*torchrun"),
+        join_processes("cpu"),
+    ):
         pass
 
 

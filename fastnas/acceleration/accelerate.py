@@ -8,14 +8,14 @@ from itertools import chain
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastnas.acceleration.evaluation import find_modules, obstacle
+from fastnas.acceleration.evaluation import find_modules, find_obstacle
 from fastnas.acceleration.mixed_op import MixedOp
 from fastnas.acceleration.primitives import Primitive, Unrecognised, read_primitive
-from fastnas.acceleration.proof import NotTaken, prove, signature
+from fastnas.acceleration.proof import NotTaken, describe_shapes, prove
 from fastnas.acceleration.report import AccelerationReport, Left, Replaced
 from fastnas.acceleration.shapes import find_cell_methods, find_edges, find_mixing_methods
 from fastnas.acceleration.stand_in import StandIn, find_stand_ins, install
-from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, cell_wirings, edge_wirings, require_gain
+from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, list_cell_wirings, list_edge_wirings, require_gain
 from fastnas_kernels.check import complaint
 
 
@@ -143,7 +143,7 @@ def _describe(name: str, present: list[StandIn]) -> Replaced:
 def _replace(module: nn.Module, session: _Session) -> list[str]:
     """Put the engine in the place of the methods of ``module`` that mix, and say why others are left."""
     is_cell = len(find_cell_methods(module)) > 0
-    key, proved = signature(module), []
+    key, proved = describe_shapes(module), []
     left: list[tuple[str, Unrecognised]] = []
     for method in find_cell_methods(module) or find_mixing_methods(module):
         try:
@@ -166,8 +166,8 @@ def _replace(module: nn.Module, session: _Session) -> list[str]:
 def _prove_once(module: nn.Module, method: str, is_cell: bool, key: object, session: _Session) -> Wiring:
     if method in module.__dict__:
         raise Unrecognised(f"its {method} was overridden")
-    wirings = (cell_wirings if is_cell else edge_wirings)(module, method)
-    reason = obstacle(find_modules(module, wirings[0]))
+    wirings = (list_cell_wirings if is_cell else list_edge_wirings)(module, method)
+    reason = find_obstacle(find_modules(module, wirings[0]))
     if reason is not None:
         raise Unrecognised(reason)
     if (method, key) not in session.proved:

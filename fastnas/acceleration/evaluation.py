@@ -52,7 +52,7 @@ def find_modules(module: nn.Module, wiring: Wiring) -> EvaluatedModules:
     return EvaluatedModules(inputs, convolutions, norms, by_themselves, bypassed, training)  # type: ignore[arg-type]
 
 
-def obstacle(found: EvaluatedModules) -> str | None:
+def find_obstacle(found: EvaluatedModules) -> str | None:
     """Why the engine cannot stand in for the modules as they are now; ``None`` if it can."""
     if any(map(any, map(hook_tables, found.bypassed))):
         part = next(part for part in found.bypassed if any(hook_tables(part)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fastnas.acceleration.evaluation import evaluate, find_modules, obstacle
+from fastnas.acceleration.evaluation import evaluate, find_modules, find_obstacle
 from fastnas.acceleration.shapes import find_candidates
 from fastnas.acceleration.wiring import Edge, Wiring, read_candidates
 from fastnas.spaces.cell_space import DARTS
@@ -88,7 +88,7 @@ class MixedOp(nn.Module):
         if len(weights) != len(self._ops):
             raise invalid("MixedOp", f"weights must be {len(self._ops)}", len(weights))
         found = find_modules(self, self._wiring)
-        reason = obstacle(found)
+        reason = find_obstacle(found)
         if reason is not None:
             raise RuntimeError(complaint("MixedOp", "candidates must be left to the engine", reason))
         result = evaluate(self, self._wiring, found, (x, weights))

@@ -22,10 +22,10 @@ from torch.utils._pytree import tree_leaves
 
 from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, guard_reads, is_same, read_state, require_untouched
 from fastnas.acceleration.primitives import Unrecognised
-from fastnas.acceleration.source import guard_code, is_foreign, words
+from fastnas.acceleration.source import guard_code, is_foreign, read_words
 from fastnas_kernels.tensors import storage_id
 
-_OPERATIONS = words("""
+_OPERATIONS = read_words("""
     add add_ sub sub_ rsub mul mul_ div div_ neg sum mean mm bmm addmm mv dot
 
     view _unsafe_view reshape _reshape_alias select slice split split_with_sizes unbind transpose t permute squeeze
@@ -39,13 +39,13 @@ _OPERATIONS = words("""
     cudnn_batch_norm miopen_batch_norm _batch_norm_no_update max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d
 """)
 """Sums and products, views and copies, constants, and the layers of candidates."""
-_NORMALISATIONS = words("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
-_ELEMENTWISE = words("add mul relu")
+_NORMALISATIONS = read_words("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
+_ELEMENTWISE = read_words("add mul relu")
 _TENSOR_FILE = inspect.getfile(Tensor.__len__)
-_COMPARISONS = words("ne eq gt lt ge le is_nonzero any all nonzero argmax argmin logical_not logical_and abs")
-_HOST_READS = words("item tolist numpy __bool__ __float__ __int__ __index__ __array__ is_nonzero equal allclose")
-_OF_TENSORS = words("requires_grad grad grad_fn is_leaf _version register_hook retain_grad requires_grad_")
-_SHAPES = words("shape size __len__ dim ndim numel stride is_contiguous nbytes storage_offset")
+_COMPARISONS = read_words("ne eq gt lt ge le is_nonzero any all nonzero argmax argmin logical_not logical_and abs")
+_HOST_READS = read_words("item tolist numpy __bool__ __float__ __int__ __index__ __array__ is_nonzero equal allclose")
+_OF_TENSORS = read_words("requires_grad grad grad_fn is_leaf _version register_hook retain_grad requires_grad_")
+_SHAPES = read_words("shape size __len__ dim ndim numel stride is_contiguous nbytes storage_offset")
 
 
 @dataclass(frozen=True)

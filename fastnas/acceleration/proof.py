@@ -302,7 +302,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def signature(module: nn.Module) -> tuple[object, ...]:
+def describe_shapes(module: nn.Module) -> tuple[object, ...]:
     """What makes two modules one to the proof: classes, shapes and attributes of all parts, and their names."""
     parts: list[object] = []
     for name, part in module.named_modules():

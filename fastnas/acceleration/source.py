@@ -17,16 +17,16 @@ from fastnas.acceleration.guards import OF_EVERY_MODULE, Guard, is_code, is_cons
 from fastnas.acceleration.primitives import Unrecognised
 
 
-def words(text: str) -> frozenset[str]:
+def read_words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_OF_TORCH = words("""
+_OF_TORCH = read_words("""
     is_grad_enabled is_inference_mode_enabled is_autocast_enabled is_autocast_cpu_enabled get_default_dtype initial_seed
     get_rng_state set_rng_state manual_seed seed get_num_threads set_grad_enabled
 """)
-_STANDARD = words("math operator itertools functools collections typing types enum numbers abc")
-_REFUSED_BUILTINS = words("""
+_STANDARD = read_words("math operator itertools functools collections typing types enum numbers abc")
+_REFUSED_BUILTINS = read_words("""
     globals locals vars eval exec open input id hash __import__ setattr delattr getattr hasattr print type
 """)
 _REFUSED_ATTRIBUTES = frozenset(("__class__", "__dict__", "__globals__", "__code__", "__self__", "__func__"))

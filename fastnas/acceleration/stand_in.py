@@ -9,7 +9,7 @@ from operator import itemgetter
 import torch
 from torch import Tensor, nn
 
-from fastnas.acceleration.evaluation import EvaluatedModules, evaluate, find_modules, obstacle, restore_first
+from fastnas.acceleration.evaluation import EvaluatedModules, evaluate, find_modules, find_obstacle, restore_first
 from fastnas.acceleration.guards import Guard, OtherThan, is_plain
 from fastnas.acceleration.report import Replaced
 from fastnas.acceleration.wiring import Wiring
@@ -41,7 +41,7 @@ class StandIn:
         if arguments is None or torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return self._own(*args, **named)
         self._require_structure()
-        reason = obstacle(self._found) or self._find_change()
+        reason = find_obstacle(self._found) or self._find_change()
         if reason is not None:
             text = complaint("fastnas.accelerate", "the module must be as it was found", reason, _AGAIN)
             warnings.warn(text, RuntimeWarning, stacklevel=3)

@@ -315,7 +315,7 @@ def require_gain(edges: Sequence[Edge]) -> None:
         raise Unrecognised("nothing is mixed in it, and PyTorch's own operations are faster")
 
 
-def edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
+def list_edge_wirings(module: nn.Module, method: str) -> list[Wiring]:
     """What a mixed operation may be: one wiring for each share of the channels that its candidates could see.
 
     Candidates that the engine does not know run beside it, as far as two others or a convolution are left to it.
@@ -338,7 +338,7 @@ def _by_mode(module: nn.Module, wiring: Wiring) -> list[Wiring]:
     return [replace(wiring, arguments=tuple(others), fixed=(mode, *wiring.fixed)) for mode in modes]
 
 
-def cell_wirings(module: nn.Module, method: str) -> list[Wiring]:
+def list_cell_wirings(module: nn.Module, method: str) -> list[Wiring]:
     """What a cell may be: its argument after the coefficients may hold weights of edges, numbers of candidates, a
     number that is zero for now, or a word that selects a mode."""
     wiring = _cell_wiring(module, method)

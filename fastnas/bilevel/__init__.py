@@ -5,11 +5,11 @@ from fastnas.bilevel.operator import HessianOperator
 from fastnas.bilevel.problem import Bilevel, OverProcesses, SgdStep
 from fastnas.bilevel.products import (
     Difference,
+    average_products,
     by_differences,
     central_difference,
     forward_over_reverse,
     gauss_newton,
-    mean_product,
     reverse_over_reverse,
 )
 from fastnas.bilevel.score_function import ImportanceWeighted, Reinforce
@@ -30,6 +30,7 @@ __all__ = [
     "SgdStep",
     "Unrolled",
     "UnrolledByDifferences",
+    "average_products",
     "by_differences",
     "central_difference",
     "dominant_eigenvalue",
@@ -38,7 +39,6 @@ __all__ = [
     "first_order",
     "forward_over_reverse",
     "gauss_newton",
-    "mean_product",
     "reverse_over_reverse",
     "spectral_density",
     "trace",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Bilevel, Tensors, detach_all, differentiate, undisturbed
+from fastnas.bilevel.problem import Bilevel, Tensors, detach_all, differentiate, restore_state
 from fastnas.bilevel.products import Product, forward_over_reverse
 from fastnas.bilevel.solve import ConjugateGradients, Solve
 from fastnas_kernels.check import invalid
@@ -197,7 +197,7 @@ def _leaves(tensors: Tensors) -> dict[str, Tensor]:
 
 def _slopes(problem: Bilevel, loss: Callable[[], Tensor], variables: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
     """A loss and its gradient, both averaged over processes, evaluated without a trace."""
-    with undisturbed(problem.state):
+    with restore_state(problem.state):
         value = loss()
         found = differentiate(value, variables)
     averaged = problem.average({"": value.detach().reshape(1), **found})

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Tensors, undisturbed
+from fastnas.bilevel.problem import Tensors, restore_state
 from fastnas_kernels.check import complaint, invalid
 from fastnas_kernels.tensors import accumulator, storage_id
 
@@ -63,7 +63,7 @@ def require_names(where: str, at: Tensors, v: Tensors, rows: Collection[str]) ->
 def require_entering(where: str, losses: Sequence[LossOf], at: Tensors, state: Sequence[Tensor]) -> None:
     """Raise if none of the tensors enters one of the losses: its Hessian would be zero in silence."""
     for loss in losses:
-        with undisturbed(state), torch.enable_grad():
+        with restore_state(state), torch.enable_grad():
             leaves = {name: x.detach().requires_grad_() for name, x in at.items()}
             value = loss(leaves)
         ids, seen, waiting = {id(x) for x in leaves.values()}, set(), [value.grad_fn]

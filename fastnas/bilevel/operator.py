@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.named import LossOf
-from fastnas.bilevel.problem import Average, Tensors, alone
-from fastnas.bilevel.products import Product, forward_over_reverse, kept_product, mean_product
+from fastnas.bilevel.problem import Average, Tensors, skip_average
+from fastnas.bilevel.products import Product, average_products, forward_over_reverse, make_product
 from fastnas_kernels.check import complaint, invalid
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class HessianOperator:
     keep_graph: bool = False
     state: Sequence[Tensor] = ()
     allow_unused: bool = False
-    average: Average = alone
+    average: Average = skip_average
     sizes: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
@@ -103,14 +103,14 @@ class HessianOperator:
 
     @cached_property
     def _kept(self) -> Callable[[Tensors], dict[str, Tensor]]:
-        return kept_product(self.losses[0], self.at, state=self.state, allow_unused=self.allow_unused)
+        return make_product(self.losses[0], self.at, state=self.state, allow_unused=self.allow_unused)
 
     def times(self, v: Tensors) -> dict[str, Tensor]:
         """The product with tensors by name."""
         if self.keep_graph:
             return self.average(self._kept(v))
         return self.average(
-            mean_product(
+            average_products(
                 self.losses,
                 self.at,
                 v,

@@ -55,7 +55,7 @@ Average = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 """From the tensors of this process to the means over all processes; called by all of them in the same order."""
 
 
-def alone(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def skip_average(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """One process: nothing to average."""
     return dict(tensors)
 
@@ -110,7 +110,7 @@ class Bilevel:
     outer_size: int = 1
     reward: Callable[[Tensors, Tensors, int], tuple[Tensor, Tensor]] | None = None
     state: Sequence[Tensor] = ()
-    average: Average = alone
+    average: Average = skip_average
 
 
 def detach_all(tensors: Tensors) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ def differentiate(loss: Tensor, variables: Tensors, *, create_graph: bool = Fals
 
 
 @contextmanager
-def undisturbed(state: Sequence[Tensor] = ()) -> Generator[None, None, None]:
+def restore_state(state: Sequence[Tensor] = ()) -> Generator[None, None, None]:
     """Put the random state, and ``state``, back to what they were, bit for bit, also if something raises.
 
     What begins inside begins from the same random numbers, so a loss with dropout that is evaluated twice, each time

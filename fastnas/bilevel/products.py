@@ -7,7 +7,7 @@ no ``.grad`` is touched, and the random state stays as it was.
 
 Which one when, by the measurements of ``profiling/second_order.py``: :func:`forward_over_reverse`, the fastest, which
 keeps no graph of the backward pass and computes rows for nothing but ``of``; :func:`reverse_over_reverse` where an
-operation has no forward mode, or where memory counts and the direction is on the weights; :func:`kept_product` for
+operation has no forward mode, or where memory counts and the direction is on the weights; :func:`make_product` for
 many at one point, where each costs one backward pass through the graph of the gradient;
 :func:`central_difference` where a loss cannot be differentiated twice, and as a check.
 """
@@ -29,7 +29,7 @@ from fastnas.bilevel.named import (
     require_names,
     select_rows,
 )
-from fastnas.bilevel.problem import Tensors, undisturbed
+from fastnas.bilevel.problem import Tensors, restore_state
 from fastnas_kernels.check import invalid
 from fastnas_kernels.tensors import accumulator
 
@@ -85,7 +85,7 @@ def forward_over_reverse(
     where, rows = "forward_over_reverse", select_rows(v, of)
     require_names(where, at, v, rows)
     remedy = "Use reverse_over_reverse, or central_difference, as product=by_differences."
-    with undisturbed(state), refuse_inplace(where, remedy), torch.enable_grad(), forward_ad.dual_level():
+    with restore_state(state), refuse_inplace(where, remedy), torch.enable_grad(), forward_ad.dual_level():
         point = {name: x.detach().requires_grad_(name in rows) for name, x in at.items()}
         point |= {name: forward_ad.make_dual(point[name], x.detach().to(at[name])) for name, x in v.items()}
         found = gradients(where, loss(point), {name: point[name] for name in rows}, allow_unused)
@@ -116,7 +116,7 @@ def reverse_over_reverse(
     return _graph(where, loss, at, tuple(v), select_rows(v, of), state, allow_unused)(v, keep=False)
 
 
-def kept_product(
+def make_product(
     loss: LossOf,
     at: Tensors,
     along: Collection[str] | None = None,
@@ -126,7 +126,7 @@ def kept_product(
     allow_unused: bool = False,
 ) -> Callable[[Tensors], dict[str, Tensor]]:
     """The Hessian at one point, from directions to products, by the graph of its gradient, which it keeps."""
-    where, names = "kept_product", tuple(at if along is None else along)
+    where, names = "make_product", tuple(at if along is None else along)
     rows = tuple(names if of is None else of)
     require_names(where, at, {name: at[name] for name in names if name in at}, (*rows, *names))
     product = _graph(where, loss, at, names, rows, state, allow_unused)
@@ -168,7 +168,7 @@ def gauss_newton(
     """
     where, rows = "gauss_newton", select_rows(v, of)
     require_names(where, at, v, rows)
-    with undisturbed(state), refuse_inplace(where, "Use a Hessian product."), torch.enable_grad():
+    with restore_state(state), refuse_inplace(where, "Use a Hessian product."), torch.enable_grad():
         with forward_ad.dual_level():
             point = {name: x.detach().requires_grad_(name in rows) for name, x in at.items()}
             leaves = {name: point[name] for name in rows}
@@ -182,7 +182,7 @@ def gauss_newton(
         return fill_missing(at, rows, gradients(where, weighted, leaves, allow_unused))
 
 
-def mean_product(
+def average_products(
     losses: Iterable[LossOf],
     at: Tensors,
     v: Tensors,
@@ -218,7 +218,7 @@ def mean_product(
         total = {name: total[name] + x for name, x in wide.items()} if total else wide
         count += size
     if count <= 0:
-        raise invalid("mean_product", "losses must not be empty", "none")
+        raise invalid("average_products", "losses must not be empty", "none")
     return {name: (x / count).to(at[name].dtype) for name, x in total.items()}
 
 
@@ -233,7 +233,7 @@ def _graph(
 ) -> Callable[..., dict[str, Tensor]]:
     """The product from the graph of the gradient for ``along``."""
     remedy = "Use central_difference, as product=by_differences."
-    with undisturbed(state), copy_when_saved(state), refuse_inplace(where, remedy), torch.enable_grad():
+    with restore_state(state), copy_when_saved(state), refuse_inplace(where, remedy), torch.enable_grad():
         point = {name: x.detach().requires_grad_(name in along or name in rows) for name, x in at.items()}
         value = loss(point)
         firsts = gradients(where, value, {name: point[name] for name in along}, allow_unused, create_graph=True)
@@ -308,7 +308,7 @@ def central_difference(
     h = taken / length
 
     def gradient(shift: float) -> list[Tensor]:
-        with undisturbed(state), torch.enable_grad():
+        with restore_state(state), torch.enable_grad():
             point = {name: x.detach() for name, x in at.items()}
             point |= {name: point[name] + shift * x.detach() for name, x in v.items()}
             leaves = {name: point[name].requires_grad_() for name in rows}

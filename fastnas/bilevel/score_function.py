@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastnas.bilevel.problem import Bilevel, Tensors, differentiate, undisturbed
+from fastnas.bilevel.problem import Bilevel, Tensors, differentiate, restore_state
 from fastnas_kernels.check import invalid
 
 
@@ -50,7 +50,7 @@ class ImportanceWeighted:
 
     def __call__(self, problem: Bilevel, w: Tensors, alpha: Tensors) -> tuple[Tensor, dict[str, Tensor]]:
         assert problem.log_probability is not None, "a method refuses this estimator without a discrete draw"
-        with torch.no_grad(), undisturbed(problem.state):
+        with torch.no_grad(), restore_state(problem.state):
             losses_K = torch.stack([problem.outer(w, alpha, draw) for draw in range(self.draws)])
         weights_K = self.weights(losses_K, problem.outer_size)
         log_probabilities_K = torch.stack([problem.log_probability(alpha, draw) for draw in range(self.draws)])

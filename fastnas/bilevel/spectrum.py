@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastnas.bilevel.named import LossOf, require_entering
 from fastnas.bilevel.operator import HessianOperator
-from fastnas.bilevel.problem import Average, Tensors, alone
-from fastnas.bilevel.products import Product, forward_over_reverse, mean_product
+from fastnas.bilevel.problem import Average, Tensors, skip_average
+from fastnas.bilevel.products import Product, average_products, forward_over_reverse
 from fastnas_kernels.check import complaint, invalid
 
 
@@ -87,7 +87,7 @@ def dominant_eigenvalue(
     product: Product | None = None,
     sizes: Sequence[int] | None = None,
     state: Sequence[Tensor] = (),
-    average: Average = alone,
+    average: Average = skip_average,
 ) -> float:
     """The algebraically largest eigenvalue of the Hessian of ``loss``, by the Lanczos method.
 
@@ -296,7 +296,8 @@ def dominant_interval(
     u = ritz.vector(-1)
     named = matrix.unflat(u)
     each = [
-        float(u @ matrix.flat(mean_product([loss], at, named, product=product, allow_unused=True))) for loss in losses
+        float(u @ matrix.flat(average_products([loss], at, named, product=product, allow_unused=True)))
+        for loss in losses
     ]
     found = torch.tensor(each, dtype=torch.float64)
     share = torch.tensor(sizes if sizes is not None else [1] * len(losses), dtype=torch.float64)

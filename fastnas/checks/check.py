@@ -5,11 +5,11 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fastnas.checks.engine import make_build
-from fastnas.checks.estimates import coefficient_findings, estimate_finding
+from fastnas.checks.estimates import check_coefficients, check_estimate
 from fastnas.checks.finding import Finding, Report, Verdict, skip
-from fastnas.checks.gradients import DRAWS, gradient_findings, observe
+from fastnas.checks.gradients import DRAWS, check_gradient, observe
 from fastnas.checks.point import make_images, make_networks
-from fastnas.checks.steps import repeats, step_findings, traces, twin_finding
+from fastnas.checks.steps import check_repeats, check_steps, check_twin, trace_twice
 from fastnas.checks.system import Build, Claim
 from fastnas.errors import describe, invalid
 from fastnas.methods.method import Method
@@ -91,8 +91,8 @@ def check(
 
 
 def _check(title: str, build: Build, seed: int) -> Report:
-    one, other = traces(build, seed)
-    again = repeats(one, other)
+    one, other = trace_twice(build, seed)
+    again = check_repeats(one, other)
     if again.verdict is Verdict.FAILED:
         # what cannot be repeated cannot be compared: the reference would see another draw than the step
         why = "the steps do not repeat, so there is no gradient to compare"
@@ -100,10 +100,10 @@ def _check(title: str, build: Build, seed: int) -> Report:
     first = observe(build, seed)
     system = first.system
     findings: list[Finding] = [
-        *gradient_findings([first, *(observe(build, seed + i) for i in range(1, DRAWS if system.random else 1))]),
-        *[estimate_finding(estimate) for estimate in system.estimates],
-        *step_findings(one),
-        *[twin_finding(twin, seed) for twin in system.twins],
-        *coefficient_findings(system),
+        *check_gradient([first, *(observe(build, seed + i) for i in range(1, DRAWS if system.random else 1))]),
+        *[check_estimate(estimate) for estimate in system.estimates],
+        *check_steps(one),
+        *[check_twin(twin, seed) for twin in system.twins],
+        *check_coefficients(system),
     ]
     return Report(title, (*findings, again))

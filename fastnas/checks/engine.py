@@ -10,7 +10,7 @@ from torch import Tensor
 from fastnas.bilevel.problem import Tensors
 from fastnas.checks.enumeration import make_estimates
 from fastnas.checks.method_claims import find_claim, make_coefficients, separate_penalties
-from fastnas.checks.point import NetworkOf, Point, few_draws, make_point
+from fastnas.checks.point import NetworkOf, Point, limit_draws, make_point
 from fastnas.checks.system import Build, Claim, System, Twin
 from fastnas.engine.coefficients import living_logits, relax
 from fastnas.engine.step import search_step
@@ -20,7 +20,7 @@ from fastnas.methods.method import Method, Term
 
 def make_build(method: Method, network_of: NetworkOf, images: Tensor, claim: Claim | None = None) -> Build:
     """From a seed to the system of ``method``, with a penalty to look at if it has none."""
-    method = few_draws(method)
+    method = limit_draws(method)
     if not method.penalties:
         method = replace(method, penalties=(Term(_rank, Constant(0.5), expected=True),))
 
@@ -51,14 +51,14 @@ def make_system(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
         return torch.stack(terms).sum()
 
     def alpha_step() -> None:
-        with _held(state.weight_optimizer), _alphas_part(point):
+        with _hold(state.weight_optimizer), _keep_buffers_of_alpha(point):
             search_step(run, point.weight_batch, point.search_batch)
 
     def weight_step() -> None:
         if not method.update_schedule.joint:
             search_step(run, point.weight_batch, None)
             return
-        with _held(state.alpha_optimizer):  # both move at once: look at one
+        with _hold(state.alpha_optimizer):  # both move at once: look at one
             search_step(run, point.weight_batch, None)
 
     return System(
@@ -81,7 +81,7 @@ def make_system(point: Point, claim: Claim, twins: tuple[Twin, ...]) -> System:
 
 
 @contextmanager
-def _held(optimizer: torch.optim.Optimizer) -> Generator[None, None, None]:
+def _hold(optimizer: torch.optim.Optimizer) -> Generator[None, None, None]:
     """The optimiser's step moves nothing inside the block: to every optimiser, what has no gradient stays."""
 
     def forget(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
@@ -95,7 +95,7 @@ def _held(optimizer: torch.optim.Optimizer) -> Generator[None, None, None]:
 
 
 @contextmanager
-def _alphas_part(point: Point) -> Generator[None, None, None]:
+def _keep_buffers_of_alpha(point: Point) -> Generator[None, None, None]:
     """What the weights' part of a step does to buffers is undone inside the block, what alpha's part does stays."""
     buffers, state = dict(point.run.state.supernet.named_buffers()), point.run.state
     kept = {name: x.clone() for name, x in buffers.items()}

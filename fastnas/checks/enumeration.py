@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from fastnas.bilevel.problem import Tensors, detach_all
-from fastnas.checks.method_claims import inputs_read, make_importance, two_left
+from fastnas.checks.method_claims import find_inputs_read, leave_two, make_importance
 from fastnas.checks.point import Point, masks
 from fastnas.checks.system import Estimate
 from fastnas.mechanisms.draw import Draw
 from fastnas.mechanisms.relaxation import probabilities
-from fastnas.supernet.architecture import set_mask
+from fastnas.supernet.architecture import make_input_mask
 from fastnas.supernet.mix import Mix
 
 FREQUENCIES = 400  # samples
@@ -99,13 +99,13 @@ def _take_candidate_logits(point: Point) -> dict[str, Tensor]:
 def _inputs_read(point: Point) -> Estimate:
     """How often each set of inputs is read."""
     logits = {name: a for name, a in point.run.state.alpha.items() if name.startswith("inputs.")}
-    mask_BS = set_mask(point.run.space, torch.device("cpu"))
+    mask_BS = make_input_mask(point.run.space, torch.device("cpu"))
     steep = torch.linspace(0, 2, mask_BS.shape[1]).double().expand(mask_BS.shape)
     alpha = {**_take_candidate_logits(point), **dict.fromkeys(logits, steep)}
     p_BS = probabilities(steep, point.run.tau, mask_BS)
     return Estimate(
         "the inputs of a node are drawn as often as their probabilities say",
-        lambda i: inputs_read(point, point.later(i).drawn(alpha).mix.candidates),
+        lambda i: find_inputs_read(point, point.later(i).drawn(alpha).mix.candidates),
         lambda: dict.fromkeys(logits, p_BS),
         FREQUENCIES,
         "Draw one set of inputs for each node, from logits of their own.",
@@ -128,7 +128,7 @@ class Few:
 
     @cached_property
     def point(self) -> Point:
-        return self.whole.with_alive(two_left(self.whole)[0])
+        return self.whole.with_alive(leave_two(self.whole)[0])
 
     @cached_property
     def alpha(self) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class Few:
     @cached_property
     def mixes(self) -> list[dict[str, Tensor]]:
         """The coefficients of every architecture."""
-        alive, free = two_left(self.whole)
+        alive, free = leave_two(self.whole)
         found = []
         for columns in product(*(pair for _, _, pair in free)):
             mix = {name: alive_EK.double() for name, alive_EK in masks(alive).items()}

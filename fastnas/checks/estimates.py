@@ -11,7 +11,7 @@ ROUNDING = 1e-12  # a softmax of a dozen float64 numbers is good to a few 1e-16
 DRAWS = 4
 
 
-def coefficient_findings(system: System) -> list[Finding]:
+def check_coefficients(system: System) -> list[Finding]:
     """What is claimed of the coefficients, at a few draws."""
     claimed = system.coefficients
     titles = (
@@ -58,7 +58,7 @@ def _compare_rows(
     return compare(title, worst, bound, origin, meaning, remedy)
 
 
-def estimate_finding(estimate: Estimate) -> Finding:
+def check_estimate(estimate: Estimate) -> Finding:
     """Whether the mean over samples is the exact expectation, in standard errors."""
     exact = estimate.exact()
     samples = [estimate.sample(i) for i in range(estimate.samples)]

@@ -118,7 +118,7 @@ def observe(build: Build, seed: int) -> Observation:
     return Observation(fresh, {name: seen.get(name, torch.zeros_like(a)) for name, a in fresh.alpha.items()}, seed)
 
 
-def gradient_findings(observations: Sequence[Observation]) -> list[Finding]:
+def check_gradient(observations: Sequence[Observation]) -> list[Finding]:
     """Everything about the gradient of alpha, over several observations where it is random."""
     first = observations[0]
     kinds = {"alpha": [name for name in first.system.alpha if not name.startswith("beta")]}
@@ -165,12 +165,12 @@ def _exact(observations: Sequence[Observation]) -> Finding:
     worst = max(useful, key=lambda seen: seen.error / seen.bound)
     meaning = f"{len(worst.directions)} random directions in {len(useful)} steps"
     if worst.error > worst.bound:
-        meaning = diagnosis(worst.measured_D - worst.penalty_D[0], worst.claimed)
+        meaning = diagnose(worst.measured_D - worst.penalty_D[0], worst.claimed)
     remedy = "Compare the alpha step with its formula term by term, and with fastnas.bilevel.hypergradient."
     return compare(title, worst.error, worst.bound, ORIGIN, meaning, remedy)
 
 
-def diagnosis(measured_D: Tensor, claimed: Claimed) -> str:
+def diagnose(measured_D: Tensor, claimed: Claimed) -> str:
     """In words, which known defect gives this gradient."""
     exact_D = claimed.slopes.values
     scaled = Alternative("It is {c} times the exact one.", torch.zeros_like(exact_D), exact_D)

@@ -21,7 +21,7 @@ from fastnas.mechanisms.draw import Draw, Sample
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import Relaxation, probabilities
 from fastnas.methods.method import Method, Term
-from fastnas.supernet.architecture import input_sets, set_mask
+from fastnas.supernet.architecture import list_input_sets, make_input_mask
 
 
 def find_claim(point: Point) -> Claim:
@@ -45,13 +45,15 @@ def _claim_scores(point: Point) -> Claim:
 
     def choose(alpha: Tensors, draw: int) -> dict[str, Tensor]:
         mix = point.drawn(alpha, draw).mix.candidates
-        return {f"alpha.{name}": x.detach() for name, x in mix.items()} | inputs_read(point, mix)
+        return {f"alpha.{name}": x.detach() for name, x in mix.items()} | find_inputs_read(point, mix)
 
     def reward(w: Tensors, alpha: Tensors, draw: int) -> Tensor:
         return point.reward(w, point.drawn(alpha, draw).mix)
 
     living = {f"alpha.{name}": alive_EK for name, alive_EK in masks(point.run.state.alive).items()}
-    living |= {name: set_mask(point.run.space, torch.device("cpu")) for name in logits if name.startswith("inputs.")}
+    living |= {
+        name: make_input_mask(point.run.space, torch.device("cpu")) for name in logits if name.startswith("inputs.")
+    }
     return Scored(choose, weigh, estimator.draws, point.run.tau, living, reward if rewarded else None)
 
 
@@ -120,7 +122,7 @@ def make_advantage(estimator: Reinforce) -> Callable[[Tensor], Tensor]:
     return advantage
 
 
-def inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def find_inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The sets of inputs that the coefficients ``[E, K]`` of every cell type read, one-hot under the names of their
     logits; nothing where there are none."""
     space, found = point.run.space, {}
@@ -128,7 +130,7 @@ def inputs_read(point: Point, mix: Mapping[str, Tensor]) -> dict[str, Tensor]:
         logits_BS = point.run.state.alpha.get(f"inputs.{name}")
         if logits_BS is not None:
             read = set((mix_EK.sum(-1) > 0).nonzero().flatten().tolist())
-            chosen = [[set(rows) <= read for rows in of_node] for of_node in input_sets(space)]
+            chosen = [[set(rows) <= read for rows in of_node] for of_node in list_input_sets(space)]
             width = logits_BS.shape[1]
             rows = [[float(s) for s in of_node] + [0.0] * (width - len(of_node)) for of_node in chosen]
             found[f"inputs.{name}"] = torch.tensor(rows, dtype=torch.float64)
@@ -148,7 +150,7 @@ def _straight_through(point: Point, surrogate: _Surrogate) -> StraightThrough:
 
     def soft(alpha: Tensors, draw: int) -> dict[str, Tensor]:
         rows = {name: as_soft.drawn(alpha, draw).mix.candidates[name] for name in names}
-        edges = {f"edges {name}": x for name, x in edge_formula(point, alpha).items()}
+        edges = {f"edges {name}": x for name, x in write_out_edges(point, alpha).items()}
         chosen = point.drawn(alpha, draw).mix.candidates
         others = {f"offset {name}": (rows[name] * (chosen[name].detach() == 0)).sum(-1) for name in offsets}
         return {**rows, **edges, **others}
@@ -174,7 +176,7 @@ def _loss_at(point: Point) -> Callable[[Tensors, Tensors], Tensor]:
     return loss
 
 
-def edge_formula(point: Point, alpha: Tensors) -> dict[str, Tensor]:
+def write_out_edges(point: Point, alpha: Tensors) -> dict[str, Tensor]:
     """The coefficients of the edges ``[E]``, summing to one at every node, written out."""
     space = point.run.space
     rows = [space.rows(space.num_inputs + node) for node in range(space.num_nodes)]
@@ -202,7 +204,7 @@ def make_coefficients(point: Point) -> Coefficients:
         return {**rows, **_by_node(point, of_alpha.edges)}
 
     def formula(alpha: Tensors, draw: int) -> dict[str, Tensor]:
-        found: dict[str, Tensor | None] = {**_by_node(point, edge_formula(point, alpha))}
+        found: dict[str, Tensor | None] = {**_by_node(point, write_out_edges(point, alpha))}
         for name, alive_EK in living.items():
             a_EK, tau = alpha[f"alpha.{name}"], point.run.tau if method.draw is None else 1.0
             found[f"pruned {name}"] = _write_out_relaxation(method.relaxation, a_EK, left[name], tau)
@@ -274,7 +276,7 @@ def _write_out_draw(draw: Draw | None, drawn_EK: Tensor, a_EK: Tensor, alive_EK:
     return torch.nn.functional.one_hot(drawn_EK.argmax(-1), drawn_EK.shape[-1]).to(a_EK) * read_E1
 
 
-def two_left(point: Point) -> tuple[dict[str, Alive], list[tuple[str, int, tuple[int, int]]]]:
+def leave_two(point: Point) -> tuple[dict[str, Alive], list[tuple[str, int, tuple[int, int]]]]:
     """Alive masks that leave two candidates on at most three edges and one on the others, and those edges with their
     pairs: few enough architectures to try them all."""
     space, chosen, alive = point.run.space, [], {}

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fastnas.bilevel.problem import Bilevel, Tensors
 from fastnas.data import Batch, ImageData, ImageSet
 from fastnas.engine.coefficients import Drawn
-from fastnas.engine.run import Run, fresh_state
+from fastnas.engine.run import Run, make_state
 from fastnas.engine.step import alpha_problem, search_step
 from fastnas.mechanisms.pruning import Alive
 from fastnas.methods.method import Method
@@ -95,7 +95,7 @@ def masks(alive: Mapping[str, Alive]) -> dict[str, Tensor]:
 def make_networks(subject: Space | nn.Module) -> NetworkOf:
     """Tiny networks of a space, or copies of a network of one's own."""
     if isinstance(subject, Space):
-        return lambda seed, method: _tiny(subject, seed, method.partial_channels)
+        return lambda seed, method: _build_tiny(subject, seed, method.partial_channels)
     space = getattr(subject, "space", None)
     if not isinstance(space, Space):
         remedy = "It is called as supernet(images, mix); see fastnas.supernet.supernets."
@@ -104,12 +104,12 @@ def make_networks(subject: Space | nn.Module) -> NetworkOf:
     return lambda seed, method: deepcopy(subject).double()
 
 
-def _tiny(space: Space, seed: int, k: int) -> nn.Module:
+def _build_tiny(space: Space, seed: int, k: int) -> nn.Module:
     with torch_seed(stream(seed, "weights")):
         return build_supernet(space, 3, 4 if k == 1 else 2 * k, space.min_cells, k, 1, False).double()
 
 
-def few_draws(method: Method) -> Method:
+def limit_draws(method: Method) -> Method:
     """The method with alpha in every step and, where it takes many draws, with few."""
     schedule = replace(method.update_schedule, alpha_every=1)
     hypergradient: Any = method.hypergradient
@@ -132,7 +132,7 @@ def make_point(method: Method, network_of: NetworkOf, images: Tensor, seed: int)
     config = SearchConfig(epochs=EPOCHS, warmup_epochs=0, batch_size=2, grad_clip=0.0, seed=seed, device="cpu")
     cpu = torch.device("cpu")
     with _float64():
-        state = fresh_state(network_of(seed, method), method, config, cpu)
+        state = make_state(network_of(seed, method), method, config, cpu)
         for name, a in state.alpha.items():
             noise = torch.rand(a.shape, generator=torch.Generator().manual_seed(stream(seed, "check", len(name))))
             with torch.no_grad():

@@ -32,7 +32,7 @@ class Trace:
     owned: tuple[str, ...]
 
 
-def traces(build: Build, seed: int) -> tuple[Trace, Trace]:
+def trace_twice(build: Build, seed: int) -> tuple[Trace, Trace]:
     """Two of the same seed, with the global generator in two states."""
     return _trace(build, seed, 1), _trace(build, seed, 2)
 
@@ -53,7 +53,7 @@ def _copies(system: System) -> dict[str, dict[str, Tensor]]:
     return {kind: {name: x.detach().clone() for name, x in tensors.items()} for kind, tensors in kinds.items()}
 
 
-def repeats(one: Trace, other: Trace) -> Finding:
+def check_repeats(one: Trace, other: Trace) -> Finding:
     """Whether both gave the same."""
     first, second = ({**trace.after["alpha"], **trace.after["w"]} for trace in (one, other))
     title, same = "the steps repeat from the same seed", "an alpha step and a weight step, twice"
@@ -61,7 +61,7 @@ def repeats(one: Trace, other: Trace) -> Finding:
     return _compare_tensors(title, first, second, same, remedy)
 
 
-def step_findings(trace: Trace) -> list[Finding]:
+def check_steps(trace: Trace) -> list[Finding]:
     """What each step left alone."""
     w, buffers, alpha = trace.before["w"], trace.before["buffers"], trace.between["alpha"]
     weights = _compare_tensors(
@@ -86,7 +86,7 @@ def step_findings(trace: Trace) -> list[Finding]:
     return [weights, statistics, _compare_tensors(title, alpha, trace.after["alpha"], f"{len(alpha)} tensors", remedy)]
 
 
-def twin_finding(twin: Twin, seed: int) -> Finding:
+def check_twin(twin: Twin, seed: int) -> Finding:
     """Whether two systems make the same step of the weights."""
 
     def outcome(build: Build) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ _fastnas() {{
 complete -o default -F _fastnas fastnas"""
 
 
-def completion(verbs: Sequence[str], heading: Callable[[str, str], str]) -> str:
+def write_completion(verbs: Sequence[str], heading: Callable[[str, str], str]) -> str:
     """A script for bash and zsh that completes every command and its options."""
     flags: dict[str, str] = {}
     for verb in verbs:

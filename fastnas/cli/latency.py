@@ -16,7 +16,7 @@ from fastnas.data import placeholder_data
 from fastnas.experiment.settings import SPACE_HELP, Experiment
 from fastnas.ranks import torch_device
 from fastnas.supernet.own import load_space
-from fastnas.training.networks import network_size
+from fastnas.training.networks import find_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class Latency:
     size: Annotated[NetworkSize, arg(name="")] = NetworkSize()
 
 
-def size_of_network(experiment: Experiment, data: str | None) -> NetworkSize:
+def size_network(experiment: Experiment, data: str | None) -> NetworkSize:
     """The size of the network that ``experiment`` retrains, for one image."""
     source = experiment.data if data is None else data
-    return replace(network_size(experiment.retrain, placeholder_data(source, experiment.images)), batch_size=1)
+    return replace(find_size(experiment.retrain, placeholder_data(source, experiment.images)), batch_size=1)
 
 
 def default(arguments: list[str]) -> Latency:
@@ -72,7 +72,7 @@ def default(arguments: list[str]) -> Latency:
     data = find_value("--data", arguments)
     if data is None and find_value("--recipe", arguments) is None:
         return Latency()
-    return Latency(size=size_of_network(recipe_in(arguments, otherwise="digits_darts"), data))
+    return Latency(size=size_network(recipe_in(arguments, otherwise="digits_darts"), data))
 
 
 def run(command: Latency, console: Console) -> None:

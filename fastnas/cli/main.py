@@ -45,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fastnas {fastnas.__version__}")
         return 0
     if verb == "--completion":
-        from fastnas.cli.completion import completion  # noqa: PLC0415
+        from fastnas.cli.completion import write_completion  # noqa: PLC0415
 
-        print(completion(VERBS, heading))
+        print(write_completion(VERBS, heading))
         return 0
     if verb not in VERBS:
         from fastnas.cli.options import quote_briefly  # noqa: PLC0415

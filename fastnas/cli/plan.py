@@ -15,7 +15,7 @@ from fastnas.experiment.experiment import resolve
 from fastnas.experiment.settings import Experiment
 from fastnas.memory.budget import Target
 from fastnas.memory.planner import Change, Plan, plan
-from fastnas.memory.scaling import Pieces, Scaling, counts_up_to, scale, weight_transfers
+from fastnas.memory.scaling import Pieces, Scaling, count_weight_transfers, list_counts, scale
 from fastnas.memory.text import describe, describe_scaling
 from fastnas.ranks import torch_device
 
@@ -86,7 +86,7 @@ def make_plan(command: PlanCommand, on_state: OnState, *, neighbours: bool = Tru
         if value is not None and not 0 < value < float("inf"):
             raise invalid("plan", f"--{name.replace('_', '-')} must be a positive number", value)
     experiment = command.experiment
-    counts_up_to(command.gpus, command.nodes, experiment.config.batch_size)  # raises where they cannot share the batch
+    list_counts(command.gpus, command.nodes, experiment.config.batch_size)  # raises where they cannot share the batch
     own = experiment.config.batch_size // (command.gpus * command.nodes)
     parts = resolve(experiment, placeholder_data(experiment.data, experiment.images))
     return plan(
@@ -109,7 +109,7 @@ def scale_over_gpus(command: PlanCommand, found: Plan) -> list[Scaling]:
         return []
     option, method = found.chosen, found.requested.method
     causes = option.prediction.peak.causes
-    moves = 1 if method.update_schedule.joint else 1 + weight_transfers(method.hypergradient)
+    moves = 1 if method.update_schedule.joint else 1 + count_weight_transfers(method.hypergradient)
     pieces = Pieces(
         fixed=0.0,
         per_image=found.chosen.seconds / option.config.batch_size,
@@ -121,7 +121,7 @@ def scale_over_gpus(command: PlanCommand, found: Plan) -> list[Scaling]:
         images_per_core=command.images_per_core,
     )
     batch_size = command.experiment.config.batch_size
-    return list(scale(pieces, batch_size, counts_up_to(command.gpus, command.nodes, batch_size)))
+    return list(scale(pieces, batch_size, list_counts(command.gpus, command.nodes, batch_size)))
 
 
 def fit_to_budget(experiment: Experiment, budget: str, on_state: OnState, processes: int = 1) -> Experiment:

@@ -10,23 +10,23 @@ from fastnas.data import ImageData
 from fastnas.experiment.experiment import Outcome
 from fastnas.experiment.series import Validated
 from fastnas.run_files import BrokenImage, read_records
-from fastnas.selection import load_selection, summary
+from fastnas.selection import load_selection, summarize_selection
 from fastnas.spaces.formats import describe_genotype, genotype_to_text
 from fastnas.tasks import SCORES
 from fastnas.training.result import RetrainResult
 
 
-def run_folder_line(folder: Path, command: str) -> str:
+def describe_folder(folder: Path, command: str) -> str:
     """What is printed when a run has begun."""
     return f"run folder: {folder}   (to go on after a stop: {command})"
 
 
-def data_lines(data: ImageData) -> list[str]:
+def describe_data(data: ImageData) -> list[str]:
     """What was found out about the images and decided, a line each."""
     return [f"data: {note}" for note in data.notes]
 
 
-def series_table(validated: Sequence[Validated], best: int) -> Table:
+def tabulate_series(validated: Sequence[Validated], best: int) -> Table:
     """What came of several searches, and which one goes on."""
     table = Table("run", title="validated by a short retraining")
     for heading in ("seed", "strength", f"held-out {SCORES[validated[0].score].label}", "", "stopped"):
@@ -43,7 +43,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.stopped:
         console.out(f"the search stopped early: {outcome.stopped}")
     chosen = load_selection(outcome.report.parent, outcome.space)
-    for line in [] if chosen is None else summary(chosen):
+    for line in [] if chosen is None else summarize_selection(chosen):
         console.out(line)
     console.print(describe_genotype(outcome.genotype, outcome.space))
     console.out(genotype_to_text(outcome.genotype))
@@ -54,7 +54,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     if outcome.searched is not None and outcome.searched.start is not None:
         console.out(outcome.searched.start.describe(outcome.searched.score_kind.show))
     if outcome.searched is not None:
-        console.print(comparison_table(outcome.searched, outcome.random, outcome.halving))
+        console.print(tabulate_comparison(outcome.searched, outcome.random, outcome.halving))
         line = verdict(outcome.searched, outcome.random, outcome.halving)
         console.out(line)
     for path in sorted(outcome.report.parent.rglob("broken.jsonl")):
@@ -63,7 +63,7 @@ def print_outcome(outcome: Outcome, console: Console) -> None:
     console.out(f"report: {outcome.report}")
 
 
-def comparison_table(
+def tabulate_comparison(
     searched: RetrainResult, random: Sequence[RetrainResult], halving: RetrainResult | None = None
 ) -> Table:
     """The trained networks, a row each."""

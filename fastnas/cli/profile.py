@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from fastnas.acceleration.accelerate import accelerate
 from fastnas.acceleration.profile import StepProfile, profile
 from fastnas.cli.recipe import recipe_in
-from fastnas.engine.budget import fresh_run
+from fastnas.engine.budget import start_run
 from fastnas.engine.run import Run
 from fastnas.engine.step import alpha_gradients
 from fastnas.errors import describe, invalid
@@ -79,7 +79,7 @@ def _profile_recipe(command: Profile) -> StepProfile:
     experiment = recipe_in(["--recipe", command.network])
     parts = prepare(experiment)
     config = replace(experiment.config, device=command.device)
-    search, batches = fresh_run(parts.space, parts.method, parts.data, config, 0, 4)
+    search, batches = start_run(parts.space, parts.method, parts.data, config, 0, 4)
     weight_batch, search_batch = next(batches)
     step = None if search_batch is None else lambda: alpha_gradients(search, weight_batch, search_batch)
     return profile(

@@ -9,7 +9,7 @@ from rich.console import Console
 from tyro.conf import Positional, Suppress, arg
 
 from fastnas.cli.options import quote_command
-from fastnas.cli.printing import comparison_table, data_lines, run_folder_line
+from fastnas.cli.printing import describe_data, describe_folder, tabulate_comparison
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import DataConfig, load_data
 from fastnas.data.config import Augment, Colour
@@ -17,7 +17,7 @@ from fastnas.experiment.folder import new_folder, open_run
 from fastnas.experiment.progress import Display
 from fastnas.experiment.settings import DATA_HELP
 from fastnas.files import save_tensors, write_json
-from fastnas.ranks import Ranks, joined
+from fastnas.ranks import Ranks, join_processes
 from fastnas.spaces.formats import as_genotype, genotype_to_json
 from fastnas.supernet.own import load_space
 from fastnas.training.config import RetrainConfig, TrainingSetup
@@ -76,7 +76,7 @@ def default(arguments: list[str]) -> Retrain:
 
 def run(command: Retrain, console: Console) -> None:
     """Retrain as the command says, alone or as one of several processes."""
-    with joined(command.setup.device) as ranks:
+    with join_processes(command.setup.device) as ranks:
         _retrain(ranks, command, console)
 
 
@@ -89,8 +89,8 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
     with open_run(folder, ranks):
         if ranks.is_first:
             write_json(folder / "genotype.json", genotype_to_json(genotype), checksum=True)
-        line = run_folder_line(folder, f"repeat the command with {quote_command('--run', folder)}")
-        for text in [line, *data_lines(data)]:
+        line = describe_folder(folder, f"repeat the command with {quote_command('--run', folder)}")
+        for text in [line, *describe_data(data)]:
             console.out(text)
         with Display(f"retrain on {data.name}", console) as display:
             result = retrain(
@@ -109,4 +109,4 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
             save_tensors(folder / "network.pt", result.network.state_dict())
     if result.start is not None:
         console.out(result.start.describe(result.score_kind.show))
-    console.print(comparison_table(result, []))
+    console.print(tabulate_comparison(result, []))

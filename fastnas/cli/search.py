@@ -10,7 +10,7 @@ from tyro.conf import arg
 
 from fastnas.cli.options import quote_command
 from fastnas.cli.plan import fit_to_budget
-from fastnas.cli.printing import data_lines, print_outcome, run_folder_line, series_table
+from fastnas.cli.printing import describe_data, describe_folder, print_outcome, tabulate_series
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, find_value, recipe_in
 from fastnas.data import ImageData
 from fastnas.errors import invalid
@@ -20,7 +20,7 @@ from fastnas.experiment.folder import holds_files, new_folder
 from fastnas.experiment.progress import Display
 from fastnas.experiment.series import Series, load_series, run_series
 from fastnas.experiment.settings import Experiment, load_experiment, names_code_in
-from fastnas.ranks import Ranks, is_restarted, joined, may_be_restarted
+from fastnas.ranks import Ranks, is_restarted, join_processes, may_be_restarted
 
 FIRST = (
     "--data",
@@ -94,7 +94,7 @@ def default(arguments: list[str]) -> Search:
 
 def run(command: Search, console: Console) -> None:
     """Search as the command says, alone or as one of several processes."""
-    with joined(command.experiment.config.device) as ranks:
+    with join_processes(command.experiment.config.device) as ranks:
         _search(ranks, command, console)
 
 
@@ -129,7 +129,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
 
     def start(data: ImageData) -> None:
         resume = quote_command("fastnas", "search", "--resume", folder, *trust)
-        for line in [run_folder_line(folder, resume), *data_lines(data)]:
+        for line in [describe_folder(folder, resume), *describe_data(data)]:
             console.out(line)
 
     def show(title: str) -> Display:
@@ -139,7 +139,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         outcome = run_experiment(experiment, folder, show, command.table, ranks, on_start=start)
     else:
         validated, best, outcome = run_series(series, folder, show, command.table, on_start=start)
-        console.print(series_table(validated, best))
+        console.print(tabulate_series(validated, best))
     print_outcome(outcome, console)
 
 

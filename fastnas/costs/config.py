@@ -71,7 +71,7 @@ class CostConfig:
                 raise invalid(WHERE, f"{name} must be positive", value)
 
 
-def cost_table(config: CostConfig, space: Space, size: NetworkSize) -> CostTable | None:
+def find_costs(config: CostConfig, space: Space, size: NetworkSize) -> CostTable | None:
     """The costs that ``config`` speaks of, or ``None`` where it speaks of none.
 
     Args:
@@ -92,7 +92,7 @@ def cost_table(config: CostConfig, space: Space, size: NetworkSize) -> CostTable
     return weighted_sum([measured.costs(space)], [1000.0], "milliseconds")
 
 
-def within_budget(method: Method, config: CostConfig, table: CostTable | None) -> Method:
+def limit_cost(method: Method, config: CostConfig, table: CostTable | None) -> Method:
     """``method`` with the penalty and the limit of ``config``.
 
     The cost is expected, taken at the relaxation of alpha: its gradient is exact under every draw and estimator.
@@ -100,14 +100,14 @@ def within_budget(method: Method, config: CostConfig, table: CostTable | None) -
     Args:
         method: What to do otherwise.
         config: Penalty and limit.
-        table: The costs, of :func:`cost_table`.
+        table: The costs, of :func:`find_costs`.
 
     Raises:
         ValueError: If no architecture is within the limit, or the method does not support this penalty.
     """
     if table is None:
         return method
-    target = undecided_cost(table) if config.target is None else config.target
+    target = average_cost(table) if config.target is None else config.target
     if config.penalty == "linear":
         term = Term(RelativeCost(table, target), Constant(config.strength), expected=True)
         method = replace(method, penalties=(*method.penalties, term))
@@ -125,7 +125,7 @@ def within_budget(method: Method, config: CostConfig, table: CostTable | None) -
     return method
 
 
-def undecided_cost(table: CostTable) -> float:
+def average_cost(table: CostTable) -> float:
     """The mean cost of networks whose edges and candidates are drawn evenly, in the unit of ``table``."""
     space = table.space
     alive = {cell_type: torch.tensor(space.alive(cell_type)).double() for cell_type in space.cell_types}

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, TypeAdapter
 
-from fastnas.costs.tables import Candidate, CostTable, NetworkSize, distinct_candidates, tabulate
+from fastnas.costs.tables import Candidate, CostTable, NetworkSize, list_distinct_candidates, tabulate
 from fastnas.errors import invalid
 from fastnas.files import STRICT, read_json, validate, write_json
 from fastnas.spaces.space import Space
@@ -203,7 +203,7 @@ def load_table(path: Path, space: Space, size: NetworkSize | None = None) -> Lat
         got = ", ".join(f"{n} {getattr(table.size, n)}" for n in names)
         raise invalid(WHERE, rule, got, "Measure one at this size.")
     timed = {entry.candidate for entry in table.entries}
-    missing = [candidate for candidate in distinct_candidates(space, table.size) if candidate not in timed]
+    missing = [candidate for candidate in list_distinct_candidates(space, table.size) if candidate not in timed]
     if missing:
         raise invalid(WHERE, f"{path} must have an entry for every candidate", f"none for {missing[:1]}")
     return table

@@ -25,7 +25,7 @@ from fastnas.costs.latency import (
     require_writable,
     save_table,
 )
-from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates, tabulate
+from fastnas.costs.tables import NetworkSize, derived_cost, list_distinct_candidates, tabulate
 from fastnas.errors import invalid
 from fastnas.ranks import wait_for
 from fastnas.seeds import stream
@@ -117,7 +117,7 @@ def measure_table(
     were left out of the fit. Rounds go on until the error of the networks that were left out is at most ``error``,
     or more samples would not change it, or ``minutes`` are over.
     """
-    candidates = distinct_candidates(space, size)
+    candidates = list_distinct_candidates(space, size)
     genotypes = [random_genotype(space, stream(seed, "latency fit", i)) for i in range(fit)]
     calls = [_make_call(c.build(space), (size.batch_size, c.channels, *c.size), device) for c in candidates]
     calls += _network_calls(space, size, genotypes, device)
@@ -140,7 +140,7 @@ def measure_table(
         space=space.name,
         primitives=space.primitives,
         size=size,
-        device=device_name(device),
+        device=name_device(device),
         torch_version=torch.__version__,
         threads=torch.get_num_threads(),
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -226,7 +226,7 @@ def _calls_in_a_sample(call: Call, device: torch.device) -> int:
     return max(1, round(_SAMPLE_SECONDS / max(_sample(call, 3, device), 1e-9)))
 
 
-def device_name(device: torch.device) -> str:
+def name_device(device: torch.device) -> str:
     """What the vendor calls the device."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

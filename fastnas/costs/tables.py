@@ -23,7 +23,7 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Edge, Space
 from fastnas.supernet.candidates import build_candidate
 from fastnas.supernet.chain import MBCONV_OPERATIONS
-from fastnas.supernet.layout import Resolution, chain_layout, darts_layout, height_and_width, proxyless_shape, shrink
+from fastnas.supernet.layout import Resolution, height_and_width, lay_out_chain, lay_out_darts, shape_proxyless, shrink
 from fastnas.supernet.mix import list_built
 
 MOST: Mapping[str, int] = {
@@ -190,7 +190,7 @@ def tabulate(
     space: Space, size: NetworkSize, unit: str, cost_of: Callable[[Candidate], float], constant: float
 ) -> CostTable:
     """Ask ``cost_of`` once for every different candidate of the network and write the answers into a table."""
-    known = {candidate: cost_of(candidate) for candidate in distinct_candidates(space, size)}
+    known = {candidate: cost_of(candidate) for candidate in list_distinct_candidates(space, size)}
     cells = []
     for cell in _cells(space, size):
         costs = torch.zeros(len(space.edges), len(space.primitives), dtype=torch.float64)
@@ -200,7 +200,7 @@ def tabulate(
     return CostTable(space, unit, cells, constant)
 
 
-def distinct_candidates(space: Space, size: NetworkSize) -> list[Candidate]:
+def list_distinct_candidates(space: Space, size: NetworkSize) -> list[Candidate]:
     """The candidates of the network that differ in anything that decides their cost, in the order of the network.
     ``none`` is left out where derivation cannot keep it, and where its block is then left out."""
     return list(dict.fromkeys(candidate for cell in _cells(space, size) for _, _, candidate in cell.candidates))
@@ -228,7 +228,7 @@ def _(space: CellSpace, size: NetworkSize) -> list[_Cell]:
             for _ in range(size.cells)
         ]
     area, cells = shrink(area, 8) if size.large else area, []
-    for place in darts_layout(size.cells, size.channels, size.channels, len(space.concat), size.large):
+    for place in lay_out_darts(size.cells, size.channels, size.channels, len(space.concat), size.large):
         if place.cell_type in space.cell_types:  # what is fixed is part of the constant
             candidates = _count_cell(space, place.cell_type, place.channels, place.stride, area)
             cells.append(_Cell(place.cell_type, list(candidates)))
@@ -259,7 +259,7 @@ def _count_chain(space: ChainSpace, size: NetworkSize) -> Iterator[tuple[int, in
     """The same for the blocks of a chain."""
     space.require_depth(size.cells)
     area = shrink(height_and_width(size.resolution), 2 if size.large else 1)
-    for row, place in enumerate(chain_layout(space, proxyless_shape(size.channels))):
+    for row, place in enumerate(lay_out_chain(space, shape_proxyless(size.channels))):
         for primitive in list_built(space, "normal", row):
             candidate = Candidate(primitive, place.inputs, place.stride, area, place.outputs)
             yield row, space.primitives.index(primitive), candidate

@@ -30,7 +30,7 @@ def class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return weights
 
 
-def balanced_pass(indices: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_balanced_pass(indices: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """As many images as ``indices``, in random order, with as many of every class; the number differs by 1 at most.
 
     Images of a small class come once more or less often than each other; of a large class, every pass has another

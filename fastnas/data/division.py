@@ -140,7 +140,7 @@ class _File(BaseModel):
     alpha: Indices
 
 
-def digest(images: ImageSet) -> str:
+def digest_images(images: ImageSet) -> str:
     """Sixteen hexadecimal digits of the names and classes of all images, wherever they lie."""
     content = hashlib.sha256(images.labels.astype("<i8").tobytes())
     content.update("\n".join(images.names).encode("utf-8", "surrogateescape"))
@@ -167,7 +167,7 @@ def divide(data: ImageData, fractions: tuple[float, float], seed: int) -> Halves
 def write_index(path: Path, data: ImageData, fractions: tuple[float, float], seed: int) -> Halves:
     """:func:`divide`, kept in a JSON file; returns what it holds."""
     halves = divide(data, fractions, seed)
-    content: dict[str, Any] = {"format": FORMAT, "data": data.name, "digest": digest(data.train)}
+    content: dict[str, Any] = {"format": FORMAT, "data": data.name, "digest": digest_images(data.train)}
     content |= {"fractions": list(fractions), "seed": seed}
     write_json(path, content | {name: half.tolist() for name, half in halves._asdict().items()}, indent=None)
     return halves
@@ -181,7 +181,7 @@ def read_index(path: Path, data: ImageData) -> Halves:
     """
     remedy = "Write one: fastnas index."
     content = validate(TypeAdapter(_File), read_json(path), INDEX, f"{path} must be an index file", remedy)
-    count, ours = len(data.train.labels), digest(data.train)
+    count, ours = len(data.train.labels), digest_images(data.train)
     if content.digest != ours:
         other = f"the index of {content.data} ({content.digest}) beside {data.name} ({ours}, {count} images)"
         raise invalid(INDEX, f"{path} must belong to the data set", other, remedy)

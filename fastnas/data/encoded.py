@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from fastnas.data.broken import UNREADABLE, UnreadableImage, UnsupportedImage, describe_error
-from fastnas.data.jpeg import JpegDecoder, Part, cut, decode_jpeg, frame, rows_to_read, with_height
+from fastnas.data.jpeg import JpegDecoder, Part, cut, decode_jpeg, read_frame, rows_to_read, with_height
 
 END = b"\xff\xd9"  # of a JPEG file
 DIVISORS = (8, 4, 2)  # of both sides, which a JPEG decoder can apply while it inverts the cosine transform
@@ -31,7 +31,7 @@ class EncodedImage:
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, from the head of the file."""
-        head = frame(self.content)
+        head = read_frame(self.content)
         if head is not None:
             height, width = head.height, head.width
         else:
@@ -69,7 +69,7 @@ class EncodedImage:
         return self._decode(part, next((by for by in DIVISORS if min(part[2:]) >= by * least), 1))
 
     def _decode(self, part: Part, divisor: int) -> Tensor:
-        head = frame(self.content)
+        head = read_frame(self.content)
         # Decoders make up what is missing at the end; only Pillow complains
         if head is not None and head.is_common and self.content.endswith(END):
             pixels = self.jpeg(self.content, head, part, divisor)

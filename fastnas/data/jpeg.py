@@ -45,7 +45,7 @@ JpegDecoder = Callable[[bytes, Frame, Part, int], Tensor | None]
 8, to the pixels of the part or to ``None``. Pixels are uint8 ``[3, height // divisor, width // divisor]``."""
 
 
-def frame(content: bytes) -> Frame | None:
+def read_frame(content: bytes) -> Frame | None:
     """Of a JPEG file; ``None`` for other and for broken files."""
     place = 2 if content.startswith(b"\xff\xd8") else len(content)
     while place + 10 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:

@@ -13,7 +13,7 @@ from fastnas.data.config import WHERE
 from fastnas.data.images import ImageData, ImageSet, is_large
 from fastnas.data.loaders import PARTS, Loader, Loaders
 from fastnas.data.prepare import say
-from fastnas.data.seeded import count_shared, one_pass, without_lasting_workers
+from fastnas.data.seeded import count_shared, iterate_once, renew_workers
 from fastnas.errors import describe, invalid
 
 
@@ -62,7 +62,7 @@ def from_loaders(
         ((16, 16), ('0', '1'))
     """
     given = {part: loader for part, loader in zip(PARTS, (weights, alpha, test), strict=True) if loader is not None}
-    sources = {part: without_lasting_workers(loader) for part, loader in given.items()}
+    sources = {part: renew_workers(loader) for part, loader in given.items()}
     first = {part: _first_batch(part, loader) for part, loader in sources.items()}
     images, names = first["weights"][0], _class_names(classes, weights)
     shape = tuple(images.shape[1:])
@@ -136,7 +136,7 @@ def _first_batch(part: str, loader: Any) -> tuple[Tensor, Tensor]:
     if length == 0:
         remedy = "Lower its batch_size, or drop_last."
         raise invalid(where, "it must give batches", "none", remedy)
-    batch = next(one_pass(loader, 0), None)
+    batch = next(iterate_once(loader, 0), None)
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not all(isinstance(x, Tensor) for x in batch):
         raise invalid(where, "a batch must be a pair of tensors, images and labels", describe(batch))
     images, labels = batch

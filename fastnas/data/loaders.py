@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastnas.data.config import WHERE
-from fastnas.data.seeded import one_pass
+from fastnas.data.seeded import iterate_once
 from fastnas.errors import invalid
 from fastnas.seeds import stream
 
@@ -59,14 +59,14 @@ class Loader:
         """Pass after pass, from the batch of the number ``first`` on; those before it in its pass are read and left."""
         number, place = divmod(first, len(self))
         while True:
-            for position, (images, labels) in enumerate(one_pass(self.source, stream(seed, self.part, number))):
+            for position, (images, labels) in enumerate(iterate_once(self.source, stream(seed, self.part, number))):
                 if position >= place:
                     yield self._check(images, labels, number * len(self) + position)
             number, place = number + 1, 0
 
     def once(self, seed: int) -> Iterator[Batch]:
         """One pass."""
-        for position, (images, labels) in enumerate(one_pass(self.source, stream(seed, self.part))):
+        for position, (images, labels) in enumerate(iterate_once(self.source, stream(seed, self.part))):
             yield self._check(images, labels, position)
 
     def _check(self, images: Tensor, labels: Tensor, number: int) -> Batch:

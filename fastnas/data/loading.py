@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from fastnas.data.balance import Sampling, balanced_pass
+from fastnas.data.balance import Sampling, draw_balanced_pass
 from fastnas.data.batched import read_batch
 from fastnas.data.broken import BrokenImages, UnreadableImage
 from fastnas.data.division import steps_per_epoch
@@ -151,7 +151,9 @@ class _Passes:
         if number != self.number:
             rng = np.random.default_rng(stream(self.seed, self.consumer, number))
             labels, self.number = self.labels, number
-            self.order = rng.permutation(self.indices) if labels is None else balanced_pass(self.indices, labels, rng)
+            self.order = (
+                rng.permutation(self.indices) if labels is None else draw_balanced_pass(self.indices, labels, rng)
+            )
         chosen = self.order[position * self.batch_size : (position + 1) * self.batch_size]
         source = np.random.default_rng(stream(self.seed, f"{self.consumer} augmentation", step))
         seeds = source.integers(2**62, size=len(chosen))

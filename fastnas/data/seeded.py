@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subse
 from fastnas.seeds import stream, torch_seed
 
 
-def without_lasting_workers(loader: Any) -> Any:
+def renew_workers(loader: Any) -> Any:
     """``loader``, with workers that start anew in every pass: those that last draw on where they stood."""
     if not (isinstance(loader, DataLoader) and loader.persistent_workers):
         return loader
@@ -22,7 +22,7 @@ def without_lasting_workers(loader: Any) -> Any:
     return fresh
 
 
-def one_pass(loader: Any, seed: int) -> Iterator[Any]:
+def iterate_once(loader: Any, seed: int) -> Iterator[Any]:
     """The batches of one pass, each drawn from the seeds of its place."""
     generators = _generators(loader)
     sampler = getattr(loader, "sampler", None)

@@ -2,7 +2,7 @@
 
 from fastnas.engine.coefficients import relax
 from fastnas.engine.loop import SearchResult, search
-from fastnas.engine.run import Run, fresh_state, require_stages, stage_supernet, weight_learning_rate
+from fastnas.engine.run import Run, build_stage, find_weight_rate, make_state, require_stages
 from fastnas.engine.step import alpha_gradients, alpha_problem, search_step
 
 __all__ = [
@@ -10,11 +10,11 @@ __all__ = [
     "SearchResult",
     "alpha_gradients",
     "alpha_problem",
-    "fresh_state",
+    "build_stage",
+    "find_weight_rate",
+    "make_state",
     "relax",
     "require_stages",
     "search",
     "search_step",
-    "stage_supernet",
-    "weight_learning_rate",
 ]

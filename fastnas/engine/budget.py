@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from fastnas.data import Batch, ImageData, paired_batches
-from fastnas.engine.record import evaluated_mix
-from fastnas.engine.run import Run, fresh_state, search_halves, stage_supernet
+from fastnas.engine.record import choose_mix
+from fastnas.engine.run import Run, build_stage, make_state, search_halves
 from fastnas.engine.step import search_step
 from fastnas.errors import invalid
 from fastnas.files import write_json
@@ -40,7 +40,7 @@ FILE = "budget.json"
 Clock = Callable[[], float]
 
 
-def alpha_rate(steps: int) -> float:
+def find_alpha_rate(steps: int) -> float:
     """The learning rate of alpha in a search of so many alpha steps: 0.03 up to 2,000 steps, the published 3e-4 from
     39,000 on, and in between the power of the steps that joins them.
 
@@ -70,7 +70,7 @@ def with_rates(config: SearchConfig, method: Method, steps: int) -> SearchConfig
         return replace(config, alpha_lr=method.alpha_lr)
     waits = method.warmup_share if config.warmup_epochs is None else config.warmup_epochs / config.epochs
     moves = steps * config.epochs * (1 - waits) / method.update_schedule.alpha_every
-    return replace(config, alpha_lr=alpha_rate(round(moves)))
+    return replace(config, alpha_lr=find_alpha_rate(round(moves)))
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def time_steps(
     )
 
 
-def fresh_run(
+def start_run(
     space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int, steps: int
 ) -> tuple[Run, Iterator[tuple[Batch, Batch | None]]]:
     """A search of its own, at the beginning of a stage, and batches for its ``steps``, to be measured."""
@@ -119,7 +119,7 @@ def fresh_run(
     config = with_rates(config, method, 1)
     joint = method.update_schedule.joint
     for_weights = np.union1d(*halves) if joint else halves.weights
-    state = fresh_state(stage_supernet(space, method, data, config, stage), method, config, device)
+    state = make_state(build_stage(space, method, data, config, stage), method, config, device)
     keeps = method.stages[stage].candidates
     if keeps is not None:
         even = {name: [[1.0] * len(row) for row in rows] for name, rows in state.alive.items()}
@@ -144,13 +144,13 @@ def _time_stage(
     space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int, clock: Clock
 ) -> StepTimes:
     steps = 2 * (TIMED + 1) + 1
-    run, batches = fresh_run(space, method, data, config, stage, steps)
+    run, batches = start_run(space, method, data, config, stage, steps)
     device = run.device
     with_alpha = _time_each(clock, device, batches, lambda pair: search_step(run, *pair))
     run.state.step = stage * steps
     alone = _time_each(clock, device, batches, lambda pair: search_step(run, pair[0], None))
     run.state.step = stage * steps
-    mix, images = evaluated_mix(run, stage), next(batches)[0].images
+    mix, images = choose_mix(run, stage), next(batches)[0].images
     with torch.no_grad():
         evaluation = _time_each(clock, device, iter([images] * (TIMED + 1)), lambda x: run.state.supernet(x, mix))
     return StepTimes(alone, max(with_alpha - alone, 0.0), evaluation)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastnas.data import training_batches
-from fastnas.engine.record import coefficients_at, evaluate_supernet
+from fastnas.engine.record import evaluate_supernet, read_coefficients
 from fastnas.engine.run import Run
 from fastnas.engine.step import apply_gradients
 from fastnas.mechanisms.choice import Coefficients, Judge
@@ -26,7 +26,7 @@ IMAGES = 2048  # of the half for alpha, where the configuration does not say how
 def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True) -> Genotype:
     """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way."""
     assert run.method.choice is not None
-    reached = coefficients_at(run, run.config.epochs - 1)
+    reached = read_coefficients(run, run.config.epochs - 1)
     edges = {name: x.tolist() for name, x in reached.edges.items()}
     rounds = count()
 

@@ -17,7 +17,7 @@ from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.methods.method import Method
 from fastnas.seeds import stream
 from fastnas.spaces.space import Space
-from fastnas.supernet.architecture import by_cell_type, mark_edges, mark_most_probable, set_mask
+from fastnas.supernet.architecture import by_cell_type, make_input_mask, mark_edges, mark_most_probable
 from fastnas.supernet.mix import Columns, EdgeNoise, Mix
 
 ALL: Mapping[str, Alive] = MappingProxyType({})
@@ -189,7 +189,7 @@ class Sampler:
     def _read(self, alpha: Tensors, name: str, index: int) -> Sample:
         """Which edges are read, ``[E]`` of zeros and ones, and the log-probability of that for each node."""
         logits_BS = alpha[f"inputs.{name}"]
-        mask_BS = set_mask(self.space, logits_BS.device)
+        mask_BS = make_input_mask(self.space, logits_BS.device)
         sample = Categorical()(logits_BS, mask_BS, self.tau, stream(self.seed, f"inputs {name}", index))
         return sample._replace(mix=mark_edges(self.space, sample.mix))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fastnas.engine.run import Run, weight_learning_rate
+from fastnas.engine.run import Run, find_weight_rate
 from fastnas.errors import invalid
 from fastnas.mechanisms.control import Stop
 from fastnas.training.checkpoint import read_identity, read_settings
@@ -45,7 +45,7 @@ def announce_more(run: Run, history: Sequence[dict[str, Any]], verdict: object) 
         raise invalid(WHERE, rule, f"a warm-up of {run.at.warmup}", "Give fewer epochs, or start a new search.")
     losses = [record["inner_loss"] for record in history]
     at = run.at
-    rate = weight_learning_rate(run.config, done, method.learning_rate, epochs, losses, at.warmup)
+    rate = find_weight_rate(run.config, done, method.learning_rate, epochs, losses, at.warmup)
     before = f" after {history[-1]['weight_lr']:.4g}" if history else ""
     text = (
         f"{WHERE}: epoch {done} goes on as in a search of {epochs} epochs: the learning rate of the weights is "

@@ -34,7 +34,7 @@ def cuda_capture(work: Callable[[], None]) -> Callable[[], object]:
     return graph.replay
 
 
-def why_not_captured(run: Run) -> str | None:
+def find_obstacle(run: Run) -> str | None:
     """Why steps of the epoch that ``run`` is in are not captured in a graph; ``None`` where they are."""
     method, at = run.method, run.at
     alignment = method.alignment
@@ -61,7 +61,7 @@ def why_not_captured(run: Run) -> str | None:
     return next((why for broken, why in reasons if broken), None)
 
 
-def step_graphs(run: Run) -> "StepGraphs | None":
+def make_graphs(run: Run) -> "StepGraphs | None":
     """The graphs of a search; ``None`` without a GPU, with several processes, and where the configuration has none."""
     return StepGraphs(run) if run.device.type == "cuda" and run.config.graph and run.ranks.size == 1 else None
 
@@ -116,7 +116,7 @@ class StepGraphs:
         run = self.run
         epoch = run.state.step // run.steps
         if epoch != self.epoch:
-            self.epoch, self.graphs, self.has_graphs = epoch, {}, why_not_captured(run) is None
+            self.epoch, self.graphs, self.has_graphs = epoch, {}, find_obstacle(run) is None
         if not self.has_graphs:
             return False
         due = is_alpha_due(run, search_batch)

@@ -17,26 +17,26 @@ from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.extend import announce_more, keep_alpha_rate
 from fastnas.engine.fit import require_fit, require_task
-from fastnas.engine.graphs import StepGraphs, step_graphs
+from fastnas.engine.graphs import StepGraphs, make_graphs
 from fastnas.engine.record import (
     Stopwatch,
-    coefficients_at,
     derive,
     make_record,
     measure_sharpness,
+    read_coefficients,
     warn_of_constant_output,
 )
 from fastnas.engine.run import (
     Run,
+    build_stage,
     copy_nest,
     enter_stage,
-    fresh_state,
+    find_stage_borders,
+    find_weight_rate,
+    make_state,
     require_stages,
     search_halves,
-    stage_borders,
-    stage_supernet,
     to_lists,
-    weight_learning_rate,
 )
 from fastnas.engine.step import cut_squares, search_step
 from fastnas.errors import require_type
@@ -44,7 +44,7 @@ from fastnas.mechanisms.control import RollBack, Stop
 from fastnas.mechanisms.pruning import keep_best
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
-from fastnas.progress import OnEpoch, OnStep, shown_in_notebook
+from fastnas.progress import OnEpoch, OnStep, show_in_notebook
 from fastnas.ranks import ALONE, Ranks, digest_tensors, local_device, require_divisible
 from fastnas.run_files import SearchEpoch, append_record, keep_epochs
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
@@ -61,7 +61,7 @@ from fastnas.training.checkpoint import (
     with_fewer_epochs,
 )
 from fastnas.training.config import SearchConfig
-from fastnas.training.divergence import Fault, explained, find_fault
+from fastnas.training.divergence import Fault, explain_divergence, find_fault
 from fastnas.training.numerics import deterministic
 from fastnas_kernels.check import invalid
 
@@ -122,7 +122,7 @@ def search(
             notebook shows a live table.
         on_epoch: Called after every epoch with its record.
         on_compile: On a GPU, called before the first step with the number of kernels compiled and their total.
-        ranks: The processes that search together, see :func:`fastnas.ranks.joined`; the first one writes.
+        ranks: The processes that search together, see :func:`fastnas.ranks.join_processes`; the first one writes.
         accept: Which architectures a choice by evaluation may return.
 
     Raises:
@@ -136,7 +136,7 @@ def search(
         >>> result.genotype.space, len(result.history), result.alpha["alpha.normal"].shape
         ('nasbench201', 1, torch.Size([6, 5]))
     """
-    on_step, on_epoch = shown_in_notebook("search", on_step, on_epoch)
+    on_step, on_epoch = show_in_notebook("search", on_step, on_epoch)
     if not isinstance(space_or_supernet, nn.Module):
         space_or_supernet = as_space(space_or_supernet, "search")
     space = space_or_supernet if isinstance(space_or_supernet, Space) else getattr(space_or_supernet, "space", None)
@@ -158,7 +158,7 @@ def search(
     require_stages(method, config)
     supernet = _first_supernet(space_or_supernet, method, data, config)
     broken = BrokenImages(config.max_broken, folder and folder / ranks.own_name("broken.jsonl"))
-    state = fresh_state(supernet, method, config, device)
+    state = make_state(supernet, method, config, device)
     run = Run(method, data, config, device, halves, steps, state, ranks, broken)
     ranks.require_same("the configuration", run.identity)
     history = _restore(run, folder, extend)
@@ -169,7 +169,7 @@ def search(
             if on_epoch is not None:
                 on_epoch(record)
     verdict = _decide(run, history)
-    genotype = derive(run, coefficients_at(run, config.epochs - 1))
+    genotype = derive(run, read_coefficients(run, config.epochs - 1))
     if method.choice is not None:
         with deterministic():
             text = genotype_to_text(choose(run, accept)) if ranks.is_first else ""
@@ -192,7 +192,7 @@ def _first_supernet(
     space_or_supernet: Space | nn.Module, method: Method, data: ImageData, config: SearchConfig
 ) -> nn.Module:
     if isinstance(space_or_supernet, Space):
-        return stage_supernet(space_or_supernet, method, data, config, 0)
+        return build_stage(space_or_supernet, method, data, config, 0)
     space = getattr(space_or_supernet, "space", None)
     if not isinstance(space, Space):
         got, remedy = type(space_or_supernet).__name__, "Give it an attribute `space`, a Space."
@@ -242,7 +242,7 @@ def _epochs(
     run: Run, history: list[dict[str, Any]], folder: Path | None, on_step: OnStep | None
 ) -> Iterator[dict[str, Any]]:
     """Run the epochs that are left, appending the record of each to ``history``."""
-    state, batches, stopwatch, graphs = run.state, None, Stopwatch(), step_graphs(run)
+    state, batches, stopwatch, graphs = run.state, None, Stopwatch(), make_graphs(run)
     while state.step < run.total_steps:
         if state.step % run.steps == 0:
             verdict = _decide(run, history)
@@ -311,13 +311,13 @@ def _explain(run: Run, folder: Path | None) -> AbstractContextManager[None]:
 
     config = run.config
     rates = {"alpha": f"--alpha-lr ({config.alpha_lr:g})", "weight": f"--weight-lr ({config.weight_lr:g})"}
-    return explained("search", find, read, variables, rates, folder)
+    return explain_divergence("search", find, read, variables, rates, folder)
 
 
 def _batches(run: Run, step: int | None = None, count: int | None = None) -> Batches:
     """The batches from here to the end of the stage, or ``count`` from ``step`` on."""
     step, stage = run.state.step if step is None else step, run.state.stage
-    borders = stage_borders(run.method, run.config)
+    borders = find_stage_borders(run.method, run.config)
     count = borders[stage + 1] * run.steps - step if count is None else count
     first = borders[stage] + run.progress(borders[stage]).warmup
     schedule, never = run.method.update_schedule, run.total_steps + 1
@@ -344,7 +344,7 @@ def _batches(run: Run, step: int | None = None, count: int | None = None) -> Bat
 def _set_learning_rate(run: Run, history: list[dict[str, Any]]) -> float:
     at = run.at
     losses = [record["inner_loss"] for record in history if record["stage"] == at.stage][: at.epoch]
-    lr = weight_learning_rate(run.config, at.epoch, run.method.learning_rate, at.epochs, losses, at.warmup)
+    lr = find_weight_rate(run.config, at.epoch, run.method.learning_rate, at.epochs, losses, at.warmup)
     for group in run.state.weight_optimizer.param_groups:
         group["lr"] = lr
     return lr
@@ -355,7 +355,7 @@ def _next_stage(run: Run) -> None:
     stage = run.state.stage + 1
     keeps = run.method.stages[stage].candidates
     if keeps is not None:
-        mix = to_lists(coefficients_at(run, run.state.step // run.steps - 1).candidates)
+        mix = to_lists(read_coefficients(run, run.state.step // run.steps - 1).candidates)
         run.state.alive = {name: keep_best(mix[name], rows, keeps) for name, rows in run.state.alive.items()}
     enter_stage(run, stage)
 

@@ -36,18 +36,18 @@ class Stopwatch:
         return self.started - before
 
 
-def coefficients_at(run: Run, epoch: int) -> Mix:
+def read_coefficients(run: Run, epoch: int) -> Mix:
     """The coefficients without a draw, at the temperature of ``epoch``."""
     with torch.no_grad():
         tau = run.method.tau(run.progress(epoch))
         return relax(run.method, run.space, run.state.alpha, run.state.alive, tau)
 
 
-def evaluated_mix(run: Run, epoch: int) -> Mix:
+def choose_mix(run: Run, epoch: int) -> Mix:
     """The coefficients to measure the supernet with: one draw of the weight step, where the method draws."""
     at = run.progress(epoch)
     if run.method.draw is None:
-        return with_skips(run.space, coefficients_at(run, epoch), run.method.auxiliary_skip(at))
+        return with_skips(run.space, read_coefficients(run, epoch), run.method.auxiliary_skip(at))
     tau, seed = run.method.tau(at), stream(run.config.seed, "evaluation draw", epoch)
     skip = run.method.auxiliary_skip(at)
     sampler = Sampler(run.method, run.space, run.state.alive, tau, seed, auxiliary_skip=skip, for_weights=True)
@@ -103,7 +103,7 @@ def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopw
     """The line of ``epoch`` in ``metrics.jsonl``; starts the sums of the next epoch."""
     state, config, method = run.state, run.config, run.method
     state.losses.check("search", state.step)
-    mix, at, measured = coefficients_at(run, epoch), run.progress(epoch), evaluated_mix(run, epoch)
+    mix, at, measured = read_coefficients(run, epoch), run.progress(epoch), choose_mix(run, epoch)
     outer, constant = evaluate_supernet(run, measured, config.evaluation_images, run.ranks, run.held_out_weights)
     inner = state.losses.take_means(run.ranks, run.data.task)
     score = run.data.task.score_name

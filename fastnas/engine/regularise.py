@@ -50,7 +50,7 @@ def match(run: Run, of_weights: Mapping[str, Tensor | None], of_alpha: Mapping[s
         state.agreement[group] = (total, count)
 
 
-def alignment_gradients(run: Run, mix: Mix, loss_at: Callable[[Tensors, Mix], Tensor]) -> dict[str, Tensor | None]:
+def differentiate_alignment(run: Run, mix: Mix, loss_at: Callable[[Tensors, Mix], Tensor]) -> dict[str, Tensor | None]:
     """The gradient of the weights that lets cells align, to be added to that of their loss."""
     rule, w = run.method.alignment, run.state.w
     assert rule is not None

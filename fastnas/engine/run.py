@@ -34,7 +34,7 @@ from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks
 from fastnas.seeds import stream, torch_seed
 from fastnas.spaces.space import Space
-from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.dense import fit_head
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import SearchConfig
@@ -115,7 +115,7 @@ def to_lists(tensors: Mapping[str, Tensor]) -> dict[str, list[list[float]]]:
     return {name: x.detach().cpu().tolist() for name, x in tensors.items()}
 
 
-def weight_learning_rate(
+def find_weight_rate(
     config: SearchConfig,
     epoch: int,
     schedule: LearningRate = cosine,
@@ -181,10 +181,10 @@ class Run:
 
     def progress(self, epoch: int) -> Progress:
         """Where ``epoch`` of the search stands in its stage."""
-        borders = stage_borders(self.method, self.config)
+        borders = find_stage_borders(self.method, self.config)
         stage = next(i for i, end in enumerate(borders[1:]) if epoch < end or i == len(borders) - 2)
         epochs = borders[stage + 1] - borders[stage]
-        return Progress(epoch - borders[stage], epochs, warmup_epochs(self.method, self.config, epochs), stage)
+        return Progress(epoch - borders[stage], epochs, count_warmup_epochs(self.method, self.config, epochs), stage)
 
     @property
     def tau(self) -> float:
@@ -263,7 +263,7 @@ class Run:
         return json.dumps([self.method.name, self.space.name, variant, *data, numbers])
 
 
-def stage_borders(method: Method, config: SearchConfig) -> list[int]:
+def find_stage_borders(method: Method, config: SearchConfig) -> list[int]:
     """The first epoch of every stage, and the number of epochs."""
     count = len(method.stages)
     if config.epochs < count:
@@ -272,22 +272,22 @@ def stage_borders(method: Method, config: SearchConfig) -> list[int]:
     return [config.epochs * i // count for i in range(count + 1)]
 
 
-def warmup_epochs(method: Method, config: SearchConfig, epochs: int) -> int:
+def count_warmup_epochs(method: Method, config: SearchConfig, epochs: int) -> int:
     """Leading epochs of a stage of ``epochs`` in which alpha waits."""
     return round(method.warmup_share * epochs) if config.warmup_epochs is None else config.warmup_epochs
 
 
 def require_stages(method: Method, config: SearchConfig) -> None:
     """Raise unless every stage of the method has epochs in which alpha moves."""
-    borders = stage_borders(method, config)
+    borders = find_stage_borders(method, config)
     shortest = min(end - start for start, end in pairwise(borders))
-    waits = warmup_epochs(method, config, shortest)
+    waits = count_warmup_epochs(method, config, shortest)
     if waits >= shortest:
         rule = f"warmup_epochs must be less than the {shortest} epochs of the shortest stage of {method.name}"
         raise invalid("search", rule, waits, "A stage that is all warm-up never moves alpha.")
 
 
-def stage_supernet(space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:
+def build_stage(space: Space, method: Method, data: ImageData, config: SearchConfig, stage: int) -> nn.Module:
     """The supernet that ``stage`` begins with."""
     require_fit(method, space)
     position = (stage,) if stage else ()
@@ -305,13 +305,13 @@ def stage_supernet(space: Space, method: Method, data: ImageData, config: Search
     return fit_head(supernet, data.task, space, data.resolution, data.large)
 
 
-def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, device: torch.device) -> SearchState:
+def make_state(supernet: nn.Module, method: Method, config: SearchConfig, device: torch.device) -> SearchState:
     """The state of a search that is about to begin with ``supernet``."""
     supernet = supernet.to(device).train()
     space: Space = supernet.space  # type: ignore[assignment]
     w = dict(supernet.named_parameters())
     beta, inputs = method.edge_normalisation, method.joint_inputs
-    alpha = initial_logits(space, beta, config.seed, device, method.alpha_init_mean, method.alpha_init_std, inputs)
+    alpha = draw_logits(space, beta, config.seed, device, method.alpha_init_mean, method.alpha_init_std, inputs)
     assert not {id(p) for p in w.values()} & {id(a) for a in alpha.values()}, "alpha is no network weight"
     weight_optimizer = torch.optim.SGD(
         w.values(),
@@ -331,8 +331,8 @@ def fresh_state(supernet: nn.Module, method: Method, config: SearchConfig, devic
 
 def enter_stage(run: Run, stage: int) -> None:
     """Replace networks, logits and optimisers by those that ``stage`` begins with; the rest of the state stays."""
-    supernet = stage_supernet(run.space, run.method, run.data, run.config, stage)
-    fresh, state = fresh_state(supernet, run.method, run.config, run.device), run.state
+    supernet = build_stage(run.space, run.method, run.data, run.config, stage)
+    fresh, state = make_state(supernet, run.method, run.config, run.device), run.state
     state.supernet, state.w, state.alpha, state.stage = fresh.supernet, fresh.w, fresh.alpha, stage
     state.weight_optimizer, state.alpha_optimizer = fresh.weight_optimizer, fresh.alpha_optimizer
 

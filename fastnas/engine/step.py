@@ -12,7 +12,7 @@ from fastnas.bilevel.spectrum import dominant_eigenvalue
 from fastnas.data import Batch, cut_out
 from fastnas.engine.coefficients import Drawn, living_logits, masks, relax, with_skips
 from fastnas.engine.drawn import resting
-from fastnas.engine.regularise import alignment_gradients, match, without_frozen
+from fastnas.engine.regularise import differentiate_alignment, match, without_frozen
 from fastnas.engine.run import Run
 from fastnas.methods.method import Term
 from fastnas.ranks import Ranks
@@ -183,7 +183,7 @@ def _weight_step(run: Run, batch: Batch, of_alpha: Mapping[str, Tensor] | None =
         match(run, named, of_alpha)
     if run.method.alignment is not None:
         mix = _perturb(run, sampler(detach_all(state.alpha)).mix, loss_on)
-        added = alignment_gradients(run, mix, lambda w, at: loss_on(w, at)[0])
+        added = differentiate_alignment(run, mix, lambda w, at: loss_on(w, at)[0])
         named = dict(zip(named, _add(list(named.values()), list(added.values())), strict=True))
     named = without_frozen(run, named)
     with resting(state.weight_optimizer, state.supernet, state.w, named) if sampler.on_device else nullcontext():

@@ -9,21 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastnas.costs.config import cost_table, within_budget
+from fastnas.costs.config import find_costs, limit_cost
 from fastnas.costs.tables import CostTable, derived_cost
 from fastnas.data import ImageData, class_balanced_fraction, load_data, steps_per_epoch
-from fastnas.engine import SearchResult, require_stages, search, stage_supernet
+from fastnas.engine import SearchResult, build_stage, require_stages, search
 from fastnas.engine.budget import plan_searches
 from fastnas.errors import invalid
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import (
     LADDER,
     SEARCH,
+    add_up_seconds,
     find_share,
     fit_halving,
     fit_ladder,
     fit_retraining,
-    seconds_so_far,
 )
 from fastnas.experiment.progress import ShowProgress, watch
 from fastnas.experiment.selecting import Scene, climb_from, draw_contestants, halve_random
@@ -47,7 +47,7 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
 from fastnas.training.config import SearchConfig
-from fastnas.training.networks import build_network_for, network_size
+from fastnas.training.networks import build_network_for, find_size
 from fastnas.training.result import RetrainResult
 from fastnas.training.retrain import retrain
 from fastnas.training.start import SUPERNET
@@ -147,10 +147,10 @@ def _run(
         contestants = draw_contestants(parts.space, result.genotype, experiment.random_genotypes, seed, accept)
         if experiment.random_halving:
             scene = _scene(experiment, parts, experiment.config)
-            ladder = fit_halving(beside + seconds_so_far(folder), scene, folder, ranks)
+            ladder = fit_halving(beside + add_up_seconds(folder), scene, folder, ranks)
             contestants[HALVING] = halve_random(scene, ladder, accept, folder / HALVING, show_progress, ranks)
         if (minutes := experiment.config.minutes) is not None:
-            left, scene = max(60 * minutes - seconds_so_far(folder), 0), _scene(experiment, parts, experiment.config)
+            left, scene = max(60 * minutes - add_up_seconds(folder), 0), _scene(experiment, parts, experiment.config)
             training = fit_retraining(left, list(contestants.values()), scene, folder, ranks)
             experiment = replace(experiment, retrain=training)
         for name, genotype in contestants.items():
@@ -214,8 +214,8 @@ def resolve(experiment: Experiment, data: ImageData) -> Parts:
     space = load_space(experiment.space).with_depth(experiment.config.cells)
     if experiment.retrain.auxiliary != 0 and not space.has_auxiliary_head:
         raise invalid("Experiment", *_NO_AUXILIARY, space.name)
-    costs = cost_table(experiment.cost, space, network_size(experiment.retrain, data))
-    return Parts(within_budget(method, experiment.cost, costs), space, data, costs)
+    costs = find_costs(experiment.cost, space, find_size(experiment.retrain, data))
+    return Parts(limit_cost(method, experiment.cost, costs), space, data, costs)
 
 
 def _with_choice(method: Method, experiment: Experiment) -> Method:
@@ -320,7 +320,7 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
         raise invalid("Experiment", rule, training.cells, f"Set --retrain.cells {config.cells}.")
     require_stages(parts.method, config)
     with torch.device("meta"):
-        stage_supernet(parts.space, parts.method, data, config, 0)
+        build_stage(parts.space, parts.method, data, config, 0)
         if experiment.retrain_searched:
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
             what = "the training images of the retraining"
@@ -334,7 +334,7 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
                     options = "--retrain.channels {} --retrain.cells {}"
                     rule = f"--retrain.init-from supernet needs its sizes, {options.format(*needed)}"
                     raise invalid("Experiment", rule, options.format(*sizes))
-                inherit_weights(network, stage_supernet(parts.space, parts.method, data, config, stage))  # or raises
+                inherit_weights(network, build_stage(parts.space, parts.method, data, config, stage))  # or raises
 
 
 def _as_returned(found: SearchResult) -> list[dict[str, Any]]:

@@ -128,7 +128,7 @@ def fit_retraining(
     return replace(config, epochs=json.loads(ranks.broadcast(json.dumps(chosen)))["epochs"])
 
 
-def seconds_so_far(folder: Path) -> float:
+def add_up_seconds(folder: Path) -> float:
     """What the search, the ladder and the random search of a run folder took."""
     searches = folder, *sorted((folder / "restarts").glob("*"))
     epochs = [epoch for search in searches for epoch in read_records(search / "metrics.jsonl", SearchEpoch)]

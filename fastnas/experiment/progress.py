@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.segment import Segment
 
-from fastnas.progress import epoch_cells, time_left
+from fastnas.progress import format_epoch, format_time_left
 from fastnas.ranks import Ranks
 from fastnas.spaces.formats import parse_genotype
 from fastnas.spaces.space import Space
@@ -75,7 +75,7 @@ class Display:
             # The step that reports first was not timed; those after it are, and they alone tell the time left
             self.first, self.started = done, now
             self.task = self.progress.add_task("running", total=total, completed=done, left="")
-        left = time_left(now - self.started, self.first, done, total)
+        left = format_time_left(now - self.started, self.first, done, total)
         self.progress.update(self.task, completed=done, total=total, left=left)
 
     def compiled(self, done: int, total: int) -> None:
@@ -88,7 +88,7 @@ class Display:
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Print the line of an epoch."""
-        cells = epoch_cells(record)
+        cells = format_epoch(record)
         if not self.is_live:
             self._print(
                 "  ".join([self.title, *(f"{name.replace('  ', ' ')} {value}" for name, value in cells.items())])
@@ -164,7 +164,7 @@ def watch(
         callbacks: Callbacks = {"on_step": display.step, "on_epoch": on_epoch}
         yield callbacks | {"on_compile": display.compiled} if what == "search" else callbacks
         if "genotype" in last:
-            from fastnas.report.draw import genotype_figure  # noqa: PLC0415  (matplotlib takes half a second)
+            from fastnas.report.draw import draw_genotype  # noqa: PLC0415  (matplotlib takes half a second)
 
-            figure = genotype_figure(parse_genotype(last["genotype"], space), space)
+            figure = draw_genotype(parse_genotype(last["genotype"], space), space)
             events.draw(f"{what}/cells", figure, last["epoch"])

@@ -24,7 +24,7 @@ from fastnas.data import ImageData, hold_out, load_data, share_memory
 from fastnas.engine.run import search_halves
 from fastnas.experiment.experiment import Outcome, Parts, find, prepare, run_experiment
 from fastnas.experiment.folder import open_run
-from fastnas.experiment.minutes import seconds_so_far
+from fastnas.experiment.minutes import add_up_seconds
 from fastnas.experiment.progress import Display, ShowProgress, plain_console
 from fastnas.experiment.settings import Experiment, refuse_code, with_absolute_paths
 from fastnas.files import STRICT, read_json, validate, write_json
@@ -187,7 +187,7 @@ def run_series(
     with open_run(folder):
         on_start(data)
         validated, best = _search_all(series, folder, data)
-    beside = sum(seconds_so_far(folder / "runs" / str(number)) for number in range(len(members)) if number != best)
+    beside = sum(add_up_seconds(folder / "runs" / str(number)) for number in range(len(members)) if number != best)
     outcome = run_experiment(members[best], folder / "runs" / str(best), show_progress, table, beside=beside)
     return validated, best, outcome
 
@@ -209,7 +209,7 @@ def _search_all(series: Series, folder: Path, data: ImageData) -> tuple[list[Val
     return validated, best
 
 
-def places(device: str, runs: int) -> list[str]:
+def list_places(device: str, runs: int) -> list[str]:
     """Where searches run at the same time: a process a core, or a process a GPU.
 
     Args:
@@ -235,7 +235,7 @@ def _side_by_side(series: Series, folders: list[Path], numbers: list[int], data:
     context = multiprocessing.get_context("spawn")
     messages = context.SimpleQueue()
     data, waiting = share_memory(data), list(numbers)
-    free = places(series.experiment.config.device, len(numbers))
+    free = list_places(series.experiment.config.device, len(numbers))
     running: dict[SpawnProcess, tuple[int, str]] = {}
     failures: dict[int, str] = {}
     try:

@@ -88,7 +88,7 @@ def read_budget(text: str | None, target: Target | None = None, free_on_gpu: Fre
     word = re.sub(r"\s+", " ", text.strip().lower())
     if re.fullmatch(r"cuda(:\d+)?", word):
         _require_target(text, target, "cuda")
-        return _budget_gpu(text, (free_on_gpu or free_bytes)(int(word.partition(":")[2] or 0)))
+        return _budget_gpu(text, (free_on_gpu or read_free_bytes)(int(word.partition(":")[2] or 0)))
     if _bare(word) in _BY_BARE_NAME:
         _require_target(text, target, "cuda")
         return _budget_gpu(text, GPUS[_BY_BARE_NAME[_bare(word)]])
@@ -156,7 +156,7 @@ def _available() -> int:
     return free
 
 
-def free_bytes(number: int) -> int:
+def read_free_bytes(number: int) -> int:
     """What is free on ``cuda:number``."""
     if number >= torch.cuda.device_count():
         remedy = "Give a size such as 24GiB, or the name of a GPU."

@@ -30,7 +30,9 @@ class _Group(NamedTuple):
     """What it needs at most beyond what is alive before it, in every pass."""
 
 
-def cheapest(profiles: Mapping[Word, Sequence[Pass]], seconds: Sequence[float], budget: int) -> Recomputation | None:
+def find_cheapest(
+    profiles: Mapping[Word, Sequence[Pass]], seconds: Sequence[float], budget: int
+) -> Recomputation | None:
     """The least time within ``budget`` bytes, or ``None`` if nothing fits: dynamic programming over the segments.
 
     While a segment's gradients are calculated, everything is alive that the segments before it keep, and what it needs

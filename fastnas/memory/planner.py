@@ -14,7 +14,7 @@ from fastnas.engine.fit import require_fit
 from fastnas.errors import complaint, invalid, require_type
 from fastnas.mechanisms.draw import TwoPaths, gumbel_selected
 from fastnas.memory.budget import Budget, Target, read_budget, show_bytes
-from fastnas.memory.choice import Recomputation, cheapest
+from fastnas.memory.choice import Recomputation, find_cheapest
 from fastnas.memory.prediction import Prediction, predict, predict_typical
 from fastnas.memory.scene import Setup
 from fastnas.memory.segments import Pass, Profile, Times, measure_times, profile
@@ -79,7 +79,7 @@ class Plan:
     def config(self) -> SearchConfig:
         """The settings to search with."""
         if self.chosen is None:
-            needs = least_bytes(self.requested, self.budget)
+            needs = find_least_bytes(self.requested, self.budget)
             rule = f"budget must be at least {show_bytes(needs)}"
             remedy = "One of these would make it fit: " + "; ".join(self.remedies) + "." if self.remedies else ""
             got = f"{self.budget.text} ({show_bytes(self.budget.usable)} for tensors)"
@@ -106,7 +106,7 @@ def plan(
     size change the search, and are touched only if that is allowed, in this order. Gradients are not accumulated over
     parts of a batch: every part would be normalised by statistics of its own, so that it would be a search with
     smaller batches and a larger step. Fewer sampled paths are another method, so they are a suggestion and no plan
-    (:func:`fastnas.memory.planner.fewer_paths`).
+    (:func:`fastnas.memory.planner.take_fewer_paths`).
 
     The plan that is returned was predicted as a whole, as the search would run it, and fits.
 
@@ -161,7 +161,7 @@ def plan(
             return Plan(requested, budget, chosen, everything, smaller, faster, device=where, typical=typical)
     on_state("looking for a change that would make it fit")
     everything = _Planner(requested, budget, whole, times, on_state).option(("none",), whole.prediction)
-    return Plan(requested, budget, None, everything, remedies=tuple(remedies(requested, budget)))
+    return Plan(requested, budget, None, everything, remedies=tuple(list_remedies(requested, budget)))
 
 
 def _choose_device(budget: Budget, name: str) -> torch.device | None:
@@ -198,7 +198,7 @@ def _list_allowed(
         yield setup, profile(setup, budget.granularity)
     if "batch" in allow:
         on_state("looking for the largest batch")
-        largest = largest_batch(setup, budget)
+        largest = find_largest_batch(setup, budget)
         if largest:
             setup = setup.changed(batch_size=largest)
             yield setup, profile(setup, budget.granularity)
@@ -261,7 +261,7 @@ class _Planner:
         """Plans for a budget, then for somewhat smaller ones: the model adds up what segments take by themselves."""
         seen = set()
         for margin in _MARGINS:
-            found = cheapest(self.profiles, self.recompute_costs, int(margin * budget))
+            found = find_cheapest(self.profiles, self.recompute_costs, int(margin * budget))
             if found is not None and found.words not in seen:
                 seen.add(found.words)
                 yield found
@@ -285,14 +285,14 @@ class _Planner:
         if not self.fits(everything):
             faster = everything
             for share in (1.15, 1.3, 1.6, 2.0):
-                found = cheapest(self.profiles, self.recompute_costs, int(share * self.budget.usable))
+                found = find_cheapest(self.profiles, self.recompute_costs, int(share * self.budget.usable))
                 if found is not None and found.words != chosen.config.recompute:
                     option = self.option(found.words)
                     if option.prediction.peak.num_bytes > peak and (option.seconds or 0.0) < seconds:
                         faster = option
                         break
         for share in (0.85, 0.7, 0.55, 0.4):
-            found = cheapest(self.profiles, self.recompute_costs, int(share * peak))
+            found = find_cheapest(self.profiles, self.recompute_costs, int(share * peak))
             if found is not None:
                 option = self.option(found.words)
                 if option.prediction.peak.num_bytes < peak:
@@ -305,19 +305,19 @@ LEAST: tuple[Word, ...] = ("edges",)
 """The words of least memory."""
 
 
-def least_bytes(setup: Setup, budget: Budget) -> int:
+def find_least_bytes(setup: Setup, budget: Budget) -> int:
     """What ``setup`` needs if every segment is recomputed, one edge after another."""
     return predict(setup.changed(recompute=LEAST), budget.granularity).peak.num_bytes
 
 
-def largest_batch(setup: Setup, budget: Budget) -> int:
+def find_largest_batch(setup: Setup, budget: Budget) -> int:
     """The most images a step, below those of ``setup``, with which it fits at its least memory; 0 if none do.
 
     Peak bytes grow almost linearly with the batch: two predictions give a first guess, which others confirm.
     """
 
     def needs(batch_size: int) -> int:
-        return least_bytes(setup.changed(batch_size=batch_size), budget)
+        return find_least_bytes(setup.changed(batch_size=batch_size), budget)
 
     small, large = 2, max(4, setup.config.batch_size // 2)
     at_small, at_large = needs(small), needs(large)
@@ -330,7 +330,7 @@ def largest_batch(setup: Setup, budget: Budget) -> int:
     return max(guess, small)
 
 
-def fewer_paths(method: Method) -> tuple[str, Method] | None:
+def take_fewer_paths(method: Method) -> tuple[str, Method] | None:
     """``method`` with fewer candidates that run on an edge for alpha's gradient, and what to call the change.
 
     The gradients of all gates are replaced by those of two sampled paths (Cai et al., 2019, arXiv:1812.00332, section
@@ -351,10 +351,10 @@ def fewer_paths(method: Method) -> tuple[str, Method] | None:
         return None
 
 
-def remedies(setup: Setup, budget: Budget) -> Iterator[str]:
+def list_remedies(setup: Setup, budget: Budget) -> Iterator[str]:
     """Changes each of which alone would make ``setup`` fit; the last ones change the method."""
     config, k = setup.config, setup.method.partial_channels
-    largest = largest_batch(setup, budget)
+    largest = find_largest_batch(setup, budget)
     if largest:
         yield f"--batch-size {largest}"
     changes = []
@@ -365,10 +365,10 @@ def remedies(setup: Setup, budget: Budget) -> Iterator[str]:
     if not setup.space.no_partial_channels and k == 1 and config.channels % 8 == 0:
         partial = replace(setup.method, partial_channels=4)
         changes.append(("partial channels with k=4, which is another method", replace(setup, method=partial)))
-    paths = fewer_paths(setup.method)
+    paths = take_fewer_paths(setup.method)
     if paths is not None:
         changes.append((f"{paths[0]}, which is another method", replace(setup, method=paths[1])))
     for words, changed in changes:
-        needs = least_bytes(changed, budget)
+        needs = find_least_bytes(changed, budget)
         if needs <= budget.usable:
             yield f"{words} (then {show_bytes(needs)})"

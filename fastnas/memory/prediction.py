@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from statistics import median
 
-from fastnas.memory.scene import Moment, Scene, Setup, draws_candidates, fake_scene, moments, real_scene
+from fastnas.memory.scene import Moment, Scene, Setup, build_fake_scene, build_scene, draws_candidates, list_moments
 from fastnas.memory.tracker import Peak, Tracker
 
 Watch = Callable[[Tracker], AbstractContextManager[object]]
@@ -38,7 +38,7 @@ def predict(setup: Setup, granularity: int = 1) -> Prediction:
         setup: The search.
         granularity: Of the allocator, in bytes; more than 1 is a GPU's.
     """
-    return collect(setup, lambda moment: measure_peaks(fake_scene(setup, moment, granularity > 1), granularity))
+    return collect(setup, lambda moment: measure_peaks(build_fake_scene(setup, moment, granularity > 1), granularity))
 
 
 def predict_typical(setup: Setup, granularity: int = 1, draws: int = 5) -> int | None:
@@ -51,13 +51,13 @@ def predict_typical(setup: Setup, granularity: int = 1, draws: int = 5) -> int |
 
 def measure(setup: Setup, granularity: int = 1) -> Prediction:
     """Measure the same on real tensors, which takes the memory and the time of a step."""
-    return collect(setup, lambda moment: measure_peaks(real_scene(setup, moment), granularity))
+    return collect(setup, lambda moment: measure_peaks(build_scene(setup, moment), granularity))
 
 
 def collect(setup: Setup, peaks_at: Callable[[Moment], Mapping[str, Peak]]) -> Prediction:
     """The largest peak of every phase over the moments of a search."""
     phases: dict[str, Peak] = {}
-    for moment in moments(setup):
+    for moment in list_moments(setup):
         for name, peak in peaks_at(moment).items():
             title = f"{name}, stage {moment.stage + 1}" if len(setup.method.stages) > 1 else name
             phases[title] = max(peak, phases.get(title, peak), key=lambda peak: peak.num_bytes)

@@ -11,7 +11,7 @@ Twice ``(N - 1) / N`` of the bytes go through every link of a ring, in ``2 (N - 
 "Bandwidth optimal all-reduce algorithms"), of which the slowest link decides the time; nothing of the exchange is
 hidden behind computation, since all gradients leave the graph at once. The bytes are those of the weights once a
 weight step, and of alpha, a few hundred numbers, once an alpha step; an alpha step of second order sends numbers as
-many as the weights as often as :func:`weight_transfers` says.
+many as the weights as often as :func:`count_weight_transfers` says.
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def _step(pieces: Pieces, batch_size: int, count: int) -> tuple[float, float, fl
     return compute, exchange, loading
 
 
-def weight_transfers(hypergradient: Hypergradient) -> int:
+def count_weight_transfers(hypergradient: Hypergradient) -> int:
     """How often a step of alpha sends as many numbers as there are weights.
 
     An unrolled step sends the inner gradient, and the outer one for the weights after the step, along which the inner
@@ -126,7 +126,7 @@ def weight_transfers(hypergradient: Hypergradient) -> int:
     return getattr(hypergradient, "weight_transfers", 0)
 
 
-def counts_up_to(gpus: int, nodes: int, batch_size: int) -> list[int]:
+def list_counts(gpus: int, nodes: int, batch_size: int) -> list[int]:
     """Powers of two, and the whole machine, that divide the batch."""
     if gpus < 1 or nodes < 1:
         raise invalid(WHERE, "gpus and nodes must be positive", (gpus, nodes))

@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from fastnas.costs.counts import activation_bytes, num_parameters
 from fastnas.data import Batch, ImageData
-from fastnas.engine import Run, alpha_gradients, fresh_state, search_step, stage_supernet
-from fastnas.engine.run import copy_nest, stage_borders
+from fastnas.engine import Run, alpha_gradients, build_stage, make_state, search_step
+from fastnas.engine.run import copy_nest, find_stage_borders
 from fastnas.engine.step import apply_gradients, outer_eigenvalue
 from fastnas.mechanisms.pruning import Alive
 from fastnas.methods.method import Method
@@ -65,11 +65,11 @@ class Moment:
     epoch: int
 
 
-def moments(setup: Setup) -> list[Moment]:
+def list_moments(setup: Setup) -> list[Moment]:
     """Where the memory of a step may differ: in each stage its last epoch, and the first one as well if only one of
     them drops anything at random."""
     run = _run_at(setup, Moment(0, 0), nn.Module())
-    borders = stage_borders(setup.method, setup.config)
+    borders = find_stage_borders(setup.method, setup.config)
     found = []
     for stage in range(len(borders) - 1):
         first, last = borders[stage], borders[stage + 1] - 1
@@ -88,7 +88,7 @@ def _run_at(setup: Setup, moment: Moment, supernet: nn.Module, device: torch.dev
     nothing = (np.arange(0), np.arange(0))
     if not any(True for _ in supernet.parameters()):  # only the schedule is asked for
         return Run(setup.method, setup.data, config, device, nothing, _STEPS, None)  # type: ignore[arg-type]
-    state = fresh_state(supernet, setup.method, config, device)
+    state = make_state(supernet, setup.method, config, device)
     state.step, state.stage = moment.epoch * _STEPS, moment.stage
     order = _memory_ranks(setup.space, config.channels // setup.method.partial_channels)
     keeps = setup.method.stages[moment.stage].candidates if moment.stage else None
@@ -194,12 +194,12 @@ def _tensors(nest: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor)]
 
 
-def real_scene(setup: Setup, moment: Moment, device: torch.device = CPU) -> Scene:
+def build_scene(setup: Setup, moment: Moment, device: torch.device = CPU) -> Scene:
     """On real tensors, in the memory of ``device``."""
     return _with_batches(_run_at(setup, moment, _supernet(setup, moment), device), setup)
 
 
-def fake_scene(setup: Setup, moment: Moment, on_gpu: bool = False) -> Scene:
+def build_fake_scene(setup: Setup, moment: Moment, on_gpu: bool = False) -> Scene:
     """On tensors without memory, of the CPU or of a GPU; alpha alone is real, since what it decides is asked for on the
     host."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -216,7 +216,7 @@ def fake_scene(setup: Setup, moment: Moment, on_gpu: bool = False) -> Scene:
 
 
 def _supernet(setup: Setup, moment: Moment) -> nn.Module:
-    supernet = stage_supernet(setup.space, setup.method, setup.data, setup.config, moment.stage)
+    supernet = build_stage(setup.space, setup.method, setup.data, setup.config, moment.stage)
     for module in supernet.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(_as_untracked)

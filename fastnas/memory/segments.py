@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.memory.prediction import Prediction, collect, measure_peaks
-from fastnas.memory.scene import Moment, Setup, fake_scene, moments, real_scene
+from fastnas.memory.scene import Moment, Setup, build_fake_scene, build_scene, list_moments
 from fastnas.memory.tracker import Peak, Tracker
 from fastnas.ranks import wait_for
 
@@ -114,7 +114,7 @@ def profile(setup: Setup, granularity: int = 1) -> Profile:
     passes: list[Pass] = []
 
     def peaks_at(moment: Moment) -> dict[str, Peak]:
-        scene = fake_scene(setup, moment, on_gpu=granularity > 1)
+        scene = build_fake_scene(setup, moment, on_gpu=granularity > 1)
 
         @contextmanager
         def watch(tracker: Tracker) -> Generator[None, None, None]:
@@ -149,7 +149,7 @@ def measure_times(
     """Time one step of ``setup`` on ``device``, and its segments; the fastest of ``repeats`` after one to warm up."""
     what = f"timing steps of {setup.config.batch_size} images on {device}"
     on_state(f"{what}: 1 of {repeats + 1}, to warm up")
-    scene = real_scene(setup.changed(recompute=("none",)), moments(setup)[0], device)
+    scene = build_scene(setup.changed(recompute=("none",)), list_moments(setup)[0], device)
     segments = scene.segments
     found: list[tuple[float, tuple[float, ...]]] = []
     for step in range(repeats + 1):

@@ -19,8 +19,8 @@ from fastnas.supernet.layout import (
     SmallStem,
     average,
     channels_last,
-    darts_layout,
     height_and_width,
+    lay_out_darts,
     shrink,
 )
 from fastnas.supernet.operations import BuildOperation, batch_norm, convolution, number_noise
@@ -158,7 +158,7 @@ class DartsNetwork(DerivedNetwork):
         operations = find_operations(space)
         stem_channels = channels if large else 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=False)
-        places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
+        places = lay_out_darts(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
 
         def cell(place: CellPlace) -> nn.Module:
             inputs, found = place.prepare_inputs(searching=False), genotype.cells.get(place.cell_type)

@@ -8,7 +8,7 @@ from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.chain import MBCONV_OPERATIONS, chain_stem, conv_norm_relu6, initialise_chain
-from fastnas.supernet.layout import BlockPlace, ChainShape, chain_layout, channels_last, proxyless_shape
+from fastnas.supernet.layout import BlockPlace, ChainShape, channels_last, lay_out_chain, shape_proxyless
 from fastnas_kernels.check import invalid
 from fastnas_kernels.convolution import Geometry
 
@@ -66,10 +66,10 @@ class ChainNetwork(DerivedNetwork):
     ) -> None:
         super().__init__()
         space.check(genotype)
-        shape = proxyless_shape(channels) if shape is None else shape
+        shape = shape_proxyless(channels) if shape is None else shape
         self.stem = chain_stem(shape, image_channels, large, searching=False)
         self.primitives = [primitive for ((primitive, _),) in genotype.normal.nodes]
-        self.blocks = nn.ModuleList(map(DerivedBlock, self.primitives, chain_layout(space, shape)))
+        self.blocks = nn.ModuleList(map(DerivedBlock, self.primitives, lay_out_chain(space, shape)))
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=False)
         self.num_features = shape.head
         self.classifier = nn.Linear(self.num_features, num_classes)

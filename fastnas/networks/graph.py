@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.genotype import CellGenotype, Genotype
-from fastnas.spaces.graph_space import DSO, DagNode, FullDag, GraphSpace, living_operations
-from fastnas.supernet.dag import OPERATIONS, graph_order, graph_shortcut, halve, normalise
+from fastnas.spaces.graph_space import DSO, DagNode, FullDag, GraphSpace, find_living_operations
+from fastnas.supernet.dag import OPERATIONS, graph_shortcut, halve, normalise, order_graph
 from fastnas.supernet.layout import SmallStem, channels_last
 from fastnas.supernet.operations import batch_norm, convolution
 
@@ -32,7 +32,7 @@ def structure(dag: FullDag, cell: CellGenotype, graph: int) -> Structure:
     span, nodes = dag.spans[graph], dag.nodes_of(dag.blocks[graph])
     genes = cell.nodes[span.start : span.stop]
     kept = [[source - span.start for primitive, source in of_node if primitive != "none"] for of_node in genes]
-    living = living_operations(nodes, kept)
+    living = find_living_operations(nodes, kept)
     there = living | {0, len(nodes)}  # with the block's input and its output
     reads = [
         [source for source in sorted(sources) if source in there] if state in there else []
@@ -148,7 +148,7 @@ class GraphNetwork(DerivedNetwork):
         self.stem = SmallStem(image_channels, channels, searching=False)
         self.blocks = nn.ModuleList()
         width, first = channels, True
-        for graph in graph_order(space, cells):
+        for graph in order_graph(space, cells):
             kind = dag.blocks[graph]
             nodes, left = dag.nodes_of(kind), structure(dag, genotype.normal, graph)
             if kind == "reduction":

@@ -14,7 +14,7 @@ from fastnas.networks.network import DerivedNetwork
 from fastnas.spaces.space import Edge, Space
 
 
-def inherited_name(network: DerivedNetwork, space: Space, name: str) -> str:
+def find_inherited_name(network: DerivedNetwork, space: Space, name: str) -> str:
     """What the parameter ``name`` of a derived network of ``space`` is called in a supernet."""
     if found := re.fullmatch(r"(.+)\.nodes\.(\d+)\.(\d+)\.(.+)", name):
         cell, node, gene = network.get_submodule(found[1]), int(found[2]), int(found[3])
@@ -59,7 +59,7 @@ class Taken(NamedTuple):
 def read_weights(network: DerivedNetwork, space: Space) -> Weights:
     """The weights and running statistics of a trained network, without its auxiliary head."""
     found = {
-        inherited_name(network, space, name): tensor
+        find_inherited_name(network, space, name): tensor
         for name, tensor in network.state_dict().items()
         if not name.startswith("auxiliary.")
     }
@@ -75,7 +75,7 @@ def take_weights(network: DerivedNetwork, space: Space, source: Weights, same_cl
     """
     parameters, fresh, used = dict(network.named_parameters()), [], set[str]()
     for name, tensor in network.state_dict().items():
-        found = inherited_name(network, space, name)
+        found = find_inherited_name(network, space, name)
         is_shared = found == name or space == source.space
         theirs = source.tensors.get(found) if is_shared else None
         if theirs is None or theirs.shape != tensor.shape or (name.startswith("classifier.") and not same_classes):
@@ -113,7 +113,7 @@ def inherit_weights(network: DerivedNetwork, supernet: nn.Module) -> int:
     for name, parameter in network.named_parameters():
         if name.startswith("auxiliary."):
             continue
-        source = weights.get(inherited_name(network, space, name))
+        source = weights.get(find_inherited_name(network, space, name))
         if source is None and parameter.dim() == 1:
             continue  # a scale or a shift
         if source is None or source.shape != parameter.shape:

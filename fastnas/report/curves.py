@@ -25,14 +25,15 @@ Records = Sequence[Mapping[str, Any]]
 
 
 @singledispatch
-def mix_figure(space: Space, records: Records, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
+def draw_mix(space: Space, records: Records, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
     """The coefficients of every edge over the epochs: a panel an edge, a line a candidate.
 
     Args:
         space: Gives the edges and the names.
         records: Lines of ``metrics.jsonl`` of a search.
         cell_type: Which cell.
-        kept: The rows that the genotype keeps and their primitives, see :func:`kept_rows`: tinted, with a bold line.
+        kept: The rows that the genotype keeps and their primitives, see :func:`find_kept_rows`: tinted, with a bold
+            line.
     """
     kept = kept or {}
     columns = 4 if len(space.edges) > 6 else 3
@@ -64,7 +65,7 @@ def mix_figure(space: Space, records: Records, cell_type: str, kept: Mapping[int
     return figure
 
 
-@mix_figure.register
+@draw_mix.register
 def _(space: GraphSpace, records: Records, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
     """The scales of the connections of a full graph over the epochs: a panel a level, a line a connection.
 
@@ -90,7 +91,7 @@ def _(space: GraphSpace, records: Records, cell_type: str, kept: Mapping[int, st
     return figure
 
 
-def edge_mix_figure(records: Records, space: Space, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
+def draw_edge_mix(records: Records, space: Space, cell_type: str, kept: Mapping[int, str] | None = None) -> Figure:
     """The edges into each node over the epochs, a panel a node and a line an edge: above the coefficients of the edges,
     below their product with the largest coefficient of a candidate other than ``none``, which decides.
 
@@ -98,7 +99,7 @@ def edge_mix_figure(records: Records, space: Space, cell_type: str, kept: Mappin
         records: Lines of ``metrics.jsonl`` of a search that learns them.
         space: Gives the edges and the names.
         cell_type: Which cell.
-        kept: The rows that the genotype keeps, drawn bold; see :func:`kept_rows`.
+        kept: The rows that the genotype keeps, drawn bold; see :func:`find_kept_rows`.
     """
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots(2, space.num_nodes, sharex=True, sharey="row", squeeze=False)
@@ -126,13 +127,13 @@ def edge_mix_figure(records: Records, space: Space, cell_type: str, kept: Mappin
     return figure
 
 
-def kept_rows(space: Space, cell: CellGenotype) -> dict[int, str]:
+def find_kept_rows(space: Space, cell: CellGenotype) -> dict[int, str]:
     """The edges that a cell of a genotype keeps: from the row of each to its primitive."""
     genes = [(gene, target) for target, node in zip(space.targets, cell.nodes, strict=True) for gene in node]
     return {space.row(Edge(gene.source, target)): gene.primitive for gene, target in genes if gene.primitive != "none"}
 
 
-def search_figure(records: Records) -> Figure:
+def draw_search(records: Records) -> Figure:
     """Losses, scores and the entropy of the coefficients over the epochs of a search."""
     figure, score = Figure(figsize=(WIDTH, 2.7), layout="constrained"), SCORES["accuracy"]
     axes = loss, accuracy, entropy = figure.subplots(1, 3)
@@ -147,7 +148,7 @@ def search_figure(records: Records) -> Figure:
         pattern = _point_or(("-", "--")[i % 2], records)
         label = f"{cell_type} cell" if len(records[0]["entropy"]) > 1 else "all edges"
         entropy.plot(epochs, values, pattern, color=COLOURS[(3, 6)[i % 2]], label=label)
-    warm_up = warm_up_epochs(records)
+    warm_up = count_warm_up(records)
     for axis, title in zip(axes, (_loss_title(score, "loss"), score.title, "entropy of the mix (nats)"), strict=True):
         if warm_up:
             axis.axvspan(0.5, warm_up + 0.5, color="#F0F1F3", linewidth=0, zorder=0)
@@ -160,7 +161,7 @@ def search_figure(records: Records) -> Figure:
     return figure
 
 
-def eigenvalue_figure(records: Records, returned: int | None = None) -> Figure | None:
+def draw_eigenvalue(records: Records, returned: int | None = None) -> Figure | None:
     """The largest eigenvalue of the Hessian of the outer loss in alpha over the epochs, and where it ended the search.
 
     Args:
@@ -192,12 +193,12 @@ def eigenvalue_figure(records: Records, returned: int | None = None) -> Figure |
     return figure
 
 
-def warm_up_epochs(records: Records) -> int:
+def count_warm_up(records: Records) -> int:
     """How many epochs passed before alpha moved."""
     return next((i for i, record in enumerate(records) if record["alpha_moves"]), len(records))
 
 
-def retrain_figure(trainings: Mapping[str, Records]) -> Figure:
+def draw_retraining(trainings: Mapping[str, Records]) -> Figure:
     """Training loss and test score of the retrained networks, the searched one in front."""
     figure, score = Figure(figsize=(WIDTH, 2.9), layout="constrained"), SCORES["accuracy"]
     axes = loss, accuracy = figure.subplots(1, 2)

@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from fastnas.files import write_atomically
-from fastnas.report.draw_chain import chain_figure
-from fastnas.report.draw_dag import dag_figure
+from fastnas.report.draw_chain import draw_chain
+from fastnas.report.draw_dag import draw_dag
 from fastnas.spaces.cell_space import CellSpace
 from fastnas.spaces.chain_space import ChainSpace
 from fastnas.spaces.genotype import CellGenotype, Genotype
@@ -65,12 +65,12 @@ def classify(primitive: str) -> str:
     return "convolution" if "conv" in primitive else "skip" if primitive == "skip_connect" else "none"
 
 
-def cell_figure(cell: CellGenotype, space: Space, title: str) -> Figure:
+def draw_cell(cell: CellGenotype, space: Space, title: str) -> Figure:
     """Draw one cell, or the blocks of a chain or of a full graph."""
     return _figure(space, {title: cell})
 
 
-def genotype_figure(genotype: Genotype, own: Space | None = None) -> Figure:
+def draw_genotype(genotype: Genotype, own: Space | None = None) -> Figure:
     """Draw the cells of ``genotype``, one below the other; ``own`` is its space, if the library does not know it."""
     space = space_by_name(genotype.space, own)
     return _figure(space, {space.title(cell_type): cell for cell_type, cell in genotype.cells.items()})
@@ -80,7 +80,7 @@ def save_drawing(genotype: Genotype, path: Path, own: Space | None = None) -> No
     """Write the cells of ``genotype``, one below the other, to a .png or .svg file."""
     if path.suffix not in (".png", ".svg"):
         raise invalid("drawing", "file must end in .png or .svg", repr(str(path)), "Give it one of these endings.")
-    figure = genotype_figure(genotype, own)
+    figure = draw_genotype(genotype, own)
     if path.suffix == ".svg":
         text = f'<?xml version="1.0" encoding="utf-8"?>\n{svg(figure)}'
         write_atomically(path, lambda file: file.write(text.encode()))
@@ -97,13 +97,13 @@ def _figure(space: Space, cells: Mapping[str, CellGenotype]) -> Figure:
 @_figure.register
 def _(space: ChainSpace, cells: Mapping[str, CellGenotype]) -> Figure:
     ((title, chain),) = cells.items()
-    return chain_figure(chain, space, title)
+    return draw_chain(chain, space, title)
 
 
 @_figure.register
 def _(space: GraphSpace, cells: Mapping[str, CellGenotype]) -> Figure:
     ((title, graph),) = cells.items()
-    return dag_figure(graph, space, title)
+    return draw_dag(graph, space, title)
 
 
 @_figure.register

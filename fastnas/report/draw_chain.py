@@ -18,7 +18,7 @@ STEP, WIDTH, ROW = 0.92, 0.62, 0.72
 TALL, LOW = 0.52, 0.36
 
 
-def chain_figure(chain: CellGenotype, space: ChainSpace, title: str) -> Figure:
+def draw_chain(chain: CellGenotype, space: ChainSpace, title: str) -> Figure:
     """Draw the blocks of a chain."""
     stages = space.stages
     width = 2 * MARGIN + LABEL + STEP * (max(stages) - 1) + WIDTH

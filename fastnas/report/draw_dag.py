@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from fastnas.spaces.genotype import CellGenotype
-from fastnas.spaces.graph_space import DagNode, GraphSpace, living_operations
+from fastnas.spaces.graph_space import DagNode, GraphSpace, find_living_operations
 
 # Okabe and Ito's colours, dark enough for small text
 COLOURS = {"conv": "#0067A3", "pool": "#B84500"}
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 1.1, 0.34
 BEND = 0.12  # of a line, so that one which passes a level does not run through its boxes' middles
 
 
-def dag_figure(cell: CellGenotype, space: GraphSpace, title: str) -> Figure:
+def draw_dag(cell: CellGenotype, space: GraphSpace, title: str) -> Figure:
     """Draw the blocks of a full graph, one below the other."""
     dag = space.dag
     blocks = [(dag.nodes_of(kind), span) for kind, span in zip(dag.blocks, dag.spans, strict=True)]
@@ -44,7 +44,7 @@ def dag_figure(cell: CellGenotype, space: GraphSpace, title: str) -> Figure:
 
 
 def _draw_block(axis: Axes, nodes: tuple[DagNode, ...], kept: list[list[int]], top: float, rows: int) -> None:
-    living = living_operations(nodes, kept)
+    living = find_living_operations(nodes, kept)
     there = living | {0, len(nodes)}
 
     def place(state: int) -> tuple[float, float]:

@@ -12,15 +12,15 @@ from markupsafe import Markup
 
 from fastnas.files import read_json, write_atomically
 from fastnas.report.curves import (
-    edge_mix_figure,
-    eigenvalue_figure,
-    kept_rows,
-    mix_figure,
-    retrain_figure,
-    search_figure,
-    warm_up_epochs,
+    count_warm_up,
+    draw_edge_mix,
+    draw_eigenvalue,
+    draw_mix,
+    draw_retraining,
+    draw_search,
+    find_kept_rows,
 )
-from fastnas.report.draw import cell_figure, svg
+from fastnas.report.draw import draw_cell, svg
 from fastnas.run_files import (
     HALVING,
     SEARCHED,
@@ -73,17 +73,17 @@ def write_report(run: Path) -> Path:
     page = environment.get_template("page.html").render(
         name=run.resolve().name,
         subject=[settings.get("method", "?"), space.name, settings.get("data", "?")],
-        accuracies=accuracies(networks),
-        verdict=verdict(networks),
-        sampling=sampling_error(networks, data.get("test_images")),
+        accuracies=list_accuracies(networks),
+        verdict=write_verdict(networks),
+        sampling=write_sampling_error(networks, data.get("test_images")),
         notes=data.get("notes", []),
         epochs=(len(records), records[-1]["epochs"] if records else "?"),
         cells=list(_cells(genotype, space)),
         genotype=genotype_to_text(genotype) if genotype else None,
         is_final=(run / "genotype.json").exists(),
-        commands=next_commands(run, settings) if (run / "genotype.json").exists() else [],
-        curves=_inline(search_figure(records)) if records else None,
-        warm_up=warm_up_epochs(records),
+        commands=suggest_commands(run, settings) if (run / "genotype.json").exists() else [],
+        curves=_inline(draw_search(records)) if records else None,
+        warm_up=count_warm_up(records),
         eigenvalue=_eigenvalue(run, records),
         searches=1 + len(list((run / "restarts").glob("*"))),
         mixes=list(_mixes(records, space, genotype)),
@@ -93,10 +93,10 @@ def write_report(run: Path) -> Path:
         score=_found_and_random(networks)[0],
         shown=[read_score(network, "test")[1] for network in networks],
         retraining=_describe_retraining(run),
-        confusion=confusions(trained, data.get("classes", [])),
+        confusion=tabulate_confusions(trained, data.get("classes", [])),
         data=list(flatten({key: value for key, value in data.items() if key not in ("notes", "classes")})),
         settings=list(flatten({key: value for key, value in settings.items() if key != "versions"})),
-        facts=facts(settings, data),
+        facts=list_facts(settings, data),
     )
     path = run / "report.html"
     write_atomically(path, lambda file: file.write(page.encode("utf-8", "backslashreplace")))
@@ -115,7 +115,7 @@ def _check_shapes(path: Path, records: Sequence[Mapping[str, Any]], space: Space
                 raise invalid("report", rule, f"other ones of the {cell_type} cells")
 
 
-def facts(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def list_facts(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """When, where and on what a run was made, as names and texts."""
     made = {name: str(value) for name, value in settings.get("versions", {}).items()}
     device = made.pop("gpu", made.pop("machine", None))
@@ -133,7 +133,7 @@ def facts(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tuple[st
     return [(name, str(value)) for name, value in known.items() if value is not None]
 
 
-def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+def suggest_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What one may want to do with a finished run, and the commands that do it, for a shell."""
     folder, data = shlex.quote(str(run)), shlex.quote(str(settings.get("data", "DATA")))
     space, cells = settings.get("space", ""), settings.get("retrain", {}).get("cells", 5)
@@ -154,7 +154,7 @@ def next_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str
     return commands
 
 
-def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
+def list_accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]:
     """The numbers that matter most: what the search found, and what chance does.
 
     Returns:
@@ -171,7 +171,7 @@ def accuracies(networks: Sequence[Mapping[str, Any]]) -> list[tuple[str, float]]
     return pairs
 
 
-def verdict(networks: Sequence[Mapping[str, Any]]) -> str | None:
+def write_verdict(networks: Sequence[Mapping[str, Any]]) -> str | None:
     """Who won, in plain words; ``None`` before there is anything to compare."""
     score, found, random = _found_and_random(networks)
     opponent = _found_by_halving(networks)
@@ -210,7 +210,7 @@ def _against_chance(score: Score, found: float, random: Sequence[float]) -> str:
     )
 
 
-def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | None) -> str | None:
+def write_sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | None) -> str | None:
     """How far two equally good networks may be apart by chance; ``None`` before there is anything to compare.
 
     The half width of the interval of 95 % for the difference of two proportions of ``test_images`` each, at the mean
@@ -233,7 +233,7 @@ def sampling_error(networks: Sequence[Mapping[str, Any]], test_images: int | Non
     return f"{by_chance} {_points(score, half, 0)} on {test_images:,} test images (95 %).{doubt}"
 
 
-def confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
+def tabulate_confusions(records: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any] | None:
     """The confusions of a finished training, a row a class; ``None`` without them, or for more classes than a table has
     room for."""
     counts = records[-1].get("test_confusion") if records else None
@@ -297,7 +297,7 @@ def _genotype(run: Path, records: Sequence[Mapping[str, Any]], own: Space | None
 def _cells(genotype: Genotype | None, space: Space) -> Iterator[Markup]:
     if genotype is not None:
         for cell_type, cell in genotype.cells.items():
-            yield _inline(cell_figure(cell, space, space.title(cell_type)))
+            yield _inline(draw_cell(cell, space, space.title(cell_type)))
 
 
 def _mixes(
@@ -305,22 +305,22 @@ def _mixes(
 ) -> Iterator[tuple[str, Markup, Markup | None]]:
     if records:
         for cell_type in space.cell_types:
-            kept = {} if genotype is None else kept_rows(space, genotype.cells[cell_type])
+            kept = {} if genotype is None else find_kept_rows(space, genotype.cells[cell_type])
             has_edges = cell_type in records[0]["edge_mix"]
-            edges = _inline(edge_mix_figure(records, space, cell_type, kept)) if has_edges else None
-            yield space.title(cell_type), _inline(mix_figure(space, records, cell_type, kept)), edges
+            edges = _inline(draw_edge_mix(records, space, cell_type, kept)) if has_edges else None
+            yield space.title(cell_type), _inline(draw_mix(space, records, cell_type, kept)), edges
 
 
 def _eigenvalue(run: Path, records: Sequence[Mapping[str, Any]]) -> Markup | None:
     stop = read_file(run / "stop.json", Ending)
-    figure = eigenvalue_figure(records, None if stop is None else stop["epoch"])
+    figure = draw_eigenvalue(records, None if stop is None else stop["epoch"])
     return None if figure is None else _inline(figure)
 
 
 def _describe_retraining(run: Path) -> Markup | None:
     folders = sorted((run / "retrain").glob("*/metrics.jsonl"), key=lambda path: (path.parent.name != SEARCHED, path))
     trainings = {path.parent.name: records for path in folders if (records := read_epochs(path, TrainingEpoch))}
-    return _inline(retrain_figure(trainings)) if trainings else None
+    return _inline(draw_retraining(trainings)) if trainings else None
 
 
 def _inline(figure: Any) -> Markup:

@@ -8,7 +8,7 @@ from fastnas.selection.ladder import (
     load_selection,
     save_selection,
     select,
-    summary,
+    summarize_selection,
 )
 from fastnas.selection.proposals import derive_from_average
 
@@ -21,5 +21,5 @@ __all__ = [
     "load_selection",
     "save_selection",
     "select",
-    "summary",
+    "summarize_selection",
 ]

@@ -265,7 +265,7 @@ def save_selection(selection: Selection, folder: Path) -> None:
     write_json(folder / "selection.json", content, checksum=True)
 
 
-def summary(selection: Selection) -> list[str]:
+def summarize_selection(selection: Selection) -> list[str]:
     """What every rung held, a line each."""
     lines = []
     for rung in sorted({one.rung for one in selection.rungs}):

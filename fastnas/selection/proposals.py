@@ -67,15 +67,17 @@ def propose(
 
     last = [parse_genotype(record["genotype"], space) for record in reversed(history[-EPOCHS:])]
     add(iter(last), "epoch", min(EPOCHS, count // 4))
-    add(neighbours(space, found, rng), "neighbour", count // 4)
+    add(list_neighbours(space, found, rng), "neighbour", count // 4)
     if history:
-        add(samples(space, method, history[-1], rng), "sample", count // 2)
+        add(draw_samples(space, method, history[-1], rng), "sample", count // 2)
     uniform = (random_genotype(space, stream(seed, "uniform proposals", draw)) for draw in range(DRAWS * count))
     add(uniform, "uniform", count)
     return proposals
 
 
-def samples(space: Space, method: Method, record: Mapping[str, Any], rng: np.random.Generator) -> Iterator[Genotype]:
+def draw_samples(
+    space: Space, method: Method, record: Mapping[str, Any], rng: np.random.Generator
+) -> Iterator[Genotype]:
     """Architectures that ``method`` derives from coefficients with Gumbel noise on their logarithms: on every edge each
     candidate is the best with the probability that is its coefficient (Maddison et al., 2017, arXiv:1611.00712)."""
     while True:
@@ -90,7 +92,7 @@ def samples(space: Space, method: Method, record: Mapping[str, Any], rng: np.ran
         yield method.derivation(space, noisy, record["edge_mix"])
 
 
-def neighbours(space: Space, genotype: Genotype, rng: np.random.Generator) -> Iterator[Genotype]:
+def list_neighbours(space: Space, genotype: Genotype, rng: np.random.Generator) -> Iterator[Genotype]:
     """Architectures that differ from ``genotype`` in one edge, in random order: in its primitive, or in what it reads
     where derivation chooses that, too."""
     moves = list(chain.from_iterable(_moves(space, name, cell) for name, cell in genotype.cells.items()))

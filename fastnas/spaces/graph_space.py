@@ -85,7 +85,7 @@ class FullDag:
         )
 
 
-def living_operations(nodes: Sequence[DagNode], kept: Sequence[Collection[int]]) -> frozenset[int]:
+def find_living_operations(nodes: Sequence[DagNode], kept: Sequence[Collection[int]]) -> frozenset[int]:
     """The operations of a block that something enters and that something reads, all else being structure to remove.
 
     Args:

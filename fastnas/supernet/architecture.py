@@ -17,7 +17,7 @@ Sets = tuple[tuple[tuple[int, ...], ...], ...]
 """For every node its sets, each a tuple of rows of alpha."""
 
 
-def input_sets(space: Space) -> Sets:
+def list_input_sets(space: Space) -> Sets:
     """The sets of edges that a node may keep, in lexicographic order; empty where no node has a choice of them."""
     if space.kept_edges is None:
         return ()
@@ -26,9 +26,9 @@ def input_sets(space: Space) -> Sets:
 
 
 @lru_cache(maxsize=32)
-def set_mask(space: Space, device: torch.device) -> Tensor:
+def make_input_mask(space: Space, device: torch.device) -> Tensor:
     """Which entries of the logits of inputs ``[B, S]`` stand for a set."""
-    sets = input_sets(space)
+    sets = list_input_sets(space)
     width = max(map(len, sets))
     return torch.tensor([[s < len(of_node) for s in range(width)] for of_node in sets], device=device)
 
@@ -36,7 +36,7 @@ def set_mask(space: Space, device: torch.device) -> Tensor:
 @lru_cache(maxsize=32)
 def _members(space: Space, device: torch.device) -> Tensor:
     """Whether an edge belongs to a set of its node, ``[B, S, E]``, as zeros and ones."""
-    sets, mask = input_sets(space), set_mask(space, torch.device("cpu"))
+    sets, mask = list_input_sets(space), make_input_mask(space, torch.device("cpu"))
     members = torch.zeros(*mask.shape, len(space.edges))
     for b, of_node in enumerate(sets):
         for s, rows in enumerate(of_node):
@@ -51,7 +51,7 @@ def mark_edges(space: Space, choice_BS: Tensor) -> Tensor:
 
 def mark_most_probable(space: Space, logits_BS: Tensor) -> Tensor:
     """One for the edges of each node's best set and zero for the others, ``[E]``; ties go to the first set."""
-    scores_BS = logits_BS.detach().masked_fill(~set_mask(space, logits_BS.device), -torch.inf)
+    scores_BS = logits_BS.detach().masked_fill(~make_input_mask(space, logits_BS.device), -torch.inf)
     best_BS = torch.zeros_like(scores_BS).scatter_(-1, scores_BS.argmax(-1, keepdim=True), 1.0)
     return mark_edges(space, best_BS)
 
@@ -59,7 +59,7 @@ def mark_most_probable(space: Space, logits_BS: Tensor) -> Tensor:
 INITIAL_SCALE = 1e-3  # standard deviation of the initial logits, as in the reference implementations
 
 
-def initial_logits(
+def draw_logits(
     space: Space,
     with_beta: bool,
     seed: int,
@@ -84,8 +84,8 @@ def initial_logits(
     if with_beta:
         shapes |= {f"beta.{cell_type}": (len(space.edges),) for cell_type in space.cell_types}
 
-    if with_inputs and input_sets(space):
-        mask = set_mask(space, torch.device("cpu"))
+    if with_inputs and list_input_sets(space):
+        mask = make_input_mask(space, torch.device("cpu"))
         shapes |= {f"inputs.{cell_type}": tuple(mask.shape) for cell_type in space.cell_types}
 
     def draw(name: str, shape: tuple[int, ...]) -> nn.Parameter:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.spaces.chain_space import PROXYLESS, ChainSpace
-from fastnas.supernet.layout import BlockPlace, ChainShape, chain_layout, proxyless_shape
-from fastnas.supernet.mix import Mix, NodeMix, at_place, list_built, node_mixes
+from fastnas.supernet.layout import BlockPlace, ChainShape, lay_out_chain, shape_proxyless
+from fastnas.supernet.mix import Mix, NodeMix, list_built, select_place, split_by_node
 from fastnas.supernet.operations import convolution
 from fastnas.supernet.recompute import State, Unit, Word, checkpoint, run_units
 from fastnas_kernels.convolution import Geometry
@@ -124,7 +124,7 @@ class ChainSupernet(nn.Module):
     Args:
         num_classes: Size of the logits.
         channels: Channels of the first block, 16 in the paper; see
-            :func:`fastnas.supernet.layout.proxyless_shape`.
+            :func:`fastnas.supernet.layout.shape_proxyless`.
         image_channels: 3 for colour, 1 for grey images.
         large: Halve the resolution in the stem, for images of hundreds of pixels.
         space: The chain.
@@ -143,10 +143,11 @@ class ChainSupernet(nn.Module):
     ) -> None:
         super().__init__()
         self.space, self.recompute = space, tuple(recompute)
-        shape = proxyless_shape(channels)
+        shape = shape_proxyless(channels)
         self.stem = chain_stem(shape, image_channels, large, searching=True)
         self.blocks = nn.ModuleList(
-            SearchBlock(list_built(space, "normal", row), place) for row, place in enumerate(chain_layout(space, shape))
+            SearchBlock(list_built(space, "normal", row), place)
+            for row, place in enumerate(lay_out_chain(space, shape))
         )
         self.head = conv_norm_relu6(shape.stages[-1], shape.head, 1, Geometry(), searching=True)
         self.classifier = nn.Linear(shape.head, num_classes)
@@ -161,7 +162,7 @@ class ChainSupernet(nn.Module):
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
         units = [Unit((self.stem,), lambda modules, edges, state: (modules[0](*state),))]
-        for place, (block, node) in enumerate(zip(self.blocks, node_mixes(self.space, mix, "normal"), strict=True)):
+        for place, (block, node) in enumerate(zip(self.blocks, split_by_node(self.space, mix, "normal"), strict=True)):
             units.append(_lay_out_block(block, node, place))
         (state,) = run_units(units, self.recompute, images.contiguous(memory_format=torch.channels_last))
         return self.classifier(self.head(state).mean((2, 3)))
@@ -169,7 +170,7 @@ class ChainSupernet(nn.Module):
 
 def _lay_out_block(block: nn.Module, node: NodeMix, place: int) -> Unit:
     def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
-        (fresh,) = at_place([node], place)
+        (fresh,) = select_place([node], place)
         return (modules[0](*state, fresh, edges),)
 
     return Unit((block,), run)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastnas.spaces.graph_space import DSO, STAGES, DagNode, FullDag, GraphSpace, living_operations
+from fastnas.spaces.graph_space import DSO, STAGES, DagNode, FullDag, GraphSpace, find_living_operations
 from fastnas.supernet.layout import SmallStem
-from fastnas.supernet.mix import Mix, NodeMix, NoiseSource, node_mixes
+from fastnas.supernet.mix import Mix, NodeMix, NoiseSource, split_by_node
 from fastnas.supernet.operations import BuildOperation, Convolution, batch_norm, convolution, pool
 from fastnas.supernet.recompute import State, Unit, Word, checkpoint, run_units
 from fastnas_kernels.check import invalid
@@ -116,7 +116,7 @@ class DagBlock(nn.Module):
     def forward(self, x: Tensor, enter: Sequence[Entering], recompute: bool = False) -> Tensor:
         """From ``[N, C, H, W]`` to the same shape. Only operations run that something enters and that something reads;
         with ``recompute`` one after another is recomputed in the backward pass."""
-        living = living_operations(self.nodes, [node.sources for node in enter])
+        living = find_living_operations(self.nodes, [node.sources for node in enter])
         states = {0: x}
         for state in sorted(living):
             if self.nodes[state - 1].level == 1:
@@ -151,7 +151,7 @@ class DagReduction(nn.Module):
 
     def forward(self, x: Tensor, enter: Sequence[Entering], recompute: bool = False) -> Tensor:
         """From ``[N, C, H, W]`` to ``[N, 2 C, H / 2, W / 2]``, zeros where neither convolution is left."""
-        living = living_operations(self.nodes, [node.sources for node in enter])
+        living = find_living_operations(self.nodes, [node.sources for node in enter])
         halving = {state: self.operations[str(state)] for state in sorted(living)}
         total = _sum({s: checkpoint(one, x) if recompute else one(x) for s, one in halving.items()}, enter[-1])
         if total is None:
@@ -246,7 +246,7 @@ class DagSupernet(nn.Module):
         recompute: Sequence[Word] = ("none",),
     ) -> None:
         super().__init__()
-        self.space, self.graphs = space, graph_order(space, cells)
+        self.space, self.graphs = space, order_graph(space, cells)
         dag = space.dag
         self.body = DagBody(dag, self.graphs, num_classes, channels, image_channels, recompute)
         self.to(memory_format=torch.channels_last)
@@ -258,7 +258,7 @@ class DagSupernet(nn.Module):
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        dag, nodes = self.space.dag, node_mixes(self.space, mix, "normal")
+        dag, nodes = self.space.dag, split_by_node(self.space, mix, "normal")
         enter = [
             find_entering(dag.nodes_of(kind), nodes[span.start : span.stop])
             for kind, span in zip(dag.blocks, dag.spans, strict=True)
@@ -266,7 +266,7 @@ class DagSupernet(nn.Module):
         return self.body(images, [enter[graph] for graph in self.graphs])
 
 
-def graph_order(space: GraphSpace, cells: int) -> list[int]:
+def order_graph(space: GraphSpace, cells: int) -> list[int]:
     """For every block of the network, which block of the graph it is."""
     if cells < 1:
         raise invalid("DagSupernet", "cells must be at least 1 in a stage", cells)

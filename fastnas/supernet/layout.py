@@ -79,7 +79,9 @@ class CellPlace(NamedTuple):
         return [first, relu_conv_bn(newer, self.channels, 1, Geometry(), searching)]
 
 
-def darts_layout(cells: int, channels: int, stem_channels: int, num_concat: int, reduced_stem: bool) -> list[CellPlace]:
+def lay_out_darts(
+    cells: int, channels: int, stem_channels: int, num_concat: int, reduced_stem: bool
+) -> list[CellPlace]:
     """The cells of a DARTS network (Liu et al., 2019, arXiv:1806.09055): reductions at a third and two thirds of
     the depth, each doubling the channels.
 
@@ -200,7 +202,7 @@ def round_channels(width: float) -> int:
     return nearest + 8 if nearest < 0.9 * width else nearest
 
 
-def proxyless_shape(channels: int = PAPER_CHANNELS) -> ChainShape:
+def shape_proxyless(channels: int = PAPER_CHANNELS) -> ChainShape:
     """The shape of ProxylessNAS's search space (Cai et al., 2019, arXiv:1812.00332; the numbers:
     ``imagenet_arch_search.py`` of the authors' code).
 
@@ -220,7 +222,7 @@ def proxyless_shape(channels: int = PAPER_CHANNELS) -> ChainShape:
     )
 
 
-def chain_layout(space: ChainSpace, shape: ChainShape) -> list[BlockPlace]:
+def lay_out_chain(space: ChainSpace, shape: ChainShape) -> list[BlockPlace]:
     """The searched blocks of the chain ``space``: the first of a stage changes channels and resolution, the others
     keep both and have a shortcut."""
     stages = space.stages

@@ -107,7 +107,7 @@ class NodeMix(NamedTuple):
         edges: Coefficients of its edges, if they have any.
         alive: The names of the candidates that run on each of its edges; ``None`` for all.
         offset: A number to add to every pixel, if there is one.
-        noise: What drops outputs, the same object in all nodes of a cell; see :func:`at_place`.
+        noise: What drops outputs, the same object in all nodes of a cell; see :func:`select_place`.
         seed: That of the mix.
         at: The candidates' coefficients in single cells, by their places, where they differ.
         drawn: What runs in the cell, where the host does not know.
@@ -123,13 +123,13 @@ class NodeMix(NamedTuple):
     drawn: DrawnPaths | None = None
 
 
-def node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
+def split_by_node(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
     """Cut the coefficients of a cell type into nodes; ``none``, whose output is zero, is left out."""
     nodes, shifts = _node_mixes(space, mix, cell_type), mix.shifts.get(cell_type, NOTHING)
     moved = {}
     for place, shift_EK in shifts.items():
-        at_place = {**mix.candidates, cell_type: mix.candidates[cell_type] + shift_EK}
-        moved[place] = _node_mixes(space, mix._replace(candidates=at_place), cell_type)
+        candidates = {**mix.candidates, cell_type: mix.candidates[cell_type] + shift_EK}
+        moved[place] = _node_mixes(space, mix._replace(candidates=candidates), cell_type)
     if not moved:
         return nodes
     return [n._replace(at={p: those[i].candidates for p, those in moved.items()}) for i, n in enumerate(nodes)]
@@ -156,7 +156,7 @@ def _node_mixes(space: Space, mix: Mix, cell_type: str) -> list[NodeMix]:
     return nodes
 
 
-def at_place(nodes: list[NodeMix], place: int) -> list[NodeMix]:
+def select_place(nodes: list[NodeMix], place: int) -> list[NodeMix]:
     """``nodes`` for the cell at ``place`` of a network, with its own coefficients; its noise begins anew."""
     if place in nodes[0].at:
         nodes = [node._replace(candidates=node.at[place]) for node in nodes]

@@ -49,7 +49,7 @@ def require_words(where: str, words: Sequence[str]) -> None:
         raise invalid(where, "recompute must not begin with joined", "joined", "Nothing stands before it.")
 
 
-def word_at(words: Sequence[Word], position: int) -> Word:
+def find_word(words: Sequence[Word], position: int) -> Word:
     """The word of the unit at ``position``; the last one serves all units beyond it."""
     return words[min(position, len(words) - 1)]
 
@@ -76,9 +76,9 @@ def run_units(units: Sequence[Unit], words: Sequence[Word], *state: Tensor) -> S
     position = 0
     while position < len(units):
         end = position + 1
-        while end < len(units) and word_at(words, end) == "joined":
+        while end < len(units) and find_word(words, end) == "joined":
             end += 1
-        word, together = word_at(words, position), units[position:end]
+        word, together = find_word(words, position), units[position:end]
         as_one = word == "cell" or len(together) > 1 or (word == "edges" and position == 0)
         if as_one:
             state = checkpointed(_chain(together), *state)

@@ -26,10 +26,10 @@ from fastnas.supernet.layout import (
     SmallStem,
     average,
     channels_last,
-    darts_layout,
     lay_out,
+    lay_out_darts,
 )
-from fastnas.supernet.mix import Mix, NodeMix, at_place, node_mixes
+from fastnas.supernet.mix import Mix, NodeMix, select_place, split_by_node
 from fastnas.supernet.operations import batch_norm, in_dimensions, number_noise
 from fastnas.supernet.recompute import State, Unit, Word, run_units
 from fastnas.supernet.search_cell import SearchCell
@@ -66,7 +66,7 @@ class DartsSupernet(nn.Module):
         operations = find_operations(space)
         stem_channels = 3 * channels
         self.stem = (LargeStem if large else SmallStem)(image_channels, stem_channels, searching=True)
-        places = darts_layout(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
+        places = lay_out_darts(cells, channels, stem_channels, len(space.concat), reduced_stem=large)
         self.types = [place.cell_type for place in places]
 
         def cell(place: CellPlace) -> nn.Module:
@@ -86,12 +86,12 @@ class DartsSupernet(nn.Module):
         return [self.stem, *self.cells]
 
     def places(self, cell_type: str) -> list[int]:
-        """Where the cells of a type stand, as :func:`fastnas.supernet.mix.at_place` counts."""
+        """Where the cells of a type stand, as :func:`fastnas.supernet.mix.select_place` counts."""
         return [place for place, name in enumerate(self.types) if name == cell_type]
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        nodes = {cell_type: node_mixes(self.space, mix, cell_type) for cell_type in self.space.cell_types}
+        nodes = {cell_type: split_by_node(self.space, mix, cell_type) for cell_type in self.space.cell_types}
         units = [Unit((self.stem,), lambda modules, edges, state: tuple(modules[0](*state)))]
         for place, (cell, cell_type) in enumerate(zip(self.cells, self.types, strict=True)):
             units.append(_describe_cell(cell, nodes.get(cell_type), place))
@@ -104,7 +104,7 @@ def _describe_cell(cell: nn.Module, nodes: list[NodeMix] | None, place: int) -> 
 
     def run(modules: Sequence[Callable[..., Any]], edges: bool, state: State) -> State:
         older, newer = state
-        return newer, modules[0]([older, newer], *(() if nodes is None else (at_place(nodes, place), edges)))
+        return newer, modules[0]([older, newer], *(() if nodes is None else (select_place(nodes, place), edges)))
 
     return Unit((cell,), run)
 
@@ -156,12 +156,12 @@ class NasBench201Supernet(nn.Module):
         return [self.stem, *(cell for stage in self.stages for cell in stage.children())]
 
     def places(self, cell_type: str) -> list[int]:
-        """Where the cells of a type stand, as :func:`fastnas.supernet.mix.at_place` counts."""
+        """Where the cells of a type stand, as :func:`fastnas.supernet.mix.select_place` counts."""
         return list(range(1, len(self.units)))
 
     def forward(self, images: Tensor, mix: Mix) -> Tensor:
         """From ``[N, image_channels, H, W]`` to logits ``[N, num_classes]``."""
-        nodes = node_mixes(self.space, mix, "normal")
+        nodes = split_by_node(self.space, mix, "normal")
         units = [Unit((self.stem,), lambda modules, edges, state: tuple(modules[0](*state))[:1])]
         for position, stage in enumerate(self.stages):
             for number, cell in enumerate(stage.children()):
@@ -181,7 +181,7 @@ def _after(before: tuple[nn.Module, ...], cell: nn.Module, nodes: list[NodeMix],
         (x,) = state
         for module in first:
             x = module(x)
-        return (last([x], at_place(nodes, place), edges),)
+        return (last([x], select_place(nodes, place), edges),)
 
     return Unit((*before, cell), run)
 

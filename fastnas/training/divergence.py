@@ -42,7 +42,7 @@ def find_fault(losses: Losses, inner_steps: Sequence[int], outer_steps: Sequence
 
 
 @contextmanager
-def explained(
+def explain_divergence(
     where: str,
     find: Callable[[], Fault | None],
     read: Callable[[int], dict[str, Batch | None]],

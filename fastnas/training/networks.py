@@ -23,7 +23,7 @@ def build_network_for(
     return fit_head(network, data.task, space_by_name(genotype.space, own), data.resolution, data.large)
 
 
-def network_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
+def find_size(training: RetrainConfig, data: ImageData) -> NetworkSize:
     """The size of the network that ``training`` makes for ``data``, whose cost is meant."""
     return NetworkSize(
         channels=training.channels,

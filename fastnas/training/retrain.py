@@ -31,7 +31,7 @@ from fastnas.fingerprint import fingerprint
 from fastnas.networks.derived import BuildNetwork, build_own_network
 from fastnas.networks.network import DerivedNetwork
 from fastnas.networks.training_pass import TrainingPass
-from fastnas.progress import shown_in_notebook
+from fastnas.progress import show_in_notebook
 from fastnas.ranks import ALONE, Ranks, local_device, require_divisible
 from fastnas.run_files import TrainingEpoch, append_record, keep_epochs
 from fastnas.seeds import stream, torch_seed
@@ -50,7 +50,7 @@ from fastnas.training.checkpoint import (
     with_fewer_epochs,
 )
 from fastnas.training.config import RetrainConfig, TrainingSetup, announce_more, learning_rate
-from fastnas.training.divergence import Fault, explained, find_fault
+from fastnas.training.divergence import Fault, explain_divergence, find_fault
 from fastnas.training.networks import build_network_for
 from fastnas.training.numerics import (
     Losses,
@@ -123,7 +123,7 @@ def retrain(
         >>> 0 <= result.test_accuracy <= 1
         True
     """
-    on_step, on_epoch = shown_in_notebook("retrain", on_step, on_epoch)
+    on_step, on_epoch = show_in_notebook("retrain", on_step, on_epoch)
     genotype = as_genotype(genotype, own, "retrain")
     dimensions = space_by_name(genotype.space, own).dimensions
     data = as_data(data, "retrain", pairs="parts", dimensions=dimensions, task=task)
@@ -144,7 +144,7 @@ def retrain(
     shape = (data.channels, *data.resolution)
     cost = num_parameters(training.network), multiply_adds(training.network, shape)
     history = training.restore(folder, extend)
-    with deterministic(), training.explained(folder):
+    with deterministic(), training.explain(folder):
         start = training.measure_start(folder)
         for record in training.epochs(folder, on_step):
             history.append(record)
@@ -311,7 +311,7 @@ class _Training:
             drop_last=config.drop_last,
         )
 
-    def explained(self, folder: Path | None) -> AbstractContextManager[None]:
+    def explain(self, folder: Path | None) -> AbstractContextManager[None]:
         """Inside the block, a number that is not finite ends the training in one line that says where it came from."""
 
         def find() -> Fault | None:
@@ -322,7 +322,9 @@ class _Training:
             return {"weight": next(self.batches(step, 1), None)}
 
         rates = {"weight": f"the learning rate ({self.config.lr:g})"}
-        return explained("retrain", find, read, lambda: {"weight": [*self.network.parameters()]}, rates, folder)
+        return explain_divergence(
+            "retrain", find, read, lambda: {"weight": [*self.network.parameters()]}, rates, folder
+        )
 
     def train_step(self, batch: Batch, drop_path: float) -> None:
         config = self.config

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fastnas.memory.scene import Moment, Setup, moments, real_scene
+from fastnas.memory.scene import Moment, Setup, build_scene, list_moments
 from fastnas_kernels.check import invalid
 from measuring.cells import CONTENDERS, Cell, Scale, arguments_of, cells, step
 from measuring.correctness import first_line
@@ -80,15 +80,15 @@ def step_peak(device: Device, setup: Setup) -> int:
 
     A step before it makes what is made once: libraries' workspaces and kernels' tables are none of it.
     """
-    return max(_peak_at(device, setup, moment) for moment in moments(setup))
+    return max(_peak_at(device, setup, moment) for moment in list_moments(setup))
 
 
 def _peak_at(device: Device, setup: Setup, moment: Moment) -> int:
-    for phase in real_scene(setup, moment, device.torch_device).phases().values():
+    for phase in build_scene(setup, moment, device.torch_device).phases().values():
         phase()
     gc.collect()
     scenes = []
-    given = _counted(device, lambda: scenes.append(real_scene(setup, moment, device.torch_device)))
+    given = _counted(device, lambda: scenes.append(build_scene(setup, moment, device.torch_device)))
     phases = scenes[0].phases().values()
     return given.held + max(_counted(device, phase).peak for phase in phases)
 

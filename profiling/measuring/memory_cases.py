@@ -11,7 +11,7 @@ import torch
 
 from fastnas.data import DataConfig, placeholder_data
 from fastnas.memory.prediction import measure, predict
-from fastnas.memory.scene import Setup, moments, real_scene
+from fastnas.memory.scene import Setup, build_scene, list_moments
 from fastnas.methods.library import METHODS
 from fastnas.spaces.registry import space_by_name
 from fastnas.training.config import SearchConfig
@@ -122,10 +122,10 @@ def resident(make: Callable[[int], Case], number: int) -> tuple[int, int]:
     that was there before."""
     torch.set_num_threads(1)
     small = case("darts", "nasbench201", cells=1, batch_size=2).setup
-    for phase in real_scene(small, moments(small)[0]).phases().values():
+    for phase in build_scene(small, list_moments(small)[0]).phases().values():
         phase()  # loads libraries and makes tables, which are no part of a step
     setup = make(number).setup
-    scene = real_scene(setup, moments(setup)[0])
+    scene = build_scene(setup, list_moments(setup)[0])
     given = sum(t.untyped_storage().nbytes() for tensors in scene.given.values() for t in tensors)
     before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     for phase in scene.phases().values():

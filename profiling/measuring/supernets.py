@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fastnas.engine.coefficients import relax
 from fastnas.methods.library import METHODS
 from fastnas.spaces.cell_space import DARTS, S2, CellSpace
-from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.supernets import build_supernet
 from measuring.cells import PHASES, Phase, Scale
 from measuring.device import forced
@@ -68,7 +68,7 @@ def build(training: Training, device: torch.device) -> Built:
     images = torch.randn(training.images, 3, training.side, training.side)
     labels = torch.randint(10, (training.images,))
     net = net.to(device)
-    alpha = initial_logits(training.space, method.edge_normalisation, 0, device)
+    alpha = draw_logits(training.space, method.edge_normalisation, 0, device)
     return Built(training, net, dict(net.named_parameters()), alpha, images.to(device), labels.to(device))
 
 

@@ -11,17 +11,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastnas.bilevel.named import norm
 from fastnas.bilevel.products import (
+    average_products,
     central_difference,
     forward_over_reverse,
     gauss_newton,
-    kept_product,
-    mean_product,
+    make_product,
     reverse_over_reverse,
 )
 
 
 def from_kept(loss, at, v, of=None, **options):
-    return kept_product(loss, at, tuple(v), of, **options)(v)
+    return make_product(loss, at, tuple(v), of, **options)(v)
 
 
 def by_difference(loss, at, v, of=None, **options):
@@ -60,7 +60,7 @@ def test_exact_products_are_those_of_the_matrix_in_the_weights_in_alpha_and_mixe
 def test_products_over_several_batches_are_those_with_the_mean_of_their_losses(build_problem, product):
     problem = build_problem(torch.float64, batches=3)
     v = problem.direction(problem.at)
-    found = mean_product(problem.losses, problem.at, v, product=product)
+    found = average_products(problem.losses, problem.at, v, product=product)
     together = product(lambda at: sum(loss(at) for loss in problem.losses) / 3, problem.at, v)
     assert relative(problem.flat(found), problem.flat(together)) < 1e-10
 
@@ -74,7 +74,7 @@ def test_one_batch_is_asked_for_at_a_time(build_problem):
             alive.append("drawn")
             yield lambda at: alive.append("used") or problem.loss(at)
 
-    mean_product(batches(), problem.at, problem.direction(["alpha"]))
+    average_products(batches(), problem.at, problem.direction(["alpha"]))
     assert alive == ["drawn", "used"] * 4
 
 
@@ -100,7 +100,9 @@ def kept_bytes(run):
 def test_memory_does_not_grow_with_the_number_of_batches(build_problem, product):
     problem = build_problem(torch.float64, batches=5)
     v = problem.direction(problem.at)
-    one, five = (kept_bytes(partial(mean_product, problem.losses[:n], problem.at, v, product=product)) for n in (1, 5))
+    one, five = (
+        kept_bytes(partial(average_products, problem.losses[:n], problem.at, v, product=product)) for n in (1, 5)
+    )
     assert one > 0
     assert five == one
 
@@ -320,9 +322,9 @@ def test_a_radius_and_a_list_of_losses_must_make_sense():
     with pytest.raises(ValueError, match="radius must be positive, got 0"):
         central_difference(square, ONE, ONE, radius=0)
     with pytest.raises(ValueError, match="losses must not be empty"):
-        mean_product([], ONE, ONE)
+        average_products([], ONE, ONE)
     with pytest.raises(ValueError, match=r"v must have the names \['a'\], got \['b'\]"):
-        kept_product(square, ONE)({"b": torch.ones(3)})
+        make_product(square, ONE)({"b": torch.ones(3)})
 
 
 @each_exact

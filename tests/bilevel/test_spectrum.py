@@ -11,7 +11,7 @@ from fastnas.bilevel.spectrum import dominant_eigenvalue, dominant_interval, eig
 from fastnas.engine import relax
 from fastnas.methods.library import darts
 from fastnas.spaces.registry import space_by_name
-from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.supernets import build_supernet
 
 
@@ -92,7 +92,7 @@ def test_twenty_products_find_the_largest_eigenvalue_in_the_alpha_of_a_supernet(
     torch.manual_seed(0)
     network = build_supernet(space, 3, 2, 3, 1, 1, False).double()
     w = {name: p.detach() for name, p in network.named_parameters()}
-    alpha = {name: a.detach().double() for name, a in initial_logits(space, False, 0, torch.device("cpu")).items()}
+    alpha = {name: a.detach().double() for name, a in draw_logits(space, False, 0, torch.device("cpu")).items()}
     x, y = torch.randn(8, 1, 8, 8, dtype=torch.float64), torch.randint(3, (8,))
 
     def loss(at):

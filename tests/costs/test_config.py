@@ -8,10 +8,10 @@ import torch
 
 from fastnas.bilevel.problem import differentiate
 from fastnas.cli.main import main
-from fastnas.costs.config import CostConfig, cost_table, undecided_cost, within_budget
+from fastnas.costs.config import CostConfig, average_cost, find_costs, limit_cost
 from fastnas.costs.latency import Entry, LatencyTable, save_table
 from fastnas.costs.limit import DeriveWithin
-from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates, parameter_table
+from fastnas.costs.tables import NetworkSize, derived_cost, list_distinct_candidates, parameter_table
 from fastnas.methods.library import darts, p_darts, parsec, proxyless_nas, proxyless_nas_r, snas
 from fastnas.spaces.cell_space import NASBENCH201, S1, S2
 from fastnas.spaces.formats import read_genotype
@@ -24,11 +24,11 @@ PENALTIES = ("linear", "log", "product")
 
 def priced(method, penalty, **more):
     config = CostConfig(of="parameters", penalty=penalty, **more)
-    return within_budget(method, config, cost_table(config, NASBENCH201, SIZE))
+    return limit_cost(method, config, find_costs(config, NASBENCH201, SIZE))
 
 
 def test_no_cost_leaves_a_method_as_it_is():
-    assert within_budget(darts(), CostConfig(), cost_table(CostConfig(), NASBENCH201, SIZE)) == darts()
+    assert limit_cost(darts(), CostConfig(), find_costs(CostConfig(), NASBENCH201, SIZE)) == darts()
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -61,7 +61,7 @@ def test_the_price_of_a_product_falls_on_the_reward_where_there_is_one():
 
 
 def test_without_a_target_an_undecided_network_costs_one_target():
-    target = undecided_cost(TABLE)
+    target = average_cost(TABLE)
     method = priced(darts(), "linear", strength=1.0)
     even = {"normal": torch.full((6, 5), 0.2, dtype=torch.float64)}
     assert method.penalties[0].penalty(even).item() == pytest.approx(1.0)
@@ -84,7 +84,7 @@ def test_a_linear_price_is_taken_at_the_relaxation_and_reaches_every_logit(metho
 def test_a_limit_wraps_the_rule_of_the_method():
     costs = [derived_cost(random_genotype(NASBENCH201, seed), TABLE) for seed in range(20)]
     config = CostConfig(of="parameters", limit=sorted(costs)[5])
-    method = within_budget(p_darts(), config, TABLE)
+    method = limit_cost(p_darts(), config, TABLE)
     assert isinstance(method.derivation, DeriveWithin)
     assert method.derivation.derivation == p_darts().derivation
     for seed in range(20):
@@ -93,7 +93,7 @@ def test_a_limit_wraps_the_rule_of_the_method():
 
 
 def latency_table(space, size):
-    candidates = enumerate(distinct_candidates(space, size), start=1)
+    candidates = enumerate(list_distinct_candidates(space, size), start=1)
     entries = [Entry(**candidate._asdict(), seconds=1e-4 * number) for number, candidate in candidates]
     return LatencyTable(
         space=space.name,
@@ -114,15 +114,15 @@ def test_a_measured_table_counts_in_milliseconds_whatever_its_batch(tmp_path):
     table = latency_table(NASBENCH201, replace(SIZE, batch_size=32))
     save_table(tmp_path / "latency.json", table)
     config = CostConfig(of=str(tmp_path / "latency.json"), penalty="log", target=3.0)
-    costs = cost_table(config, NASBENCH201, SIZE)
+    costs = find_costs(config, NASBENCH201, SIZE)
     assert costs.unit == "milliseconds"
     genotype = random_genotype(NASBENCH201, 1)
     seconds = derived_cost(genotype, table.costs(NASBENCH201))
     assert derived_cost(genotype, costs) == pytest.approx(1000 * seconds)
     with pytest.raises(ValueError, match="must be a table of a network with channels 9, got channels 8"):
-        cost_table(config, NASBENCH201, replace(SIZE, channels=9))
+        find_costs(config, NASBENCH201, replace(SIZE, channels=9))
     with pytest.raises(ValueError, match="must be a table of the space s2"):
-        cost_table(config, S2, SIZE)
+        find_costs(config, S2, SIZE)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_settings_without_meaning_are_refused(settings, message):
 
 def test_what_cannot_be_counted_or_met_is_refused():
     with pytest.raises(ValueError, match="cost: of must be one of parameters, multiply-adds, activation-bytes, or"):
-        cost_table(CostConfig(of="flops", penalty="linear"), S1, SIZE)
+        find_costs(CostConfig(of="flops", penalty="linear"), S1, SIZE)
     with pytest.raises(ValueError, match="limit must be at least what the cheapest architecture costs"):
         priced(darts(), None, limit=1.0)
     with pytest.raises(ValueError, match="objective does not work with hypergradient=ImportanceWeighted"):

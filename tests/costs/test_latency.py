@@ -18,7 +18,7 @@ from fastnas.costs.latency import (
     save_table,
 )
 from fastnas.costs.measurement import check_table, measure_table
-from fastnas.costs.tables import NetworkSize, derived_cost, distinct_candidates
+from fastnas.costs.tables import NetworkSize, derived_cost, list_distinct_candidates
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S2
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from tests.helpers import uniform_mix
@@ -34,7 +34,7 @@ def table():
 
 
 def test_every_candidate_has_a_time_and_the_prediction_is_their_sum_and_the_constant(table):
-    assert {entry.candidate for entry in table.entries} == set(distinct_candidates(NASBENCH201, SIZE))
+    assert {entry.candidate for entry in table.entries} == set(list_distinct_candidates(NASBENCH201, SIZE))
     seconds = {(e.primitive, e.channels): e.seconds for e in table.entries}
     assert all(value > 0 for value in seconds.values())
     assert seconds["nor_conv_3x3", 16] > seconds["skip_connect", 16]

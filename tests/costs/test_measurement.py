@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 
-from fastnas.costs.measurement import device_name, sampling_error, time_rounds
+from fastnas.costs.measurement import name_device, sampling_error, time_rounds
 
 CPU = torch.device("cpu")
 
@@ -56,4 +56,4 @@ def test_the_sampling_error_is_that_of_a_median():
 
 
 def test_the_device_has_a_name():
-    assert device_name(CPU).strip()
+    assert name_device(CPU).strip()

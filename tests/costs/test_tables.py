@@ -8,7 +8,7 @@ from fastnas.costs.tables import (
     NetworkSize,
     activation_table,
     derived_cost,
-    distinct_candidates,
+    list_distinct_candidates,
     multiply_add_table,
     parameter_table,
     weighted_sum,
@@ -73,7 +73,7 @@ def test_a_cell_type_is_the_sum_of_its_cells_and_impossible_entries_are_zero(siz
 
 
 def test_a_place_is_measured_at_its_own_channels_stride_and_side(size_of):
-    candidates = distinct_candidates(DARTS, size_of(DARTS))
+    candidates = list_distinct_candidates(DARTS, size_of(DARTS))
     assert len(candidates) == len(set(candidates))
     shapes = {candidate[1:4] for candidate in candidates}
     # normal at 9 pixels, two reductions (strided into 9 and 5, plain behind), normal at 3

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import fastnas
 from fastnas.cli.main import main
 from fastnas.data import Batch, from_arrays, load_data, paired_batches, training_batches
-from fastnas.data.balance import balanced_pass, class_weights
+from fastnas.data.balance import class_weights, draw_balanced_pass
 from fastnas.selection import LadderConfig, climb
 from fastnas.selection.evaluation import HeldOut
 from fastnas.selection.proposals import Proposal
@@ -49,7 +49,7 @@ def test_weights_are_those_of_scikit_learn():
 @pytest.mark.parametrize("labels", [LABELS, np.arange(30) % 3, np.array([0] * 17 + [1] + [2] * 3)])
 def test_a_balanced_pass_has_as_many_of_each_class_and_repeats_no_image_needlessly(labels):
     indices = np.arange(len(labels))
-    first, again, other = (balanced_pass(indices, labels, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    first, again, other = (draw_balanced_pass(indices, labels, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     counts = np.bincount(labels[first])

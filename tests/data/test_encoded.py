@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastnas.data.broken import UnreadableImage
 from fastnas.data.encoded import EncodedImage
-from fastnas.data.jpeg import Part, decode_jpeg, frame
+from fastnas.data.jpeg import Part, decode_jpeg, read_frame
 from fastnas.data.transforms import RandomResizedCrop
 from fastnas.seeds import torch_seed
 
@@ -47,7 +47,7 @@ def by_pillow(content, head, part, divisor):
 @pytest.mark.parametrize("least", [1000, 80, 40, 20])
 def test_libjpeg_turbo_gives_bit_for_bit_what_pillow_gives(photo, mode, options, least):
     image, part = encoded(photo(301, 403).convert(mode), quality=90, **options), Part(41, 63, 163, 241)
-    assert decode_jpeg(image.content, frame(image.content), part, 1) is not None
+    assert decode_jpeg(image.content, read_frame(image.content), part, 1) is not None
     expected = replace(image, jpeg=by_pillow).decode_part(part, least)
     assert torch.equal(image.decode_part(part, least), expected)
     assert torch.equal(image.decode(), replace(image, jpeg=by_pillow).decode())

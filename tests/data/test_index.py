@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fastnas.data import DataConfig, load_data, read_index, write_index
-from fastnas.data.division import digest, divide
+from fastnas.data.division import digest_images, divide
 from fastnas.engine.run import search_halves
 from fastnas.training.config import SearchConfig
 
@@ -89,4 +89,4 @@ def test_fractions_beside_an_index_have_no_meaning(tmp_path):
 def test_a_digest_knows_names_and_classes(photos):
     before = load_data(f"imagenet:{photos}").train
     (photos / "train" / "cat" / "0.JPEG").rename(photos / "train" / "dog" / "00.JPEG")
-    assert digest(before) != digest(load_data(f"imagenet:{photos}").train)
+    assert digest_images(before) != digest_images(load_data(f"imagenet:{photos}").train)

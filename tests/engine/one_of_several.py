@@ -10,7 +10,7 @@ from fastnas.data import Batch
 from fastnas.engine import step
 from fastnas.engine.step import alpha_gradients, outer_eigenvalue, search_step
 from fastnas.methods.library import METHODS
-from fastnas.ranks import ALONE, joined
+from fastnas.ranks import ALONE, join_processes
 from fastnas_audit.interpreter import replaced
 from tests.engine.points import make_batches, make_run
 
@@ -72,7 +72,7 @@ def complaint_about(ranks, text):
 
 
 def main(out, *names):
-    with joined("cpu") as ranks:
+    with join_processes("cpu") as ranks:
         assert ranks != ALONE
         found = {"together": steps_of(names, ranks, True), "apart": steps_of(names[:1], ranks, False)}
         found["sent"] = numbers_sent(ranks)

@@ -10,7 +10,6 @@ from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.engine.budget import (
     StepTimes,
-    alpha_rate,
     fit_minutes,
     fit_searches,
     plan_searches,
@@ -64,7 +63,7 @@ def test_too_little_time_is_refused():
 
 @pytest.mark.parametrize(("steps", "rate"), [(39_000, 3e-4), (8_832, 3e-3), (2_000, 0.03), (10, 0.03), (10**6, 3e-4)])
 def test_the_rate_of_alpha_follows_its_steps(steps, rate):
-    assert alpha_rate(steps) == pytest.approx(rate, rel=1e-4)
+    assert find_alpha_rate(steps) == pytest.approx(rate, rel=1e-4)
 
 
 def test_a_rate_that_is_given_stays():
@@ -73,8 +72,8 @@ def test_a_rate_that_is_given_stays():
 
 def test_steps_in_which_alpha_waits_do_not_count():
     config = replace(CONFIG, epochs=40, warmup_epochs=10)
-    assert with_rates(config, darts(), 500).alpha_lr == alpha_rate(15_000)
-    assert with_rates(config, proxyless_nas(alpha_every=5), 500).alpha_lr == alpha_rate(3_000)
+    assert with_rates(config, darts(), 500).alpha_lr == find_alpha_rate(15_000)
+    assert with_rates(config, proxyless_nas(alpha_every=5), 500).alpha_lr == find_alpha_rate(3_000)
 
 
 @pytest.mark.parametrize("method", [darts, gdas, snas, p_darts], ids=lambda method: method.__name__)

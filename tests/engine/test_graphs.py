@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastnas.data import Batch
-from fastnas.engine.graphs import StepGraphs, why_not_captured
+from fastnas.engine.graphs import StepGraphs, find_obstacle
 from fastnas.engine.step import search_step
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.library import METHODS, darts, pc_darts
@@ -67,13 +67,13 @@ def take(step, count):
 def test_every_method_can_be_captured_or_says_why_not(name):
     run = make(quick_method(name))
     found = obstacles(run)
-    assert bool(found) == (why_not_captured(run) is not None), found
+    assert bool(found) == (find_obstacle(run) is not None), found
 
 
 @pytest.mark.parametrize("rate", ["drop_path", "skip_dropout"])
 def test_what_is_dropped_at_random_is_not_captured(rate):
     run = make(replace(darts(), **{rate: Constant(0.2)}))
-    assert why_not_captured(run)
+    assert find_obstacle(run)
     assert any("a generator" in found for found in obstacles(run))
 
 

@@ -8,7 +8,7 @@ from fastnas.cli.main import main
 from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.experiment.experiment import SEEDS_APART, run_experiment
-from fastnas.experiment.minutes import seconds_so_far
+from fastnas.experiment.minutes import add_up_seconds
 from fastnas.experiment.progress import Display
 from fastnas.files import read_json_lines
 from fastnas.methods.library import darts
@@ -45,7 +45,7 @@ def test_what_a_search_costs_counts_all_of_them(run):
         epoch["seconds"] for n in (1, 2) for epoch in read_json_lines(folder / "restarts" / str(n) / "metrics.jsonl")
     ]
     assert len(of_others) == 4
-    assert seconds_so_far(folder) == pytest.approx(of_first + sum(of_others))
+    assert add_up_seconds(folder) == pytest.approx(of_first + sum(of_others))
 
 
 def test_a_run_that_was_stopped_goes_on_in_the_search_that_it_was_in(run, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from fastnas.costs.latency import load_table, save_table
 from fastnas.costs.limit import DeriveWithin
 from fastnas.costs.measurement import check_table, measure_table
 from fastnas.costs.tables import NetworkSize, derived_cost, multiply_add_table, parameter_table
-from fastnas.engine import search, stage_supernet
+from fastnas.engine import build_stage, search
 from fastnas.experiment.experiment import run_experiment
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import Experiment
@@ -73,7 +73,7 @@ def test_a_search_in_the_chain_is_finite_and_derives_a_network_that_runs(name):
 def test_every_other_method_has_a_meaning_in_the_chain():
     for name in METHODS.keys() - REFUSED.keys():
         with torch.device("meta"):
-            assert stage_supernet(PROXYLESS, METHODS[name](), DIGITS, TINY, 0).space == CHAIN
+            assert build_stage(PROXYLESS, METHODS[name](), DIGITS, TINY, 0).space == CHAIN
 
 
 @pytest.mark.parametrize(("name", "message"), REFUSED.items())

@@ -18,7 +18,7 @@ import torch
 from fastnas.data import hold_out, load_data, share_memory
 from fastnas.data.division import divide
 from fastnas.experiment.experiment import find_method
-from fastnas.experiment.series import Series, _search_and_validate, load_series, places, save_series
+from fastnas.experiment.series import Series, _search_and_validate, list_places, load_series, save_series
 from fastnas.experiment.settings import Experiment
 from fastnas.methods.library import robust_darts_dp, robust_darts_l2
 from fastnas.training.config import RetrainConfig
@@ -78,7 +78,7 @@ def test_a_series_that_is_interrupted_goes_on_and_ends_as_if_it_had_not_been(tmp
         assert time.monotonic() < deadline
         time.sleep(0.05)
     children = searches_of(process)
-    assert len(children) == len(places("cpu", 2))
+    assert len(children) == len(list_places("cpu", 2))
     process.send_signal(signal.SIGINT)  # to the parent alone: it is the parent's to tell the others
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -157,8 +157,8 @@ def test_the_short_retraining_is_a_quarter_and_no_shorter_than_its_schedule_allo
 
 
 def test_a_process_a_core_and_no_more_than_searches():
-    assert places("cpu", 1) == ["cpu"]
-    assert len(places("cpu", 1000)) == len(os.sched_getaffinity(0))
+    assert list_places("cpu", 1) == ["cpu"]
+    assert len(list_places("cpu", 1000)) == len(os.sched_getaffinity(0))
 
 
 def test_images_are_shared_and_held_out_ones_are_no_test_images():

@@ -137,7 +137,7 @@ def search():
     """The kernels of a small search: compiled ahead, then launched by a step of each kind."""
     from fastnas.data import Batch, load_data  # noqa: PLC0415  (a cell needs none of it)
     from fastnas.engine.compiling import launch_all  # noqa: PLC0415
-    from fastnas.engine.run import Run, fresh_state, stage_supernet  # noqa: PLC0415
+    from fastnas.engine.run import Run, build_stage, make_state  # noqa: PLC0415
     from fastnas.engine.step import search_step  # noqa: PLC0415
     from fastnas.methods.library import darts  # noqa: PLC0415
     from fastnas.spaces.cell_space import DARTS as SPACE  # noqa: PLC0415
@@ -151,7 +151,7 @@ def search():
     cell._can_be_read = lambda tensor: False
     data, device = load_data("digits"), torch.device("cpu")
     config = SearchConfig(channels=4, cells=3, batch_size=2, device="cpu")
-    state = fresh_state(stage_supernet(SPACE, darts(), data, config, 0), darts(), config, device)
+    state = make_state(build_stage(SPACE, darts(), data, config, 0), darts(), config, device)
     run = Run(darts(), data, config, device, (torch.arange(2).numpy(),) * 2, 4, state)
     before = {name: x.clone() for name, x in (state.supernet.state_dict() | state.alpha).items()}
     launch_all(run, None)

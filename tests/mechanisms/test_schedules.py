@@ -1,6 +1,6 @@
 import pytest
 
-from fastnas.engine import weight_learning_rate
+from fastnas.engine import find_weight_rate
 from fastnas.mechanisms.schedules import (
     LEARNING_RATES,
     Annealing,
@@ -25,7 +25,7 @@ from fastnas.training.config import RetrainConfig, SearchConfig, learning_rate
 def test_the_search_of_darts_anneals_as_published(epoch, rate):
     assert cosine(Rate(0.025, 0.001, Progress(epoch, 50))) == pytest.approx(rate, abs=5e-9)
     config = SearchConfig(weight_lr=0.025, weight_lr_final=0.001, epochs=50)
-    assert weight_learning_rate(config, epoch) == pytest.approx(rate, abs=5e-9)
+    assert find_weight_rate(config, epoch) == pytest.approx(rate, abs=5e-9)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_proxyless_warms_up_by_a_cosine_of_its_own(epoch, rate):
 
 def test_a_search_tells_its_learning_rate_how_long_alpha_waits():
     config = SearchConfig(epochs=160, weight_lr=0.025)
-    assert weight_learning_rate(config, 20, TwoCosines(), warmup=41) == pytest.approx(0.025)
-    assert weight_learning_rate(config, 0, TwoCosines()) == 0.025  # no warm-up, one cosine
+    assert find_weight_rate(config, 20, TwoCosines(), warmup=41) == pytest.approx(0.025)
+    assert find_weight_rate(config, 0, TwoCosines()) == 0.025  # no warm-up, one cosine
 
 
 def test_restarts_begin_anew_after_ten_thirty_and_seventy_epochs():
@@ -102,7 +102,7 @@ def test_every_learning_rate_begins_at_its_largest_and_a_configuration_may_choos
     for name, rate in LEARNING_RATES.items():
         assert rate(Rate(0.1, 0.0, Progress(0, 20))) == pytest.approx(0.1)
         config = SearchConfig(weight_lr=0.1, epochs=20, weight_schedule=name)
-        assert weight_learning_rate(config, 7, losses=[2, 1]) == rate(Rate(0.1, 0.0, Progress(7, 20), [2, 1]))
+        assert find_weight_rate(config, 7, losses=[2, 1]) == rate(Rate(0.1, 0.0, Progress(7, 20), [2, 1]))
     sharp = CosinePower(warmup=5, horizon=50)
     assert sharp(Rate(0.025, 1e-4, Progress(2, 50))) == pytest.approx(0.01255)
     assert sharp(Rate(0.025, 1e-4, Progress(0, 10))) == pytest.approx(1e-4 + 0.0249 / 2)  # one epoch of ten

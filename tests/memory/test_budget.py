@@ -1,6 +1,6 @@
 import pytest
 
-from fastnas.memory.budget import GIB, GPUS, MIB, free_bytes, read_budget, show_bytes
+from fastnas.memory.budget import GIB, GPUS, MIB, read_budget, read_free_bytes, show_bytes
 
 
 @pytest.mark.parametrize(
@@ -90,9 +90,9 @@ def test_a_gpu_without_anything_free_has_nothing_to_give():
 def test_pytorch_is_asked_for_what_is_free(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda number: ((number + 1) * GIB, 80 * GIB))
-    assert (free_bytes(0), free_bytes(1)) == (GIB, 2 * GIB)
+    assert (read_free_bytes(0), read_free_bytes(1)) == (GIB, 2 * GIB)
     with pytest.raises(ValueError, match=r"plan: cuda:2 must exist, got 2 GPUs\. Give a size such as 24GiB"):
-        free_bytes(2)
+        read_free_bytes(2)
 
 
 def test_this_machine_has_memory_and_keeps_some():

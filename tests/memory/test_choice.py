@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from fastnas.memory.choice import cheapest
+from fastnas.memory.choice import find_cheapest
 from fastnas.memory.segments import Pass
 
 WORDS = ("none", "edges", "cell")
@@ -58,7 +58,7 @@ def test_no_plan_is_faster_within_the_budget(seed):
     peaks = {words: needs(profiles, words) for words in plans}
     time = {words: sum(s for s, word in zip(seconds, words, strict=True) if word != "none") for words in plans}
     for budget in sorted(peaks.values())[:: len(plans) // 6]:
-        found = cheapest(profiles, seconds, budget)
+        found = find_cheapest(profiles, seconds, budget)
         # bytes are rounded up by less than a part in 512 a unit: a plan that fits with that much to spare must be found
         strict = [time[words] for words in plans if peaks[words] * (1 + 6 / 512) <= budget]
         if strict:
@@ -71,11 +71,11 @@ def test_no_plan_is_faster_within_the_budget(seed):
 
 def test_a_budget_for_everything_evaluates_nothing_again():
     profiles = random_profiles(Random(0), 4)
-    assert cheapest(profiles, [1.0] * 4, 10**6) == (0.0, ("none",) * 4)
+    assert find_cheapest(profiles, [1.0] * 4, 10**6) == (0.0, ("none",) * 4)
 
 
 def test_nothing_fits_into_nothing():
-    assert cheapest(random_profiles(Random(0), 4), [1.0] * 4, 1000) is None
+    assert find_cheapest(random_profiles(Random(0), 4), [1.0] * 4, 1000) is None
 
 
 def test_units_are_joined_where_their_inputs_are_too_many():
@@ -86,8 +86,8 @@ def test_units_are_joined_where_their_inputs_are_too_many():
         "cell": [make([60] * segments, [110] * segments)],
     }
     # cell by cell the inputs alone are 9 x 60; in three groups of three they are 3 x 60 or so, and a group is 300
-    apart = cheapest({word: profiles[word] for word in WORDS}, [1.0] * segments, 1000 + 8 * 60 + 110 + 10)
-    joined = cheapest(profiles, [1.0] * segments, 1000 + 8 * 60)
+    apart = find_cheapest({word: profiles[word] for word in WORDS}, [1.0] * segments, 1000 + 8 * 60 + 110 + 10)
+    joined = find_cheapest(profiles, [1.0] * segments, 1000 + 8 * 60)
     assert apart is not None
     assert joined is not None
     assert "joined" in joined.words

@@ -11,7 +11,7 @@ from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.bilevel.products import reverse_over_reverse
 from fastnas.data import placeholder_data
 from fastnas.memory.prediction import measure, measure_peaks, predict, predict_typical
-from fastnas.memory.scene import Setup, moments, real_scene
+from fastnas.memory.scene import Setup, build_scene, list_moments
 from fastnas.memory.tracker import KEPT, SECOND, Tracker
 from fastnas.methods.library import (
     METHODS,
@@ -71,7 +71,7 @@ def test_the_prediction_is_what_is_measured(name):
 
 @pytest.mark.slow
 def test_tangents_of_bfloat16_are_bfloat16_where_operations_are_followed():
-    scene = real_scene(setup_for(darts_2nd(), CELLS, cells=3, precision="bfloat16"), moments(CASES["darts"])[0])
+    scene = build_scene(setup_for(darts_2nd(), CELLS, cells=3, precision="bfloat16"), list_moments(CASES["darts"])[0])
     norm = next(m for m in scene.run.state.supernet.modules() if isinstance(m, nn.BatchNorm2d) and m.affine)
     with Tracker(), forward_ad.dual_level():
         x = torch.randn(2, norm.num_features, 4, 4).bfloat16()
@@ -107,7 +107,7 @@ def test_what_a_method_draws_never_takes_more_than_predicted():
     predicted = predict(setup).peak.num_bytes
     peaks = []
     for seed in range(6):
-        scene = real_scene(setup.changed(seed=seed), moments(setup)[0])
+        scene = build_scene(setup.changed(seed=seed), list_moments(setup)[0])
         for logits in scene.run.state.alpha.values():
             logits.data.zero_()
         peaks.append(max(peak.num_bytes for peak in measure_peaks(scene).values()))
@@ -155,7 +155,7 @@ def test_second_derivatives_on_a_gpu_keep_states_and_their_tangents_alone():
 @pytest.mark.parametrize(("name", "is_apart"), [("cells", False), ("one path", True)])
 def test_logits_are_far_apart_only_where_a_draw_must_be_sure(name, is_apart):
     setup = CASES[name]
-    logits = real_scene(setup, moments(setup)[0]).run.state.alpha["alpha.normal"]
+    logits = build_scene(setup, list_moments(setup)[0]).run.state.alpha["alpha.normal"]
     assert (logits.abs().max() > 10) == is_apart
 
 

@@ -7,7 +7,7 @@ import pytest
 from fastnas.data import placeholder_data
 from fastnas.mechanisms.draw import BinaryGate, TwoPaths, gumbel_all, gumbel_selected
 from fastnas.memory.budget import Budget
-from fastnas.memory.planner import LEAST, fewer_paths, remedies
+from fastnas.memory.planner import LEAST, list_remedies, take_fewer_paths
 from fastnas.memory.prediction import predict
 from fastnas.memory.scene import Setup
 from fastnas.methods.library import METHODS, darts, gdas, parsec, proxyless_nas, snas
@@ -34,7 +34,7 @@ def peak(method, space=NASBENCH201):
     ids=["every gate", "mixture", "soft samples", "every candidate for alpha"],
 )
 def test_methods_that_run_all_candidates_could_sample_some(method, draw):
-    words, changed = fewer_paths(method)
+    words, changed = take_fewer_paths(method)
     assert changed.draw == draw
     assert changed == replace(method, draw=draw)
     assert words.startswith("two" if draw == TwoPaths() else "one")
@@ -42,12 +42,12 @@ def test_methods_that_run_all_candidates_could_sample_some(method, draw):
 
 @pytest.mark.parametrize("name", ["gdas", "proxyless_nas", "proxyless_nas_r", "parsec", "nasp", "dso_nas"])
 def test_methods_that_sample_or_project_already_cannot(name):
-    assert fewer_paths(METHODS[name]()) is None
+    assert take_fewer_paths(METHODS[name]()) is None
 
 
 @pytest.mark.parametrize("recipe", METHODS)
 def test_no_suggestion_contradicts_a_method(recipe):
-    found = fewer_paths(METHODS[recipe]())  # a method refuses choices without meaning
+    found = take_fewer_paths(METHODS[recipe]())  # a method refuses choices without meaning
     assert found is None or found[1].draw is not None
 
 
@@ -59,7 +59,7 @@ def test_two_paths_are_suggested_where_they_fit():
     setup = Setup(NASBENCH201, method, placeholder_data("digits"), CONFIG)
 
     def suggested(size):
-        return any("draw=TwoPaths()" in remedy for remedy in remedies(setup, Budget("so much", size, size)))
+        return any("draw=TwoPaths()" in remedy for remedy in list_remedies(setup, Budget("so much", size, size)))
 
     assert method.draw == BinaryGate()
     assert suggested(two_paths)

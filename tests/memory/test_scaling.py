@@ -1,6 +1,6 @@
 import pytest
 
-from fastnas.memory.scaling import Pieces, counts_up_to, scale
+from fastnas.memory.scaling import Pieces, list_counts, scale
 
 PIECES = Pieces(fixed=0.0, per_image=1e-3, num_bytes=4_000_000, messages=3, images=1024, bandwidth=1e9, latency=0.0)
 
@@ -40,9 +40,9 @@ def test_a_loader_that_is_slower_than_the_step_decides():
 
 
 def test_counts_are_powers_of_two_and_the_whole_machine():
-    assert counts_up_to(8, 3, 96) == [1, 2, 4, 8, 16, 24]
+    assert list_counts(8, 3, 96) == [1, 2, 4, 8, 16, 24]
     with pytest.raises(ValueError, match="scaling: batch_size must be a multiple of the 24 processes, got 100"):
-        counts_up_to(8, 3, 100)
+        list_counts(8, 3, 100)
 
 
 @pytest.mark.parametrize("values", [{"bandwidth": 0}, {"per_image": 0}, {"images_per_core": -1}])

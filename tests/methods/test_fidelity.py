@@ -11,7 +11,6 @@ from fastnas.bilevel.hypergradient import Unrolled, UnrolledByDifferences
 from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.engine.coefficients import relax
-from fastnas.engine.run import fresh_state, stage_supernet
 from fastnas.engine.step import apply_gradients, search_step
 from fastnas.mechanisms.draw import gumbel_selected_with_scalars
 from fastnas.methods import darts, dso_nas, method_by_name, nasp, robust_darts, single_darts, smooth_darts_rs, snas
@@ -35,8 +34,8 @@ def test_the_robust_family_has_the_second_order_of_the_published_code(name):
 def test_nasp_begins_at_one_half_exactly_as_published_and_without_ties_elsewhere_and_snas_drops_edges():
     config = SearchConfig(channels=4, cells=1, batch_size=8, device="cpu")
     for method, exact in ((nasp(published_for=NASBENCH201), True), (nasp(), False)):
-        supernet = stage_supernet(NASBENCH201, method, DIGITS, config, 0)
-        (alpha,) = fresh_state(supernet, method, config, torch.device("cpu")).alpha.values()
+        supernet = build_stage(NASBENCH201, method, DIGITS, config, 0)
+        (alpha,) = make_state(supernet, method, config, torch.device("cpu")).alpha.values()
         assert bool((alpha == 0.5).all()) == exact
         assert bool(((alpha - 0.5).abs() < 0.01).all())
         assert exact or len(alpha.argmax(-1).unique()) > 1

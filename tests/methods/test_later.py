@@ -13,7 +13,7 @@ from fastnas.engine import search
 from fastnas.engine.budget import with_rates
 from fastnas.engine.coefficients import Sampler
 from fastnas.engine.fit import require_fit
-from fastnas.engine.record import evaluated_mix
+from fastnas.engine.record import choose_mix
 from fastnas.engine.step import search_step
 from fastnas.mechanisms.choice import Perturbation
 from fastnas.mechanisms.derivation import AboveThreshold, derive
@@ -129,7 +129,7 @@ def test_darts_minus_adds_a_skip_connection_that_fades():
 
 def test_darts_minus_is_measured_with_its_skip_connections_and_derived_without():
     run = halfway(darts_minus())
-    rows = evaluated_mix(run, 3).candidates["normal"]
+    rows = choose_mix(run, 3).candidates["normal"]
     torch.testing.assert_close(rows.sum(-1), torch.full((len(SPACE.edges),), 1.5).double())
     with pytest.raises(ValueError, match=r"auxiliary_skip does not work with draw=GumbelHard"):
         replace(gdas(), auxiliary_skip=Constant(1.0))

@@ -7,7 +7,7 @@ import torch
 
 from fastnas.engine import search
 from fastnas.engine.coefficients import Sampler
-from fastnas.engine.record import evaluated_mix
+from fastnas.engine.record import choose_mix
 from fastnas.engine.step import search_step
 from fastnas.methods.library import METHODS, nasp, p_darts, proxyless_nas
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
@@ -244,7 +244,7 @@ def test_rates_of_zero_and_an_evaluation_drop_nothing():
     assert run.sampler("weights")(run.state.alpha).mix.noise is None
     run = make_run(p_darts(skip_dropout=(0.7,)), config_of("p_darts"))
     assert run.sampler("weights")(run.state.alpha).mix.noise is not None
-    assert evaluated_mix(run, 0).noise is None
+    assert choose_mix(run, 0).noise is None
 
 
 @pytest.mark.parametrize("method", [METHODS["gdas"](), proxyless_nas(), proxyless_nas(two_paths=False)])

@@ -10,7 +10,7 @@ import fastnas
 from fastnas.cli.main import main
 from fastnas.spaces import DARTS, SHARPDARTS
 from fastnas.spaces.sampling import random_genotype
-from fastnas.supernet.mix import node_mixes
+from fastnas.supernet.mix import split_by_node
 from fastnas.training.config import RetrainConfig, SearchConfig
 
 SPACE = replace(DARTS, name="one_cell", primitives=("skip_connect", "wide"), cell_types=("normal",), num_inputs=1,
@@ -30,7 +30,7 @@ class Tiny(nn.Module):
 
     def forward(self, images, mix):
         x = self.stem(images).relu()
-        (node,) = node_mixes(self.space, mix, "normal")
+        (node,) = split_by_node(self.space, mix, "normal")
         mixed = node.candidates[0] * x + node.candidates[1] * self.wide(x)
         return self.head(mixed.mean((2, 3)))
 

@@ -7,7 +7,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from fastnas.mechanisms.derivation import every_edge
-from fastnas.report.draw import cell_figure, save_drawing, svg
+from fastnas.report.draw import draw_cell, save_drawing, svg
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.known import KNOWN
@@ -24,7 +24,7 @@ GENOTYPES = {
 @pytest.mark.parametrize(("genotype", "space"), GENOTYPES.values(), ids=GENOTYPES)
 def test_every_edge_is_labelled_and_no_label_meets_another_or_a_box(genotype, space):
     for cell in genotype.cells.values():
-        figure = cell_figure(cell, space, "cell")
+        figure = draw_cell(cell, space, "cell")
         renderer = FigureCanvasAgg(figure).get_renderer()
         figure.draw(renderer)
         (axis,) = figure.axes
@@ -52,7 +52,7 @@ def test_a_drawing_goes_to_png_or_svg_and_nowhere_else(tmp_path):
 
 def test_no_arrow_runs_through_a_label_or_behind_a_box_that_it_does_not_touch():
     genotype, space = GENOTYPES["PC_DARTS_cifar"]
-    figure = cell_figure(genotype.normal, space, "cell")
+    figure = draw_cell(genotype.normal, space, "cell")
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     (axis,) = figure.axes
@@ -70,5 +70,5 @@ def test_no_arrow_runs_through_a_label_or_behind_a_box_that_it_does_not_touch():
 
 def test_a_title_is_text_whatever_it_holds():
     genotype, space = GENOTYPES["PDARTS"]
-    drawing = svg(cell_figure(genotype.normal, space, r"<b>$\frac$"))
+    drawing = svg(draw_cell(genotype.normal, space, r"<b>$\frac$"))
     assert r"&lt;b&gt;$\frac$" in drawing

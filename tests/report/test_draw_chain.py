@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from fastnas.report.curves import mix_figure
+from fastnas.report.curves import draw_mix
 from fastnas.report.draw import save_drawing
-from fastnas.report.draw_chain import chain_figure
+from fastnas.report.draw_chain import draw_chain
 from fastnas.spaces.chain_space import PROXYLESS, proxyless
 from fastnas.spaces.formats import describe_genotype, read_genotype
 from fastnas.spaces.sampling import random_genotype
@@ -17,7 +17,7 @@ from tests.helpers import uniform_mix
 def test_every_block_has_a_box_with_its_kernel_and_expansion_inside_and_none_meets_another(blocks):
     space = proxyless(blocks)
     genotype = random_genotype(space, 1)
-    figure = chain_figure(genotype.normal, space, "chain of blocks")
+    figure = draw_chain(genotype.normal, space, "chain of blocks")
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw(renderer)
     (axis,) = figure.axes
@@ -64,7 +64,7 @@ def test_blocks_are_numbered_within_their_stages():
 def test_a_block_has_no_curve_for_a_candidate_that_it_does_not_have_and_the_legend_names_all():
     space = proxyless(2)
     mix = uniform_mix(space).candidates["normal"].tolist()
-    figure = mix_figure(space, [{"epoch": epoch, "mix": {"normal": mix}} for epoch in range(2)], "normal")
+    figure = draw_mix(space, [{"epoch": epoch, "mix": {"normal": mix}} for epoch in range(2)], "normal")
     for row, axis in enumerate(figure.axes[:11]):
         drawn = [line.get_label() for line in axis.lines if not np.isnan(line.get_ydata()).any()]
         assert drawn == list(space.candidates("normal", row))

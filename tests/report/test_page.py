@@ -4,8 +4,16 @@ import shlex
 import pytest
 
 from fastnas.files import append_json_line, write_json
-from fastnas.report.curves import edge_mix_figure, eigenvalue_figure, kept_rows, mix_figure
-from fastnas.report.page import accuracies, facts, flatten, next_commands, sampling_error, verdict, write_report
+from fastnas.report.curves import draw_edge_mix, draw_eigenvalue, draw_mix, find_kept_rows
+from fastnas.report.page import (
+    flatten,
+    list_accuracies,
+    list_facts,
+    suggest_commands,
+    write_report,
+    write_sampling_error,
+    write_verdict,
+)
 from fastnas.spaces import DARTS, read_genotype
 
 
@@ -60,13 +68,13 @@ def test_a_search_that_measured_its_sharpness_shows_it_and_where_it_stopped(star
         append_json_line(started / "metrics.jsonl", {**records.search_record(epoch), "eigenvalue": 1.0 + epoch**2})
     write_json(started / "stop.json", {"epoch": 1, "reason": "the dominant eigenvalue grew"})
     assert "Sharpness in alpha" in write_report(started).read_text()
-    figure = eigenvalue_figure([{"epoch": e, "eigenvalue": 1.0, "roll_backs": [{"to": 2}]} for e in range(4)], 1)
+    figure = draw_eigenvalue([{"epoch": e, "eigenvalue": 1.0, "roll_backs": [{"to": 2}]} for e in range(4)], 1)
     lines = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
     assert lines["eigenvalue"] == [1, 2, 3, 4]
     assert lines["stopped after epoch 4"] == [4, 4]
     assert lines["architecture of epoch 2"] == [2, 2]
     assert lines["went back to, with more weight decay"] == [3, 3]
-    assert eigenvalue_figure([records.search_record(0)]) is None
+    assert draw_eigenvalue([records.search_record(0)]) is None
 
 
 def test_a_comparison_that_still_lacks_the_random_networks_says_so(started):
@@ -90,13 +98,13 @@ def test_a_comparison_that_still_lacks_the_random_networks_says_so(started):
 )
 def test_the_verdict_says_who_won(random, says):
     entries = [network(f"random_{i}", accuracy) for i, accuracy in enumerate(random)]
-    assert re.search(says, verdict([network("searched", 0.92), *entries]) or "")
+    assert re.search(says, write_verdict([network("searched", 0.92), *entries]) or "")
 
 
 def test_without_networks_there_is_neither_a_number_nor_a_verdict():
-    assert accuracies([]) == []
-    assert verdict([]) is None
-    assert verdict([network("searched", 0.9)]) is None
+    assert list_accuracies([]) == []
+    assert write_verdict([]) is None
+    assert write_verdict([network("searched", 0.9)]) is None
 
 
 def test_settings_are_flattened_to_dotted_names():
@@ -106,14 +114,14 @@ def test_settings_are_flattened_to_dotted_names():
 
 def test_what_chance_alone_does_is_said_beside_the_verdict(finished):
     both = [network("searched", 0.9), network("random_1", 0.9)]
-    assert "differ by up to 5.88 points on 200 test images (95 %)" in sampling_error(
+    assert "differ by up to 5.88 points on 200 test images (95 %)" in write_sampling_error(
         both, 200
     )  # 1.96 sqrt(2 .9 .1/200)
     perfect = [network("searched", 1.0), network("random_1", 1.0)]
-    assert "up to 0.98 points on 200" in sampling_error(perfect, 200)
-    assert "this run does not tell them apart" in sampling_error(both, 200)
-    assert "apart" not in sampling_error([network("searched", 0.99), network("random_1", 0.5)], 200)
-    assert sampling_error(both[:1], 200) is None
+    assert "up to 0.98 points on 200" in write_sampling_error(perfect, 200)
+    assert "this run does not tell them apart" in write_sampling_error(both, 200)
+    assert "apart" not in write_sampling_error([network("searched", 0.99), network("random_1", 0.5)], 200)
+    assert write_sampling_error(both[:1], 200) is None
     write_json(
         finished / "data.json",
         {"test_images": 200, "resolution": [24, 96], "notes": ["resolution 24x96: the commonest"]},
@@ -137,20 +145,20 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_the_page_says_when_where_and_on_what_a_run_was_made():
     versions = {"torch": "2.14", "machine": "Linux", "started": "2026-11-28", "commit": "abc"}
-    shown = dict(facts({"versions": versions}, {"resolution": [24, 96], "augment": "crop", "test_images": None}))
+    shown = dict(list_facts({"versions": versions}, {"resolution": [24, 96], "augment": "crop", "test_images": None}))
     expected = {"started": "2026-11-28", "device": "Linux", "commit": "abc", "resolution": "24 × 96"}
     assert shown == expected | {"augmentation": "crop", "versions": "torch 2.14"}
-    assert dict(facts({"versions": {"gpu": "H100", "machine": "Linux"}}, {}))["device"] == "H100"
+    assert dict(list_facts({"versions": {"gpu": "H100", "machine": "Linux"}}, {}))["device"] == "H100"
 
 
 def test_kept_edges_are_marked_and_the_product_that_decides_has_panels(records):
     made = [records.search_record(epoch) for epoch in range(2)]
-    kept = kept_rows(DARTS, read_genotype("DARTS_V2").normal)
+    kept = find_kept_rows(DARTS, read_genotype("DARTS_V2").normal)
     assert len(kept) == 8
     assert kept[0] == "sep_conv_3x3"
-    weights = [axis.title.get_fontweight() for axis in mix_figure(DARTS, made, "normal", kept).axes[:14]]
+    weights = [axis.title.get_fontweight() for axis in draw_mix(DARTS, made, "normal", kept).axes[:14]]
     assert [row for row, weight in enumerate(weights) if weight == "bold"] == sorted(kept)
-    axes = edge_mix_figure(made, DARTS, "normal", kept).axes
+    axes = draw_edge_mix(made, DARTS, "normal", kept).axes
     assert len(axes) == 8
     rows, edges = made[1]["mix"]["normal"], made[1]["edge_mix"]["normal"]
     line = axes[4].lines[1]  # below node 0, the edge from c_{k-1}
@@ -163,14 +171,14 @@ def test_kept_edges_are_marked_and_the_product_that_decides_has_panels(records):
 )
 def test_the_verdict_begins_with_random_search_that_had_the_same_time(halving, says):
     entries = [network("searched", 0.92), network("random_1", 0.5), network("halving", halving)]
-    assert says in verdict(entries).partition(". ")[0] + "."
-    assert ("best of them", 0.5) in accuracies(entries)
+    assert says in write_verdict(entries).partition(". ")[0] + "."
+    assert ("best of them", 0.5) in list_accuracies(entries)
 
 
 def test_the_commands_that_come_next_can_be_pasted(tmp_path):
     run = tmp_path / "a run"
     (run / "retrain" / "searched" / "model").mkdir(parents=True)
-    commands = [command for _, command in next_commands(run, {"data": "folder:my photos", "config": {"seed": 3}})]
+    commands = [command for _, command in suggest_commands(run, {"data": "folder:my photos", "config": {"seed": 3}})]
     assert commands[2].endswith("--seed 4")
     for command in commands:
         arguments = shlex.split(command)

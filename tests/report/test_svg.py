@@ -4,15 +4,15 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 
-from fastnas.report.curves import mix_figure, warm_up_epochs
-from fastnas.report.draw import cell_figure, svg
+from fastnas.report.curves import count_warm_up, draw_mix
+from fastnas.report.draw import draw_cell, svg
 from fastnas.spaces.cell_space import DARTS
 from fastnas.spaces.formats import read_genotype
 
 
 @pytest.fixture
 def drawing():
-    return svg(cell_figure(read_genotype("PDARTS").normal, DARTS, "normal"))
+    return svg(draw_cell(read_genotype("PDARTS").normal, DARTS, "normal"))
 
 
 def test_a_figure_is_one_well_formed_element_whose_text_is_text(drawing):
@@ -31,15 +31,15 @@ def test_every_reference_has_its_target_and_every_target_a_reference(drawing):
 def test_coordinates_have_two_decimals_and_the_settings_of_matplotlib_stay(drawing):
     before = dict(matplotlib.rcParams)
     assert not re.search(r' (?:d|x|y|transform)="[^"]*\.\d{3}', drawing)
-    assert svg(cell_figure(read_genotype("PDARTS").normal, DARTS, "normal")) == drawing
+    assert svg(draw_cell(read_genotype("PDARTS").normal, DARTS, "normal")) == drawing
     assert dict(matplotlib.rcParams) == before
 
 
 def test_mixes_have_a_panel_an_edge_and_one_legend_of_all_candidates(records):
-    drawing = svg(mix_figure(DARTS, [records.search_record(epoch) for epoch in range(3)], "normal"))
+    drawing = svg(draw_mix(DARTS, [records.search_record(epoch) for epoch in range(3)], "normal"))
     for primitive in DARTS.primitives:
         assert drawing.count(f">{primitive}</text>") == 1
-    figure = mix_figure(DARTS, [records.search_record(0)], "reduction")
+    figure = draw_mix(DARTS, [records.search_record(0)], "reduction")
     panels = [axis for axis in figure.axes if axis.lines]
     assert len(panels) == 14
     assert [axis.get_title() for axis in panels[:5]] == [
@@ -53,6 +53,6 @@ def test_mixes_have_a_panel_an_edge_and_one_legend_of_all_candidates(records):
 
 
 def test_the_warm_up_lasts_until_alpha_moves(records):
-    assert warm_up_epochs([records.search_record(0)]) == 1
-    assert warm_up_epochs([records.search_record(0), records.search_record(1)]) == 1
-    assert warm_up_epochs([records.search_record(1)]) == 0
+    assert count_warm_up([records.search_record(0)]) == 1
+    assert count_warm_up([records.search_record(0), records.search_record(1)]) == 1
+    assert count_warm_up([records.search_record(1)]) == 0

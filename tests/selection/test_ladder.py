@@ -11,7 +11,7 @@ from fastnas.engine import search
 from fastnas.methods.library import METHODS, darts, pc_darts
 from fastnas.selection import LadderConfig, climb, select
 from fastnas.selection.ladder import load_selection, save_selection
-from fastnas.selection.proposals import Proposal, neighbours, propose, samples
+from fastnas.selection.proposals import Proposal, draw_samples, list_neighbours, propose
 from fastnas.spaces import DARTS, NASBENCH201, SPACES
 from fastnas.spaces.formats import genotype_to_text
 from fastnas.spaces.sampling import random_genotype
@@ -92,14 +92,14 @@ def test_a_neighbour_differs_in_one_edge(space):
     def genes(one):
         return [gene for cell in one.cells.values() for node in cell.nodes for gene in node]
 
-    for neighbour in neighbours(space, genotype, np.random.default_rng(0)):
+    for neighbour in list_neighbours(space, genotype, np.random.default_rng(0)):
         assert sum(a != b for a, b in zip(genes(genotype), genes(neighbour), strict=True)) == 1
 
 
 def test_samples_follow_the_coefficients():
     shares = [0.1, 0.2, 0.3, 0.4, 0.0]
     mix = {"normal": [shares] * 6}
-    draws = samples(NASBENCH201, darts(), {"mix": mix, "edge_mix": {}}, np.random.default_rng(0))
+    draws = draw_samples(NASBENCH201, darts(), {"mix": mix, "edge_mix": {}}, np.random.default_rng(0))
     counts = dict.fromkeys(NASBENCH201.primitives, 0)
     for _ in range(500):
         for node in next(draws).normal.nodes:

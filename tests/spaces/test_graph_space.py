@@ -5,7 +5,7 @@ import pytest
 from fastnas.mechanisms.derivation import every_edge, nonzero
 from fastnas.spaces.cell_space import DARTS
 from fastnas.spaces.formats import genotype_to_text, parse_genotype, space_from_json, space_to_json
-from fastnas.spaces.graph_space import DSO, DSO_FULL, FullDag, dso, living_operations
+from fastnas.spaces.graph_space import DSO, DSO_FULL, FullDag, dso, find_living_operations
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.sampling import random_genotype
 
@@ -34,15 +34,15 @@ def test_an_operation_reads_the_input_and_all_lower_levels_and_the_output_reads_
 
 def test_only_operations_live_that_something_enters_and_something_reads():
     everything = [[], [], [], [], *[[0, 1, 2, 3, 4]] * 4, [*range(1, 9)]]
-    assert living_operations(NODES, everything) == set(range(1, 9))
+    assert find_living_operations(NODES, everything) == set(range(1, 9))
     unread = [*OF_FIRST, [1], [2], [], [3], [5]]  # 5 reads 1, the output reads 5
-    assert living_operations(NODES, unread) == {1, 5}
+    assert find_living_operations(NODES, unread) == {1, 5}
     starved = [*OF_FIRST, [], [1], [0], [], [5, 7, 8]]  # nothing enters 5 and 8
-    assert living_operations(NODES, starved) == {7}
-    assert living_operations(NODES, [*OF_FIRST, [1], [1], [1], [1], []]) == set()
+    assert find_living_operations(NODES, starved) == {7}
+    assert find_living_operations(NODES, [*OF_FIRST, [1], [1], [1], [1], []]) == set()
     deep = FullDag(("normal",), levels=3).nodes_of("normal")
     kept = [*OF_FIRST, [2], [], [], [], [5], [6], [], [], [9, 10]]  # 10 reads 6, which nothing enters
-    assert living_operations(deep, kept) == {2, 5, 9}
+    assert find_living_operations(deep, kept) == {2, 5, 9}
 
 
 def test_the_depth_of_a_full_graph_is_chosen_by_cells_where_its_blocks_choose_for_themselves():

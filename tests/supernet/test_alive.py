@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.mix import EdgeNoise, Mix, NoiseSource, node_mixes
+from fastnas.supernet.mix import EdgeNoise, Mix, NoiseSource, split_by_node
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS
 from fastnas.supernet.search_cell import SearchCell
 
@@ -23,7 +23,7 @@ def make_inputs(space=DARTS):
 
 
 def run(cell, inputs, mix):
-    return cell(inputs, node_mixes(cell.space, mix, "normal"))
+    return cell(inputs, split_by_node(cell.space, mix, "normal"))
 
 
 def executed(cell):
@@ -115,7 +115,7 @@ def test_a_cell_drops_different_paths_in_each_of_its_evaluations_but_the_same_on
     cell, inputs = make_cell(), make_inputs()
     mix_EK = torch.full((14, 8), 0.125, dtype=torch.float64)
     mix = Mix({"normal": mix_EK}, {}, noise=EdgeNoise(0.5, 0.0, 1))
-    nodes = node_mixes(DARTS, mix, "normal")
+    nodes = split_by_node(DARTS, mix, "normal")
     first, second = cell(inputs, nodes), cell(inputs, nodes)
     assert not torch.equal(first, second)
     assert torch.equal(run(cell, inputs, mix), first)

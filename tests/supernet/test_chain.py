@@ -13,7 +13,7 @@ from fastnas.spaces.formats import read_genotype
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.chain import ChainSupernet
-from fastnas.supernet.layout import ChainShape, chain_layout, proxyless_shape, round_channels
+from fastnas.supernet.layout import ChainShape, lay_out_chain, round_channels, shape_proxyless
 from fastnas.supernet.mix import EdgeNoise, Mix, NodeMix
 from fastnas.supernet.supernets import build_supernet
 from tests.helpers import uniform_mix
@@ -66,21 +66,21 @@ def test_the_published_networks_have_their_published_parameters(name, expected):
 def test_widths_are_multiples_of_eight_never_more_than_a_tenth_below():
     assert [round_channels(width) for width in (1, 8, 11.9, 12, 16, 8.8, 100)] == [8, 8, 16, 16, 16, 8, 104]
     assert round_channels(10) == 16  # 8 would be a fifth less
-    paper = proxyless_shape()
+    paper = shape_proxyless()
     assert (paper.stem, paper.first, paper.stages, paper.head) == (32, 16, (24, 40, 80, 96, 192, 320), 1280)
-    assert proxyless_shape(8).head == 1280
-    assert proxyless_shape(32).stages == (48, 80, 160, 192, 384, 640)
+    assert shape_proxyless(8).head == 1280
+    assert shape_proxyless(32).stages == (48, 80, 160, 192, 384, 640)
 
 
 def test_the_first_block_of_a_stage_changes_channels_and_resolution_and_has_no_shortcut():
-    places = chain_layout(PROXYLESS, proxyless_shape())
+    places = lay_out_chain(PROXYLESS, shape_proxyless())
     heads = [place for place in places if not place.shortcut]
     expected = [(16, 24, 2), (24, 40, 2), (40, 80, 2), (80, 96, 1), (96, 192, 2), (192, 320, 1)]
     assert [place[:3] for place in heads] == expected
     assert all(place.inputs == place.outputs and place.stride == 1 for place in places if place.shortcut)
     odd = ChainShape(stem=8, first=8, stages=(8, 8), strides=(1, 1), head=8)
     with pytest.raises(ValueError, match=r"layout: shape must have 6 stages and strides, got \(2, 2\)"):
-        chain_layout(PROXYLESS, odd)
+        lay_out_chain(PROXYLESS, odd)
 
 
 # ---- what the supernet computes -------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from fastnas.checks.check import check
-from fastnas.costs.config import CostConfig, cost_table
+from fastnas.costs.config import CostConfig, find_costs
 from fastnas.costs.tables import NetworkSize
 from fastnas.data import load_data
 from fastnas.engine import search
@@ -198,7 +198,7 @@ def test_what_has_no_meaning_in_a_full_graph_is_refused():
     with pytest.raises(ValueError, match="space 'dso' must search on images of at most 96 pixels"):
         build_supernet(DSO, 10, 4, 1, 1, 3, True)
     with pytest.raises(ValueError, match="the space must be one whose costs add up over edges, which dso is not"):
-        cost_table(CostConfig(of="parameters", limit=1.0), DSO, NetworkSize(channels=4, cells=1))
+        find_costs(CostConfig(of="parameters", limit=1.0), DSO, NetworkSize(channels=4, cells=1))
 
 
 @pytest.mark.parametrize("words", [("cell",), ("none", "edges"), ("none", "cell", "joined", "none", "edges")])

@@ -1,13 +1,13 @@
 import torch
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
-from fastnas.supernet.mix import Mix, node_mixes
+from fastnas.supernet.mix import Mix, split_by_node
 from tests.helpers import uniform_mix
 
 
 def test_every_node_gets_the_rows_of_its_edges_without_none():
     alpha = torch.arange(14 * 8.0).view(14, 8)
-    nodes = node_mixes(DARTS, Mix({"normal": alpha}, {}), "normal")
+    nodes = split_by_node(DARTS, Mix({"normal": alpha}, {}), "normal")
     assert [tuple(node.candidates.shape) for node in nodes] == [(14,), (21,), (28,), (35,)]
     assert all(node.edges is None for node in nodes)
     assert torch.equal(torch.cat([node.candidates for node in nodes]), alpha[:, 1:].flatten())
@@ -15,7 +15,7 @@ def test_every_node_gets_the_rows_of_its_edges_without_none():
 
 def test_edge_coefficients_multiply_all_candidates_of_their_edge():
     alpha, edges = torch.rand(6, 5), torch.rand(6)
-    nodes = node_mixes(NASBENCH201, Mix({"normal": alpha}, {"normal": edges}), "normal")
+    nodes = split_by_node(NASBENCH201, Mix({"normal": alpha}, {"normal": edges}), "normal")
     assert torch.equal(torch.cat([node.edges for node in nodes]), edges)
     assert torch.equal(torch.cat([node.candidates for node in nodes]), (alpha * edges[:, None])[:, 1:].flatten())
 

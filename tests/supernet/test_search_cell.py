@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, S3
 from fastnas.supernet.candidates import find_operations
-from fastnas.supernet.mix import Mix, node_mixes
+from fastnas.supernet.mix import Mix, split_by_node
 from fastnas.supernet.operations import DARTS_OPERATIONS, NASBENCH201_OPERATIONS, Convolution
 from fastnas.supernet.search_cell import SearchCell
 from tests.helpers import only_candidates
@@ -41,7 +41,7 @@ def make_mix(space=DARTS, with_edges=False):
 
 def run(cell, inputs, alpha, beta=None):
     mix = Mix({"normal": alpha}, {} if beta is None else {"normal": beta})
-    return cell(inputs, node_mixes(cell.space, mix, "normal"))
+    return cell(inputs, split_by_node(cell.space, mix, "normal"))
 
 
 def plain(module, x):
@@ -72,7 +72,7 @@ def test_a_cell_whose_edges_differ_builds_and_mixes_what_each_edge_has(cell_type
 
     def output(alpha):
         mix = only_candidates(S1, {f"alpha.{cell_type}": alpha})[f"alpha.{cell_type}"].softmax(-1)
-        return cell(inputs, node_mixes(S1, Mix({cell_type: mix}, {}), cell_type)), mix
+        return cell(inputs, split_by_node(S1, Mix({cell_type: mix}, {}), cell_type)), mix
 
     y, mix = output(alpha)
     assert torch.equal(mix[~alive], torch.zeros(14 * 6 - 28, dtype=torch.float64))
@@ -96,7 +96,7 @@ def test_none_may_stand_anywhere_among_the_primitives():
     primitives = ("skip_connect", "none", "sep_conv_3x3")
     space = dataclasses.replace(S3, name="turned", primitives=primitives, operations=DARTS_OPERATIONS)
     mix = torch.rand(14, 3)
-    nodes = node_mixes(space, Mix({"normal": mix}, {}), "normal")
+    nodes = split_by_node(space, Mix({"normal": mix}, {}), "normal")
     assert torch.equal(torch.cat([node.candidates for node in nodes]), mix[:, [0, 2]].flatten())
 
 

@@ -5,7 +5,7 @@ from torch.func import functional_call
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.spaces.graph_space import DSO
 from fastnas.spaces.registry import SPACES
-from fastnas.supernet.architecture import initial_logits
+from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.supernets import DartsSupernet, NasBench201Supernet, build_supernet
 from tests.helpers import uniform_mix
 
@@ -47,7 +47,7 @@ def test_a_large_supernet_begins_at_an_eighth_of_the_resolution():
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=lambda space: space.name)
 def test_logits_have_a_row_an_edge_and_are_no_network_parameters(space):
-    logits = initial_logits(space, with_beta=True, seed=3, device=CPU)
+    logits = draw_logits(space, with_beta=True, seed=3, device=CPU)
     assert all(logits[f"alpha.{t}"].shape == (len(space.edges), len(space.primitives)) for t in space.cell_types)
     assert all(logits[f"beta.{t}"].shape == (len(space.edges),) for t in space.cell_types)
     net = build(space)
@@ -55,7 +55,7 @@ def test_logits_have_a_row_an_edge_and_are_no_network_parameters(space):
     assert not [name for name, _ in net.named_parameters() if {"alpha", "beta"} & set(name.split("."))]
     assert not {tuple(a.shape) for a in logits.values()} & {tuple(p.shape) for p in net.parameters()}
     assert all(0 < a.abs().max() < 5e-3 and a.dtype == torch.float32 for a in logits.values())
-    without = initial_logits(space, with_beta=False, seed=3, device=CPU)
+    without = draw_logits(space, with_beta=False, seed=3, device=CPU)
     assert all(torch.equal(without[name], logits[name]) for name in without)
 
 
