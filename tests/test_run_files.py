@@ -144,7 +144,7 @@ def test_a_checksum_shows_a_change_and_may_be_taken_away(tmp_path):
     write_json(path, {"epoch": 3, "reason": "sharp"}, checksum=True)
     assert read_json(path) == {"epoch": 3, "reason": "sharp"}
     path.write_text(path.read_text().replace("3,", "2,"))
-    with pytest.raises(ValueError, match=r"stop\.json must hold what was written, got something else\. Restore it"):
+    with pytest.raises(ValueError, match=r"stop\.json must not have been changed, got other content\. Restore it"):
         read_json(path)
     path.write_text('{"epoch": 2, "reason": "sharp"}')
     assert read_json(path) == {"epoch": 2, "reason": "sharp"}

@@ -179,7 +179,7 @@ def test_a_loss_that_closes_over_its_model_is_refused():
         lambda: dominant_eigenvalue(lambda w: net(x).square().mean(), at),
         lambda: dominant_interval([lambda w: net(x).square().mean()] * 2, at),
     ):
-        with pytest.raises(ValueError, match=r"must enter every loss.*torch\.func\.functional_call"):
+        with pytest.raises(ValueError, match=r"every loss must depend on a tensor of at.*torch\.func\.functional_call"):
             find()
 
 

@@ -71,7 +71,7 @@ def test_only_regular_files_of_a_limited_size_are_read(folder, monkeypatch):
     os.mkfifo(files[0])  # would be waited for
     files[1].symlink_to("/dev/zero")  # has no end
     monkeypatch.setattr("fastnas.data.folders.LARGEST", 100)
-    for index, got in enumerate(("no regular file", "no regular file", "bytes, where 100 are the most")):
+    for index, got in enumerate(("no regular file", "no regular file", "bytes, more than 100")):
         with pytest.raises(UnreadableImage, match=f"must be a readable image, got .*{got}"):
             data.train.image(index)
 

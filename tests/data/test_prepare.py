@@ -52,7 +52,7 @@ def test_values_without_a_range_are_refused_in_one_line_with_file_and_mode(tmp_p
 
 def test_sixteen_bits_of_which_few_are_used_are_warned_of(tmp_path):
     source = make(tmp_path, lambda k, i: Image.fromarray(RANDOM.integers(0, 4096, (16, 16)).astype(np.uint16)))
-    with pytest.warns(DataWarning, match="16-bit images reach 40.. of 65535, so that 1[56] of 256 levels are left"):
+    with pytest.warns(DataWarning, match="16-bit images reach 40.. of 65535, so only 1[56] of 256 levels remain"):
         load_data(source)
 
 
@@ -79,7 +79,7 @@ def test_a_shape_that_is_not_kept_is_warned_of(tmp_path, fit, warns):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         data = load_data(source, DataConfig(resolution=16, fit=fit))
-    assert any("4.0 times as long beside 16x16" in str(one.message) for one in caught) == warns
+    assert any("4.0 times as elongated as 16x16" in str(one.message) for one in caught) == warns
     assert data.resolution == (16, 16)
 
 

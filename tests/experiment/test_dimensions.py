@@ -142,7 +142,7 @@ def test_dimensions_that_do_not_fit_are_one_line():
     x = series_or_volumes(1)
     with pytest.raises(ValueError, match=r"volumes must have the shape .*, got \[24, 2, 12\]"):
         fastnas.search(library_space(3), "darts", (x, Y), SEARCH)
-    with pytest.raises(ValueError, match="data must have 1 dimensions beside the channels, as the space, got 2"):
+    with pytest.raises(ValueError, match="data must have 1 dimensions beside the channels, as the space has, got 2"):
         fastnas.search(library_space(1), "darts", "digits", SEARCH)
     with pytest.raises(ValueError, match=r"data must have 2 dimensions .* got 1"):
         fastnas.search("darts", "darts", from_arrays((x, Y), dimensions=1), SEARCH)

@@ -162,7 +162,7 @@ def test_a_flipped_bit_is_noticed_wherever_a_tensor_or_number_lies(tmp_path):
 @pytest.mark.parametrize("state", [{}, {"w": None}, {"w": {"a": torch.ones(3)}}, {"w": [1]}], ids=str)
 def test_a_state_of_another_form_is_one_line(tmp_path, state):
     module = torch.nn.Linear(2, 2)
-    message = r"^checkpoint: .*checkpoint\.pt must hold a whole state.*Delete .*"
+    message = r"^checkpoint: .*checkpoint\.pt must hold the complete state.*Delete .*"
     with pytest.raises(ValueError, match=message) as caught, restoring(tmp_path / "checkpoint.pt"):
         module.load_state_dict(state["w"])
     assert "\n" not in str(caught.value)
@@ -172,7 +172,7 @@ def test_another_number_of_threads_is_told(tmp_path):
     path = tmp_path / "c.pt"
     saved = {"threads": torch.get_num_threads() + 1}
     rule = (
-        rf"must go on with {saved['threads']} threads to end with the same bits, got .*NUM_THREADS={saved['threads']}"
+        rf"needs {saved['threads']} threads to end with the same bits, got .*NUM_THREADS={saved['threads']}"
     )
     with pytest.warns(RuntimeWarning, match=rule):
         note_threads(path, saved, CPU)

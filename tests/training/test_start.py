@@ -66,7 +66,7 @@ def test_other_genotypes_take_the_operations_that_both_have(first):
 
 def test_what_cannot_be_started_from_is_refused(first, tmp_path):
     narrow = RetrainConfig(channels=3, cells=1, epochs=1, batch_size=16)
-    with pytest.raises(ValueError, match="the name and shape of one here"):
+    with pytest.raises(ValueError, match="a weight of the same name and shape"):
         fastnas.retrain(GENOTYPE, data(["cat", "dog"]), narrow, init=first[0])
     with pytest.raises(ValueError, match=r"must hold a model.json"):
         fastnas.retrain(GENOTYPE, data(["dark", "light"]), TINY, init=tmp_path)
