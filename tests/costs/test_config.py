@@ -130,7 +130,7 @@ def test_a_measured_table_counts_in_milliseconds_whatever_its_batch(tmp_path):
     [
         ({"of": "parameters"}, "--cost.of needs --cost.penalty or --cost.limit, got neither"),
         ({"penalty": "linear"}, "--cost.penalty and --cost.limit need --cost.of, got --cost.penalty linear"),
-        ({"limit": 3.0}, "--cost.penalty and --cost.limit need --cost.of, got --cost.limit 3.0. Say what costs: parameters"),
+        ({"limit": 3.0}, "--cost.penalty and --cost.limit need --cost.of, got --cost.limit 3.0. Say what"),
         ({"of": "parameters", "penalty": "linear", "strength": -1.0}, "strength must be positive, got -1"),
         ({"of": "parameters", "limit": 0.0}, "limit must be positive, got 0"),
     ],

@@ -11,6 +11,7 @@ from fastnas.bilevel.hypergradient import Unrolled, UnrolledByDifferences
 from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.engine.coefficients import relax
+from fastnas.engine.run import build_stage, make_state
 from fastnas.engine.step import apply_gradients, search_step
 from fastnas.mechanisms.draw import gumbel_selected_with_scalars
 from fastnas.methods import darts, dso_nas, method_by_name, nasp, robust_darts, single_darts, smooth_darts_rs, snas

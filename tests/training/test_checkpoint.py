@@ -171,9 +171,7 @@ def test_a_state_of_another_form_is_one_line(tmp_path, state):
 def test_another_number_of_threads_is_told(tmp_path):
     path = tmp_path / "c.pt"
     saved = {"threads": torch.get_num_threads() + 1}
-    rule = (
-        rf"needs {saved['threads']} threads to end with the same bits, got .*NUM_THREADS={saved['threads']}"
-    )
+    rule = rf"needs {saved['threads']} threads to end with the same bits, got .*NUM_THREADS={saved['threads']}"
     with pytest.warns(RuntimeWarning, match=rule):
         note_threads(path, saved, CPU)
     with warnings.catch_warnings():
