@@ -48,7 +48,7 @@ def find_alpha_rate(steps: int) -> float:
         steps: In which alpha moves.
 
     Example:
-        >>> alpha_rate(1_000), alpha_rate(100_000), round(alpha_rate(8_000), 5)
+        >>> find_alpha_rate(1_000), find_alpha_rate(100_000), round(find_alpha_rate(8_000), 5)
         (0.03, 0.0003, 0.0035)
     """
     (short, fast), (long, slow) = SHORT_SEARCH, LONG_SEARCH

@@ -10,6 +10,7 @@ from fastnas.data import load_data
 from fastnas.engine import search
 from fastnas.engine.budget import (
     StepTimes,
+    find_alpha_rate,
     fit_minutes,
     fit_searches,
     plan_searches,
