@@ -4,7 +4,8 @@ import re
 import pytest
 from rich.console import Console
 
-from fastnas.experiment.progress import Display, epoch_cells, time_left
+from fastnas.experiment.progress import Display
+from fastnas.progress import format_epoch, format_time_left
 from fastnas.spaces.formats import describe_genotype, read_genotype
 
 
@@ -52,9 +53,9 @@ def test_in_a_terminal_lines_stand_below_their_headings_above_the_bar(records, k
 
 
 def test_the_numbers_of_a_line_follow_the_kind_of_the_record(records):
-    search = epoch_cells(records.search_record(0))
+    search = format_epoch(records.search_record(0))
     assert list(search.values()) == ["1/4", "2.000", "0.0", "2.100", "50.0", "2.000 1.500", "waits", "1.2"]
-    assert list(epoch_cells(records.retrain_record(0, True)).values()) == [
+    assert list(format_epoch(records.retrain_record(0, True)).values()) == [
         "1/2",
         "1.000",
         "50.0",
@@ -62,10 +63,10 @@ def test_the_numbers_of_a_line_follow_the_kind_of_the_record(records):
         "60.0",
         "2.0",
     ]
-    assert list(epoch_cells(records.retrain_record(0, False)).values()) == ["1/2", "1.000", "50.0", "–", "–", "2.0"]
+    assert list(format_epoch(records.retrain_record(0, False)).values()) == ["1/2", "1.000", "50.0", "–", "–", "2.0"]
 
 
 def test_the_time_left_counts_the_steps_of_this_session_only():
-    assert time_left(10, first=900, done=910, total=1000) == "1:30 left"
-    assert time_left(36, first=0, done=1, total=101) == "1:00:00 left"
-    assert time_left(0, first=900, done=900, total=1000) == ""
+    assert format_time_left(10, first=900, done=910, total=1000) == "1:30 left"
+    assert format_time_left(36, first=0, done=1, total=101) == "1:00:00 left"
+    assert format_time_left(0, first=900, done=900, total=1000) == ""
