@@ -45,8 +45,6 @@ from fastnas_kernels.check import invalid
 
 __all__ = ["METHODS", "REGULARISED", "Method", "Term"]
 
-NASP_RATE = 3e-3  # of numbers between 0 and 1, which the rate of a logit crosses in a few dozen steps
-
 
 @register_method
 def darts(*, order: int = 1, by_differences: bool = False) -> Method:
@@ -278,7 +276,7 @@ def nasp(*, published_for: Space | None = None) -> Method:
         relaxation=raw,
         draw=Proximal(project),
         projection=clip_to_box,
-        alpha_lr=NASP_RATE,
+        alpha_lr=3e-3,  # of numbers between 0 and 1, which the rate of a logit crosses in a few dozen steps
         alpha_init_mean=0.5,
         alpha_init_std=1e-3 if published_for is None else 0.0,
     )
@@ -288,8 +286,8 @@ def nasp(*, published_for: Space | None = None) -> Method:
 def dso_nas(*, gamma: float = 1e-3) -> Method:
     """Scale every candidate freely and let a sparse optimiser drive scalings to exact zeros
     (Zhang et al., 2018, arXiv:1811.01567). ``gamma`` is the strength of the L1 penalty. Elements of gradients are
-    clipped at 2. Scalings need the rate of the weights to reach zero: ``--alpha-lr 0.1 --weight-lr 0.1`` beside
-    ``--weight-schedule constant`` in the published search. The paper's spaces are ``dso`` and
+    clipped at 2. Scalings need a rate as of weights to reach zero: 0.1 unless another is given; the published search
+    has ``--weight-lr 0.1 --weight-schedule constant``, too. The paper's spaces are ``dso`` and
     ``dso_full``; one that keeps a number of edges at a node keeps it under this method, too."""
     return replace(
         darts(),
@@ -298,6 +296,7 @@ def dso_nas(*, gamma: float = 1e-3) -> Method:
         relaxation=raw,
         update_schedule=UpdateSchedule(weights_first=True),
         alpha_optimizer=apg_nag(gamma),
+        alpha_lr=0.1,
         clip_elements=2.0,
         alpha_init_mean=1.0,
         alpha_init_std=0.0,

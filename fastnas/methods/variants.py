@@ -8,7 +8,6 @@ from typing import Any, Literal
 from fastnas.bilevel.hypergradient import Unrolled, first_order
 from fastnas.errors import invalid
 from fastnas.files import STRICT
-from fastnas.mechanisms.alpha_optimizer import apg_nag, clip_to_box
 from fastnas.mechanisms.control import (
     Control,
     EigenvalueRollBack,
@@ -18,14 +17,11 @@ from fastnas.mechanisms.control import (
     SkipCount,
     eigenvalue_rule_of_the_code,
 )
-from fastnas.mechanisms.derivation import SkipCap, nonzero
-from fastnas.mechanisms.draw import Proximal
+from fastnas.mechanisms.derivation import SkipCap
 from fastnas.mechanisms.penalty import l1, mean_logsumexp
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
-from fastnas.mechanisms.pruning import at_zero
-from fastnas.mechanisms.relaxation import raw
 from fastnas.mechanisms.schedules import Constant, Ramp, SkipDropout
-from fastnas.methods.library import NASP_RATE
+from fastnas.methods.library import dso_nas, nasp
 from fastnas.methods.method import Method, Term
 
 Order = Literal[1, 2]
@@ -119,6 +115,13 @@ def with_techniques(method: Method, techniques: Techniques) -> Method:
     return method
 
 
+_OF_ALPHA = ("relaxation", "alpha_lr", "alpha_init_mean", "alpha_init_std")
+
+
+def _take(method: Method, *names: str) -> dict[str, Any]:
+    return {name: getattr(method, name) for name in names}
+
+
 _PARTS: Mapping[str, Callable[[Method, Any], dict[str, Any]]] = MappingProxyType(
     {
         "drop_path": lambda method, rate: {"drop_path": Ramp(0.0, rate)},
@@ -137,22 +140,10 @@ _PARTS: Mapping[str, Callable[[Method, Any], dict[str, Any]]] = MappingProxyType
             "alpha_penalties": (*method.alpha_penalties, Term(mean_logsumexp, Ramp(0.0, weight, after=1)))
         },
         "auxiliary_skip": lambda method, first: {"auxiliary_skip": Ramp(first, 0.0, after=1)},
-        "proximal": lambda method, on: {
-            "relaxation": raw,
-            "draw": Proximal(),
-            "projection": clip_to_box,
-            "alpha_lr": NASP_RATE,
-            "alpha_init_mean": 0.5,
-        },
-        "sparsity": lambda method, gamma: {
-            "relaxation": raw,
-            "alpha_optimizer": apg_nag(gamma),
-            "alpha_init_mean": 1.0,
-            "alpha_init_std": 0.0,
-            "derivation": nonzero,
-            "prune": at_zero,
-            "prune_every": 5,
-        },
+        "proximal": lambda method, on: _take(nasp(), "draw", "projection", *_OF_ALPHA),
+        "sparsity": lambda method, gamma: _take(
+            dso_nas(gamma=gamma), "alpha_optimizer", "derivation", "prune", "prune_every", *_OF_ALPHA
+        ),
     }
 )
 """The parts of a method that each technique changes."""
