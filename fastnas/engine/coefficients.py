@@ -15,7 +15,7 @@ from fastnas.mechanisms.draw import Categorical, Sample
 from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.relaxation import edge_softmax
 from fastnas.methods.method import Method
-from fastnas.seeds import stream
+from fastnas.seeds import Seed, StepSeed, stream
 from fastnas.spaces.space import Space
 from fastnas.supernet.architecture import by_cell_type, make_input_mask, mark_edges, mark_most_probable
 from fastnas.supernet.mix import Columns, EdgeNoise, Mix
@@ -140,7 +140,7 @@ class Sampler:
     space: Space
     alive: Mapping[str, Alive]
     tau: float
-    seed: int
+    seed: Seed
     noise: tuple[float, float] = (0.0, 0.0)
     auxiliary_skip: float = 0.0
     for_weights: bool = False
@@ -154,8 +154,9 @@ class Sampler:
 
     def _without_auxiliary(self, alpha: Tensors, index: int) -> Drawn:
         own = (self.rank,) if self.rank else ()
-        noise = EdgeNoise(*self.noise, stream(self.seed, "noise", *own)) if any(self.noise) else None
-        seed = stream(self.seed, "images", *own) if own else self.seed
+        known = 0 if isinstance(self.seed, StepSeed) else self.seed  # a graph holds no primitive that reads it
+        noise = EdgeNoise(*self.noise, stream(known, "noise", *own)) if any(self.noise) else None
+        seed = stream(known, "images", *own) if own else known
         own_draw = self.method.weight_draw if self.for_weights else None
         draw = self.method.draw if own_draw is None else own_draw
         if draw is None:

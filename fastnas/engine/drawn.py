@@ -1,7 +1,7 @@
 """Steps whose draws the host never sees: what runs is picked from tables on the device, and nobody waits for it.
 
 Where a compiled plan of the drawn candidates alone is worth the wait, or candidates are evaluated one by one, the host
-reads every draw instead; :func:`why_read_by_host` says where.
+reads every draw instead; :func:`find_reader` says where.
 
 Shape suffixes: E edges, K candidates of an edge.
 """
@@ -26,7 +26,7 @@ from fastnas_kernels.normalisation import is_synchronised
 
 def stays_on_device(supernet: nn.Module, method: Method, device: torch.device, noise: bool) -> bool:
     """Whether a step turns candidates off by draws that the host does not read."""
-    return bool(_draws(method)) and why_read_by_host(supernet, method, device, noise) is None
+    return bool(_draws(method)) and find_reader(supernet, method, device, noise) is None
 
 
 def _draws(method: Method) -> list[Draw]:
@@ -34,7 +34,7 @@ def _draws(method: Method) -> list[Draw]:
     return [draw for draw in (method.draw, method.weight_draw) if draw is not None and draw.turns_off]
 
 
-def why_read_by_host(supernet: nn.Module, method: Method, device: torch.device, noise: bool) -> str | None:
+def find_reader(supernet: nn.Module, method: Method, device: torch.device, noise: bool) -> str | None:
     """Why the host reads what a step draws; ``None`` where it need not, and where all candidates run.
 
     Args:

@@ -1,9 +1,10 @@
 """Search steps as CUDA graphs: the host launches a whole step at once instead of thousands of operations.
 
 What a method takes from the host changes with the epoch alone: rates, temperatures, what is alive. So every kind of
-step is captured once an epoch. A step whose method draws takes a new seed from the host and is not captured. Whether a
-replay moves alpha and the weights as the step itself does is tried once in a run, on a later step than the captured
-one, before anything relies on it: numbers of the host that nobody knew of are found there.
+step is captured once an epoch. The seeds of its draws lie in tables on the device, of which a step reads its row; a
+draw that the host reads is not captured. Whether a replay moves alpha and the weights as the step itself does is tried
+once in a run, on a later step than the captured one, before anything relies on it: numbers of the host that nobody knew
+of are found there.
 """
 
 import warnings
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from fastnas.data import Batch
+from fastnas.engine.drawn import find_reader
 from fastnas.engine.run import Run
 from fastnas.engine.step import count_step, is_alpha_due, move
+from fastnas.seeds import EpochSeeds
 from fastnas.training.numerics import Losses
 
 Capture = Callable[[Callable[[], None]], Callable[[], object]]
@@ -37,20 +40,20 @@ def cuda_capture(work: Callable[[], None]) -> Callable[[], object]:
 def find_obstacle(run: Run) -> str | None:
     """Why steps of the epoch that ``run`` is in are not captured in a graph; ``None`` where they are."""
     method, at = run.method, run.at
-    alignment = method.alignment
+    alignment, draws = method.alignment, [draw for draw in (method.draw, method.weight_draw) if draw is not None]
+    noise = method.drop_path(at) > 0 or method.skip_dropout(at) > 0
+    read = find_reader(run.state.supernet, method, run.device, noise)
     reasons = [
-        (
-            method.draw is not None or method.weight_draw is not None or method.joint_inputs,
-            "every draw takes a seed from the host",
-        ),
+        (not all(draw.takes_device_seeds for draw in draws), "every draw takes a seed from the host"),
         (
             method.perturbation is not None and method.radius(at) > 0,
             "every perturbation takes a seed from the host",
         ),
         (
-            method.drop_path(at) > 0 or method.skip_dropout(at) > 0,
+            noise,
             "what is dropped at random comes from a generator that the host seeds in every step",
         ),
+        (read is not None, f"the host reads every draw: {read}"),
         (method.matching is not None, "which candidates freeze is decided on the host in every step"),
         (
             alignment is not None and alignment.radius is not None,
@@ -117,8 +120,11 @@ class StepGraphs:
         epoch = run.state.step // run.steps
         if epoch != self.epoch:
             self.epoch, self.graphs, self.has_graphs = epoch, {}, find_obstacle(run) is None
-        if not self.has_graphs:
+            of_epoch = range(epoch * run.steps, (epoch + 1) * run.steps)
+            run.state.seeds = EpochSeeds(of_epoch, run.device) if self.has_graphs else None
+        if run.state.seeds is None:
             return False
+        run.state.seeds.start(run.state.step)
         due = is_alpha_due(run, search_batch)
         kind = (due, weight_batch.images.shape, search_batch.images.shape if due and search_batch else None)
         search_batch = search_batch if due else None
@@ -172,7 +178,7 @@ class StepGraphs:
                 return
 
     def _give_up(self, why: str) -> None:
-        self.works, self.graphs = False, {}
+        self.works, self.graphs, self.run.state.seeds = False, {}, None
         text = f"search: a step is not captured in a CUDA graph, because {why}. It runs without, as with --no-graph."
         warnings.warn(text, RuntimeWarning, stacklevel=2)
 

@@ -32,7 +32,7 @@ from fastnas.mechanisms.pruning import Alive
 from fastnas.mechanisms.schedules import LEARNING_RATES, LearningRate, Progress, Rate, cosine, warm_up
 from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks
-from fastnas.seeds import stream, torch_seed
+from fastnas.seeds import EpochSeeds, stream, torch_seed
 from fastnas.spaces.space import Space
 from fastnas.supernet.architecture import draw_logits
 from fastnas.supernet.dense import fit_head
@@ -47,7 +47,7 @@ PUBLISHED_ALPHA_LR = 3e-4  # for a state whose number of steps nobody knows
 
 @dataclass
 class SearchState:
-    """All that changes during a search, and all that a checkpoint holds."""
+    """All that changes during a search, and all that a checkpoint holds but ``seeds``, which graphs of steps read."""
 
     supernet: nn.Module
     w: dict[str, nn.Parameter]
@@ -62,6 +62,7 @@ class SearchState:
     losses: Losses = field(default_factory=Losses)
     snapshots: dict[int, dict[str, Any]] = field(default_factory=dict)
     roll_backs: list[dict[str, Any]] = field(default_factory=list)
+    seeds: EpochSeeds | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {**self.snapshot(), "snapshots": self.snapshots, "roll_backs": self.roll_backs}
@@ -192,7 +193,10 @@ class Run:
 
     def sampler(self, phase: str) -> Sampler:
         """The coefficients of the next step in ``phase``, which is ``"weights"`` or ``"alpha"``."""
-        at, seed = self.at, stream(self.config.seed, f"coefficients of {phase}", self.state.step)
+        at, consumer, seeds = self.at, f"coefficients of {phase}", self.state.seeds
+        seed = (
+            seeds.stream(self.config.seed, consumer) if seeds else stream(self.config.seed, consumer, self.state.step)
+        )
         noise = (self.method.drop_path(at), self.method.skip_dropout(at))
         tau = self.method.tau(at)
         skip, for_weights = self.method.auxiliary_skip(at), phase == "weights"

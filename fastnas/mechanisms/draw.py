@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
-from fastnas.seeds import stream
-from fastnas_kernels.gumbel import gumbel_softmax
+from fastnas.seeds import Seed, StepSeed, stream
+from fastnas_kernels import gumbel
+from fastnas_kernels.gumbel import Form, GumbelSample
 
 
 class Sample(NamedTuple):
@@ -53,6 +54,8 @@ class Draw:
     """Whether one candidate of an edge has the coefficient one, and the others zero."""
     single: bool = False
     """Whether no more than one candidate of an edge is on, whatever its coefficient."""
+    takes_device_seeds: bool = False
+    """Whether the host need not know the seed."""
     gates: bool = False
     """Whether alpha's gradient is that of binary gates, whose mean over all architectures is ``J(p) b``."""
     selected_only: bool = False
@@ -62,10 +65,10 @@ class Draw:
     once_differentiable: bool = False
     """Whether the samples have a first derivative and no second."""
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         raise NotImplementedError
 
-    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor | None:
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor | None:
         """Coefficients ``[E, K]`` whose derivative stands in for that of the sample of the same seed; ``None`` where it
         has its own."""
         return None
@@ -94,6 +97,13 @@ def straight_through(hard: Tensor, soft: Tensor) -> Tensor:
     return _StraightThrough.apply(hard, soft)  # type: ignore[return-value]
 
 
+def gumbel_softmax(
+    alpha_EK: Tensor, seed: Seed, tau: float = 1.0, form: Form = "soft", alive: Tensor | None = None
+) -> GumbelSample:
+    """:func:`fastnas_kernels.gumbel.gumbel_softmax` of a seed that may lie on the device."""
+    return gumbel.gumbel_softmax(alpha_EK, seed.on_device if isinstance(seed, StepSeed) else seed, tau, form, alive)
+
+
 def _mask(alpha_EK: Tensor, alive_EK: Tensor | None) -> Tensor:
     return alpha_EK if alive_EK is None else alpha_EK.masked_fill(~alive_EK, -torch.inf)
 
@@ -106,7 +116,9 @@ def _one_hot(scores_EK: Tensor) -> Tensor:
 class GumbelSoftmax(Draw):
     """A soft sample of all candidates, differentiated pathwise: SNAS (Xie et al., 2019, arXiv:1812.09926, eq. 6)."""
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    takes_device_seeds = True
+
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         return Sample(gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix)
 
 
@@ -145,7 +157,8 @@ class DirichletSample(Draw):
     least: float = 1e-3
     once_differentiable = True
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
+        assert isinstance(seed, int), "it does not take others"
         concentration_EK = (F.elu(alpha_EK) + 1).clamp(min=self.least).cpu().double()
         generator = torch.Generator().manual_seed(seed)
         uniform_EK = torch.rand(alpha_EK.shape, generator=generator, dtype=torch.float64)
@@ -184,13 +197,14 @@ class GumbelHard(Draw):
     route: Callable[[Tensor], Sample]
     selected_only: bool = False
     paths: int | None = None
+    takes_device_seeds = True
     turns_off = True
     one_hot = True
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         return self.route(gumbel_softmax(alpha_EK, seed, tau, "straight_through", alive_EK).mix)
 
-    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor:
         return gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix
 
     def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
@@ -217,12 +231,13 @@ class Categorical(Draw):
         [1.0, 1.0, 1.0]
     """
 
+    takes_device_seeds = True
     turns_off = True
     has_probability = True
     one_hot = True
     paths = 1
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         logits_EK = _mask(alpha_EK, alive_EK) / tau
         hard_EK, chosen_E = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK)
         log_p_E = logits_EK.log_softmax(-1).gather(-1, chosen_E[:, None]).squeeze(-1)
@@ -237,11 +252,12 @@ class UniformPath(Draw):
     """One candidate an edge, all equally often and whatever alpha is: a uniform path (Guo et al., 2020,
     arXiv:1904.00420, section 3.3)."""
 
+    takes_device_seeds = True
     turns_off = True
     one_hot = True
     paths = 1
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         hard_EK = gumbel_softmax(torch.zeros_like(alpha_EK), seed, form="argmax", alive=alive_EK).mix
         return Sample(hard_EK, hard_EK > 0, hard_EK > 0)
 
@@ -254,16 +270,17 @@ class BinaryGate(Draw):
     """One path runs, and alpha gets ``J(p) b`` with ``b_k`` the gradient of gate ``k``: ProxylessNAS (Cai et al., 2019,
     arXiv:1812.00332, eq. 4). ``b`` needs the output of every candidate in the alpha step."""
 
+    takes_device_seeds = True
     turns_off = True
     one_hot = True
     gates = True
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         logits_EK = _mask(alpha_EK, alive_EK) / tau
         hard_EK = gumbel_softmax(logits_EK, seed, form="argmax", alive=alive_EK).mix
         return _all(straight_through(hard_EK, logits_EK.softmax(-1)))
 
-    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor:
         return self.frequencies(alpha_EK, alive_EK, tau)
 
     def frequencies(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float) -> Tensor:
@@ -279,12 +296,13 @@ class TwoPaths(Draw):
     move by the softmax over the pair; see :func:`fastnas.mechanisms.alpha_optimizer.keep_pair_probability`.
     """
 
+    takes_device_seeds = True
     turns_off = True
     one_hot = True
     gates = True
     paths = 2
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         logits_EK = _mask(alpha_EK, alive_EK) / tau
         # the two largest perturbed logits are a draw without replacement (Efraimidis and Spirakis, 2006), and the
         # soft sample is as large as they are
@@ -297,7 +315,7 @@ class TwoPaths(Draw):
         reached_EK = torch.zeros_like(hard_EK).scatter_(-1, pair_E2, q_E2 > 0)
         return Sample(mix_EK, hard_EK, reached_EK)
 
-    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor:
         pair_EK = self(alpha_EK, alive_EK, tau, seed).reached
         return (_mask(alpha_EK, pair_EK) / tau).softmax(-1)
 
@@ -353,14 +371,15 @@ class Proximal(Draw):
     """
 
     project: Callable[[Tensor, Tensor | None], Tensor] = proximal_value
+    takes_device_seeds = True
     turns_off = True
     single = True
 
-    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Sample:
+    def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         hard_EK = self.project(alpha_EK.detach(), alive_EK)
         return _all(straight_through(hard_EK, alpha_EK))
 
-    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: int) -> Tensor:
+    def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor:
         return alpha_EK
 
     def written_out(self, alpha_EK: Tensor, alive_EK: Tensor) -> Tensor | None:

@@ -115,7 +115,7 @@ def _gumbel() -> Case:
     return _case(
         "gumbel_softmax fp32",
         gumbel.gumbel_softmax_kernel,
-        {**pointers_to, "alive_ptr": "*u8", "tau_ptr": "*fp64", "index_ptr": "*i64", "seed": "i64", "E": "i32"},
+        {**pointers_to, "alive_ptr": "*u8", "tau_ptr": "*fp64", "index_ptr": "*i64", "seed_ptr": "*i64", "E": "i32"},
         {"K": 8, "BLOCK_E": gumbel.BLOCK_E, "BLOCK_K": 8},
         narrow=(0.0, "fewer numbers than threads"),
     )

@@ -95,3 +95,25 @@ def uniform(seed: int, count: int) -> NDArray[np.float32]:
     first_word = philox_4x32(np.stack([positions, *[np.zeros_like(positions)] * 3]), seed)[0]
     signed = first_word.astype(np.uint32).view(np.int32)
     return np.where(signed < 0, ~signed, signed).astype(np.float32) * np.float32(4.6566127342e-10)
+
+
+def _word_product(factor: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The upper and the lower word of products of 32-bit words, which signed integers of 64 bits do not hold."""
+    lower, upper = factor * (x & 0xFFFF), factor * (x >> 16)
+    middle = (lower >> 16) + upper
+    return middle >> 16, (middle & 0xFFFF) << 16 | (lower & 0xFFFF)
+
+
+def uniform_of(seed: Tensor, count: int) -> Tensor:
+    """:func:`uniform` of a seed that lies on a device, 0-d and int64: nobody reads it."""
+    mask = 0xFFFFFFFF
+    c0 = torch.arange(count, device=seed.device)
+    c1 = c2 = c3 = torch.zeros_like(c0)
+    k0, k1 = seed & mask, (seed >> 32) & mask
+    for _ in range(10):
+        high_0, low_0 = _word_product(int(_PHILOX_MULTIPLIERS[0]), c0)
+        high_2, low_2 = _word_product(int(_PHILOX_MULTIPLIERS[1]), c2)
+        c0, c1, c2, c3 = high_2 ^ c1 ^ k0, low_2, high_0 ^ c3 ^ k1, low_0
+        k0, k1 = (k0 + _PHILOX_INCREMENTS[0]) & mask, (k1 + _PHILOX_INCREMENTS[1]) & mask
+    positive = torch.where(c0 >= 1 << 31, mask - c0, c0)
+    return positive.to(torch.float32) * 4.6566127342e-10

@@ -4,6 +4,7 @@
 """
 
 import traceback
+from collections import Counter
 from contextlib import contextmanager
 
 import torch
@@ -25,16 +26,16 @@ class _Reads(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in READS:
-            self.found.add(f"{func.__name__} in {_place()}")
+            self.found[f"{func.__name__} in {_place()}"] += 1
         return func(*args, **(kwargs or {}))
 
 
 class Watched(TorchDispatchMode):
-    """Notes ``transfers`` between device and host, and ``operations`` with their sizes and numbers."""
+    """Counts ``transfers`` between device and host by their places, and notes ``operations`` with all their numbers."""
 
     def __init__(self):
         super().__init__()
-        self.transfers, self.operations = set(), []
+        self.transfers, self.operations = Counter(), []
 
     def __enter__(self):
         self.reads = _Reads(self.transfers)
@@ -50,9 +51,9 @@ class Watched(TorchDispatchMode):
         out = func(*args, **kwargs)
         name = func._schema.name.split("::")[1]
         if name in TO_HOST or name in FROM_HOST:
-            self.transfers.add(f"{name} in {_place()}")
+            self.transfers[f"{name} in {_place()}"] += 1
         if any(isinstance(x, torch.Generator) for x in tree_leaves((args, kwargs))):
-            self.transfers.add(f"a generator in {_place()}")
+            self.transfers[f"a generator in {_place()}"] += 1
         if func.namespace != "profiler":
             self.operations.append((str(func), _sizes((args, kwargs)), _sizes(out)))
         return out

@@ -142,6 +142,21 @@ def test_the_operator_keeps_its_contract_for_any_strides(backend):
     opcheck(gumbel._gumbel_softmax_op, (logits(1, 3).expand(5, 3), 3, tau, None))
 
 
+@pytest.mark.parametrize("seed", [3, 2**62 + 5])
+def test_a_seed_on_the_device_draws_the_same(seed, backend):
+    alpha, flags = logits(), alive()
+    of_number = gumbel_softmax(alpha, seed, 0.7, "soft", flags)
+    of_tensor = gumbel_softmax(alpha, torch.tensor(seed, device=DEVICE), 0.7, "soft", flags)
+    assert all(map(torch.equal, of_number, of_tensor))
+    opcheck(gumbel._seeded_op, (alpha, torch.tensor(seed, device=DEVICE), torch.tensor(0.5, device=DEVICE), flags))
+
+
+@pytest.mark.parametrize("seed", [torch.tensor([3]), torch.tensor(3.0)])
+def test_a_seed_on_the_device_is_one_integer(seed):
+    with pytest.raises(ValueError, match="seed must be a 0-d int64 tensor on"):
+        gumbel_softmax(logits(), seed.to(DEVICE))
+
+
 def test_rows_that_cannot_be_drawn_are_nan_where_looking_at_them_would_wait(monkeypatch, backend):
     monkeypatch.setattr(gumbel, "_require_values", lambda *_: None)  # as on a GPU
     alpha, flags = logits(), alive()

@@ -37,6 +37,12 @@ def test_uniform_numbers_are_bit_for_bit_those_of_triton(seed):
     assert np.array_equal(theirs.cpu().numpy(), random_numbers.uniform(seed, 256))
 
 
+@pytest.mark.parametrize("seed", [0, 5, 2**31, 2**32 - 1, 2**40 + 7, 2**63 - 1])
+def test_a_seed_on_the_device_gives_the_same_numbers_bit_for_bit(seed):
+    ours = random_numbers.uniform_of(torch.tensor(seed, device=DEVICE), 1000)
+    assert np.array_equal(ours.cpu().numpy(), random_numbers.uniform(seed, 1000))
+
+
 def test_a_number_depends_on_seed_and_position_alone():
     assert np.array_equal(random_numbers.uniform(3, 100)[:7], random_numbers.uniform(3, 7))
     assert not np.intersect1d(random_numbers.uniform(3, 100), random_numbers.uniform(4, 100)).size

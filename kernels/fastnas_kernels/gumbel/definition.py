@@ -7,14 +7,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastnas_kernels.random_numbers import uniform
+from fastnas_kernels.random_numbers import uniform, uniform_of
 
 
 def reference_gumbel_softmax(
-    alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None
+    alpha_EK: Tensor, seed: int | Tensor, tau: Tensor, alive_EK: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The soft sample, the one-hot sample and the index of the largest, of every edge; computed in float64."""
-    u = torch.from_numpy(uniform(seed, alpha_EK.numel())).view(alpha_EK.shape)
+    count = alpha_EK.numel()
+    u = uniform_of(seed, count) if isinstance(seed, Tensor) else torch.from_numpy(uniform(seed, count))
+    u = u.view(alpha_EK.shape)
     noise_EK = -torch.log(-torch.log(u.double().clamp_min(2.0**-32)))
     z_EK = alpha_EK.double() + noise_EK.to(alpha_EK.device)
     if alive_EK is not None:

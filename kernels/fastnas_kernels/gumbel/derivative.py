@@ -22,10 +22,7 @@ class GumbelSample(NamedTuple):
     index: Tensor
 
 
-@torch.library.custom_op("fastnas::gumbel_softmax", mutates_args=())
-def _gumbel_softmax_op(
-    alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(alpha_EK: Tensor, seed: int | Tensor, tau: Tensor, alive_EK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     if alpha_EK.device.type == "cpu":  # elsewhere, looking at values would wait for the device
         _require_values(alpha_EK, tau, alive_EK)
     if backend_for(alpha_EK.device) == "triton":
@@ -35,8 +32,21 @@ def _gumbel_softmax_op(
     return reference_gumbel_softmax(alpha_EK, seed, tau, alive_EK)
 
 
+@torch.library.custom_op("fastnas::gumbel_softmax", mutates_args=())
+def _gumbel_softmax_op(
+    alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _draw(alpha_EK, seed, tau, alive_EK)
+
+
+@torch.library.custom_op("fastnas::seeded_gumbel_softmax", mutates_args=())
+def _seeded_op(alpha_EK: Tensor, seed: Tensor, tau: Tensor, alive_EK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    return _draw(alpha_EK, seed, tau, alive_EK)
+
+
+@_seeded_op.register_fake
 @_gumbel_softmax_op.register_fake
-def _(alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def _(alpha_EK: Tensor, seed: int | Tensor, tau: Tensor, alive_EK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     E, K = alpha_EK.shape
     return alpha_EK.new_empty(E, K), alpha_EK.new_empty(E, K), alpha_EK.new_empty(E, dtype=torch.int64)
 
@@ -57,8 +67,10 @@ class _GumbelSoftmax(torch.autograd.Function):
     """Both samples have the derivative of the soft one: J dy / tau with J = diag(soft) - soft softᵀ of every row."""
 
     @staticmethod
-    def forward(alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        return _gumbel_softmax_op(alpha_EK, seed, tau, alive_EK)
+    def forward(
+        alpha_EK: Tensor, seed: int | Tensor, tau: Tensor, alive_EK: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return (_seeded_op if isinstance(seed, Tensor) else _gumbel_softmax_op)(alpha_EK, seed, tau, alive_EK)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -107,7 +119,7 @@ def _as_tensor(where: str, tau: float | Tensor, device: torch.device) -> Tensor:
 
 
 def gumbel_softmax(
-    alpha: Tensor, seed: int, tau: float | Tensor = 1.0, form: Form = "soft", alive: Tensor | None = None
+    alpha: Tensor, seed: int | Tensor, tau: float | Tensor = 1.0, form: Form = "soft", alive: Tensor | None = None
 ) -> GumbelSample:
     """Draw a candidate on every edge with probability ``softmax(alpha)``, or a soft mixture near such a draw.
 
@@ -127,7 +139,8 @@ def gumbel_softmax(
 
     Args:
         alpha: Logits (dimensionless), shape ``[E, K]``.
-        seed: In ``[0, 2**63)``; the same seed gives the same draw.
+        seed: In ``[0, 2**63)``; the same seed gives the same draw. A 0-d int64 tensor on the device of ``alpha`` is not
+            read by the host, so that a graph may replay the draw with another one.
         tau: Temperature (dimensionless), positive: a number or a constant 0-d tensor on the device of ``alpha``.
         form: See above.
         alive: Which candidates take part, shape ``[E, K]``, bool. The others get exactly zero and no gradient.
@@ -145,7 +158,11 @@ def gumbel_softmax(
         raise invalid(where, "alpha must have shape [E, K]", list(alpha.shape))
     if not alpha.is_floating_point():
         raise invalid(where, "alpha must be floating-point", alpha.dtype)
-    if not 0 <= seed < 2**63:
+    if isinstance(seed, Tensor):
+        if seed.shape != () or seed.dtype != torch.int64 or seed.device != alpha.device:
+            found = f"{seed.dtype} of shape {list(seed.shape)} on {seed.device}"
+            raise invalid(where, f"seed must be a 0-d int64 tensor on {alpha.device}", found)
+    elif not 0 <= seed < 2**63:
         raise invalid(where, "seed must be in [0, 2**63)", seed)
     if form not in get_args(Form):
         raise invalid(where, f"form must be one of {', '.join(get_args(Form))}", repr(form))

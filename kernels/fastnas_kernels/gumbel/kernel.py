@@ -19,7 +19,7 @@ BLOCK_E = 16  # edges of a program
 SMALLEST_UNIFORM = tl.constexpr(2.0**-32)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit
 def gumbel_softmax_kernel(
     alpha_ptr,
     alive_ptr,
@@ -27,7 +27,7 @@ def gumbel_softmax_kernel(
     soft_ptr,
     hard_ptr,
     index_ptr,
-    seed,
+    seed_ptr,
     E,
     K: tl.constexpr,
     BLOCK_E: tl.constexpr,
@@ -41,7 +41,7 @@ def gumbel_softmax_kernel(
     if alive_ptr is not None:
         on = on & (tl.load(alive_ptr + ek, mask=inside, other=1) != 0)
     alpha = tl.load(alpha_ptr + ek, mask=inside, other=0).to(tl.float64)
-    uniform = tl.maximum(tl.rand(seed, ek), SMALLEST_UNIFORM).to(tl.float64)
+    uniform = tl.maximum(tl.rand(tl.load(seed_ptr), ek), SMALLEST_UNIFORM).to(tl.float64)
     z = tl.where(on, alpha - tl.log(-tl.log(uniform)), float("-inf"))
     index = tl.argmax(z, axis=1)
     p = tl.exp((z - tl.max(z, axis=1)[:, None]) / tl.load(tau_ptr).to(tl.float64))
@@ -52,9 +52,13 @@ def gumbel_softmax_kernel(
     tl.store(index_ptr + e, index.to(tl.int64), mask=e < E)
 
 
-def gumbel_softmax(alpha_EK: Tensor, seed: int, tau: Tensor, alive_EK: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def gumbel_softmax(
+    alpha_EK: Tensor, seed: int | Tensor, tau: Tensor, alive_EK: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The soft sample, the one-hot sample and the index of the largest, of every edge."""
     E, K = alpha_EK.shape
+    if not isinstance(seed, Tensor):
+        seed = torch.full((), seed, dtype=torch.int64, device=alpha_EK.device)  # filled on the device: no transfer
     soft_EK, hard_EK = (torch.empty(E, K, dtype=alpha_EK.dtype, device=alpha_EK.device) for _ in range(2))
     index_E = torch.empty(E, dtype=torch.int64, device=alpha_EK.device)
     with on_device_of(alpha_EK):
