@@ -30,7 +30,7 @@ stand_in()  # before the library is imported, which names packages that nothing 
 from fastnas.files import write_atomically  # noqa: E402
 from fastnas_kernels.check import complaint, invalid  # noqa: E402
 from fastnas_kernels.mixed_op import launch  # noqa: E402
-from fastnas_kernels.mixed_op.tiles import Tiles, shipped_table, tiles_from_json  # noqa: E402
+from fastnas_kernels.mixed_op.tables import Tiles, shipped_table, tiles_from_json  # noqa: E402
 from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, tiny_plan, whole  # noqa: E402
 from measuring.correctness import FACTOR, LEAST, first_line, relative_errors  # noqa: E402
 from measuring.device import FAULTS, Device, device_named, exact_float32, interpreter, medians  # noqa: E402

@@ -8,7 +8,7 @@ import triton
 import tune
 
 from fastnas_kernels.mixed_op import launch
-from fastnas_kernels.mixed_op.tiles import Tiles, shipped_table, tiles_from_json
+from fastnas_kernels.mixed_op.tables import Tiles, shipped_table, tiles_from_json
 from measuring import device
 from measuring.device import HostDevice
 

@@ -33,6 +33,7 @@ from fastnas_kernels.mixed_op.pixels import (
     RUN_TIME,
     TARGET,
     aligned,
+    channels_of,
     depthwise_taps,
     filter_at,
     is_within,
@@ -40,6 +41,7 @@ from fastnas_kernels.mixed_op.pixels import (
     load_tap,
     located,
     normalisation,
+    pixels_of,
     pool,
     store_row,
     window,
@@ -55,11 +57,8 @@ def shared_sums_kernel(
     """Sums over one tile for each edge that leaves a state, two rows ``[tile, 2, C]``: of ``dy`` and of ``dy`` times
     normalised max-pool, then of ``dy`` times normalised avg-pool and times the state itself."""
     tile = tl.program_id(0)
-    m = tile * P + tl.arange(0, P)
-    live = m < M
-    n, h, w = located(m, HO, WO)
-    c = tl.program_id(1) * B + tl.arange(0, B)
-    channel = c < C
+    m, live, n, h, w = pixels_of(tile, M, HO, WO, P)
+    c, channel = channels_of(tl.program_id(1), C, B)
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, False, P, B, ACC)
@@ -98,8 +97,7 @@ def pointwise_backward_kernel(
     """
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
-    c = tl.program_id(2) * B + tl.arange(0, B)
-    channel = c < C
+    c, channel = channels_of(tl.program_id(2), C, B)
     o = tl.arange(0, CO)
     out_channel = o < C
     table = branches_ptr + b * BRANCH_FIELDS
@@ -190,9 +188,7 @@ def _filter_gradient(
     split = tl.program_id(0)
     totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
     for tile in range(split, num_tiles, tl.num_programs(0)):
-        m = tile * P + tl.arange(0, P)
-        live = m < M
-        n, h, w = located(m, HO, WO)
+        m, live, n, h, w = pixels_of(tile, M, HO, WO, P)
         pixel = m.to(tl.int64)[:, None]
         if STRIDE == 1:
             once = load_tap(src_ptr + pixel * pitch + c[None, :], live, channel, scale, shift, NORMALISED, ACC)
@@ -234,8 +230,7 @@ def depthwise_weights_kernel(
     """
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
-    c = tl.program_id(2) * B + tl.arange(0, B)
-    channel = c < C
+    c, channel = channels_of(tl.program_id(2), C, B)
     table = branches_ptr + b * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)

@@ -29,12 +29,13 @@ from fastnas_kernels.mixed_op.pixels import (
     TARGET,
     VARIANCE,
     aligned,
+    channels_of,
     depthwise_taps,
     filter_at,
     load_pixels,
-    located,
     normalisation,
     passing,
+    pixels_of,
     pool,
     store_row,
 )
@@ -106,9 +107,7 @@ def stage_kernel(
     for e in tl.static_range(EDGES):  # a bundle that is not full repeats its last branch and does not store it
         taps = taps + (filter_at(packed_ptr, table + tl.minimum(e, number - 1) * BRANCH_FIELDS, DEPTHWISE),)  # noqa: RUF005
 
-    m = tile * P + tl.arange(0, P)
-    live = m < M
-    n, h, w = located(m, HO, WO)
+    m, live, n, h, w = pixels_of(tile, M, HO, WO, P)
     if NORMALISED:
         slot = reads - first if BACKWARD else tl.load(branches_ptr + reads * BRANCH_FIELDS + SLOT)
         src_ptr += slot * plane
@@ -154,11 +153,8 @@ def pool_statistics_kernel(
 ):  # fmt: skip
     """Partial statistics of both pools of one state, ``[2, tile, 2, C]``; see :func:`stage_kernel`."""
     tile = tl.program_id(0)
-    m = tile * P + tl.arange(0, P)
-    live = m < M
-    n, h, w = located(m, HO, WO)
-    c = tl.program_id(1) * B + tl.arange(0, B)
-    channel = c < C
+    _, live, n, h, w = pixels_of(tile, M, HO, WO, P)
+    c, channel = channels_of(tl.program_id(1), C, B)
     pitch = aligned(pitch, C)
     highest, _, average, _ = pool(state_ptr, n, h, w, H, W, pitch, c, live, channel, STRIDE, False, P, B, ACC)
     count = tl.minimum(P, M - tile * P).to(ACC)
@@ -178,8 +174,7 @@ def finalise_kernel(
 ):  # fmt: skip
     """Merge partial statistics in a fixed order: mean, ``1 / sqrt(variance + eps)`` and variance of one row."""
     row = tl.load(rows_ptr + first_row + tl.program_id(0))
-    c = tl.program_id(1) * B + tl.arange(0, B)
-    channel = c < C
+    c, channel = channels_of(tl.program_id(1), C, B)
     partial = partial_ptr + tl.program_id(0).to(tl.int64) * num_tiles * 2 * C
     total = tl.zeros((B,), ACC)
     for t0 in range(0, num_tiles, TILES):
@@ -219,11 +214,8 @@ def node_kernel(
     by are summed up here as well, and what the shuffle puts side by side is woven in registers; otherwise they are
     left to :func:`bypass_kernel`.
     """
-    m = tl.program_id(0) * P + tl.arange(0, P)
-    live = m < M
-    n, h, w = located(m, HO, WO)
-    c = tl.program_id(1) * B + tl.arange(0, B)
-    channel = c < C
+    m, live, n, h, w = pixels_of(tl.program_id(0), M, HO, WO, P)
+    c, channel = channels_of(tl.program_id(1), C, B)
     inside = live[:, None] & channel[None, :]
     plane = tl.cast(M, tl.int64) * C
     pixel = m.to(tl.int64)[:, None]
@@ -307,9 +299,7 @@ def bypass_kernel(
 
     For those ``GROUPS`` of which :func:`node_kernel` does not take care.
     """
-    m = tl.program_id(0) * P + tl.arange(0, P)
-    live = m < M
-    n, h, w = located(m, HO, WO)
+    m, live, n, h, w = pixels_of(tl.program_id(0), M, HO, WO, P)
     q = C + tl.program_id(1) * B + tl.arange(0, B)  # the channel of a state
     channel = q < GROUPS * C
     y = tl.zeros((P, B), ACC)

@@ -20,9 +20,22 @@ from triton.runtime.jit import JITFunction
 from fastnas_kernels.compilation import is_compiling_ahead
 from fastnas_kernels.mixed_op import forward_kernels
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
-from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.tables import Span, Tables, noted_statistics, pack, spread_statistics, tables_of
-from fastnas_kernels.mixed_op.tiles import MOST_SPLITS, Tile, Tiles, ceil_div, power_of_2, tiles_for, vendor
+from fastnas_kernels.mixed_op.plan import CellPlan, Size
+from fastnas_kernels.mixed_op.tables import (
+    MOST_SPLITS,
+    Span,
+    Tables,
+    Tile,
+    Tiles,
+    ceil_div,
+    noted_statistics,
+    pack,
+    power_of_2,
+    spread_statistics,
+    tables_of,
+    tiles_for,
+    vendor,
+)  # fmt: skip
 from fastnas_kernels.tensors import accumulator
 
 PROGRAMS = 2
@@ -39,24 +52,6 @@ def multiprocessors(device: torch.device) -> int:
 def _block(channels: int, dtype: torch.dtype, tile: Tile) -> dict[str, Any]:
     accumulate = tl.float64 if dtype == torch.float64 else tl.float32
     return {"C": channels, "B": tile.channels, "P": tile.pixels, "ACC": accumulate, "num_warps": tile.warps}
-
-
-class Size(NamedTuple):
-    """Images, height and width of the input states and height and width of the output, in pixels."""
-
-    images: int
-    height: int
-    width: int
-    out_height: int
-    out_width: int
-
-    @property
-    def pixels(self) -> int:
-        return self.images * self.height * self.width
-
-    @property
-    def out_pixels(self) -> int:
-        return self.images * self.out_height * self.out_width
 
 
 class State(NamedTuple):

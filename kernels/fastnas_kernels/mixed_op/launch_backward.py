@@ -17,8 +17,7 @@ from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_ker
 from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
-from fastnas_kernels.mixed_op.tables import Span, begun_gradients, mix_gradient
-from fastnas_kernels.mixed_op.tiles import ceil_div
+from fastnas_kernels.mixed_op.tables import Span, begun_gradients, ceil_div, mix_gradient
 
 
 class Needs(NamedTuple):

@@ -16,7 +16,7 @@ from torch._ops import OpOverload
 from fastnas_kernels.backend import backend_for, on_device_of
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
-from fastnas_kernels.mixed_op.tiles import MOST_SPLITS, tiles_for
+from fastnas_kernels.mixed_op.tables import MOST_SPLITS, tiles_for
 from fastnas_kernels.operators import operator
 from fastnas_kernels.tensors import accumulator
 

@@ -138,6 +138,22 @@ def located(m, HO, WO):
 
 
 @triton.jit
+def pixels_of(tile, M, H, W, P: tl.constexpr):
+    """Numbers of the pixels of a tile, which of them there are, and the image, row and column of each."""
+    m = tile * P + tl.arange(0, P)
+    live = m < M
+    n, h, w = located(m, H, W)
+    return m, live, n, h, w
+
+
+@triton.jit
+def channels_of(block, C: tl.constexpr, B: tl.constexpr):
+    """The channels of a block, and which of them there are."""
+    c = block * B + tl.arange(0, B)
+    return c, c < C
+
+
+@triton.jit
 def is_within(x, size):
     """Whether ``0 <= x < size``, in one comparison: a negative number is a large one without its sign."""
     return x.to(tl.uint32) < tl.cast(size, tl.uint32)

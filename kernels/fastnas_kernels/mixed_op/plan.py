@@ -204,6 +204,24 @@ class CellPlan:
         return self.norms.index(norm)
 
 
+class Size(NamedTuple):
+    """Images, height and width of the input states and height and width of the output, in pixels."""
+
+    images: int
+    height: int
+    width: int
+    out_height: int
+    out_width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.height * self.width
+
+    @property
+    def out_pixels(self) -> int:
+        return self.images * self.out_height * self.out_width
+
+
 @lru_cache(maxsize=256)
 def plan_from_text(text: str) -> CellPlan:
     """The plan whose ``text`` this is."""

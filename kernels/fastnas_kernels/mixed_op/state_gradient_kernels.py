@@ -23,12 +23,13 @@ from fastnas_kernels.mixed_op.pixels import (
     RUN_TIME,
     SKIP,
     aligned,
+    channels_of,
     filter_at,
     is_within,
     load_pixels,
     locate,
-    located,
     normalisation,
+    pixels_of,
     pool,
     store_row,
     window,
@@ -111,14 +112,11 @@ def depthwise_backward_kernel(
     tile, ``[branch, tile, 2, C]``. The gradient takes the place of the second half's raw output."""
     tile = tl.program_id(0)
     b = launched + tl.program_id(1)
-    c = tl.program_id(2) * B + tl.arange(0, B)
-    channel = c < C
+    c, channel = channels_of(tl.program_id(2), C, B)
     table = branches_ptr + b * BRANCH_FIELDS
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
-    m = tile * P + tl.arange(0, P)
-    live = m < M
-    n, y, x = located(m, HO, WO)
+    m, live, n, y, x = pixels_of(tile, M, HO, WO, P)
     du = _transposed_taps(
         dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, 1, P, B, ACC
     )
@@ -141,11 +139,8 @@ def pool_backward_kernel(
     C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradients of both raw pools of a state, of all its edges together, and where the maximum was; ``[M, C]``."""
-    m = tl.program_id(0) * P + tl.arange(0, P)
-    live = m < M
-    n, h, w = located(m, HO, WO)
-    c = tl.program_id(1) * B + tl.arange(0, B)
-    channel = c < C
+    m, live, n, h, w = pixels_of(tl.program_id(0), M, HO, WO, P)
+    c, channel = channels_of(tl.program_id(1), C, B)
     inside = live[:, None] & channel[None, :]
     pitch = aligned(pitch, C)
     dy_pitch = aligned(dy_pitch, C)
@@ -221,11 +216,8 @@ def gather_kernel(
     the shuffle, and :func:`bypass_backward_kernel` parts it along with the other channels: alone it would be stored in
     runs of ``C // GROUPS`` numbers.
     """
-    p = tl.program_id(0) * P + tl.arange(0, P)
-    live = p < M_STATE
-    n, y, x = located(p, H, W)
-    c = tl.program_id(1) * B + tl.arange(0, B)
-    channel = c < C
+    p, live, n, y, x = pixels_of(tl.program_id(0), M_STATE, H, W, P)
+    c, channel = channels_of(tl.program_id(1), C, B)
     inside = live[:, None] & channel[None, :]
     plane = tl.cast(M, tl.int64) * C
     pitch = aligned(pitch, C)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fastnas_kernels.mixed_op import launch
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.tiles import Tile, Tiles
+from fastnas_kernels.mixed_op.tables import Tile, Tiles
 
 SEPARABLE, DILATED = Candidate("depthwise", 3, 1, 2), Candidate("depthwise", 5, 2, 1)
 ALL = (Candidate("max_pool"), Candidate("avg_pool"), Candidate("skip"), SEPARABLE, DILATED)

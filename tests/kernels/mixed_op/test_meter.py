@@ -8,8 +8,8 @@ from fastnas_audit.meter import Meter
 from fastnas_audit.offsets import last_programs
 from fastnas_kernels.mixed_op import launch
 from fastnas_kernels.mixed_op.launch_backward import Backward, Needs
-from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
-from fastnas_kernels.mixed_op.tiles import Tile, Tiles
+from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan, Size
+from fastnas_kernels.mixed_op.tables import Tile, Tiles
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="watches the interpreter, which is off")
 
@@ -104,7 +104,7 @@ def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elem
     plan = CellPlan(mixed * k, 1, 11, edges, stride, k)
     run = launch.Launcher(
         launch.lower(plan),
-        launch.Size(images, side, side, *plan.size_after(side, side)),
+        Size(images, side, side, *plan.size_after(side, side)),
         torch.bfloat16,
         torch.device("cpu"),
         launch.tiles_for(mixed, torch.bfloat16),
