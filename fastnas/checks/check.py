@@ -78,7 +78,9 @@ def check(
         moves, why = method.update_schedule.alpha_moves, "alpha never moves"
         if not moves:
             raise invalid("check", "a method must have a gradient of alpha", f"{method.name}, in which {why}")
-        build = make_build(method, make_networks(subject), make_images(seed) if images is None else images, claim)
+        build = make_build(
+            method, make_networks(subject), make_images(method, seed) if images is None else images, claim
+        )
         space = subject if isinstance(subject, Space) else subject.space
         return _check(f"{method.name} in {space.name}", build, seed)  # type: ignore[union-attr]
     if not callable(subject) or isinstance(subject, Method):

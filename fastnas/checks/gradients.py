@@ -144,8 +144,12 @@ def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation
         count += sum(int(seen.silent(name).sum()) for name in names)
         total += sum(seen.gradient[name].numel() for name in names)
         found = seen.system.claim(seen.system, silent).slopes
-        scale = max(seen.scale, TINY)
-        bound = TOLERANCE + min((10 * _largest(found.errors) + TINY) / scale, LOOSEST)
+        scale, uncertain = max(seen.scale, TINY), 10 * _largest(found.errors)
+        if uncertain > LOOSEST * max(
+            scale, _largest(found.values)
+        ):  # a kink at the point itself, as of a state of zeros
+            continue
+        bound = TOLERANCE + min((uncertain + TINY) / scale, LOOSEST)
         worst = max(worst, (_largest(found.values) / scale, bound), key=lambda pair: pair[0] / pair[1])
     meaning = f"{count} of {total} entries got none" + (", and the loss does not depend on them" if count else "")
     if worst[0] > worst[1]:

@@ -121,10 +121,11 @@ def limit_draws(method: Method) -> Method:
     return replace(method, update_schedule=schedule, hypergradient=hypergradient, weight_average=average)
 
 
-def make_images(seed: int = 0) -> Tensor:
-    """Two tiny batches of grey images, ``[2, 4, 1, 8, 8]``."""
+def make_images(method: Method, seed: int = 0) -> Tensor:
+    """Two tiny batches of grey images, ``[2, N, 1, 8, 8]``: four in each, and more where accuracies are rewards, since
+    those of four images are mostly equal, and equal rewards move nothing."""
     generator = torch.Generator().manual_seed(stream(seed, "images"))
-    return torch.rand(2, 4, 1, 8, 8, generator=generator, dtype=torch.float64)
+    return torch.rand(2, 32 if method.reads_reward else 4, 1, 8, 8, generator=generator, dtype=torch.float64)
 
 
 def make_point(method: Method, network_of: NetworkOf, images: Tensor, seed: int) -> Point:

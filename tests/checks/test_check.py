@@ -113,6 +113,19 @@ def test_edges_with_lists_of_their_own_raise_no_alarm(method):
     assert report.ok, report
 
 
+def test_an_edge_of_none_which_leaves_a_state_of_zeros_raises_no_alarm():
+    three = replace(NASBENCH201, name="three", num_nodes=2, concat=(2,))
+    report = check(three, nasp(), seed=0)  # at the third of its points the differences cross a kink
+    assert report.ok, report
+
+
+@pytest.mark.slow
+def test_rewards_differ_in_a_chain():
+    report = check("proxyless", "proxyless_nas_r")
+    assert report.ok, report
+    assert GRADIENT in {finding.name for finding in report.findings if finding.verdict is Verdict.PASSED}
+
+
 def detach_all(alpha_EK, alive_EK=None, tau=1.0):
     return softmax(alpha_EK.detach(), alive_EK, tau)
 
