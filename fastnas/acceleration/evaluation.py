@@ -128,7 +128,7 @@ def _evaluate_by_nodes(call: _Call, offsets: Sequence[Tensor] | None) -> Tensor:
     states = list(call.states)
     call = call._replace(states=states)  # which grow, node by node
     beside = Beside(wiring, found.convolutions, found.norms, call.rows, call.beta)
-    read: set[int] = set()
+    read, terms = set[int](), list[Tensor]()
     for target, parts in enumerate(wiring.by_node, start=len(states)):
         terms = []
         for part in parts:

@@ -77,6 +77,7 @@ def _with_drop_path(twin: nn.Module, wiring: Wiring, device: torch.device, gener
         return wiring
     for name in zeros:
         probes = (Probe(8, True), Probe(8, False), Probe(8, True, gradients=False), Probe(4, True, batch=64))
+        watched = wiring
         try:
             for number, probe in enumerate(probes):
                 probability = Probability(0.2 + 0.15 * number)

@@ -1,7 +1,7 @@
 """Augmentation of whole batches of images that lie in memory, with the random numbers that each image draws alone."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def _steps(transform: Transform, shape: tuple[int, ...]) -> list[_Step] | None:
     if type(transform) is not v2.Compose or len(shape) != 3:
         return None
     steps: list[_Step] = []
-    for step in transform.transforms:
+    for step in cast(v2.Compose, transform).transforms:
         if type(step) is Decode and step.channels == shape[0]:
             continue
         if type(step) is FitTo and step.size == step.covered == shape[1:]:

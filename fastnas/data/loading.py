@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 class _Key(NamedTuple):
-    index: int
+    image: int
     seed: int
     group: int = 0  # of the batch: its images are those of one half
 
@@ -68,7 +68,7 @@ class _Samples(Dataset):
 
     def __getitems__(self, keys: list[_Key]) -> "list[_Sample | _Failure] | _Loaded":
         """What a loader asks for where it is there: at once, if the images lie in memory."""
-        indices = np.array([key.index for key in keys], np.int64)
+        indices = np.array([key.image for key in keys], np.int64)
         pixels = read_batch(self.images, self.transform, indices, [key.seed for key in keys])
         if pixels is None:
             return [self[key] for key in keys]
@@ -79,9 +79,8 @@ class _Samples(Dataset):
         if self.images.labels.ndim == 1:
             return self.transform(self.images.image(index)), int(self.images.labels[index])
         target = torch.as_tensor(self.images.labels[index])
-        if hasattr(self.transform, "pair"):
-            return self.transform.pair(self.images.image(index), target)
-        return self.transform(self.images.image(index)), target
+        image, pair = self.images.image(index), getattr(self.transform, "pair", None)
+        return (self.transform(image), target) if pair is None else pair(image, target)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class DenseClassifier(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.dimensions, self.mode = scale, dimensions, MODES[dimensions]
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """From ``[N, C, *size]`` to ``[N, classes, *targets]``."""
-        logits = F.linear(maps.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
+    def forward(self, input: Tensor) -> Tensor:
+        """From maps ``[N, C, *size]`` to ``[N, classes, *targets]``."""
+        logits = F.linear(input.movedim(1, -1), self.weight, self.bias).movedim(-1, 1)
         return F.interpolate(logits, scale_factor=self.scale, mode=self.mode, align_corners=False)
 
 
