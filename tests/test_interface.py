@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,31 @@ DARTS, pc_darts = fastnas.spaces.DARTS, fastnas.methods.pc_darts
         (lambda: fastnas.check(DARTS), "check: a space or a supernet needs a method"),
         (lambda: fastnas.check(pc_darts(), DARTS), "check: subject must be a space, .* got the Method 'pc_darts'"),
         (lambda: fastnas.plan(DARTS, "darts", 3, budget="1GiB"), "plan: data must be an ImageData, got an int"),
+        (lambda: fastnas.plan(DARTS, "darts", "digits", budget=8), "plan: budget must be a str, got an int"),
+        (
+            lambda: fastnas.plan(DARTS, "darts", "digits", budget="1GiB", target="gpu"),
+            "target must be one of cuda, cpu",
+        ),
+        (
+            lambda: fastnas.plan(DARTS, "darts", "digits", budget="1GiB", allow="batches"),
+            "allow must be .* got 'batches'",
+        ),
+        (
+            lambda: fastnas.retrain("PDARTS", "digits", SHORT, SHORT),
+            "setup must be a TrainingSetup, got a RetrainConfig",
+        ),
+        (lambda: fastnas.search(DARTS, "darts", "digts"), r"got 'digts'\. Did you mean digits\?"),
+        (
+            lambda: fastnas.SearchConfig(precision="bfloat"),
+            r"one of float32, bfloat16, got 'bfloat'\. Did you mean bfloat16",
+        ),
+        (lambda: fastnas.SearchConfig(epochs=1.5), "SearchConfig: epochs must be a whole number, got 1.5"),
+        (lambda: fastnas.RetrainConfig(lr="0.1"), "RetrainConfig: lr must be a number, got '0.1'"),
+        (lambda: fastnas.data.DataConfig(fit="pads"), "DataConfig: fit must be .*, got 'pads'"),
+        (lambda: replace(pc_darts(), draw="gumbel"), "Method: draw must not be a text, got 'gumbel'"),
+        (lambda: fastnas.MixedOp("none", 16, 1), "MixedOp: primitives must be a list of names, got an int"),
+        (lambda: fastnas.profile(None, None), "profile: network must be a Module, got None"),
+        (lambda: fastnas.restore("net"), "restore: network must be a Module, got 'net'"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line(call, message):

@@ -16,6 +16,7 @@ from fastnas.acceleration.report import AccelerationReport, Left, Replaced
 from fastnas.acceleration.shapes import find_cell_methods, find_edges, find_mixing_methods
 from fastnas.acceleration.stand_in import StandIn, find_stand_ins, install
 from fastnas.acceleration.wiring import FOREIGN_ERRORS, Wiring, list_cell_wirings, list_edge_wirings, require_gain
+from fastnas.errors import require_type
 from fastnas_kernels.check import complaint
 
 
@@ -102,7 +103,7 @@ def restore(network: nn.Module) -> None:
         >>> report = fastnas.accelerate(network)
         >>> fastnas.restore(network)
     """
-    for module in network.modules():
+    for module in require_type("restore", "network", network, nn.Module).modules():
         for present in find_stand_ins(module):
             delattr(module, present.wiring.method)
             module.__dict__.pop("_replicate_for_data_parallel", None)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from fastnas.acceleration.evaluation import evaluate, find_modules, find_obstacle
 from fastnas.acceleration.shapes import find_candidates
 from fastnas.acceleration.wiring import Edge, Wiring, read_candidates
+from fastnas.errors import describe
 from fastnas.spaces.cell_space import DARTS
 from fastnas.supernet.search_cell import CANDIDATES
 from fastnas_kernels.check import complaint, invalid, require_shape
@@ -48,6 +49,9 @@ class MixedOp(nn.Module):
         partial_channels: int = 1,
     ) -> None:
         super().__init__()
+        if isinstance(primitives, str) or not isinstance(primitives, Sequence):
+            remedy = "The order of arguments is channels, stride, primitives."
+            raise invalid("MixedOp", "primitives must be a list of names", describe(primitives), remedy)
         known = ["none", *CANDIDATES]
         unknown = [primitive for primitive in primitives if primitive not in known]
         if unknown:

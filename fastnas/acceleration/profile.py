@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
 from fastnas.acceleration.watch import LABEL, Labels, Watch, find_parts
-from fastnas.errors import invalid
+from fastnas.errors import describe, invalid, require_type
 from fastnas.ranks import wait_for
 
 _WAITING = 0.1
@@ -115,6 +115,9 @@ def profile(
         >>> fastnas.profile(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), (randn(2, 3, 2, 2), randint(3, (2,)))).faults
         ()
     """
+    require_type("profile", "network", network, nn.Module)
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        raise invalid("profile", "batch must be a pair of images and labels", describe(batch))
     images, labels = batch
     logits = list(alphas) if alphas is not None else _find_alphas(network)
     kinds = find_parts(network)

@@ -145,9 +145,7 @@ def _arrives(kind: str, names: Sequence[str], observations: Sequence[Observation
         total += sum(seen.gradient[name].numel() for name in names)
         found = seen.system.claim(seen.system, silent).slopes
         scale, uncertain = max(seen.scale, TINY), 10 * _largest(found.errors)
-        if uncertain > LOOSEST * max(
-            scale, _largest(found.values)
-        ):  # a kink at the point, as of a state of zeros
+        if uncertain > LOOSEST * max(scale, _largest(found.values)):  # a kink at the point, as of a state of zeros
             continue
         bound = TOLERANCE + min((uncertain + TINY) / scale, LOOSEST)
         worst = max(worst, (_largest(found.values) / scale, bound), key=lambda pair: pair[0] / pair[1])

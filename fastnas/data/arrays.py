@@ -164,7 +164,8 @@ class _Pairs:
     def _item(self, index: int) -> Any:
         item = self.dataset[index]
         if not isinstance(item, tuple | list) or len(item) != 2:
-            raise invalid(WHERE, "an item of a data set must be a pair of image and label", describe(item))
+            remedy = "Give arrays as a pair (images, labels)."
+            raise invalid(WHERE, "an item of a data set must be a pair of image and label", describe(item), remedy)
         return item
 
     def labels(self) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal
 
-from fastnas.errors import invalid
+from fastnas.errors import invalid, require_field_types
 from fastnas.files import STRICT
 from fastnas.supernet.layout import Fit, Resolution, height_and_width
 
@@ -50,6 +50,7 @@ class DataConfig:
     task: TaskName = "classification"
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         if self.resolution is not None and min(height_and_width(self.resolution)) < SMALLEST:
             raise invalid(WHERE, f"resolution must be at least {SMALLEST} pixels", self.resolution)
         if self.resolution is not None and max(height_and_width(self.resolution)) > LARGEST:

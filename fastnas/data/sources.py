@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -157,10 +158,13 @@ def find_source(source: str) -> tuple[Source, str]:
     """The source that ``source`` names, and the folder behind its colon."""
     kind, _, root = source.partition(":")
     if kind not in SOURCES:
-        raise invalid(WHERE, f"source must be {list_sources()}", repr(source))
+        close = get_close_matches(kind, SOURCES, n=1)
+        remedy = f"Did you mean {close[0]}?" if close else ""
+        raise invalid(WHERE, f"source must be {list_sources()}", repr(source), remedy)
     found = SOURCES[kind]
     if bool(root) != found.has_root:
-        raise invalid(WHERE, f"{kind} must {'name' if found.has_root else 'not name'} a folder", repr(source))
+        remedy = f"Write {kind}:ROOT." if found.has_root else f"Write {kind} alone."
+        raise invalid(WHERE, f"{kind} must {'name' if found.has_root else 'not name'} a folder", repr(source), remedy)
     return found, root
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -139,6 +139,12 @@ def plan(
     data = placeholder_data(str(data)) if isinstance(data, str | Path) else as_data(data, WHERE)
     require_type(WHERE, "config", config, SearchConfig)
     require_fit(method, space)
+    changes: Sequence[Any] = (allow,) if isinstance(allow, str) else allow
+    for name, values, known in (("target", [target or "cpu"], Target), ("allow", changes, Change)):
+        if unknown := [value for value in values if value not in get_args(known)]:
+            raise invalid(WHERE, f"{name} must be one of {', '.join(get_args(known))}", repr(unknown[0]))
+    if budget is not None and not isinstance(budget, Budget):
+        budget = require_type(WHERE, "budget", budget, str, "Such as '8GiB'.")
     budget = budget if isinstance(budget, Budget) else read_budget(budget, target)
     requested = Setup(space.with_depth(config.cells), method, data, replace(config, recompute=("none",)))
     on_state("predicting what it takes to keep everything")
@@ -147,7 +153,7 @@ def plan(
     device, times = _choose_device(budget, config.device), None
     if timed and device is not None:
         times = measure_times(requested.changed(batch_size=_choose_timed_batch(requested)), device, on_state=on_state)
-    for setup, of_setup in _list_allowed(requested, whole, allow, budget, on_state):
+    for setup, of_setup in _list_allowed(requested, whole, changes, budget, on_state):
         planner = _Planner(setup, budget, of_setup, times, on_state)
         chosen = planner.choose()
         if chosen is not None:

@@ -169,6 +169,11 @@ class Method:
     choice: Choice | None = None
 
     def __post_init__(self) -> None:
+        for part in fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, str) and part.name not in ("name", "source"):
+                remedy = "Parts are objects, as of fastnas.mechanisms, and not their names."
+                raise invalid("Method", f"{part.name} must not be a text", repr(value), remedy)
         if not 0 <= self.warmup_share < 1:
             raise invalid("Method", "warmup_share must lie in [0, 1)", self.warmup_share)
         if not self.stages:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastnas.data.balance import ClassWeights, Sampling
 from fastnas.data.config import Augment, Colour, check_colour
-from fastnas.errors import invalid
+from fastnas.errors import invalid, require_field_types
 from fastnas.files import STRICT
 from fastnas.mechanisms.schedules import LEARNING_RATES, SLOW_END, CosinePower, Progress, Rate, warm_up
 from fastnas.supernet.recompute import Word, require_words
@@ -294,7 +294,8 @@ def announce_more(config: RetrainConfig, done: int) -> None:
 
 
 def _require_possible(config: object) -> None:
-    """Raise for numbers that are none, and for sizes that no machine has."""
+    """Raise for values of other types, for numbers that are none, and for sizes that no machine has."""
+    require_field_types(config)
     for name, value in vars(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise invalid(type(config).__name__, f"{name} must be a finite number", value)

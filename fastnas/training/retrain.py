@@ -40,6 +40,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import lay_out
+from fastnas.supernet.own import as_space
 from fastnas.tasks import Classification, Task, require_unbalanced
 from fastnas.training.checkpoint import (
     has_checkpoint,
@@ -124,10 +125,12 @@ def retrain(
         True
     """
     on_step, on_epoch = show_in_notebook("retrain", on_step, on_epoch)
+    own = own if own is None or isinstance(own, Space) else as_space(own, "retrain")
     genotype = as_genotype(genotype, own, "retrain")
     dimensions = space_by_name(genotype.space, own).dimensions
     data = as_data(data, "retrain", pairs="parts", dimensions=dimensions, task=task)
     require_type("retrain", "config", config, RetrainConfig)
+    require_type("retrain", "setup", setup, TrainingSetup)
     if network is not None and (config.drop_path or config.auxiliary):
         rule = "drop_path and auxiliary must be 0 with network=, which makes its own"
         raise invalid("retrain", rule, f"{config.drop_path:g} and {config.auxiliary:g}")
