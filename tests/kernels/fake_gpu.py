@@ -133,13 +133,14 @@ def main(k):
     print(json.dumps(found))
 
 
-def search():
-    """The kernels of a small search: compiled ahead, then launched by a step of each kind."""
+def search(name):
+    """The kernels of a small search by a method: compiled ahead, then launched by a step of each kind."""
     from fastnas.data import Batch, load_data  # noqa: PLC0415  (a cell needs none of it)
+    from fastnas.engine import drawn  # noqa: PLC0415
     from fastnas.engine.compiling import launch_all  # noqa: PLC0415
     from fastnas.engine.run import Run, build_stage, make_state  # noqa: PLC0415
     from fastnas.engine.step import search_step  # noqa: PLC0415
-    from fastnas.methods.library import darts  # noqa: PLC0415
+    from fastnas.methods.library import METHODS  # noqa: PLC0415
     from fastnas.spaces.cell_space import DARTS as SPACE  # noqa: PLC0415
     from fastnas.training.config import SearchConfig  # noqa: PLC0415
     from fastnas_kernels.mixed_op import cell, derivative, operators  # noqa: PLC0415
@@ -149,10 +150,11 @@ def search():
     for module in (cell, derivative, operators):
         module.backend_for = lambda device: "triton"
     cell._can_be_read = lambda tensor: False
-    data, device = load_data("digits"), torch.device("cpu")
+    drawn._are_served = lambda device: True
+    data, method, device = load_data("digits"), METHODS[name](), torch.device("cpu")
     config = SearchConfig(channels=4, cells=3, batch_size=2, device="cpu")
-    state = make_state(build_stage(SPACE, darts(), data, config, 0), darts(), config, device)
-    run = Run(darts(), data, config, device, (torch.arange(2).numpy(),) * 2, 4, state)
+    state = make_state(build_stage(SPACE, method, data, config, 0), method, config, device)
+    run = Run(method, data, config, device, (torch.arange(2).numpy(),) * 2, 4, state)
     before = {name: x.clone() for name, x in (state.supernet.state_dict() | state.alpha).items()}
     launch_all(run, None)
     ahead, early = len(compiled), len(launched)
@@ -165,4 +167,4 @@ def search():
 
 
 if __name__ == "__main__":
-    search() if sys.argv[1] == "search" else main(int(sys.argv[1]))
+    search(sys.argv[2]) if sys.argv[1] == "search" else main(int(sys.argv[1]))

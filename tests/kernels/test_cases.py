@@ -19,7 +19,7 @@ BY_KERNEL = {  # one of each kind that is quick to compile: a small kernel, a re
     "weighted_sum K=8 fp32",
     "pool_statistics c=16 stride=1 float32",
     "stage c=16 stride=1 normalised=1 backward=0 keep=1 edges=1 float32",
-    "node c=16 k=4 stride=1 float32",
+    "node c=4 k=4 stride=1 float32",
 }
 
 
