@@ -263,6 +263,8 @@ def _complaint(box: str, options: Sequence[Option], arguments: Sequence[str]) ->
         given = {token.split("=")[0].replace("_", "-") for token in arguments}
         missing = [o for o in options if o.default is tyro.MISSING and not given & set(o.spellings)]
         return f"it needs {' and '.join(o.usage for o in missing)}. {missing[0].help if missing else ''}".strip()
+    if of_settings := re.match(r"Error parsing (?!-)[\w.]+: (.*)", first):  # what our own settings say of their values
+        return of_settings[1]
     flags = re.findall(r"--[\w.-]+", first)
     option = next((o for o in options if flags and flags[0].rstrip(".") in o.spellings), None)
     if option is not None:
@@ -271,7 +273,7 @@ def _complaint(box: str, options: Sequence[Option], arguments: Sequence[str]) ->
         return f"{option.flag} takes {option.takes}, got {given}."
     if first.startswith("Unrecognized"):
         return f"{quote_briefly(first.partition(': ')[2])!s} belongs to no option. --help lists them."
-    return re.sub(r"^Error parsing [\w.-]+: ", "", first)  # what our own settings say of their values
+    return first
 
 
 def _values(option: Option, arguments: Sequence[str]) -> list[str]:

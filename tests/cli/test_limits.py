@@ -32,6 +32,11 @@ CSV = "architecture,test\n{},50\n"
             "Experiment: --select perturbation does not work with --cost.limit, got both.",
         ),
         (["search", "--workers", "1000000"], "SearchConfig: workers must be at most 1024"),
+        (["search", "--cost.of", "parameters"], "cost: --cost.of needs --cost.penalty or --cost.limit, got neither."),
+        (
+            ["search", "--cost.limit", "3"],
+            "cost: --cost.penalty and --cost.limit need --cost.of, got --cost.limit 3.0.",
+        ),
         (["search", "--budget", "1e400GiB"], "plan: --budget must be a size such as 24GiB"),
         (["plan", "--budget", "1e400GiB"], "plan: --budget must be a size such as 24GiB"),
         (["plan", "--bandwidth", "0"], "plan: --bandwidth must be a positive number, got 0.0."),
