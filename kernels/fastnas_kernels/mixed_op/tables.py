@@ -218,8 +218,8 @@ class Tiles:
         elementwise: Of the sum at a node, and of the gradient of the channels that pass it by.
         edges: Edges that share what they read of a state; more than one only if a tile has all channels.
         splits: Programs, at least, among which the sums of a filter's gradient are divided.
-        precision: Of float32 matrix products: ``ieee``, or ``tf32x3``, which does them on NVIDIA's matrix units in
-            three parts.
+        precision: Of matrix products: ``ieee``, or on NVIDIA's matrix units ``tf32x3``, in three parts for float32,
+            and ``tf32``, in one for bfloat16.
     """
 
     stage: Tile
@@ -246,7 +246,7 @@ class Tiles:
         """Whether a branch's raw output is computed once more where the gradients of its filters are, which need its
         depthwise output anyhow, and not read: if a tile has all ``channels``, and products are not in parts, which
         takes the registers that this would need."""
-        return channels <= self.pointwise.channels and self.precision == "ieee"
+        return channels <= self.pointwise.channels and self.precision != "tf32x3"
 
 
 # Why `tf32x3` keeps float32's accuracy. It splits a = a1 + a2 + r into two numbers of 11 bits and a rest, so that
@@ -255,6 +255,8 @@ class Tiles:
 # within their bounds, its root mean square is near one unit. Eager float32 rounds once an addition, C times for C
 # channels: at most C units, near sqrt(C / 3) of them in the mean. For C >= 32 the former is smaller than the latter,
 # so the two together stay below twice the latter; for C <= 16 it need not be, and there the table says `ieee`.
+#
+# States in bfloat16 have 8 bits, and eager bfloat16 rounds both factors to them. One `tf32` product rounds them to 11.
 
 
 def tiles_from_json(entry: dict) -> Tiles:
@@ -279,8 +281,8 @@ def vendor() -> str:
 def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles:
     """The tiles for candidates that see ``channels`` channels, on GPUs of ``backend``, see :func:`vendor`.
 
-    The table is for NVIDIA's. A wavefront of AMD's has the threads of two warps, and its matrix units take float32 as
-    it is; ``tf32x3`` does not exist there.
+    The table is for NVIDIA's, and its precision for float32. A wavefront of AMD's has the threads of two warps, and its
+    matrix units take float32 as it is; ``tf32x3`` does not exist there.
 
     Raises:
         ValueError: If no entry of the table is wide enough.
@@ -295,4 +297,5 @@ def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles
     if backend == "hip":
         halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
         return replace(tiles, **halves, precision="ieee")
-    return replace(tiles, precision="ieee") if dtype == torch.float64 else tiles  # which has no other precision
+    precision = {torch.float64: "ieee", torch.bfloat16: "tf32"}.get(dtype, tiles.precision)
+    return replace(tiles, precision=precision)

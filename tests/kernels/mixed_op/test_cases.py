@@ -48,7 +48,7 @@ def test_sizes_do_not_decide_over_code():
 
 def test_products_are_of_a_kind_that_the_vendor_has():
     precisions = {backend: {case.constants.get("PRECISION") for case in cases(backend)} for backend in ("cuda", "hip")}
-    assert precisions == {"cuda": {None, "ieee", "tf32x3"}, "hip": {None, "ieee"}}
+    assert precisions == {"cuda": {None, "ieee", "tf32", "tf32x3"}, "hip": {None, "ieee"}}
 
 
 def test_registers_are_limited_for_the_compiler_that_knows_the_limit():
