@@ -7,12 +7,13 @@ and score can be the beginning of the best architecture; they stay few, because 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from fastnas.costs.tables import CostTable, derived_cost
-from fastnas.mechanisms.derivation import derive
+from fastnas.mechanisms.derivation import SkipCap, derive, nonzero, without_none
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.space import Space
 from fastnas_kernels.check import invalid
@@ -28,6 +29,8 @@ class DeriveWithin:
     If what ``derivation`` gives meets the limit, that is the result. Otherwise it is the architecture within the
     limit with the largest sum, over its edges, of coefficient times edge coefficient - the sum that the rule of
     DARTS (:func:`fastnas.mechanisms.derivation.derive`) maximises without a limit. Among equal sums the cheapest.
+    :class:`~fastnas.mechanisms.derivation.SkipCap` resets skip connections here, too, and ``none`` counts nothing
+    where :func:`~fastnas.mechanisms.derivation.nonzero` derives.
 
     Called as any derivation: ``replace(method, derivation=DeriveWithin(table, limit))``.
 
@@ -57,7 +60,19 @@ class DeriveWithin:
         if space != self.table.space:
             rule = "the table must be one of the search's space"
             raise invalid("DeriveWithin", rule, f"{self.table.space.name} and {space.name}")
-        free = self.derivation(space, mix, edge_mix)
+        if isinstance(self.derivation, SkipCap):
+            return self.derivation.cap(partial(self._derive, derive), space, mix, edge_mix)
+        mix = without_none(space, mix) if self.derivation is nonzero else mix
+        return self._derive(self.derivation, space, mix, edge_mix)
+
+    def _derive(
+        self,
+        rule: Callable[..., Genotype],
+        space: Space,
+        mix: Coefficients,
+        edge_mix: EdgeCoefficients | None = None,
+    ) -> Genotype:
+        free = rule(space, mix, edge_mix)
         if derived_cost(free, self.table) <= self.limit:
             return free
         edges = _edges(self.table, mix, edge_mix or {})

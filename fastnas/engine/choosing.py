@@ -7,7 +7,6 @@ from itertools import count
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from fastnas.data import training_batches
 from fastnas.engine.record import evaluate_supernet, read_coefficients
@@ -18,7 +17,6 @@ from fastnas.seeds import stream
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.mix import Mix, select_path
 from fastnas.training.numerics import autocast
-from fastnas_kernels.tensors import accumulator
 
 IMAGES = 2048  # of the half for alpha, where the configuration does not say how many
 
@@ -27,7 +25,8 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
     """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way."""
     assert run.method.choice is not None
     reached = read_coefficients(run, run.config.epochs - 1)
-    edges = {name: x.tolist() for name, x in reached.edges.items()}
+    joint = run.method.joint_inputs  # then they mark the inputs of one architecture, and another reads others
+    edges = {} if joint else {name: x.tolist() for name, x in reached.edges.items()}
     rounds = count()
 
     def measure_path(genotype: Genotype) -> float:
@@ -74,13 +73,14 @@ def _tune(run: Run, mix: Mix, steps: int, share: float, number: int) -> None:
         first_step=0,
         num_steps=steps,
         workers=config.workers,
+        sampling=config.sampling,
         device=run.device,
         broken=run.broken,
     )
     for images, labels in batches:
         with autocast(run.device, config.precision):
             logits = run.state.supernet(images, mix)
-        loss = F.cross_entropy(logits.to(accumulator(logits.dtype)), labels)
+        loss = run.data.task.loss(logits, labels, run.class_weights)
         found = torch.autograd.grad(loss, list(w.values()), allow_unused=True)
         gradients: Mapping[str, Tensor | None] = dict(zip(w, found, strict=True))
         apply_gradients(optimizer, w, gradients, config.grad_clip)

@@ -169,6 +169,7 @@ class Perturbation:
     def _decide_candidate(self, space: Space, judge: Judge, mix: dict[str, np.ndarray], name: str, row: int) -> None:
         derivable = space.candidates if space.kept_edges is None else space.derivable_on
         columns = [space.primitives.index(primitive) for primitive in derivable(name, row)]
+        columns = [k for k in columns if mix[name][row, k] != 0] or columns  # what was removed before is never missed
 
         def loss_without(column: int) -> float:
             rows = mix[name].copy()

@@ -1,6 +1,6 @@
 """From coefficients to a genotype."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,13 +56,18 @@ def nonzero(
 ) -> Genotype:
     """:func:`derive`, with ``none`` only where all else is exactly zero: DSO-NAS (Zhang et al., 2018,
     arXiv:1811.01567), whose coefficients scale candidates and share nothing with ``none``."""
+    return derive(space, without_none(space, mix), edge_mix)
+
+
+def without_none(space: Space, mix: Mapping[str, Sequence[Sequence[float]]]) -> Mapping[str, Sequence[Sequence[float]]]:
+    """``mix`` with zero for ``none``, where the space has it."""
     if "none" not in space.primitives:
-        return derive(space, mix, edge_mix)
+        return mix
     none = space.primitives.index("none")
     scaled = {name: np.array(rows, float) for name, rows in mix.items()}
     for mix_EK in scaled.values():
         mix_EK[:, none] = 0
-    return derive(space, {name: mix_EK.tolist() for name, mix_EK in scaled.items()}, edge_mix)
+    return {name: mix_EK.tolist() for name, mix_EK in scaled.items()}
 
 
 @dataclass(frozen=True)
@@ -176,12 +181,22 @@ class SkipCap:
         mix: Mapping[str, Sequence[Sequence[float]]],
         edge_mix: Mapping[str, Sequence[float]] | None = None,
     ) -> Genotype:
+        return self.cap(derive, space, mix, edge_mix)
+
+    def cap(
+        self,
+        rule: Callable[..., Genotype],
+        space: Space,
+        mix: Mapping[str, Sequence[Sequence[float]]],
+        edge_mix: Mapping[str, Sequence[float]] | None = None,
+    ) -> Genotype:
+        """The same with another ``rule`` in place of :func:`derive`."""
         if "skip_connect" not in space.primitives:
-            return derive(space, mix, edge_mix)
+            return rule(space, mix, edge_mix)
         skip = space.primitives.index("skip_connect")
         normal_EK = np.array(mix["normal"], float)
         while True:
-            genotype = derive(space, {**mix, "normal": normal_EK.tolist()}, edge_mix)
+            genotype = rule(space, {**mix, "normal": normal_EK.tolist()}, edge_mix)
             rows = [
                 space.rows(space.num_inputs + node)[gene.source]
                 for node, genes in enumerate(genotype.normal.nodes)

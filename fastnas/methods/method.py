@@ -9,7 +9,7 @@ from fastnas.bilevel.hypergradient import Hypergradient, first_order
 from fastnas.bilevel.score_function import ImportanceWeighted
 from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Projection, adam
 from fastnas.mechanisms.choice import Choice
-from fastnas.mechanisms.control import EIGENVALUE, Control
+from fastnas.mechanisms.control import EIGENVALUE, Control, EigenvalueRollBack
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
 from fastnas.mechanisms.matching import Alignment, GradientMatching
@@ -245,6 +245,10 @@ def _conflicts(method: Method) -> Iterator[tuple[str, str, str]]:  # noqa: PLR09
         yield gradient, draw, "Its gradient is that of a surrogate, and the weights step with a choice of their own."
     if not method.update_schedule.alpha_moves and method.choice is None:
         yield "update_schedule.alpha_moves=False", "choice=None", "Nothing would choose the architecture."
+    if not method.update_schedule.alpha_moves:
+        for part in ("penalties", "alpha_penalties", "objective"):
+            if getattr(method, part):
+                yield part, "update_schedule.alpha_moves=False", "It is of the loss that alpha sees."
     if method.matching is not None and (joint or method.weight_average is not None or of_weights is not None):
         why = "It compares the gradients of all candidates on both halves."
         yield "matching", "update_schedule.joint, weight_average or a draw", why
@@ -282,6 +286,9 @@ def _conflicts(method: Method) -> Iterator[tuple[str, str, str]]:  # noqa: PLR09
     if joint and method.perturbation is not None:
         why = "Alpha would get the gradient of coefficients that it did not choose."
         yield "update_schedule.joint", "perturbation", why
+    if method.choice is not None and not isinstance(method.control, EigenvalueRollBack | None):
+        why = "A stop names the epoch whose architecture it returns."
+        yield f"choice={_show(method.choice)}", control, why
     if reads_eigenvalue and method.eigenvalue_every == 0:
         yield control, "eigenvalue_every=0", "The eigenvalue would not be measured."
     if method.eigenvalue_every > 0 and method.draw is not None:

@@ -17,7 +17,7 @@ from fastnas.mechanisms.control import (
     SkipCount,
     eigenvalue_rule_of_the_code,
 )
-from fastnas.mechanisms.derivation import SkipCap
+from fastnas.mechanisms.derivation import SkipCap, derive
 from fastnas.mechanisms.penalty import l1, mean_logsumexp
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.schedules import Constant, Ramp, SkipDropout
@@ -107,12 +107,30 @@ def with_techniques(method: Method, techniques: Techniques) -> Method:
         >>> with_techniques(gdas(), Techniques(drop_path=0.2)).drop_path
         Ramp(start=0.0, end=0.2, before=0, after=0)
     """
+    if techniques.skip_cap is not None:
+        _require_plain_derivation(method, techniques)
+    if techniques.proximal and techniques.sparsity is not None:
+        raise ValueError("--proximal does not work with --sparsity: each makes coefficients in its own way.")
     for field in fields(techniques):
         value = getattr(techniques, field.name)
         if value is not None and value is not False:
             option = f"--{field.name.replace('_', '-')}"
             method = _change(method, option, **_PARTS[field.name](method, value))
     return method
+
+
+def _require_plain_derivation(method: Method, techniques: Techniques) -> None:
+    """Raise where a cap of skip connections would drop another rule, or be dropped."""
+    name = getattr(method.derivation, "__name__", type(method.derivation).__name__)
+    if method.choice is not None:
+        why = f"method {method.name} chooses by evaluations, which ask no derivation."
+    elif techniques.sparsity is not None:
+        why = "it does not work with --sparsity, which derives in its own way."
+    elif method.derivation is not derive and not isinstance(method.derivation, SkipCap):
+        why = f"method {method.name} derives in its own way ({name}), which it would drop."
+    else:
+        return
+    raise ValueError(f"--skip-cap: {why} Leave one of them out.")
 
 
 _OF_ALPHA = ("relaxation", "alpha_lr", "alpha_init_mean", "alpha_init_std")

@@ -163,7 +163,8 @@ def select(
     halves = search_halves(data, config)
     proposals = propose(space, method, found.genotype, found.history, ladder.proposals, config.seed, accept)
     held_out = HeldOut(data, halves.alpha, ladder.images, config, device)
-    edges = found.history[-1]["edge_mix"] if found.history else {}
+    # Those of joint inputs mark what one architecture reads, and another reads others
+    edges = found.history[-1]["edge_mix"] if found.history and not method.joint_inputs else {}
     log = _Log(folder, on_rung, data.task.score_name)
     for proposal in proposals:
         mix = select_path(space, proposal.genotype, edges, device)

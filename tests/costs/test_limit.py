@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from fastnas.costs.limit import DeriveWithin, _edges, _ways
-from fastnas.costs.tables import CostTable, activation_table, derived_cost, parameter_table
-from fastnas.mechanisms.derivation import derive
+from fastnas.costs.tables import CostTable, NetworkSize, activation_table, derived_cost, parameter_table
+from fastnas.mechanisms.derivation import SkipCap, derive, nonzero
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, SHARPERDARTS
 from fastnas.spaces.sampling import random_genotype
 
@@ -135,3 +135,24 @@ def test_a_limit_that_nothing_meets_names_the_cheapest_there_is(small_space, siz
         DeriveWithin(parameters, 0)
     with pytest.raises(ValueError, match="the table must be one of the search's space, got darts and nasbench201"):
         DeriveWithin(parameters, 1e9)(NASBENCH201, random_mix(NASBENCH201, rng))
+
+
+def test_a_limit_keeps_to_the_cap_of_skip_connections_and_to_what_none_counts():
+    rng = np.random.default_rng(0)
+    table = random_table(DARTS, rng, whole_numbers=False)
+    mix = random_mix(DARTS, rng)
+    skip = DARTS.primitives.index("skip_connect")
+    mix["normal"] = [[x + (k == skip) for k, x in enumerate(row)] for row in mix["normal"]]
+    limit = 0.9 * derived_cost(SkipCap(1)(DARTS, mix), table)
+    capped = DeriveWithin(table, limit, SkipCap(1))(DARTS, mix)
+    assert derived_cost(capped, table) <= limit
+    assert (
+        capped.normal.count("skip_connect") <= 1 < DeriveWithin(table, limit)(DARTS, mix).normal.count("skip_connect")
+    )
+
+    table = parameter_table(NASBENCH201, NetworkSize(channels=4, cells=1))
+    convolutions = {"normal": [[1.0, 0.1, 0.2, 0.5, 0.3]] * 6}
+    limit = 0.9 * derived_cost(nonzero(NASBENCH201, convolutions), table)
+    within = DeriveWithin(table, limit, nonzero)(NASBENCH201, convolutions)
+    assert derived_cost(within, table) <= limit
+    assert within.normal.count("none") == 0 < within.normal.count("nor_conv_3x3")

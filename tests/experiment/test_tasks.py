@@ -1,6 +1,7 @@
 """Each task from arrays to a model that predicts, on rendered squares; from the command line and from Python."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ import fastnas
 from fastnas import tasks
 from fastnas.cli.main import main
 from fastnas.data import from_arrays, load_data
+from fastnas.mechanisms.choice import Perturbation
+from fastnas.methods import darts
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import evaluate
 
@@ -178,3 +181,18 @@ def test_classification_is_measured_as_before():
     assert through_task.score == plain.score
     assert through_task.loss == pytest.approx(plain.loss, rel=1e-5)
     assert torch.equal(through_task.confusion, plain.confusion)
+
+
+def test_perturbation_tunes_by_the_loss_of_the_task():
+    images, targets = render()
+    calls = []
+
+    def loss(outputs, target):
+        calls.append(outputs.requires_grad)
+        return (outputs - target).abs().mean()
+
+    data = from_arrays((images, targets["regression"]), task=tasks.regression(loss=loss))
+    config = SearchConfig(channels=4, cells=1, epochs=1, batch_size=16, device="cpu")
+    fastnas.search("nasbench201", replace(darts(), choice=Perturbation(tune_epochs=1)), data, config)
+    steps, edges = len(data.train.labels) // 2 // config.batch_size, 6
+    assert sum(calls) == (2 + edges) * steps

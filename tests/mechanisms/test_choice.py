@@ -99,3 +99,10 @@ def test_evolution_stays_within_what_is_accepted_and_measures_no_path_twice():
 def test_an_evolution_without_meaning_is_refused(options):
     with pytest.raises(ValueError, match=f"Evolution: {next(iter(options))} must"):
         Evolution(**options)
+
+
+def test_perturbation_keeps_no_candidate_that_the_search_removed():
+    mix = even(NASBENCH201)
+    mix["normal"][:, 0] = 0  # `none`, which nobody misses; all others do harm
+    judge = Judge(mix, lambda genotype: 0.0, lambda at: float(at["normal"].sum()), lambda *_: None)
+    assert Perturbation()(NASBENCH201, judge, 0).normal.count("none") == 0

@@ -35,6 +35,7 @@ from fastnas.methods import (
 from fastnas.methods.variants import with_order
 from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.spaces.chain_space import PROXYLESS
+from fastnas.spaces.graph_space import DSO
 from fastnas.supernet.mix import Mix
 from fastnas.training.config import SearchConfig
 from tests.engine.points import SPACE, make_batches, make_run
@@ -284,5 +285,6 @@ def test_lambda_darts_climbs_the_agreement_of_its_cells(radius):
     search_step(run, weight_batch, search_batch)
     for name, x in expected.items():
         torch.testing.assert_close(run.state.w[name].detach(), x, rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match="alignment does not work in the space proxyless"):
-        require_fit(lambda_darts(), PROXYLESS)
+    for space in (PROXYLESS, DSO):
+        with pytest.raises(ValueError, match=f"alignment does not work in the space {space.name}"):
+            require_fit(lambda_darts(), space)

@@ -8,6 +8,7 @@ import torch
 
 from fastnas.bilevel.hypergradient import Unrolled, first_order
 from fastnas.engine.step import search_step
+from fastnas.mechanisms.choice import Evolution
 from fastnas.mechanisms.control import EigenvalueRollBack, EigenvalueStop, FirstOf, RankStable, SkipCount
 from fastnas.mechanisms.perturbation import Adversarial, random_smoothing
 from fastnas.mechanisms.schedules import Constant, Progress, Ramp
@@ -118,6 +119,12 @@ def test_proximal_steps_and_sparsity_make_nasp_and_dso_nas_of_darts():
         ("gdas", {"smoothing": "random"}, "--smoothing: method gdas: perturbation does not work with draw"),
         ("nasp", {"auxiliary_skip": 1.0}, "--auxiliary-skip: method nasp: auxiliary_skip does not work with draw"),
         ("parsec", {"partial_channels": 2}, "--partial-channels: method parsec: joint_inputs does not work with"),
+        ("spos", {"skip_cap": 2}, "--skip-cap: method spos chooses by evaluations"),
+        ("spos", {"beta_decay": 50.0}, "--beta-decay: method spos: alpha_penalties does not work with update_schedule"),
+        ("dso_nas", {"skip_cap": 2}, r"--skip-cap: method dso_nas derives in its own way \(nonzero\)"),
+        ("snas", {"skip_cap": 2}, r"--skip-cap: method snas derives in its own way \(every_edge\)"),
+        ("darts", {"skip_cap": 2, "sparsity": 0.1}, "--skip-cap: it does not work with --sparsity"),
+        ("darts", {"proximal": True, "sparsity": 0.1}, "--proximal does not work with --sparsity"),
     ],
 )
 def test_a_technique_without_meaning_is_refused_in_one_line(method, techniques, message):
@@ -133,3 +140,10 @@ def test_a_technique_without_meaning_is_refused_in_one_line(method, techniques, 
 def test_numbers_without_meaning_are_refused(value):
     with pytest.raises(ValueError, match=f"Techniques: {next(iter(value))} must"):
         Techniques(**value)
+
+
+@pytest.mark.parametrize("name", ["darts_plus", "robust_darts", "asap"])
+def test_an_evaluation_that_a_stop_would_overrule_is_refused(name):
+    with pytest.raises(ValueError, match=rf"method {name}: choice=.* does not work with control"):
+        replace(METHODS[name](), choice=Evolution())
+    assert replace(METHODS["robust_darts_ada"](), choice=Evolution()).choice == Evolution()

@@ -18,7 +18,7 @@ from fastnas.spaces.sampling import random_genotype
 from fastnas.supernet.mix import Mix, select_path
 from fastnas.supernet.supernets import build_supernet
 from fastnas.training.config import RetrainConfig, SearchConfig
-from tests.helpers import DIGITS, Killed
+from tests.helpers import DIGITS, Killed, quick_method
 
 SEARCH = SearchConfig(channels=4, cells=1, epochs=1, warmup_epochs=0, batch_size=16, train_fraction=0.1, device="cpu")
 TRAINING = RetrainConfig(channels=4, cells=1, batch_size=16)
@@ -232,3 +232,30 @@ def test_partial_channels_keep_their_edge_weights():
     assert set(edges) == {"normal", "reduction"}
     mix = select_path(DARTS, result.genotype, edges, torch.device("cpu"))
     assert result.supernet(torch.randn(2, 1, 8, 8), mix).isfinite().all()
+
+
+def test_a_path_reads_its_own_inputs_where_a_search_drew_others(monkeypatch):
+    method, seen = quick_method("parsec"), []
+    choosing = importlib.import_module("fastnas.engine.choosing")
+    plain_evaluate, plain_measure = choosing.evaluate_supernet, ladder.HeldOut.measure
+
+    def choice(space, judge, seed):
+        genotype = random_genotype(space, seed)
+        judge.measure_path(genotype)
+        return genotype
+
+    def evaluate(run, mix, images):
+        seen.append(mix.edges)
+        return plain_evaluate(run, mix, images)
+
+    def measure(held_out, network, mix=None):
+        seen.append(mix.edges)
+        return plain_measure(held_out, network, mix)
+
+    monkeypatch.setattr(choosing, "evaluate_supernet", evaluate)
+    monkeypatch.setattr(ladder.HeldOut, "measure", measure)
+    config = replace(SEARCH, cells=3)
+    result = search(DARTS, replace(method, choice=choice), DIGITS, config)
+    assert result.history[-1]["edge_mix"]
+    select(result, DARTS, method, DIGITS, config, TRAINING, replace(LADDER, proposals=1, entrants=1))
+    assert seen == [{}, {}]
