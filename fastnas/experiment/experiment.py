@@ -46,6 +46,7 @@ from fastnas.spaces.registry import SPACES
 from fastnas.spaces.sampling import random_genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.own import load_space
+from fastnas.tasks import require_smoothing
 from fastnas.training.config import SearchConfig
 from fastnas.training.networks import build_network_for, find_size
 from fastnas.training.result import RetrainResult
@@ -322,6 +323,7 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
     with torch.device("meta"):
         build_stage(parts.space, parts.method, data, config, 0)
         if experiment.retrain_searched:
+            require_smoothing(data.task, training.label_smoothing)
             images = class_balanced_fraction(data.train.labels, config.train_fraction, config.seed)
             what = "the training images of the retraining"
             steps_per_epoch(len(images), training.batch_size, what, option="--retrain.batch-size")

@@ -9,6 +9,7 @@ from fastnas.tasks.named import (
     dense,
     multi_label,
     regression,
+    require_smoothing,
     require_unbalanced,
     task_from_json,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "multi_label",
     "read_score",
     "regression",
+    "require_smoothing",
     "require_unbalanced",
     "task_from_json",
 ]

@@ -16,6 +16,13 @@ def require_unbalanced(task: Task, is_balanced: bool) -> None:
         raise invalid(WHERE, f"a task of {task.name} must not have balanced classes", "balanced", remedy)
 
 
+def require_smoothing(task: Task, share: float) -> None:
+    """Raise if targets are to be smoothed where the loss does not do so."""
+    if share > 0 and (task.own_loss is not None or isinstance(task, Regression)):
+        whose = "regression" if task.own_loss is None else "a loss= of your own"
+        raise invalid(WHERE, f"label_smoothing must be 0 with {whose}, which does not smooth", share, "Leave it out.")
+
+
 def classification(*, loss: OwnLoss | None = None, metrics: Mapping[str, Any] | None = None) -> Classification:
     """One class for each image, the default. Targets are whole numbers ``[N]``; the score is the accuracy.
 

@@ -41,7 +41,7 @@ from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import lay_out
 from fastnas.supernet.own import as_space
-from fastnas.tasks import Classification, Task, require_unbalanced
+from fastnas.tasks import Classification, Task, require_smoothing, require_unbalanced
 from fastnas.training.checkpoint import (
     has_checkpoint,
     load_checkpoint,
@@ -194,6 +194,7 @@ class _Training:
         self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
         self.device = device = local_device(setup.device)
         require_unbalanced(data.task, setup.is_balanced)
+        require_smoothing(data.task, config.label_smoothing)
         self.indices = class_balanced_fraction(data.train.labels, setup.train_fraction, setup.seed)
         drop_last = config.drop_last or ranks.size > 1
         self.steps = steps_per_epoch(len(self.indices), config.batch_size, drop_last=drop_last)

@@ -152,6 +152,8 @@ def test_what_a_task_rules_out_is_refused_in_one_line(capsys):
     data = from_arrays((render()[0], render()[1]["regression"]), task="regression")
     with pytest.raises(ValueError, match="must not have balanced classes"):
         fastnas.search("darts", "darts", data, SearchConfig(class_weights="balanced", device="cpu"))
+    with pytest.raises(ValueError, match="label_smoothing must be 0 with regression"):
+        fastnas.retrain("DARTS_V2", data, RetrainConfig(label_smoothing=0.1))
     with pytest.raises(ValueError, match="where the data is made"):
         fastnas.search("darts", "darts", "digits", task="regression")
 
