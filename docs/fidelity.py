@@ -196,7 +196,8 @@ FIDELITY: Mapping[str, Mapping[Aspect, Claim]] = MappingProxyType(
             _code(
                 f"{_UPDATES}nasp_takes_the_gradient_at_the_discretised_point_and_clips_to_the_box",
                 "with `published_for=`, on a PyTorch whose `zero_grad` leaves idle candidates alone, as the library "
-                "does (that of its day let decay and momentum go on); the paper's projection is the default",
+                "does (that of its day let decay and momentum go on); the paper's projection is the default, with "
+                "noise of 1e-3 on alpha, since a tie chooses `none` in the spaces of other papers",
                 "nasp",
             ),
             derivation=_code(
@@ -360,7 +361,7 @@ names `official.py`, whole steps were also made beside the authors' code itself,
 `fastnas/experiment/recipes.py`.
 
 Searches by `snas`, `nasp`, `dso_nas` and `proxyless_nas` do not repeat those of fastnas 0.1.0: they drop paths, begin
-at exactly 0.5, clip elements of gradients, and begin with the paper's weights. From equal weights `proxyless_nas` finds
+near 0.5, clip elements of gradients, and begin with the paper's weights. From equal weights `proxyless_nas` finds
 the same logits as before.
 """
 _TECHNIQUES = """\

@@ -144,7 +144,8 @@ def with_budgets(case: Case) -> Case:
     reads_many = case.constants.get("NORMALISED") or case.constants.get("POOLS")
     if case.kernel.__name__ in ("stage_kernel", "gather_kernel") and reads_many:
         exceptions["sm_80"] = replace(budget, spills=4, reasons={**budget.reasons, "spills": ADDRESS})
-    if case.kernel.__name__ == "pointwise_backward_kernel" and not case.constants["WEIGHTS"]:
+    most = {"pointwise_backward_kernel": 170, "stage_kernel": 188, "depthwise_weights_kernel": 182}
+    if case.kernel.__name__ in most:
         reasons = {**budget.reasons, "registers": NEWEST}
-        exceptions["sm_100"] = replace(budget, registers=170, reasons=reasons)
+        exceptions["sm_100"] = replace(budget, registers=most[case.kernel.__name__], reasons=reasons)
     return replace(case, budget=budget, exceptions=exceptions)

@@ -246,7 +246,7 @@ class Tiles:
         """Whether a branch's raw output is computed once more where the gradients of its filters are, which need its
         depthwise output anyhow, and not read: if a tile has all ``channels``, and products are not in parts, which
         takes the registers that this would need."""
-        return channels <= self.pointwise.channels and self.precision != "tf32x3"
+        return channels <= self.pointwise.channels and self.precision == "ieee"
 
 
 # Why `tf32x3` keeps float32's accuracy. It splits a = a1 + a2 + r into two numbers of 11 bits and a rest, so that
