@@ -128,7 +128,7 @@ AMD = Budget(
     },
 )
 
-ADDRESS = "ptxas keeps an address of 8 bytes in local memory; limits of registers that avoid it are for sm_90"
+ADDRESS = "ptxas keeps an address or two of 8 bytes in local memory; limits of registers that avoid it are for sm_90"
 NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen for sm_80 and sm_90"
 
 
@@ -141,9 +141,8 @@ def with_budgets(case: Case) -> Case:
     if case.kernel.__name__ == "depthwise_weights_kernel":
         budget = FEW if width == 2 else TAPS
     exceptions = {"gfx942": AMD}
-    reads_many = case.constants.get("NORMALISED") or case.constants.get("POOLS")
-    if case.kernel.__name__ in ("stage_kernel", "gather_kernel") and reads_many:
-        exceptions["sm_80"] = replace(budget, spills=4, reasons={**budget.reasons, "spills": ADDRESS})
+    if case.kernel.__name__ in ("stage_kernel", "gather_kernel"):
+        exceptions["sm_80"] = replace(budget, spills=6, reasons={**budget.reasons, "spills": ADDRESS})
     most = {"pointwise_backward_kernel": 170, "stage_kernel": 188, "depthwise_weights_kernel": 182}
     if case.kernel.__name__ in most:
         reasons = {**budget.reasons, "registers": NEWEST}
