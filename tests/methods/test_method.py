@@ -111,7 +111,7 @@ def test_a_combination_without_meaning_is_refused(changes, message):
 def test_techniques_stand_beside_every_method(changes):
     for recipe in METHODS.values():
         if recipe().name == "spos" and changes.keys() & {"penalties", "control"}:  # its alpha stays, its choice ends it
-            with pytest.raises(ValueError, match="method spos: (penalties|choice).* does not work with"):
+            with pytest.raises(ValueError, match=r"method spos: (penalties|choice).* does not work with"):
                 replace(recipe(), **changes)
         else:
             assert isinstance(replace(recipe(), **changes), Method)
