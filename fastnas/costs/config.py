@@ -105,6 +105,7 @@ def limit_cost(method: Method, config: CostConfig, table: CostTable | None) -> M
     Raises:
         ValueError: If no architecture is within the limit, or the method does not support this penalty.
     """
+    _require_use(config)
     if table is None:
         return method
     target = average_cost(table) if config.target is None else config.target
@@ -123,6 +124,19 @@ def limit_cost(method: Method, config: CostConfig, table: CostTable | None) -> M
     if config.limit is not None:
         method = replace(method, derivation=DeriveWithin(table, config.limit, method.derivation))
     return method
+
+
+def _require_use(config: CostConfig) -> None:
+    """Raise for numbers that nothing reads. Not where settings are made: files of old runs may hold them."""
+    unused = {
+        "target": (config.penalty is None, "any"),
+        "exponent": (config.penalty not in ("log", "product"), "log or product"),
+    }
+    for name, (idle, penalty) in unused.items():
+        value = getattr(config, name)
+        if idle and value != getattr(CostConfig(), name):
+            rule = f"--cost.{name} needs --cost.penalty{'' if penalty == 'any' else f' {penalty}'}"
+            raise invalid(WHERE, rule, f"{value} and --cost.penalty {config.penalty}", "It would change nothing.")
 
 
 def average_cost(table: CostTable) -> float:

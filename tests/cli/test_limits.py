@@ -37,6 +37,11 @@ CSV = "architecture,test\n{},50\n"
             ["search", "--cost.limit", "3"],
             "cost: --cost.penalty and --cost.limit need --cost.of, got --cost.limit 3.0.",
         ),
+        (["search", "--cost.target", "2"], "cost: --cost.target needs --cost.penalty, got 2.0"),
+        (
+            ["search", "--cost.of", "parameters", "--cost.penalty", "linear", "--cost.exponent", "2"],
+            "cost: --cost.exponent needs --cost.penalty log or product, got 2.0",
+        ),
         (["search", "--budget", "1e400GiB"], "plan: --budget must be a size such as 24GiB"),
         (["plan", "--budget", "1e400GiB"], "plan: --budget must be a size such as 24GiB"),
         (["plan", "--bandwidth", "0"], "plan: --bandwidth must be a positive number, got 0.0."),
