@@ -32,7 +32,8 @@ _NUMBERS: dict[Any, tuple[type, str]] = {int: (Integral, "a whole number"), floa
 
 
 def require_field_types(config: object) -> None:
-    """Raise unless the fields of a dataclass hold what their annotations say, choices among them."""
+    """Raise unless the fields of a dataclass hold what their annotations say, choices among them. By hand, since
+    settings are made on machines without pydantic, too (profiling/gpu.py)."""
     for name, hint in _read_hints(type(config)).items():
         value = getattr(config, name)
         if not _fits(value, hint):
@@ -72,7 +73,7 @@ def _name(hint: Any) -> str:
         return f"a tuple of {_name(parts[0]).removeprefix('a ')}s"
     if hint in _NUMBERS:
         return _NUMBERS[hint][1]
-    return {bool: "True or False", str: "a text"}.get(hint) or f"{_article(hint.__name__)} {hint.__name__}"
+    return {bool: "True or False", str: "a string"}.get(hint) or f"{_article(hint.__name__)} {hint.__name__}"
 
 
 def describe(value: object) -> str:

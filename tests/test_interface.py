@@ -129,7 +129,7 @@ DARTS, pc_darts = fastnas.spaces.DARTS, fastnas.methods.pc_darts
         (lambda: fastnas.SearchConfig(epochs=1.5), "SearchConfig: epochs must be a whole number, got 1.5"),
         (lambda: fastnas.RetrainConfig(lr="0.1"), "RetrainConfig: lr must be a number, got '0.1'"),
         (lambda: fastnas.data.DataConfig(fit="pads"), "DataConfig: fit must be .*, got 'pads'"),
-        (lambda: replace(pc_darts(), draw="gumbel"), "Method: draw must not be a text, got 'gumbel'"),
+        (lambda: replace(pc_darts(), draw="gumbel"), "Method: draw must not be a string, got 'gumbel'"),
         (lambda: fastnas.MixedOp("none", 16, 1), "MixedOp: primitives must be a list of names, got an int"),
         (lambda: fastnas.profile(None, None), "profile: network must be a Module, got None"),
         (lambda: fastnas.restore("net"), "restore: network must be a Module, got 'net'"),

@@ -22,7 +22,7 @@ from fastnas.errors import invalid, suggest
 
 Command = TypeVar("Command")
 FIRST = "most used"
-WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a text", Path: "a file or folder"}
+WORDS: Mapping[type, str] = {int: "a whole number", float: "a number", str: "a string", Path: "a file or folder"}
 SHORT: Mapping[type, str] = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 
 _SUPPRESSED = get_args(Suppress[int])[1]
@@ -233,7 +233,7 @@ def _in_words(kind: Any) -> str:
         if len(parts) < len(get_args(kind)):
             return f"any number of values, each {_in_words(parts[0])}"
         return f"{len(parts)} values, each {_in_words(parts[0])}"
-    return WORDS.get(kind, "nothing" if kind is bool else "a text")
+    return WORDS.get(kind, "nothing" if kind is bool else "a string")
 
 
 def _placeholder(kind: Any) -> str:

@@ -128,15 +128,11 @@ def limit_cost(method: Method, config: CostConfig, table: CostTable | None) -> M
 
 def _require_use(config: CostConfig) -> None:
     """Raise for numbers that nothing reads. Not where settings are made: files of old runs may hold them."""
-    unused = {
-        "target": (config.penalty is None, "any"),
-        "exponent": (config.penalty not in ("log", "product"), "log or product"),
-    }
-    for name, (idle, penalty) in unused.items():
-        value = getattr(config, name)
-        if idle and value != getattr(CostConfig(), name):
-            rule = f"--cost.{name} needs --cost.penalty{'' if penalty == 'any' else f' {penalty}'}"
-            raise invalid(WHERE, rule, f"{value} and --cost.penalty {config.penalty}", "It would change nothing.")
+    remedy = "It would change nothing."
+    if config.penalty is None and config.target is not None:
+        raise invalid(WHERE, "--cost.target needs --cost.penalty", config.target, remedy)
+    if config.penalty not in ("log", "product") and config.exponent is not None:
+        raise invalid(WHERE, "--cost.exponent needs --cost.penalty log or product", config.exponent, remedy)
 
 
 def average_cost(table: CostTable) -> float:

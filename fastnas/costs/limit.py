@@ -8,12 +8,13 @@ and score can be the beginning of the best architecture; they stay few, because 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import NamedTuple
 
 import numpy as np
 
 from fastnas.costs.tables import CostTable, derived_cost
-from fastnas.mechanisms.derivation import SkipCap, derive, nonzero, without_none
+from fastnas.mechanisms.derivation import derive
 from fastnas.spaces.genotype import CellGenotype, Gene, Genotype
 from fastnas.spaces.space import Space
 from fastnas_kernels.check import invalid
@@ -29,8 +30,9 @@ class DeriveWithin:
     If what ``derivation`` gives meets the limit, that is the result. Otherwise it is the architecture within the
     limit with the largest sum, over its edges, of coefficient times edge coefficient - the sum that the rule of
     DARTS (:func:`fastnas.mechanisms.derivation.derive`) maximises without a limit. Among equal sums the cheapest.
-    :class:`~fastnas.mechanisms.derivation.SkipCap` resets skip connections here, too, and ``none`` counts nothing
-    where :func:`~fastnas.mechanisms.derivation.nonzero` derives.
+    A derivation that takes another ``rule`` beneath it (:class:`~fastnas.mechanisms.derivation.SkipCap`,
+    :class:`~fastnas.mechanisms.derivation.AboveThreshold`, :func:`~fastnas.mechanisms.derivation.nonzero`) gets this
+    one.
 
     Called as any derivation: ``replace(method, derivation=DeriveWithin(table, limit))``.
 
@@ -60,9 +62,8 @@ class DeriveWithin:
         if space != self.table.space:
             rule = "the table must be one of the search's space"
             raise invalid("DeriveWithin", rule, f"{self.table.space.name} and {space.name}")
-        if isinstance(self.derivation, SkipCap):
-            return self.derivation.cap(partial(self._derive, derive), space, mix, edge_mix)
-        mix = without_none(space, mix) if self.derivation is nonzero else mix
+        if "rule" in signature(self.derivation).parameters:
+            return self.derivation(space, mix, edge_mix, rule=partial(self._derive, derive))
         return self._derive(self.derivation, space, mix, edge_mix)
 
     def _derive(

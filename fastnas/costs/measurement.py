@@ -121,9 +121,8 @@ def measure_table(
     genotypes = [random_genotype(space, stream(seed, "latency fit", i)) for i in range(fit)]
     calls = [_make_call(c.build(space), (size.batch_size, c.channels, *c.size), device) for c in candidates]
     calls += _network_calls(space, size, genotypes, device)
-    started, timed = monotonic(), time_rounds(calls, device)
-    while True:
-        samples = next(timed)
+    started = monotonic()
+    for samples in time_rounds(calls, device):
         of_networks, rounds = samples[len(candidates) :], len(samples[0])
         seconds = dict(zip(candidates, map(median, samples), strict=False))
         raw = tabulate(space, size, "seconds", seconds.__getitem__, 0.0)
@@ -173,9 +172,7 @@ def check_table(
     if len(unseen) < genotypes:
         rule = f"the space must have {genotypes} architectures that the table was not fitted to"
         raise invalid(WHERE, rule, len(unseen), "Ask for fewer with --genotypes.")
-    timed = time_rounds(_network_calls(space, table.size, unseen, device), device)
-    while True:
-        samples = next(timed)
+    for samples in time_rounds(_network_calls(space, table.size, unseen, device), device):
         if on_round is not None:
             on_round(f"networks that the table has not seen: round {len(samples[0])} of {table.repeats}")
         if len(samples[0]) >= table.repeats:

@@ -13,7 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from fastnas.mechanisms.draw import Draw, gumbel_selected_with_scalars
+from fastnas.mechanisms.draw import Draw
 from fastnas.methods.method import Method
 from fastnas.spaces.space import Space
 from fastnas.supernet.mix import list_built
@@ -46,11 +46,12 @@ def find_reader(supernet: nn.Module, method: Method, device: torch.device, noise
     draws = _draws(method)
     if not draws:
         return None
+    if not _are_served(device):
+        return "what was not drawn is not evaluated, and no kernel on the device decides that"
     reasons = [
-        (not _are_served(device), "what was not drawn is not evaluated, and no kernel on the device decides that"),
         (not _is_known(supernet), "the space has candidates that no kernel knows, and PyTorch runs the drawn ones"),
         (not all(draw.one_hot or draw.single for draw in draws), "how many candidates a draw leaves on is not known"),
-        (gumbel_selected_with_scalars in draws, "the gradient of every scalar is added to an edge by PyTorch"),
+        (any(draw.has_offsets() for draw in draws), "the gradient of every scalar is added to an edge by PyTorch"),
         (noise, "what is dropped at random is dropped by PyTorch"),
         (method.update_schedule.joint, "a step that moves alpha and the weights at once is of no published draw"),
         (is_synchronised(), "several processes share their statistics, for which no kernel waits"),

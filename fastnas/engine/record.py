@@ -22,7 +22,7 @@ from fastnas.supernet.mix import Mix
 from fastnas.training.numerics import Means, evaluate
 
 CONSTANT_EPOCHS = 3
-"""Of one output for all images, before it is said: a single draw of a sampled method may pass nothing by chance."""
+"""Of one output for all images, before the warning: a single draw of a sampled method may pass nothing by chance."""
 
 
 class Stopwatch:
@@ -80,10 +80,13 @@ def evaluate_supernet(
     )
 
     differs = torch.zeros((), dtype=torch.bool, device=run.device)
+    first: list[Tensor] = []
 
     def logits(images: Tensor) -> Tensor:
         output = run.state.supernet(images, mix)
-        differs.logical_or_((output != output[:1]).any())
+        if not first:
+            first.append(output[:1])
+        differs.logical_or_((output != first[0]).any())
         return output
 
     with torch.no_grad():
@@ -140,14 +143,14 @@ def make_record(run: Run, epoch: int, lr: float, eigenvalue: float | None, stopw
 
 
 def warn_of_constant_output(history: Sequence[Mapping[str, Any]]) -> None:
-    """Say it when the network has given every image the same output for :data:`CONSTANT_EPOCHS` epochs: an
+    """Warn once when the network has given every image the same output for :data:`CONSTANT_EPOCHS` epochs: an
     architecture where nothing passes from the input to the output has no gradient that leads away from it."""
     before, last = history[-CONSTANT_EPOCHS - 1 : -CONSTANT_EPOCHS], history[-CONSTANT_EPOCHS:]
     constant = [record.get("constant_output", False) for record in (*before, *last)]
     if len(last) == CONSTANT_EPOCHS and all(constant[-CONSTANT_EPOCHS:]) and (not before or not constant[0]):
         text = (
-            f"search: the supernet gives every image the same output since epoch {last[0]['epoch'] + 1}: the "
-            "candidates that are on pass nothing (`none`?). Use a space without `none` or lower --alpha-lr."
+            f"search: since epoch {last[0]['epoch'] + 1} the supernet has given every image the same output: what it "
+            "chooses passes nothing on, as `none` does. Use a space without `none`, or a lower --alpha-lr."
         )
         warnings.warn(text, RuntimeWarning, stacklevel=3)
 

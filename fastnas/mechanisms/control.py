@@ -2,8 +2,8 @@
 
 A control is called with the space and the records so far, one an epoch as in ``metrics.jsonl``, and returns what to
 do before the next epoch, or ``None`` to go on. It keeps nothing: what it decides after a resume is what it decided
-before. By ``reads`` it says what a search must measure for it, by ``keeps`` how far it may go back; a plain function
-does neither.
+before. By ``reads`` it says what a search must measure for it, by ``keeps`` how far it may go back, by ``stops``
+whether it may end the search; a plain function reads nothing, does not go back, and stops.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -219,6 +219,7 @@ class EigenvalueRollBack:
     factor: float = 10.0
     limit: float = 0.03
     reads: ClassVar[frozenset[str]] = frozenset({EIGENVALUE})
+    stops: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not self.factor > 1:
@@ -251,6 +252,11 @@ class FirstOf:
     def reads(self) -> frozenset[str]:
         """What any of them reads."""
         return frozenset().union(*(getattr(control, "reads", ()) for control in self.controls))
+
+    @property
+    def stops(self) -> bool:
+        """Whether any of them does."""
+        return any(getattr(control, "stops", True) for control in self.controls)
 
     @property
     def keeps(self) -> int:

@@ -53,21 +53,17 @@ def nonzero(
     space: Space,
     mix: Mapping[str, Sequence[Sequence[float]]],
     edge_mix: Mapping[str, Sequence[float]] | None = None,
+    rule: Callable[..., Genotype] = derive,
 ) -> Genotype:
     """:func:`derive`, with ``none`` only where all else is exactly zero: DSO-NAS (Zhang et al., 2018,
     arXiv:1811.01567), whose coefficients scale candidates and share nothing with ``none``."""
-    return derive(space, without_none(space, mix), edge_mix)
-
-
-def without_none(space: Space, mix: Mapping[str, Sequence[Sequence[float]]]) -> Mapping[str, Sequence[Sequence[float]]]:
-    """``mix`` with zero for ``none``, where the space has it."""
     if "none" not in space.primitives:
-        return mix
+        return rule(space, mix, edge_mix)
     none = space.primitives.index("none")
     scaled = {name: np.array(rows, float) for name, rows in mix.items()}
     for mix_EK in scaled.values():
         mix_EK[:, none] = 0
-    return {name: mix_EK.tolist() for name, mix_EK in scaled.items()}
+    return rule(space, {name: mix_EK.tolist() for name, mix_EK in scaled.items()}, edge_mix)
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,9 @@ class AboveThreshold:
         space: Space,
         mix: Mapping[str, Sequence[Sequence[float]]],
         edge_mix: Mapping[str, Sequence[float]] | None = None,
+        rule: Callable[..., Genotype] = derive,
     ) -> Genotype:
-        found = derive(space, mix, edge_mix)
+        found = rule(space, mix, edge_mix)
         if "none" not in space.primitives or space.kept_edges is None:
             return found
         cells = {name: self._kept(space, cell, mix[name]) for name, cell in found.cells.items()}
@@ -180,17 +177,8 @@ class SkipCap:
         space: Space,
         mix: Mapping[str, Sequence[Sequence[float]]],
         edge_mix: Mapping[str, Sequence[float]] | None = None,
+        rule: Callable[..., Genotype] = derive,
     ) -> Genotype:
-        return self.cap(derive, space, mix, edge_mix)
-
-    def cap(
-        self,
-        rule: Callable[..., Genotype],
-        space: Space,
-        mix: Mapping[str, Sequence[Sequence[float]]],
-        edge_mix: Mapping[str, Sequence[float]] | None = None,
-    ) -> Genotype:
-        """The same with another ``rule`` in place of :func:`derive`."""
         if "skip_connect" not in space.primitives:
             return rule(space, mix, edge_mix)
         skip = space.primitives.index("skip_connect")

@@ -68,6 +68,10 @@ class Draw:
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         raise NotImplementedError
 
+    def has_offsets(self) -> bool:
+        """Whether the samples carry offsets, which PyTorch adds to an edge's output."""
+        return False
+
     def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor | None:
         """Coefficients ``[E, K]`` whose derivative stands in for that of the sample of the same seed; ``None`` where it
         has its own."""
@@ -203,6 +207,9 @@ class GumbelHard(Draw):
 
     def __call__(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Sample:
         return self.route(gumbel_softmax(alpha_EK, seed, tau, "straight_through", alive_EK).mix)
+
+    def has_offsets(self) -> bool:
+        return self.route is _select_with_scalars
 
     def surrogate(self, alpha_EK: Tensor, alive_EK: Tensor | None, tau: float, seed: Seed) -> Tensor:
         return gumbel_softmax(alpha_EK, seed, tau, "soft", alive_EK).mix

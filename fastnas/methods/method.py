@@ -9,7 +9,7 @@ from fastnas.bilevel.hypergradient import Hypergradient, first_order
 from fastnas.bilevel.score_function import ImportanceWeighted
 from fastnas.mechanisms.alpha_optimizer import MakeOptimizer, Projection, adam
 from fastnas.mechanisms.choice import Choice
-from fastnas.mechanisms.control import EIGENVALUE, Control, EigenvalueRollBack
+from fastnas.mechanisms.control import EIGENVALUE, Control
 from fastnas.mechanisms.derivation import derive
 from fastnas.mechanisms.draw import Draw
 from fastnas.mechanisms.matching import Alignment, GradientMatching
@@ -173,7 +173,7 @@ class Method:
             value = getattr(self, part.name)
             if isinstance(value, str) and part.name not in ("name", "source"):
                 remedy = "Parts are objects, as of fastnas.mechanisms, and not their names."
-                raise invalid("Method", f"{part.name} must not be a text", repr(value), remedy)
+                raise invalid("Method", f"{part.name} must not be a string", repr(value), remedy)
         if not 0 <= self.warmup_share < 1:
             raise invalid("Method", "warmup_share must lie in [0, 1)", self.warmup_share)
         if not self.stages:
@@ -286,7 +286,7 @@ def _conflicts(method: Method) -> Iterator[tuple[str, str, str]]:  # noqa: PLR09
     if joint and method.perturbation is not None:
         why = "Alpha would get the gradient of coefficients that it did not choose."
         yield "update_schedule.joint", "perturbation", why
-    if method.choice is not None and not isinstance(method.control, EigenvalueRollBack | None):
+    if method.choice is not None and method.control is not None and getattr(method.control, "stops", True):
         why = "A stop names the epoch whose architecture it returns."
         yield f"choice={_show(method.choice)}", control, why
     if reads_eigenvalue and method.eigenvalue_every == 0:

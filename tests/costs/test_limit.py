@@ -6,7 +6,7 @@ import torch
 
 from fastnas.costs.limit import DeriveWithin, _edges, _ways
 from fastnas.costs.tables import CostTable, NetworkSize, activation_table, derived_cost, parameter_table
-from fastnas.mechanisms.derivation import SkipCap, derive, nonzero
+from fastnas.mechanisms.derivation import AboveThreshold, SkipCap, derive, nonzero
 from fastnas.spaces.cell_space import DARTS, NASBENCH201, S1, SHARPERDARTS
 from fastnas.spaces.sampling import random_genotype
 
@@ -156,3 +156,12 @@ def test_a_limit_keeps_to_the_cap_of_skip_connections_and_to_what_none_counts():
     within = DeriveWithin(table, limit, nonzero)(NASBENCH201, convolutions)
     assert derived_cost(within, table) <= limit
     assert within.normal.count("none") == 0 < within.normal.count("nor_conv_3x3")
+
+
+def test_a_limit_keeps_the_threshold_of_fair_darts():
+    table, rng = parameter_table(DARTS, NetworkSize(channels=4, cells=3)), np.random.default_rng(0)
+    fair, mix = AboveThreshold(0.5), random_mix(DARTS, rng)
+    limit = 0.9 * derived_cost(derive(DARTS, mix), table)
+    within = DeriveWithin(table, limit, fair)(DARTS, mix)
+    assert derived_cost(within, table) <= limit
+    assert within.normal.count("none") > 0 == DeriveWithin(table, limit)(DARTS, mix).normal.count("none")

@@ -20,7 +20,7 @@ from fastnas.spaces.cell_space import DARTS, NASBENCH201
 from fastnas.supernet.supernets import DartsSupernet
 from fastnas.training.config import SearchConfig
 from tests.engine.points import SPACE
-from tests.helpers import DIGITS, Killed, without_seconds
+from tests.helpers import DIGITS, Killed, make_run, without_seconds
 
 TINY = SearchConfig(channels=4, cells=1, epochs=4, warmup_epochs=0, batch_size=8, train_fraction=0.03, device="cpu")
 loop = importlib.import_module("fastnas.engine.loop")  # the attribute of the package is the function
@@ -289,7 +289,9 @@ def progresses(epochs):
 
 def test_a_network_that_passes_nothing_is_said_once_and_a_healthy_one_never():
     dead = replace(nasp(), alpha_init_std=0.0)  # a tie, which chooses `none` everywhere
-    with pytest.warns(RuntimeWarning, match=r"gives every image the same output since epoch 1: .*`none`") as said:
+    with pytest.warns(
+        RuntimeWarning, match=r"since epoch 1 the supernet has given every image the same output: .*`none`"
+    ) as said:
         found = search(NASBENCH201, dead, DIGITS, replace(TINY, epochs=5))
     assert len(said) == 1
     assert [record["constant_output"] for record in found.history] == [True] * 5
@@ -297,3 +299,11 @@ def test_a_network_that_passes_nothing_is_said_once_and_a_healthy_one_never():
         warnings.simplefilter("error")
         found = search(NASBENCH201, nasp(), DIGITS, replace(TINY, epochs=3))
     assert not any("constant_output" in record for record in found.history)
+
+
+@pytest.mark.parametrize(("network", "constant"), [(lambda x, _: x.mean((2, 3)).expand(-1, 10), False),
+                                                   (lambda x, _: x.new_zeros(len(x), 10), True)])  # fmt: skip
+def test_whether_outputs_differ_is_seen_in_batches_of_one_image(network, constant):
+    run = make_run(darts(), replace(TINY, batch_size=1))
+    run.state.supernet = network
+    assert record.evaluate_supernet(run, None, 4)[1] == constant
