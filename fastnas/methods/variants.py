@@ -60,7 +60,7 @@ class Techniques:
         auxiliary_skip: First coefficient of an additional skip connection, which fades (Chu et al., 2021).
         proximal: Evaluate and differentiate at the nearest discrete architecture, as NASP (Yao et al., 2020).
         sparsity: Scale candidates freely under an L1 penalty of this strength that ends in exact zeros, as DSO-NAS
-            (Zhang et al., 2018); it wants alpha_lr 0.1.
+            (Zhang et al., 2018); alpha's rate is 0.1 then, unless another is given.
     """
 
     __pydantic_config__ = STRICT
