@@ -4,7 +4,6 @@ from fastnas.errors import invalid
 from fastnas.mechanisms.control import SKIPS
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method
-from fastnas.spaces.graph_space import GraphSpace
 from fastnas.spaces.space import Space
 from fastnas.tasks import Task, require_unbalanced
 from fastnas.training.config import SearchConfig
@@ -21,11 +20,8 @@ def require_fit(method: Method, space: Space) -> None:
     no_growth = "" if space.depth is None else "Every block has a row of alpha, which a deeper network would not have."
     no_skips = "" if "skip_connect" in space.primitives else "It counts skip connections, of which the space has none."
     partial, grows = method.partial_channels, any(stage.added_cells for stage in method.stages)
-    repeats = "Its blocks have coefficients of their own, so that no two cells share any."
-    in_graphs = "Its supernet takes the same coefficients in all blocks." if isinstance(space, GraphSpace) else ""
-    of_its_own = repeats if space.depth is not None else in_graphs
     refusals = [
-        (method.alignment is not None, "alignment", of_its_own),
+        (method.alignment is not None, "alignment", space.no_alignment),
         (partial > 1, f"partial_channels={partial}", space.no_partial_channels),
         (method.edge_normalisation, "edge_normalisation", space.no_edge_weights),
         (grows, "a stage with added_cells", no_growth),

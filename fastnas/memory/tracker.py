@@ -1,4 +1,8 @@
-"""Which storages are alive, and why, while a computation runs: on real tensors or on ones without memory."""
+"""Which storages are alive, and why, while a computation runs: on real tensors or on ones without memory.
+
+PyTorch's own tracker (``torch.distributed._tools.mem_tracker``, 2.14) refuses a network that is called twice in a step,
+as unrolled steps do, and does not know the workspace of kernels.
+"""
 
 import weakref
 from collections import Counter

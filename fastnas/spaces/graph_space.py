@@ -147,6 +147,10 @@ class GraphSpace(Space):
     def depth(self) -> int | None:
         return None if self.shared else self.dag.blocks.count("normal") // STAGES
 
+    @property
+    def no_alignment(self) -> str:
+        return super().no_alignment or "Its supernet takes the same coefficients in all blocks."
+
     def with_depth(self, cells: int) -> GraphSpace:
         return dso(cells) if self == DSO_FULL else super().with_depth(cells)
 

@@ -179,6 +179,12 @@ class Space(ABC):
         """The blocks in a stage, where each has choices of its own; ``None`` where any number of cells shares them."""
         return None
 
+    @property
+    def no_alignment(self) -> str:
+        """Why no two cells have coefficients in common whose gradients could agree; empty where they have."""
+        shared = self.depth is None
+        return "" if shared else "Its blocks have coefficients of their own, so that no two cells share any."
+
     def with_depth(self, cells: int) -> Self:
         """The space of a network with ``cells`` cells: where every block has rows of alpha, it depends on that."""
         self.require_depth(cells)
