@@ -300,7 +300,7 @@ def build_stage(space: Space, method: Method, data: ImageData, config: SearchCon
             space,
             len(data.classes),
             config.channels,
-            config.cells + method.stages[stage].added_cells,
+            method.stages[stage].deepen(config.cells),
             method.partial_channels,
             data.channels,
             data.large,

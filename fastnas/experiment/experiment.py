@@ -330,7 +330,7 @@ def _check_sizes(experiment: Experiment, parts: Parts) -> None:
             network = build_network_for(data, random_genotype(parts.space, 0), training, parts.space)
             if training.init_from == SUPERNET:
                 stage = len(parts.method.stages) - 1
-                needed = config.channels, config.cells + parts.method.stages[stage].added_cells
+                needed = config.channels, parts.method.stages[stage].deepen(config.cells)
                 sizes = training.channels, training.cells
                 if sizes != needed:
                     options = "--retrain.channels {} --retrain.cells {}"

@@ -79,13 +79,25 @@ class Stage:
     Args:
         added_cells: Cells beyond the configured depth.
         candidates: How many candidates each edge begins with; ``None`` for all.
+        of_cells: The depth that ``added_cells`` is meant for: a search of fewer cells grows in proportion.
+
+    Example:
+        >>> [Stage(6, of_cells=5).deepen(cells) for cells in (1, 5, 8)]
+        [2, 11, 14]
     """
 
     added_cells: int = 0
     candidates: int | None = None
+    of_cells: int = 1
 
     def __post_init__(self) -> None:
         if self.added_cells < 0:
             raise invalid("Stage", "added_cells must not be negative", self.added_cells)
         if self.candidates is not None and self.candidates < 1:
             raise invalid("Stage", "candidates must be at least 1", self.candidates)
+        if self.of_cells < 1:
+            raise invalid("Stage", "of_cells must be at least 1", self.of_cells)
+
+    def deepen(self, cells: int) -> int:
+        """The cells of this stage in a search that begins with ``cells``."""
+        return cells + round(self.added_cells * min(1.0, cells / self.of_cells))

@@ -44,8 +44,8 @@ def test_p_darts_grows_deeper_and_chooses_among_fewer(monkeypatch):
     stages = {stage: (cells, counts, noise) for stage, cells, counts, noise in seen}
     assert {stage: (cells, counts) for stage, (cells, counts, _) in stages.items()} == {
         0: (3, {8}),
-        1: (9, {5}),
-        2: (15, {3}),
+        1: (7, {5}),
+        2: (10, {3}),
     }
     rates = [None if noise is None else noise.skip_dropout for _, _, noise in stages.values()]
     assert rates == [None, 0.4, 0.7]

@@ -1,6 +1,7 @@
 import pytest
 
 from fastnas.mechanisms.pruning import BelowThreshold, Stage, at_zero, keep_best
+from fastnas.methods.library import p_darts
 
 
 def all_alive(edges, candidates):
@@ -43,6 +44,12 @@ def test_stages_keep_the_best_living_candidates_of_each_edge():
 def test_exact_zeros_are_removed_to_the_last():
     assert at_zero([[0.0, 1e-30], [0.0, 0.0]], all_alive(2, 2)) == ((False, True), (False, False))
     assert at_zero([[1.0, 1.0]], ((False, True),)) == ((False, True),)
+
+
+def test_five_cells_and_more_grow_as_published_and_fewer_in_proportion():
+    grown = {cells: [stage.deepen(cells) for stage in p_darts().stages] for cells in (1, 3, 5, 8)}
+    assert grown == {1: [1, 2, 3], 3: [3, 7, 10], 5: [5, 11, 17], 8: [8, 14, 20]}
+    assert Stage(2).deepen(1) == 3
 
 
 def test_a_stage_without_candidates_is_refused():
