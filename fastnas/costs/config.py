@@ -42,7 +42,8 @@ class CostConfig:
         penalty: How the expected cost C joins the loss L that alpha sees: linear, L + strength (C - target) / target
             (ProxylessNAS, SNAS); log, L (log C / log target)^exponent; product, L (C / target)^exponent, and for a
             method that learns from rewards R (target / C)^exponent of what was sampled; unset for none.
-        strength: Of the linear penalty, in units of the loss for each multiple of the target.
+        strength: Of the linear penalty, in units of the loss for each multiple of the target; unset for the published
+            0.1.
         exponent: Of the log and the product penalty; unset for the published 0.3 and 0.07, and 0.1 for rewards.
         target: In the unit of the cost; unset for what an undecided network costs on average.
         limit: Most that the derived network may cost, in the unit of the cost; unset for no limit.
@@ -52,7 +53,7 @@ class CostConfig:
 
     of: str | None = None
     penalty: Literal["linear", "log", "product"] | None = None
-    strength: float = 0.1
+    strength: float | None = None
     exponent: float | None = None
     target: float | None = None
     limit: float | None = None
@@ -110,7 +111,8 @@ def limit_cost(method: Method, config: CostConfig, table: CostTable | None) -> M
         return method
     target = average_cost(table) if config.target is None else config.target
     if config.penalty == "linear":
-        term = Term(RelativeCost(table, target), Constant(config.strength), expected=True)
+        strength = 0.1 if config.strength is None else config.strength
+        term = Term(RelativeCost(table, target), Constant(strength), expected=True)
         method = replace(method, penalties=(*method.penalties, term))
     elif config.penalty == "log":
         exponent = 0.3 if config.exponent is None else config.exponent
@@ -131,6 +133,8 @@ def _require_use(config: CostConfig) -> None:
     remedy = "It would change nothing."
     if config.penalty is None and config.target is not None:
         raise invalid(WHERE, "--cost.target needs --cost.penalty", config.target, remedy)
+    if config.penalty != "linear" and config.strength is not None:
+        raise invalid(WHERE, "--cost.strength needs --cost.penalty linear", config.strength, remedy)
     if config.penalty not in ("log", "product") and config.exponent is not None:
         raise invalid(WHERE, "--cost.exponent needs --cost.penalty log or product", config.exponent, remedy)
 

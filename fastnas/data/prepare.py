@@ -176,6 +176,9 @@ def set_augment(
         augment: A name of :class:`fastnas.data.DataConfig`, or a transform of uint8 images ``[C, H, W]``; ``None``
             keeps the name.
         colour: What ``photo`` changes; ``None`` for DARTS's numbers.
+
+    Raises:
+        ValueError: For changes of colours that no transform would make.
     """
     if isinstance(data.task, Dense):
         rule = "augment and colour must not be set for a dense task, whose maps they would not change"
@@ -190,6 +193,9 @@ def set_augment(
 
     if augment == "auto" and data.channels != 3:
         raise invalid(WHERE, "augment auto needs colour images", f"{data.channels} channels")
+    if colour is not None and (augment != "photo" or data.channels != 3):
+        got = f"{'a function' if callable(augment) else augment} and {data.channels} channels"
+        raise invalid(WHERE, "colour needs augment photo and 3 channels", got, "It would change nothing.")
     transform = training_transform(
         height_and_width(data.resolution), data.channels, data.fit, data.large, augment, colour
     )

@@ -1,6 +1,9 @@
 """Which methods have a meaning in which spaces, and for which tasks."""
 
+from dataclasses import fields
+
 from fastnas.errors import invalid
+from fastnas.mechanisms.alpha_optimizer import find_unread
 from fastnas.mechanisms.control import SKIPS
 from fastnas.mechanisms.schedules import Constant
 from fastnas.methods.method import Method
@@ -39,3 +42,19 @@ def require_task(task: Task, method: Method, config: SearchConfig) -> None:
     if method.reward is not None and not (task.score_kind.is_share and task.score_kind.higher_is_better):
         rule = f"{method.name}, whose reward is made of an accuracy and a cost, needs a score that is a share"
         raise invalid("search", rule, f"the {task.score_kind.label} of {task.name}", "Use proxyless_nas.")
+
+
+def require_read(method: Method, config: SearchConfig) -> None:
+    """Raise for settings of alpha that the method does not read.
+
+    Raises:
+        ValueError: For any of them where alpha never moves, and for Adam's where another optimiser moves it.
+    """
+    names = {"betas": ("alpha_beta1", "alpha_beta2"), "weight_decay": ("alpha_weight_decay",)}
+    unread = [name for kind in find_unread(method.alpha_optimizer) for name in names[kind]]
+    if not method.update_schedule.alpha_moves:
+        unread = [field.name for field in fields(config) if field.name.startswith("alpha_")]
+    for name in unread:
+        value = getattr(config, name)
+        if value != getattr(SearchConfig, name):
+            raise invalid("search", f"{name} must not be set for {method.name}, which does not read it", value)

@@ -16,7 +16,7 @@ from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.extend import announce_more, keep_alpha_rate
-from fastnas.engine.fit import require_fit, require_task
+from fastnas.engine.fit import require_fit, require_read, require_task
 from fastnas.engine.graphs import StepGraphs, make_graphs
 from fastnas.engine.record import (
     Stopwatch,
@@ -147,6 +147,7 @@ def search(
     if data.loaders is not None:
         config = data.loaders.fit(config, ranks.size > 1)
     require_task(data.task, method, config)
+    require_read(method, config)
     config, _ = plan_searches(space_or_supernet, method, data, config, folder, ranks=ranks)
     device = local_device(config.device)
     require_divisible(ranks, config.batch_size)
@@ -204,6 +205,9 @@ def _first_supernet(
         got, remedy = ", ".join(config.recompute), "Set it where the supernet is built."
         raise invalid("search", "recompute must be none with a supernet of your own", got, remedy)
     require_fit(method, space)
+    if method.alignment is not None and not hasattr(space_or_supernet, "places"):
+        rule = f"supernet must have places(cell_type), the names of the cells that {method.name} aligns"
+        raise invalid("search", rule, type(space_or_supernet).__name__, "Search the space instead.")
     return space_or_supernet
 
 

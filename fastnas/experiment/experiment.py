@@ -30,6 +30,7 @@ from fastnas.experiment.selecting import Scene, climb_from, draw_contestants, ha
 from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.files import save_tensors, write_json
 from fastnas.mechanisms.choice import Evolution, Perturbation
+from fastnas.mechanisms.derivation import SkipCap
 from fastnas.methods.library import REGULARISED
 from fastnas.methods.method import Method
 from fastnas.methods.registry import as_method
@@ -194,6 +195,10 @@ def prepare(experiment: Experiment, data: ImageData | None = None) -> Parts:
     if isinstance(parts.method.choice, Perturbation) and experiment.cost.limit is not None:
         remedy = "Give --select argmax, average, ladder or evolution."
         raise invalid("Experiment", "--select perturbation does not work with --cost.limit", "both", remedy)
+    if isinstance(parts.method.choice, Perturbation) and isinstance(parts.method.derivation, SkipCap):
+        remedy = "Give --select argmax, average, ladder or evolution."
+        rule = "--select perturbation does not work with a cap of skip connections"
+        raise invalid("Experiment", rule, parts.method.name, remedy)
     _check_sizes(experiment, parts)
     return parts
 

@@ -87,6 +87,16 @@ def _apg_nag(gamma: float, alpha: list[Tensor], settings: AlphaSettings) -> torc
     return ApgNag(alpha, settings.lr, settings.momentum, gamma)
 
 
+def find_unread(make: MakeOptimizer) -> tuple[str, ...]:
+    """The settings that an optimiser of this module does not read; those of any other one are not known.
+
+    Example:
+        >>> find_unread(gradient_descent), find_unread(adam)
+        (('betas', 'weight_decay'), ())
+    """
+    return ("betas", "weight_decay") if getattr(make, "func", make) in (gradient_descent, _apg_nag) else ()
+
+
 def apg_nag(gamma: float) -> MakeOptimizer:
     """Makes :class:`ApgNag` of strength ``gamma``; alpha has no weight decay under it."""
     return partial(_apg_nag, gamma)

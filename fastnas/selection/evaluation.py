@@ -17,7 +17,7 @@ from fastnas.supernet.layout import lay_out
 from fastnas.supernet.mix import Mix
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
-from fastnas.training.networks import build_network_for
+from fastnas.training.networks import build_network_for, parameter_groups
 from fastnas.training.numerics import Means, autocast, deterministic, evaluate, find_class_weights
 
 
@@ -99,7 +99,7 @@ class ShortTraining:
         self.identity = f"{genotype_to_text(genotype)} {asdict(size)} {len(indices)} {config.seed} {data.name}"
         self.identity += f" {config.balancing}" if config.is_balanced else ""
         self.optimizer = torch.optim.SGD(
-            self.network.parameters(),
+            parameter_groups(self.network, size),
             size.lr,
             momentum=size.momentum,
             nesterov=size.nesterov,

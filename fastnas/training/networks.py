@@ -1,6 +1,9 @@
 """The network that a training builds, and its size."""
 
-from typing import cast
+from typing import Any, cast
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastnas.costs.tables import NetworkSize
 from fastnas.data import ImageData
@@ -21,6 +24,15 @@ def build_network_for(
     sizes = len(data.classes), config.channels, config.cells, data.channels, data.resolution, data.large
     network = build_network(genotype, *sizes, config.auxiliary > 0, own)
     return fit_head(network, data.task, space_by_name(genotype.space, own), data.resolution, data.large)
+
+
+def parameter_groups(network: nn.Module, config: RetrainConfig) -> list[dict[str, Any]]:
+    """The weights, those of batch normalisation apart where they do not decay."""
+    if config.decay_norms:
+        return [{"params": list(network.parameters())}]
+    norms = {id(p) for m in network.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
+    decaying, others = ([p for p in network.parameters() if (id(p) in norms) == apart] for apart in (False, True))
+    return [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
 
 
 def find_size(training: RetrainConfig, data: ImageData) -> NetworkSize:

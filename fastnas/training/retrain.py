@@ -52,7 +52,7 @@ from fastnas.training.checkpoint import (
 )
 from fastnas.training.config import RetrainConfig, TrainingSetup, announce_more, learning_rate
 from fastnas.training.divergence import Fault, explain_divergence, find_fault
-from fastnas.training.networks import build_network_for
+from fastnas.training.networks import build_network_for, parameter_groups
 from fastnas.training.numerics import (
     Losses,
     Means,
@@ -167,15 +167,6 @@ def retrain(
     return result
 
 
-def _groups(network: nn.Module, config: RetrainConfig) -> list[dict[str, Any]]:
-    """The weights, those of batch normalisation apart where they do not decay."""
-    if config.decay_norms:
-        return [{"params": list(network.parameters())}]
-    norms = {id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    decaying, others = ([p for p in network.parameters() if (id(p) in norms) == apart] for apart in (False, True))
-    return [{"params": decaying}, {"params": others, "weight_decay": 0.0}]
-
-
 class _Training:
     """One network on its way through its epochs."""
 
@@ -213,7 +204,7 @@ class _Training:
         training_pass = TrainingPass(self.network)
         self.averaging = DistributedDataParallel(training_pass) if ranks.size > 1 else training_pass
         self.optimizer = torch.optim.SGD(
-            _groups(self.network, config),
+            parameter_groups(self.network, config),
             config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,

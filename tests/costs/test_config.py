@@ -33,7 +33,7 @@ def test_no_cost_leaves_a_method_as_it_is():
 
 @pytest.mark.parametrize("penalty", PENALTIES)
 def test_the_three_penalties_have_their_formulas(penalty):
-    method = priced(darts(), penalty, target=9000.0, strength=0.2)
+    method = priced(darts(), penalty, target=9000.0, **({"strength": 0.2} if penalty == "linear" else {}))
     alpha = torch.randn(6, 5, dtype=torch.float64)
     mix, loss = {"normal": alpha.softmax(-1)}, torch.tensor(1.7, dtype=torch.float64)
     cost = (mix["normal"] * TABLE.candidates["normal"]).sum() + TABLE.constant
@@ -147,6 +147,8 @@ def test_what_cannot_be_counted_or_met_is_refused():
         priced(darts(), None, limit=1.0)
     with pytest.raises(ValueError, match="objective does not work with hypergradient=ImportanceWeighted"):
         priced(parsec(), "log")
+    with pytest.raises(ValueError, match=r"--cost.strength needs --cost.penalty linear, got 0.2"):
+        priced(darts(), "log", strength=0.2)
 
 
 SETTINGS = {

@@ -94,3 +94,9 @@ def test_the_option_is_named_select():
 def test_selection_json_holds_every_measurement(run):
     folder, _ = run
     assert len(read_json(folder / "selection.json")["rungs"]) == 11
+
+
+def test_perturbation_does_not_pass_over_a_cap_of_skip_connections(capsys, tmp_path):
+    arguments = ["--select", "perturbation", "--space", "darts", "--run", str(tmp_path / "run")]
+    assert main(["search", "--method", "p_darts", *arguments]) == 1
+    assert "--select perturbation does not work with a cap of skip connections" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import torch
 from fastnas.engine import search
 from fastnas.methods.library import METHODS, darts, pc_darts
 from fastnas.selection import LadderConfig, climb, select
+from fastnas.selection.evaluation import ShortTraining
 from fastnas.selection.ladder import load_selection, save_selection
 from fastnas.selection.proposals import Proposal, draw_samples, list_neighbours, propose
 from fastnas.spaces import DARTS, NASBENCH201, SPACES
@@ -259,3 +260,10 @@ def test_a_path_reads_its_own_inputs_where_a_search_drew_others(monkeypatch):
     assert result.history[-1]["edge_mix"]
     select(result, DARTS, method, DIGITS, config, TRAINING, replace(LADDER, proposals=1, entrants=1))
     assert seen == [{}, {}]
+
+
+def test_short_trainings_spare_the_scales_that_do_not_decay():
+    size = RetrainConfig(channels=4, cells=1, decay_norms=False)
+    arguments = random_genotype(NASBENCH201, 0), DIGITS, np.arange(32)
+    training = ShortTraining(*arguments, size, SearchConfig(), torch.device("cpu"), NASBENCH201)
+    assert [group["weight_decay"] for group in training.optimizer.param_groups] == [size.weight_decay, 0.0]
