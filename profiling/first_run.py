@@ -15,7 +15,7 @@ import tyro
 
 from fastnas.data import ImageData, load_data
 from fastnas.engine import search
-from fastnas.experiment.experiment import find_method
+from fastnas.experiment.parts import find_method
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.selecting import draw
 from fastnas.experiment.settings import Experiment

@@ -24,7 +24,7 @@ import tyro
 from torch import Tensor
 
 from fastnas.data import placeholder_data
-from fastnas.experiment.experiment import resolve
+from fastnas.experiment.parts import resolve
 from fastnas.experiment.settings import Experiment, load_experiment
 from fastnas.memory.budget import show_bytes
 from fastnas.memory.planner import plan

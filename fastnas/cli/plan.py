@@ -11,7 +11,7 @@ from tyro.conf import arg
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import placeholder_data
 from fastnas.errors import invalid
-from fastnas.experiment.experiment import resolve
+from fastnas.experiment.parts import resolve
 from fastnas.experiment.settings import Experiment
 from fastnas.memory.budget import Target
 from fastnas.memory.planner import Change, Plan, plan

@@ -16,7 +16,7 @@ from fastnas.engine.budget import start_run
 from fastnas.engine.run import Run
 from fastnas.engine.step import alpha_gradients
 from fastnas.errors import describe, invalid
-from fastnas.experiment.experiment import prepare
+from fastnas.experiment.parts import prepare
 from fastnas.experiment.recipes import RECIPES
 from fastnas.user_code import load_user_object, run_user_code
 

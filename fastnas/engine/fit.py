@@ -2,6 +2,8 @@
 
 from dataclasses import fields
 
+from torch import nn
+
 from fastnas.errors import invalid
 from fastnas.mechanisms.alpha_optimizer import find_unread
 from fastnas.mechanisms.control import SKIPS
@@ -58,3 +60,26 @@ def require_read(method: Method, config: SearchConfig) -> None:
         value = getattr(config, name)
         if value != getattr(SearchConfig, name):
             raise invalid("search", f"{name} must not be set for {method.name}, which does not read it", value)
+
+
+def require_own(supernet: nn.Module, method: Method, config: SearchConfig) -> None:
+    """Raise where a supernet of one's own cannot be searched.
+
+    Raises:
+        ValueError: Without a space; with what builds supernets anew, in every stage or to recompute; and without
+            ``places`` where cells are aligned.
+    """
+    space = getattr(supernet, "space", None)
+    if not isinstance(space, Space):
+        got, remedy = type(supernet).__name__, "Give it an attribute `space`, a Space."
+        raise invalid("search", "supernet must have a space", got, remedy)
+    if len(method.stages) != 1:
+        rule = f"a supernet of your own needs a method of one stage: {method.name} builds one for each"
+        raise invalid("search", rule, f"{len(method.stages)} stages", "Search the space instead.")
+    if config.recompute != ("none",):
+        got, remedy = ", ".join(config.recompute), "Set it where the supernet is built."
+        raise invalid("search", "recompute must be none with a supernet of your own", got, remedy)
+    require_fit(method, space)
+    if method.alignment is not None and not hasattr(supernet, "places"):
+        rule = f"supernet must have places(cell_type), the names of the cells that {method.name} aligns"
+        raise invalid("search", rule, type(supernet).__name__, "Search the space instead.")

@@ -16,7 +16,7 @@ from fastnas.engine.choosing import choose
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.extend import announce_more, keep_alpha_rate
-from fastnas.engine.fit import require_fit, require_read, require_task
+from fastnas.engine.fit import require_own, require_read, require_task
 from fastnas.engine.graphs import StepGraphs, make_graphs
 from fastnas.engine.record import (
     Stopwatch,
@@ -63,7 +63,6 @@ from fastnas.training.checkpoint import (
 from fastnas.training.config import SearchConfig
 from fastnas.training.divergence import Fault, explain_divergence, find_fault
 from fastnas.training.numerics import deterministic
-from fastnas_kernels.check import invalid
 
 Batches = Iterator[tuple[Batch, Batch | None]]
 
@@ -194,20 +193,7 @@ def _first_supernet(
 ) -> nn.Module:
     if isinstance(space_or_supernet, Space):
         return build_stage(space_or_supernet, method, data, config, 0)
-    space = getattr(space_or_supernet, "space", None)
-    if not isinstance(space, Space):
-        got, remedy = type(space_or_supernet).__name__, "Give it an attribute `space`, a Space."
-        raise invalid("search", "supernet must have a space", got, remedy)
-    if len(method.stages) != 1:
-        rule = f"a supernet of your own needs a method of one stage: {method.name} builds one for each"
-        raise invalid("search", rule, f"{len(method.stages)} stages", "Search the space instead.")
-    if config.recompute != ("none",):
-        got, remedy = ", ".join(config.recompute), "Set it where the supernet is built."
-        raise invalid("search", "recompute must be none with a supernet of your own", got, remedy)
-    require_fit(method, space)
-    if method.alignment is not None and not hasattr(space_or_supernet, "places"):
-        rule = f"supernet must have places(cell_type), the names of the cells that {method.name} aligns"
-        raise invalid("search", rule, type(space_or_supernet).__name__, "Search the space instead.")
+    require_own(space_or_supernet, method, config)
     return space_or_supernet
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from fastnas.engine.budget import FILE
 from fastnas.errors import invalid
-from fastnas.experiment.experiment import prepare
 from fastnas.experiment.folder import open_run
+from fastnas.experiment.parts import prepare
 from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.files import write_json
 from fastnas.ranks import ALONE, Ranks

@@ -22,9 +22,10 @@ from pydantic import TypeAdapter
 
 from fastnas.data import ImageData, hold_out, load_data, share_memory
 from fastnas.engine.run import search_halves
-from fastnas.experiment.experiment import Outcome, Parts, find, prepare, run_experiment
+from fastnas.experiment.experiment import Outcome, find, run_experiment
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.minutes import add_up_seconds
+from fastnas.experiment.parts import Parts, prepare
 from fastnas.experiment.progress import Display, ShowProgress, plain_console
 from fastnas.experiment.settings import Experiment, refuse_code, with_absolute_paths
 from fastnas.files import STRICT, read_json, validate, write_json

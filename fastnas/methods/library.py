@@ -173,8 +173,7 @@ def smooth_darts_adv(*, radius: float = 0.3) -> Method:
 @register_method
 def p_darts(*, skips: int = 2, skip_dropout: tuple[float, ...] = (0.0, 0.4, 0.7)) -> Method:
     """Search in three stages of growing depth and shrinking choice, and hold skip connections down
-    (Chen et al., 2019, arXiv:1904.12760). The paper's dropout rates; the published code begins with 0.1. Five cells, or
-    more, grow by 6 and by 12, as published; fewer in proportion, 1 to 2 and 3."""
+    (Chen et al., 2019, arXiv:1904.12760). The paper's dropout rates; the published code begins with 0.1."""
     return replace(
         darts(),
         name="p_darts",

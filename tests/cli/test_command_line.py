@@ -18,8 +18,8 @@ from fastnas.cli.main import VERBS, heading, main, overview, parse
 from fastnas.cli.options import list_options
 from fastnas.cli.recipe import shrink
 from fastnas.cli.search import FIRST, Search
-from fastnas.experiment.experiment import prepare
 from fastnas.experiment.folder import LOCK, open_run
+from fastnas.experiment.parts import prepare
 from fastnas.experiment.progress import SafeConsole
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import experiment_to_json, load_experiment

@@ -13,7 +13,7 @@ import torch
 from fastnas.bilevel.hypergradient import Unrolled
 from fastnas.cli.main import main, parse
 from fastnas.data import decoders
-from fastnas.experiment.experiment import find_method, prepare
+from fastnas.experiment.parts import find_method, prepare
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import experiment_to_json, load_experiment
 from fastnas.mechanisms.control import EigenvalueStop

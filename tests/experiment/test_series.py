@@ -17,7 +17,7 @@ import torch
 
 from fastnas.data import hold_out, load_data, share_memory
 from fastnas.data.division import divide
-from fastnas.experiment.experiment import find_method
+from fastnas.experiment.parts import find_method
 from fastnas.experiment.series import Series, _search_and_validate, list_places, load_series, save_series
 from fastnas.experiment.settings import Experiment
 from fastnas.methods.library import robust_darts_dp, robust_darts_l2
