@@ -193,9 +193,9 @@ def set_augment(
 
     if augment == "auto" and data.channels != 3:
         raise invalid(WHERE, "augment auto needs colour images", f"{data.channels} channels")
-    if colour is not None and (augment != "photo" or data.channels != 3):
-        got = f"{'a function' if callable(augment) else augment} and {data.channels} channels"
-        raise invalid(WHERE, "colour needs augment photo and 3 channels", got, "It would change nothing.")
+    if colour is not None and any(colour) and augment != "photo":
+        got = "a function" if callable(augment) else augment
+        raise invalid(WHERE, "colour needs augment photo", got, "It would change nothing: zeros say so.")
     transform = training_transform(
         height_and_width(data.resolution), data.channels, data.fit, data.large, augment, colour
     )

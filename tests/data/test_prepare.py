@@ -126,9 +126,10 @@ def test_what_is_said_goes_before_what_the_source_knows():
         DataConfig(resolution=(24, 4))
     with pytest.raises(ValueError, match="colour must be four numbers"):
         DataConfig(colour=(0.1, 0.1, 0.1, 0.7))
-    for augment, got in ((None, "crop and 1 channels"), ("photo", "photo and 1 channels")):
-        with pytest.raises(ValueError, match=f"colour needs augment photo and 3 channels, got {got}"):
-            load_data("digits", DataConfig(augment=augment, colour=(0.4, 0.4, 0.4, 0.1)))
+    with pytest.raises(ValueError, match=r"colour needs augment photo, got crop. It would change nothing: zeros say"):
+        load_data("digits", DataConfig(colour=(0.4, 0.4, 0.4, 0.1)))
+    load_data("digits", DataConfig(colour=(0.0, 0.0, 0.0, 0.0)))
+    load_data("digits", DataConfig(augment="photo", colour=(0.4, 0.4, 0.4, 0.1)))
 
 
 def test_unequal_classes_are_warned_of(tmp_path):
