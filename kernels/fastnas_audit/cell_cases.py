@@ -9,8 +9,9 @@ differ in a number. Compiled is each way through the code once, at a size that a
 - PC-DARTS on ImageNet in bfloat16: the first reduction, half of 32 channels, and the last cell, half of 64;
 - the spaces S2 and S3 of RobustDARTS (Zela et al., 2020, arXiv:1909.09656), which have no pools, where they differ.
 
-Of the bundles of edges that share a program those of one edge and the fullest stand for those between. Asked for by
-dtype, as the oldest Triton and float64 are, it is all cells in these.
+Of the bundles of edges that share a program those of one edge and the fullest stand for those between. Numbers with a
+tangent are in float32 whatever states are kept in, and recorded of the cells in it. Asked for by dtype, as the oldest
+Triton and float64 are, it is all cells in these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +23,9 @@ import torch
 from fastnas_audit.gate import Budget, Case
 from fastnas_audit.interpreter import replaced
 from fastnas_audit.recorder import Launch, case_of, recorded, same_code
-from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op import launch, launch_backward, launch_dual, launch_dual_backward
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
+from fastnas_kernels.tensors import accumulator
 
 SKIP, SEPARABLE = Candidate("skip"), Candidate("depthwise", 3, 1, 2)
 FILTERS = (SEPARABLE, Candidate("depthwise", 5, 1, 2), Candidate("depthwise", 3, 2, 1), Candidate("depthwise", 5, 2, 1))
@@ -64,6 +66,21 @@ def launches(plan: CellPlan, dtype: torch.dtype) -> list[Launch]:
     return found
 
 
+def dual_launches(plan: CellPlan, dtype: torch.dtype) -> list[Launch]:
+    """What the second derivatives of a cell launch beside its values."""
+    inputs = [torch.zeros(plan.num_inputs, 1, 4, 4, plan.channels, dtype=dtype)] * 2
+    weights = [torch.zeros(shape) for shapes in plan.weight_shapes.values() for shape in shapes]
+    mix, edge_mix = [torch.zeros(plan.num_coefficients)] * 2, [torch.zeros(len(plan.edges))] * 2
+    with recorded() as found:
+        *nodes, stats, packed, _ = launch_dual.run_dual_forward(inputs, weights, weights, mix, edge_mix, None, plan)
+        for needs_weights in (True, False):
+            needs = (True, needs_weights, True, plan.k > 1)
+            launch_dual_backward.run_dual_backward(
+                nodes, inputs, nodes, packed, mix, edge_mix, stats, False, needs, plan
+            )
+    return [launch for launch in found if launch.name.startswith("dual")]
+
+
 @cache
 def cases(backend: str = "cuda", dtypes: tuple[torch.dtype, ...] = ()) -> tuple[Case, ...]:
     """Every kernel in the forms that the module names, each once, as launched on GPUs of ``backend``; with ``dtypes``
@@ -82,6 +99,8 @@ def _all_cases(dtypes: Sequence[torch.dtype]) -> Iterator[Case]:
         plan = plan_of(candidates, k, channels, stride)
         for dtype in dtypes or (own,):
             of_cell = [_named(case_of(found, found.name), dtype) for found in launches(plan, dtype)]
+            if dtype == accumulator(dtype):  # in which tangents are, whatever states are kept in
+                of_cell += [_named(case_of(found, found.name), dtype) for found in dual_launches(plan, dtype)]
             fullest = max(case.constants.get("EDGES", 1) for case in of_cell)
             yield from (case for case in of_cell if case.constants.get("EDGES", 1) in (1, fullest))
 
@@ -108,6 +127,16 @@ TAPS = Budget(
 FEW = Budget(
     vector_share=0.0,
     reasons={"vector_share": "a thread has four numbers of each tap, 8 bytes in bfloat16: it adds up 25 of them"},
+)
+
+SHUFFLED = Budget(
+    vector_share=0.2,
+    reasons={"vector_share": "tangents are stored where a shuffle puts them, one number of a group beside the other"},
+)
+
+PAIRS = Budget(
+    vector_share=0.6,
+    reasons={"vector_share": "a thread has two numbers each of 16 pixels times 16 channels, or pairs would spill"},
 )
 
 EXACT = Budget(
@@ -140,6 +169,10 @@ def with_budgets(case: Case) -> Case:
     budget = NARROW if case.constants["C"] * width < 16 else Budget()
     if case.kernel.__name__ == "depthwise_weights_kernel":
         budget = FEW if width == 2 else TAPS
+    if case.kernel.__name__ in ("dual_bypass_kernel", "dual_bypass_backward_kernel", "dual_gather_kernel"):
+        budget = SHUFFLED if case.constants["GROUPS"] > 1 else budget
+    if case.kernel.__name__ == "dual_pointwise_backward_kernel" and case.constants["C"] > case.constants["B"]:
+        budget = PAIRS
     exceptions = {"gfx942": AMD}
     if case.kernel.__name__ in ("stage_kernel", "gather_kernel"):
         exceptions["sm_80"] = replace(budget, spills=6, reasons={**budget.reasons, "spills": ADDRESS})

@@ -9,11 +9,27 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op import launch, launch_backward, launch_dual, launch_dual_backward
 from fastnas_kernels.mixed_op.plan import plan_from_text
 
+CELLS: dict[str, Callable[..., Any]] = {
+    "mixed_cell": launch.run_forward,
+    "mixed_cell_backward": launch_backward.run_backward,
+    "mixed_cell_dual": launch_dual.run_dual_forward,
+    "mixed_cell_dual_backward": launch_dual_backward.run_dual_backward,
+}
+"""What serves the operators of a cell on a GPU."""
 LOOK_FOR_NAN = ("isnan", "any", "_local_scalar_dense")
-NO_LAUNCH = ("detach", "_unsafe_view", "_reshape_alias", "lift_fresh", "promote_types", *LOOK_FOR_NAN)
+NO_LAUNCH = (
+    "detach",
+    "is_same_size",
+    "_has_same_storage_numel",
+    "_unsafe_view",
+    "_reshape_alias",
+    "lift_fresh",
+    "promote_types",
+    *LOOK_FOR_NAN,
+)
 
 
 def kept_bytes(forward: Callable[[], Tensor], given: Iterable[Tensor]) -> int:
@@ -68,13 +84,12 @@ class Operators(TorchDispatchMode):
         self.num_bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        if func.namespace == "fastnas":
-            run: Any = launch.run_forward if "backward" not in func.name() else launch_backward.run_backward
-            with self:  # its inner operators are seen as well
-                return run(*args[:-1], plan_from_text(args[-1]))
-        result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if not func.is_view and "empty" not in name and name not in NO_LAUNCH:
+        if name in CELLS:
+            with self:  # its inner operators are seen as well
+                return CELLS[name](*args[:-1], plan_from_text(args[-1]))
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view and func.namespace != "fastnas" and "empty" not in name and name not in NO_LAUNCH:
             self.launches[name] += 1
             tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
             self.num_bytes += sum(map(_num_bytes, {id(x): x for x in tensors}.values()))

@@ -39,6 +39,6 @@ def by_definition(plan, x, u, dnodes, statistics=None):
             return nodes_of(plan, statistics, *x)[0]
 
         dinputs, dmix, dedges, *dweights = gradients_of(nodes, x, [True] * len(x), dnodes)
-        return nodes(*x), dinputs, torch.cat([w.flatten() for w in dweights]), dmix, dedges
+        return nodes(*x), dinputs, torch.cat([dnodes.new_empty(0), *(w.flatten() for w in dweights)]), dmix, dedges
 
     return tangent_of(everything, (dnodes[0], *x), (dnodes[1], *u))

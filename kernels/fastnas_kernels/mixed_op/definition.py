@@ -129,10 +129,6 @@ class Part(NamedTuple):
     def places(self) -> list[tuple[int, int]]:
         return [place for group in self.groups for place in group.places]
 
-    def reached(self, plan: CellPlan) -> list[int]:
-        """The nodes that it adds to, in the order of its places."""
-        return list(dict.fromkeys(plan.edges[edge].target for edge, _ in self.places))
-
 
 def parts(plan: CellPlan, source: int, batched: bool) -> list[Part]:
     """All candidates that leave ``source``: those without weights, and those of each edge, or of all if ``batched``."""
@@ -197,20 +193,6 @@ def _sums(
         target: mixed_sum([y for y, _ in pairs], torch.stack([coefficient for _, coefficient in pairs]))
         for target, pairs in entering.items()
     }
-
-
-def sums_of(
-    state: Tensor,
-    source: int,
-    part: Part,
-    plan: CellPlan,
-    statistics: Tensor | None,
-    arguments: Sequence[Tensor],
-) -> Sums:
-    """What a part adds to each node that it reaches, from the state that it leaves and ``arguments``: its coefficients,
-    and then its weights."""
-    taken, _ = split(state, plan, source)
-    return _sums(taken, taken.relu(), source, part, _Normaliser(plan, statistics, state), arguments)
 
 
 def reference_cell(

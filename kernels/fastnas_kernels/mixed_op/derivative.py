@@ -4,10 +4,9 @@ Around the raw operators stand autograd Functions: the cell, its gradient, and b
 With ``J`` the cell's derivative at ``x`` and ``u`` a direction, all three need only ``J u``, ``J^T c`` and the
 derivative of ``J^T c`` along ``u``: what pulls ``u`` back through the gradient ``J^T c`` is that derivative, because
 second derivatives are symmetric, and ``J u``. So that is one pass forward and one backward on numbers with a tangent,
-whether a product with second derivatives goes forward over reverse (dual numbers) or reverse over reverse: in compiled
-code where the backend has it, otherwise the kernels give the values and PyTorch the tangents
-(:mod:`fastnas_kernels.mixed_op.tangents`). For third derivatives the definition of the same cell in plain PyTorch is
-differentiated, which is exact to any order.
+whether a product with second derivatives goes forward over reverse (dual numbers) or reverse over reverse. For third
+derivatives the definition of the same cell in plain PyTorch is differentiated, which is exact to any order, and for
+tangents where a compiler fails that made the code for values.
 
 The cell saves its states and the statistics of their normalisation, nothing else.
 
@@ -26,7 +25,6 @@ from fastnas_kernels.cpu.choice import cpu_knows_tangents
 from fastnas_kernels.mixed_op import operators
 from fastnas_kernels.mixed_op.definition import gradients_of, nodes_of, spread, tangent_of
 from fastnas_kernels.mixed_op.plan import CellPlan, plan_from_text
-from fastnas_kernels.mixed_op.tangents import tangent_of_nodes, tangents_of_gradients
 from fastnas_kernels.operators import signed
 
 Some = Tensor | None
@@ -197,7 +195,7 @@ def _dual_forward(plan: str, statistics: Some, x: Sequence[Tensor], u: Sequence[
     if not _knows_tangents(x[0], plan):
         inputs, mix, edge_mix, *weights = x
         nodes, stats, packed, noted = operators.forward(inputs, weights, mix, edge_mix, statistics, plan)
-        return nodes, tangent_of_nodes(plan_from_text(plan), statistics, nodes, x, u), stats, packed, noted
+        return nodes, tangent_of(_definition(plan, statistics), x, u)[1], stats, packed, noted
     inputs, mix, edge_mix = _pairs(x[:3], u[:3])
     tangents = [] if all(t is None for t in u[3:]) else [t for _, t in _pairs(x[3:], u[3:])]
     return operators.dual_forward(inputs, list(x[3:]), tangents, mix, edge_mix, statistics, plan)
@@ -258,7 +256,7 @@ def _dual_gradients(
     nodes, stats, packed = kept
     if not _knows_tangents(x[0], plan):
         values = _gradients(plan, statistics, needed, (nodes[0], stats, packed), dnodes[0], x)
-        tangents = tangents_of_gradients(plan_from_text(plan), statistics, needed, nodes, dnodes, x, u)
+        _, tangents = tangent_of(_gradient(plan, statistics, needed), (dnodes[0], *x), (dnodes[1], *u))
         return list(zip(values, tangents, strict=True))
     inputs, mix, edge_mix = _pairs(x[:3], u[:3])
     (both,) = _pairs(dnodes[:1], dnodes[1:])
@@ -294,12 +292,10 @@ def _pairs(x: Sequence[Tensor], u: Sequence[Some]) -> list[list[Tensor]]:
 
 
 def _knows_tangents(inputs: Tensor, plan: str) -> bool:
-    """Whether the backend computes on numbers with a tangent."""
-    return (
-        not are_cells_as_on_a_gpu()
-        and backend_for(inputs.device) == "cpu"
-        and cpu_knows_tangents(inputs, plan_from_text(plan))
-    )
+    """Whether the backend computes on numbers with a tangent: unless a compiler of the CPU fails, it does."""
+    if are_cells_as_on_a_gpu() or backend_for(inputs.device) == "triton":
+        return True
+    return cpu_knows_tangents(inputs, plan_from_text(plan))
 
 
 def _is_dual_level() -> bool:

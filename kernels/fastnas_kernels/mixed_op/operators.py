@@ -39,11 +39,22 @@ def _launch_backward(images: Tensor) -> ModuleType:
     return launch_backward
 
 
-def _launch_duals() -> ModuleType:
-    """The module whose ``run_dual_forward`` and ``run_dual_backward`` serve numbers with tangents."""
-    from fastnas_kernels.cpu import launch  # noqa: PLC0415
+def _launch_dual(images: Tensor) -> ModuleType:
+    """The module whose ``run_dual_forward`` serves numbers with tangents."""
+    if backend_for(images.device) == "cpu":
+        return _launch(images)
+    from fastnas_kernels.mixed_op import launch_dual  # noqa: PLC0415
 
-    return launch
+    return launch_dual
+
+
+def _launch_dual_backward(images: Tensor) -> ModuleType:
+    """The module whose ``run_dual_backward`` serves them."""
+    if backend_for(images.device) == "cpu":
+        return _launch(images)
+    from fastnas_kernels.mixed_op import launch_dual_backward  # noqa: PLC0415
+
+    return launch_dual_backward
 
 
 @operator("mixed_cell")
@@ -144,9 +155,10 @@ def dual_forward(
     """Nodes, their tangent, rows of statistics and packed weights as pairs ``[..., 2]``, which :func:`dual_backward`
     takes, and the statistics of the plan's normalisations. ``tangents`` are those of the weights; none at all stand for
     zeros."""
-    return _launch_duals().run_dual_forward(
-        inputs_INHWS, weights, tangents, mix, edge_mix, statistics, plan_from_text(plan)
-    )
+    with on_device_of(inputs_INHWS[0]):
+        return _launch_dual(inputs_INHWS[0]).run_dual_forward(
+            inputs_INHWS, weights, tangents, mix, edge_mix, statistics, plan_from_text(plan)
+        )
 
 
 @torch.library.register_fake("fastnas::mixed_cell_dual")
@@ -178,9 +190,10 @@ def dual_backward(
     plan: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The four gradients of :func:`backward`, and their tangents."""
-    return _launch_duals().run_dual_backward(
-        dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
-    )
+    with on_device_of(inputs_INHWS[0]):
+        return _launch_dual_backward(inputs_INHWS[0]).run_dual_backward(
+            dnodes_NHWD, inputs_INHWS, nodes_NHWD, packed, mix, edge_mix, stats, frozen, needs, plan_from_text(plan)
+        )
 
 
 @torch.library.register_fake("fastnas::mixed_cell_dual_backward")
@@ -219,7 +232,11 @@ def workspace_bytes(operator: OpOverload, arguments: Sequence[Any], on_gpu: bool
     frozen, needs = (arguments[-3], given) if backward else (given is not None, None)
     plan = plan_from_text(text)
     if on_gpu:
-        return _of_triton(plan, inputs.shape, inputs.element_size(), needs)
+        found = _of_triton(plan, inputs.shape, inputs.element_size(), needs if backward else None)
+        if not dual:
+            return found
+        of_pairs = _of_pairs(plan, inputs.shape, max(4, inputs.element_size()), needs)
+        return of_pairs if backward else max(found, of_pairs)
     from fastnas_kernels.cpu import launch  # noqa: PLC0415  (a compiler is needed only where its code would run)
 
     return launch.workspace_bytes(inputs.shape, inputs.dtype, plan, frozen, needs, dual)
@@ -240,3 +257,20 @@ def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bo
     tiles = tiles_for(channels, torch.float32)
     splits = min(MOST_SPLITS * tiles.splits, -(-pixels // tiles.filters.pixels)) + 2  # and their sum, twice
     return int(1.1 * maps * pixels * width) + splits * lowered.packing.size * max(width, 4)
+
+
+def _of_pairs(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bool] | None) -> int:
+    """The same of numbers with a tangent: all states, and the raw outputs of the branches of one; backward the
+    gradients of all these as well, two maps of the pools, and the gradients of all weights, split among programs."""
+    inputs, images, height, pixels_wide, _ = shape
+    out_height, out_width = plan.size_after(height, pixels_wide)
+    pixels, channels, lowered = images * out_height * out_width, plan.mixed_channels, lower(plan)
+    of_inputs = inputs * images * height * pixels_wide * plan.channels
+    of_nodes = plan.num_nodes * plan.channels * pixels
+    raw = max(last - first for first, _, last in lowered.ranges) * channels * pixels
+    if needs is None:
+        return int(2.2 * (of_inputs + of_nodes + raw) * width)
+    numbers = (1 + needs[0]) * of_inputs + 2 * of_nodes + 2 * raw + 2.5 * channels * pixels
+    tiles = tiles_for(channels, torch.float32)
+    splits = min(MOST_SPLITS * tiles.splits, -(-pixels // tiles.filters.pixels)) + 2
+    return int(2.2 * numbers * width) + needs[1] * 2 * splits * lowered.packing.size * width

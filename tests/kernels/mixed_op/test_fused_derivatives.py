@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
+from fastnas_kernels.mixed_op import derivative
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.definition import reference_cell
 from fastnas_kernels.mixed_op.launch import launcher
@@ -134,6 +135,22 @@ def test_a_hessian_vector_product_by_two_backward_passes(fused, small):
     assert_alike(*results)
 
 
+def test_where_no_code_for_tangents_compiles_the_definition_is_differentiated(monkeypatch, small):
+    monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
+    monkeypatch.setattr(derivative, "cpu_knows_tangents", lambda *_: False)
+    plan, leaves = small
+    v, results = [torch.randn_like(leaf) for leaf in leaves], []
+    for cell in (mixed_cell, reference_cell):
+        evaluate, loss = function_of_leaves(cell, plan), loss_of(cell, plan)
+        with forward_ad.dual_level():
+            dual = [forward_ad.make_dual(*pair) for pair in zip(leaves, v, strict=True)]
+            along = forward_ad.unpack_dual(evaluate(*dual)).tangent
+            bent = [forward_ad.unpack_dual(g).tangent for g in torch.autograd.grad(loss(*dual), dual)]
+        first = torch.autograd.grad(loss(*leaves), leaves, create_graph=True)
+        results.append([along, *bent, *torch.autograd.grad(first, leaves, v)])
+    assert_alike(*results)
+
+
 @pytest.mark.parametrize("of", ["x", "u"])
 def test_a_tangent_has_gradients_of_its_own(fused, small, of):
     """For the point and for the direction, inside the level of its dual numbers."""
@@ -212,9 +229,17 @@ def test_both_operators_keep_their_contract(monkeypatch, use_tiles, arguments, l
     torch.library.opcheck(forward, (state, weights, mix, edge_mix, frozen, plan.text), test_utils=tests)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_operators_on_numbers_with_tangents_keep_their_contract(monkeypatch, arguments, layout):
-    monkeypatch.setenv("FASTNAS_BACKEND", "cpu")
+@pytest.mark.parametrize(
+    ("layout", "backend"),
+    [
+        *((layout, "cpu") for layout in LAYOUTS),
+        pytest.param("contiguous", "triton", marks=pytest.mark.slow),
+        ("expanded", "triton"),
+    ],
+)
+def test_the_operators_on_numbers_with_tangents_keep_their_contract(monkeypatch, use_tiles, arguments, layout, backend):
+    monkeypatch.setenv("FASTNAS_BACKEND", backend)
+    use_tiles(pixels=64)
     plan = solo(AVG, DEPTHWISE, stride=2, k=2)
     given, change = arguments(plan, 3), LAYOUTS[layout]
 

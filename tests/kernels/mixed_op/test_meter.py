@@ -1,13 +1,17 @@
 """What the kernels of a cell do to memory, watched access by access."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import triton
 
 from fastnas_audit.meter import Meter
 from fastnas_audit.offsets import last_programs
-from fastnas_kernels.mixed_op import launch
+from fastnas_kernels.mixed_op import launch, launch_dual
 from fastnas_kernels.mixed_op.launch_backward import Backward, Needs
+from fastnas_kernels.mixed_op.launch_dual import DualCell
+from fastnas_kernels.mixed_op.launch_dual_backward import DualBackward
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan, Size
 from fastnas_kernels.mixed_op.tables import Tile, Tiles
 
@@ -91,8 +95,11 @@ def endless(monkeypatch):
     monkeypatch.setattr(launch, "tiles_for", lambda *_: Tiles(tile, tile, tile, tile, edges=1, splits=2**30))
 
 
-@pytest.mark.parametrize(("k", "stride"), [(1, 1), (2, 2)])
-def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elements(endless, k, stride):
+LARGE = pytest.mark.parametrize(("k", "stride"), [(1, 1), (2, 2)])
+
+
+def too_large(k, stride):
+    """A cell whose tensors have more than 2^31 elements, in bfloat16."""
     mixed, images, side = 64, 2**13 + 3, 64 * stride  # more than 2^25 pixels of the output
     # Nodes enough that already the partial sums of all edges and branches of the input are more than 2^31
     edges = (
@@ -111,6 +118,13 @@ def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elem
         frozen=False,
     )
     assert run.size.out_pixels * mixed > 2**31
+    return run
+
+
+@LARGE
+def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elements(endless, k, stride):
+    run = too_large(k, stride)
+    plan, mixed = run.lowered.plan, run.channels
     inputs = run.empty(1, run.size.pixels, plan.channels)
     nodes = run.empty(run.size.out_pixels, plan.num_nodes * plan.channels)
     packed, stats = run.empty(run.lowered.packing.size, exact=True), run.empty(1, 3, mixed, exact=True)
@@ -120,8 +134,34 @@ def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elem
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, mixed, exact=True)
         backward = Backward(run, inputs, nodes, packed, mix, mix, stats, nodes, Needs(True, True, True, k > 1))
         for source in reversed(range(len(run.lowered.ranges))):
-            backward._source(source, nodes, inputs, sums, torch.zeros(len(edges)), sums)
+            backward._source(source, nodes, inputs, sums, torch.zeros(len(plan.edges)), sums)
     assert {reach.kernel for reach in reaches} >= KERNELS - {"finalise_kernel"}
+    assert max(reach.largest_offset for reach in reaches) > 2**31
+
+
+@LARGE
+def test_nor_do_those_of_numbers_with_tangents(monkeypatch, endless, k, stride):
+    run = replace(too_large(k, stride), dtype=torch.float32)
+    plan, mixed = run.lowered.plan, run.channels
+    monkeypatch.setattr(launch_dual.kernels, "dual_statistics_kernel", {})  # see ``endless``
+    start = launch.Launcher.start
+    monkeypatch.setattr(
+        launch.Launcher, "start", lambda run, kernel, *rest, **given: kernel and start(run, kernel, *rest, **given)
+    )
+    inputs = run.empty(1, run.size.pixels, 2, plan.channels)
+    nodes = run.empty(run.size.out_pixels, plan.num_nodes, 2, plan.channels)
+    packed, stats = run.empty(2, run.lowered.packing.size), run.empty(1, 2, 3, mixed)
+    mix = run.empty(1, 2)
+    with last_programs() as reaches:
+        cell = DualCell(run, inputs, nodes, packed, mix, mix, stats)
+        cell.find_tangents()
+        sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, 2, mixed)
+        backward = DualBackward(cell, nodes, Needs(True, True, True, k > 1))
+        for source in reversed(range(len(run.lowered.ranges))):
+            backward._source(source, inputs, sums, torch.zeros(len(plan.edges), 2), sums)
+    same = KERNELS - {"finalise_kernel", "pool_statistics_kernel", "node_kernel"}
+    others = {"dual_pool_sums_kernel", "dual_nodes_kernel"}
+    assert {reach.kernel for reach in reaches} >= {f"dual_{name}" for name in same} | others
     assert max(reach.largest_offset for reach in reaches) > 2**31
 
 

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastnas_kernels.cpu import launch as cpu_launch
-from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op import launch, launch_backward, launch_dual, launch_dual_backward
 from fastnas_kernels.mixed_op.derivative import fused_cell
 from fastnas_kernels.mixed_op.operators import workspace_bytes
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
@@ -94,35 +94,68 @@ class Nothing:
         return lambda **arguments: None
 
 
-@pytest.mark.parametrize(("channels", "stride", "k"), [(16, 1, 1), (16, 2, 1), (64, 1, 4)])
-def test_the_kernels_of_a_gpu_hold_no_more_than_their_bound(monkeypatch, channels, stride, k):
-    for module in (launch, launch_backward):
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """Kernels for GPUs, that is."""
+    for module in (launch, launch_backward, launch_dual, launch_dual_backward):
         for name in dir(module):
-            for kernel in dir(getattr(module, name)) if name.endswith("_kernels") else ():
+            for kernel in dir(getattr(module, name)) if name.endswith("kernels") else ():
                 if kernel.endswith("_kernel"):
                     monkeypatch.setattr(getattr(module, name), kernel, Nothing())
-    plan = a_plan(channels, stride, k)
-    inputs = torch.zeros(2, 4, 32, 32, channels)
+
+
+def arguments_for(plan):
+    inputs = torch.zeros(2, 4, 32, 32, plan.channels)
     weights = [torch.zeros(shape) for shapes in plan.weight_shapes.values() for shape in shapes]
-    mix, edge_mix = torch.zeros(plan.num_coefficients), torch.zeros(len(plan.edges))
+    return inputs, weights, torch.zeros(plan.num_coefficients), torch.zeros(len(plan.edges))
+
+
+def held(alive, results):
+    """Beside the results."""
+    return alive.highest - sum(x.numel() * x.element_size() for x in results)
+
+
+SIZES = pytest.mark.parametrize(("channels", "stride", "k"), [(16, 1, 1), (16, 2, 1), (64, 1, 4)])
+NEEDS = [True, True, True, True]
+
+
+@SIZES
+def test_the_kernels_of_a_gpu_hold_no_more_than_their_bound(nothing_runs, channels, stride, k):
+    plan = a_plan(channels, stride, k)
+    inputs, weights, mix, edge_mix = arguments_for(plan)
     launch.run_forward(inputs, weights, mix, edge_mix, None, plan)  # tables stay for the next one
     given = (inputs, *weights, mix, edge_mix)
     with Alive(*given) as forward:
         nodes, stats, packed, _ = results = launch.run_forward(inputs, weights, mix, edge_mix, None, plan)
-    needs = [True, True, True, True]
     dnodes = torch.zeros_like(nodes)
     with Alive(*given, dnodes, nodes, stats, packed) as backward:
         gradients = launch_backward.run_backward(
-            dnodes, inputs, nodes, packed, mix, edge_mix, stats, False, needs, plan
+            dnodes, inputs, nodes, packed, mix, edge_mix, stats, False, NEEDS, plan
         )
-    for alive, kept, wanted in ((forward, results, None), (backward, gradients, needs)):
-        held = alive.highest - sum(x.numel() * x.element_size() for x in kept)
-        bound = _bound(inputs, plan, wanted)
-        assert 0.5 * bound < held <= bound
+    ops = torch.ops.fastnas
+    bound = workspace_bytes(ops.mixed_cell.default, (inputs, None, None, None, None, plan.text), on_gpu=True)
+    assert 0.5 * bound < held(forward, results) <= bound
+    said = (None, inputs, *[None] * 5, False, NEEDS, plan.text)
+    bound = workspace_bytes(ops.mixed_cell_backward.default, said, on_gpu=True)
+    assert 0.5 * bound < held(backward, gradients) <= bound
 
 
-def _bound(inputs, plan, needs):
-    name = torch.ops.fastnas.mixed_cell.default if needs is None else torch.ops.fastnas.mixed_cell_backward.default
-    if needs is None:
-        return workspace_bytes(name, (inputs, None, None, None, None, plan.text), on_gpu=True)
-    return workspace_bytes(name, (None, inputs, *[None] * 5, False, needs, plan.text), on_gpu=True)
+@SIZES
+def test_those_for_numbers_with_tangents_do_neither(nothing_runs, channels, stride, k):
+    plan = a_plan(channels, stride, k)
+    inputs, weights, mix, edge_mix = arguments_for(plan)
+    pairs = [inputs, inputs.clone()], weights, weights, [mix, mix], [edge_mix, edge_mix]
+    launch_dual.run_dual_forward(*pairs, None, plan)
+    given = (*pairs[0], *weights, mix, edge_mix)
+    with Alive(*given) as forward:
+        nodes, tangent, stats, packed, _ = results = launch_dual.run_dual_forward(*pairs, None, plan)
+    with Alive(*given, nodes, tangent, stats, packed) as backward:
+        gradients = launch_dual_backward.run_dual_backward(
+            [nodes, tangent], pairs[0], [nodes, tangent], packed, *pairs[3:], stats, False, NEEDS, plan
+        )
+    ops = torch.ops.fastnas
+    bound = workspace_bytes(ops.mixed_cell_dual.default, ([inputs], *[None] * 5, plan.text), on_gpu=True)
+    assert 0.5 * bound < held(forward, results) <= bound
+    said = (None, [inputs], *[None] * 5, False, NEEDS, plan.text)
+    bound = workspace_bytes(ops.mixed_cell_dual_backward.default, said, on_gpu=True)
+    assert 0.5 * bound < held(backward, gradients) <= bound
