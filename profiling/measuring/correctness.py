@@ -64,6 +64,7 @@ def subjects(scale: Scale) -> list[Subject]:
         sums, images = ((8, 12345), (70, 4321)), (8, 64, 15, 15)
     found = [_cell(name, plan, n, side, False) for name, plan, n, side in plans]
     found += [_cell(f"{name}, given statistics", plan, n, side, True) for name, plan, n, side in plans[:1]]
+    found += [_gradient(_cell(name, plan, n, side, False)) for name, plan, n, side in plans if "C=64" not in name]
     found += [_sum(*shape) for shape in sums]
     found += [_merge(images, layout, ordered) for layout in ("NCHW", "NHWC") for ordered in (False, True)]
     return found + [_gumbel(form) for form in ("soft", "straight_through", "argmax")]
@@ -84,6 +85,17 @@ def _cell(name: str, plan: CellPlan, images: int, side: int, frozen: bool) -> Su
         return mixed_cell(states, weights, mix, edges[0] if edges else None, plan, statistics if frozen else None)
 
     return Subject(name, call, arguments, num_states + num_weights)
+
+
+def _gradient(of: Subject) -> Subject:
+    """Whose values are the gradients of another, and whose gradients are products with its second derivatives."""
+
+    def call(*given: Tensor) -> Sequence[Tensor]:
+        nodes = of.call(*given)[0]
+        dy = _drawer(2)(*nodes.shape).to(torch.bfloat16).to(nodes)
+        return torch.autograd.grad(nodes, given, dy, create_graph=True)
+
+    return Subject(f"gradient of {of.name}", call, of.arguments, of.num_stored)
 
 
 def _sum(num_candidates: int, num_elements: int) -> Subject:

@@ -71,7 +71,8 @@ def dual_pointwise_backward_kernel(
     NORMALISED: tl.constexpr, WEIGHTS: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """From the gradient of a normalised output to that of the depthwise output, ``dt``, and of the 1x1 filter, each
-    with its tangent; see ``branch_gradient_kernels.pointwise_backward_kernel``."""
+    with its tangent; see ``branch_gradient_kernels.pointwise_backward_kernel``. ``dt`` is that of the branches of this
+    launch alone."""
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
     c, channel = channels_of(tl.program_id(2), C, B)
@@ -132,7 +133,7 @@ def dual_pointwise_backward_kernel(
         dt = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
         along_dt = tl.dot(along_dz, tl.trans(weight), input_precision=PRECISION)
         along_dt += tl.dot(dz, tl.trans(along_weight), input_precision=PRECISION)
-        at = dt_ptr + (b - first) * plane + pixel * (2 * C) + c[None, :]
+        at = dt_ptr + (b - launched) * plane + pixel * (2 * C) + c[None, :]
         mask = live[:, None] & channel[None, :]
         tl.store(at, dt, mask=mask)
         tl.store(at + C, along_dt, mask=mask)
@@ -207,7 +208,7 @@ def dual_depthwise_weights_kernel(
     if NORMALISED:
         src_ptr += (reads - first) * plane
     mean, rstd, along_mean, along_rstd = statistics_of_source(stats_ptr, reads, c, channel, C, NORMALISED, B, ACC)
-    dt_ptr += (b - first) * plane
+    dt_ptr += (b - launched) * plane
     out = filter_at(dpacked_ptr, table, DEPTHWISE) + tl.program_id(0).to(tl.int64) * (2 * packed_length)
     down = origin - kernel // 2 * dilation
     for _ in range(kernel):
@@ -247,8 +248,8 @@ def dual_depthwise_backward_kernel(
     plane = tl.cast(M, tl.int64) * (2 * C)
     m, live, n, y, x = pixels_of(tile, M, HO, WO, P)
     du, along_du = depthwise_transposed(
-        dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, aligned(packed_length, 4),
-        C, 1, P, B, ACC,
+        dt_ptr + (b - launched) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
+        aligned(packed_length, 4), C, 1, P, B, ACC,
     )  # fmt: skip
     inside = live[:, None] & channel[None, :]
     at = m.to(tl.int64)[:, None] * (2 * C) + c[None, :]

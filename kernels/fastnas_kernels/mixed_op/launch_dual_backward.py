@@ -58,17 +58,18 @@ class DualBackward:
         of_state, of_branches = cell.branches(source)
         first, middle = of_state.first, of_branches.first
         z = run.empty(of_branches.last - first, run.size.out_pixels, 2, run.channels)
-        dt = torch.empty_like(z)
         sums = all_sums[rows.first : rows.last]
         partial = run.empty(len(sums), run.num_tiles(run.tiles.stage), 2, 2, run.channels)
         cell.stage(state, z, first, of_state, partial, self.dy)
         cell.stage(None, z, first, of_branches, partial[middle - first :], self.dy)
         self._shared_sums(state, leaving, partial[of_branches.last - first :])
         torch.sum(partial, 1, out=sums)
-        inner = run.empty(len(of_branches), 2, 2, run.channels)
+        inner, dt = run.empty(len(of_branches), 2, 2, run.channels), z
         for read, branches in ((None, of_branches), (state, of_state)):
             if not len(branches):
                 continue
+            del dt  # of the second halves, while that of the first ones is filled
+            dt = run.empty(len(branches), *z.shape[1:])
             self._pointwise(read, z, dt, sums, inner, first, middle, branches, dpacked)
             if read is None:
                 self._inner(z, dt, first, branches, inner)

@@ -261,16 +261,17 @@ def _of_triton(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bo
 
 def _of_pairs(plan: CellPlan, shape: torch.Size, width: int, needs: Sequence[bool] | None) -> int:
     """The same of numbers with a tangent: all states, and the raw outputs of the branches of one; backward the
-    gradients of all these as well, two maps of the pools, and the gradients of all weights, split among programs."""
+    gradients of states as well, those of as many branches as read one, two maps of its pools, and the gradients of all
+    weights, split among programs."""
     inputs, images, height, pixels_wide, _ = shape
     out_height, out_width = plan.size_after(height, pixels_wide)
     pixels, channels, lowered = images * out_height * out_width, plan.mixed_channels, lower(plan)
     of_inputs = inputs * images * height * pixels_wide * plan.channels
     of_nodes = plan.num_nodes * plan.channels * pixels
-    raw = max(last - first for first, _, last in lowered.ranges) * channels * pixels
+    raw, read = (channels * pixels * max(x[i] - x[0] for x in lowered.ranges) for i in (2, 1))
     if needs is None:
         return int(2.2 * (of_inputs + of_nodes + raw) * width)
-    numbers = (1 + needs[0]) * of_inputs + 2 * of_nodes + 2 * raw + 2.5 * channels * pixels
+    numbers = (1 + needs[0]) * of_inputs + 2 * of_nodes + raw + read + 2.5 * channels * pixels
     tiles = tiles_for(channels, torch.float32)
     splits = min(MOST_SPLITS * tiles.splits, -(-pixels // tiles.filters.pixels)) + 2
     return int(2.2 * numbers * width) + needs[1] * 2 * splits * lowered.packing.size * width
