@@ -38,9 +38,9 @@ def test_forms_of_a_cell_are_compiled_once_side_by_side_and_not_launched(k):
     assert found["microseconds"] <= RATIO * found["bare"]
 
 
-@pytest.mark.parametrize("method", ["darts", "gdas"])
+@pytest.mark.parametrize("method", ["darts", "darts_2nd", "gdas"])
 def test_a_search_compiles_what_it_launches_and_moves_nothing(method):
-    """A draw that stays on the device launches the same whatever it is."""
+    """Second derivatives included; and a draw that stays on the device launches the same whatever it is."""
     found = run("search", method)
     assert found["compiled ahead"] > 20
     assert found["compiled later"] == found["launched early"] == 0
