@@ -41,6 +41,8 @@ from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, wh
 from measuring.counting import Operators, kept_bytes
 
 RESULT = Path(__file__).parent / "results" / "kernel-bytes.md"
+SIDE = 8
+"""Of the images that fill a program, in pixels."""
 
 
 class Case(NamedTuple):
@@ -77,12 +79,12 @@ def metered(plan: CellPlan, num_tiles: int, splits: int) -> Counter[str]:
     """Bytes of each kernel, for as many pixels as fill ``num_tiles`` programs."""
     table = launch.tiles_for
     tiles = replace(table(plan.mixed_channels, torch.float32), splits=splits)
-    side = int(tiles.stage.pixels**0.5)
-    assert side**2 == tiles.stage.pixels, "an image must fill a program"
+    images, rest = divmod(tiles.stage.pixels, SIDE**2)
+    assert not rest, "images must fill a program"
     launch.tiles_for = lambda *_: tiles
     try:
         with Meter() as meter:
-            evaluation(Cell("", plan, num_tiles, side), "fused").both()
+            evaluation(Cell("", plan, num_tiles * images, SIDE), "fused").both()
     finally:
         launch.tiles_for = table
     return Counter({kernel: meter.of(kernel).dram_bytes for kernel in meter.kernels})

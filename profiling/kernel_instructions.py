@@ -230,7 +230,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="workloads with this in their names")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--processes", type=int, default=2, help="compilers at once")
-    parser.add_argument("--write", action="store_true", help="put page and record into profiling/results")
+    put = "put the page into profiling/results, by this name, and the figures into the record"
+    parser.add_argument("--write", nargs="?", const="kernel-instructions", metavar="PAGE", help=put)
     settings = parser.parse_args()
     wanted = [work for work in workloads() if settings.only in work.name]
     code = compiled(wanted, settings.dtypes, settings.processes)
@@ -259,8 +260,9 @@ def main() -> None:
     )
     print(page)
     if settings.write:
-        (RESULTS / "kernel-instructions.md").write_text(page)
-        (RESULTS / "kernel-instructions.json").write_text(json.dumps(record, indent=1) + "\n")
+        (RESULTS / f"{settings.write}.md").write_text(page)
+        path = RESULTS / "kernel-instructions.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | record, indent=1) + "\n")
 
 
 def summary(work: Workload, dtype: str, phase: str, found: dict[str, Row]) -> str:

@@ -38,7 +38,7 @@ from measuring.options import parsed  # noqa: E402
 from measuring.writing import provenance, slug  # noqa: E402
 
 FAMILIES = ("stage", "pointwise", "filters", "elementwise")
-SIZES = {16: (64, 32), 32: (64, 32), 64: (64, 8), 128: (64, 8), 256: (64, 4)}
+SIZES = {4: (64, 32), 8: (64, 32), 16: (64, 32), 32: (64, 32), 64: (64, 8), 128: (64, 8), 256: (64, 4)}
 """Images and side of the cell on which an entry's channels are measured."""
 GAIN = 0.98
 """A candidate has to take at most this share of the time of the best so far: less is noise."""
@@ -78,7 +78,7 @@ class Trial(NamedTuple):
 
 def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
     """What may stand under ``family``, beside what does."""
-    widest = max(16, entry["channels"])  # a matrix product takes 16 at least
+    widest = entry["channels"]
     if family == "edges":
         # Several edges a program only if a tile has all channels
         found: list[Any] = [1, 2, 4] if entry["stage"][1] >= widest else [1]
@@ -87,10 +87,10 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
     else:
         found = [
             [pixels, channels, warps]
-            for pixels in (16, 32, 64, 128)
-            for channels in (16, 32, 64, 128)
+            for pixels in (16, 32, 64, 128, 256)
+            for channels in (4, 8, 16, 32, 64, 128)
             for warps in (2, 4, 8)
-            if channels <= widest
+            if min(16, widest) <= channels <= widest
             and 256 <= pixels * channels <= 4096
             # Less than all channels in the stage would break the edges that share a program
             and (family != "stage" or entry["edges"] == 1 or channels >= widest)

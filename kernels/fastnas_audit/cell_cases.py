@@ -6,7 +6,8 @@ differ in a number. Compiled is each way through the code once, at a size that a
 - DARTS (Liu et al., 2019, arXiv:1806.09055) on CIFAR in float32: the first cell, of 16 channels, and the first
   reduction, of 32, whose products have more channels than are unrolled;
 - PC-DARTS (Xu et al., 2020, arXiv:1907.05737) on CIFAR in float32: the first cell, a quarter of 16 channels;
-- PC-DARTS on ImageNet in bfloat16: the first reduction, half of 32 channels, and the last cell, half of 64;
+- PC-DARTS on ImageNet in both: the first cell, half of 16 channels;
+- the same in bfloat16: the first reduction, half of 32 channels, and the last cell, half of 64;
 - the spaces S2 and S3 of RobustDARTS (Zela et al., 2020, arXiv:1909.09656), which have no pools, where they differ.
 
 Of the bundles of edges that share a program those of one edge and the fullest stand for those between. Numbers with a
@@ -36,6 +37,8 @@ CELLS = (
     (DARTS, 1, 32, 2, torch.float32),
     (SMALL, 1, 16, 1, torch.float32),
     (DARTS, 4, 16, 1, torch.float32),
+    (DARTS, 2, 16, 1, torch.float32),
+    (DARTS, 2, 16, 1, torch.bfloat16),
     (DARTS, 2, 32, 2, torch.bfloat16),
     (DARTS, 2, 64, 1, torch.bfloat16),
 )
@@ -175,7 +178,7 @@ def with_budgets(case: Case) -> Case:
         budget = PAIRS
     exceptions = {"gfx942": AMD}
     if case.kernel.__name__ in ("stage_kernel", "gather_kernel"):
-        exceptions["sm_80"] = replace(budget, spills=6, reasons={**budget.reasons, "spills": ADDRESS})
+        exceptions["sm_80"] = replace(budget, spills=8, reasons={**budget.reasons, "spills": ADDRESS})
     most = {"pointwise_backward_kernel": 170, "stage_kernel": 188, "depthwise_weights_kernel": 182}
     if case.kernel.__name__ in most:
         reasons = {**budget.reasons, "registers": NEWEST}

@@ -53,7 +53,7 @@ def test_a_dry_run_writes_a_table_that_the_library_reads(tmp_path, monkeypatch):
 def test_the_table_is_written_as_it_is_shipped():
     text = tune.table_text(shipped_table())
     assert json.loads(text) == shipped_table()
-    assert text.splitlines()[1].startswith('  {"channels": 8, ')
+    assert text.splitlines()[1].startswith('  {"channels": 4, ')
 
 
 def test_every_candidate_that_is_faster_is_taken_and_measured_against_the_last_that_was(monkeypatch, untimed):

@@ -44,6 +44,8 @@ from fastnas_kernels.mixed_op.pixels import (
     pixels_of,
     pool,
     store_row,
+    widened,
+    widened_filter,
     window,
 )
 
@@ -152,13 +154,13 @@ def pointwise_backward_kernel(
                 n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
             )[0]  # fmt: skip
         if AGAIN:
-            z = tl.dot(t, weight, input_precision=PRECISION)
+            z = tl.dot(widened(t, B), widened_filter(weight, B), input_precision=PRECISION)
         else:
             z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
         dy = tl.load(upstream + pixel * upstream_pitch + o[None, :], mask=inside, other=0.0).to(ACC)
         dz = scale[None, :] * dy - slope[None, :] * z + shift[None, :]
         dz = tl.where(inside, dz, 0.0)
-        dt = tl.dot(dz, tl.trans(weight), input_precision=PRECISION)
+        dt = tl.dot(widened(dz, CO), widened_filter(tl.trans(weight), CO), input_precision=PRECISION)
         at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]
         tl.store(at, dt.to(dt_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
         if WEIGHTS:

@@ -38,6 +38,8 @@ from fastnas_kernels.mixed_op.pixels import (
     pixels_of,
     pool,
     store_row,
+    widened,
+    widened_filter,
 )
 
 
@@ -131,13 +133,13 @@ def stage_kernel(
                 own = table + e * BRANCH_FIELDS
                 at = filter_at(packed_ptr, own, POINTWISE) + c[:, None] * C + o[None, :]
                 weight = tl.load(at, mask=channel[:, None] & (o < C)[None, :], other=0.0)
+                product = tl.dot(widened(t[e], B), widened_filter(weight, B), input_precision=PRECISION)
                 if EDGES == 1:
-                    z += tl.dot(t[e], weight, input_precision=PRECISION)
+                    z += product
                 else:  # finished one by one, or all would be alive at once
                     finish_branch(
-                        tl.dot(t[e], weight, input_precision=PRECISION), own, start + e, place + e, z_ptr, stats_ptr,
-                        dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles, GROUPS, C, CO, P, BACKWARD,
-                        KEEP, ACC,
+                        product, own, start + e, place + e, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M,
+                        dy_pitch, first, num_tiles, GROUPS, C, CO, P, BACKWARD, KEEP, ACC,
                     )  # fmt: skip
     if EDGES == 1:
         finish_branch(

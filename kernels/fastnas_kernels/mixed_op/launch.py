@@ -191,7 +191,8 @@ class Launcher:
     @cached_property
     def product(self) -> dict:
         """The constants of kernels that multiply matrices."""
-        return {"CO": max(16, power_of_2(self.channels)), "PRECISION": self.tiles.precision}
+        least = min(16, self.tiles.stage.channels)
+        return {"CO": max(least, power_of_2(self.channels)), "PRECISION": self.tiles.precision}
 
     @cached_property
     def sizes(self) -> dict:
@@ -262,7 +263,7 @@ class Launcher:
             M=self.size.out_pixels,
             num_tiles=self.num_tiles(tile),
             eps=self.lowered.plan.eps,
-            TILES=64,
+            TILES=max(64, 512 // tile.channels),
             **self.block(tile),
         )
 

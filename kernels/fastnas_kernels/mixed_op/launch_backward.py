@@ -217,7 +217,7 @@ class Backward:
             GROUPS=run.lowered.plan.k,
             **run.block(tile),
             **run.product,
-            **run.registers(None if dpacked is None else 168),
+            **run.registers(168 if dpacked is not None else 128 if run.channels <= 8 else None),
         )
 
     def _depthwise_weights(
@@ -309,7 +309,7 @@ class Backward:
         run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
         first, middle, _ = run.lowered.ranges[source]
         # Left alone, these spill, and the others do with a limit
-        limited = 8 <= run.channels < 16 or (state.stride == 2 and run.dtype == torch.bfloat16)
+        limited = 8 < run.channels < 16 or (run.dtype == torch.bfloat16 and (state.stride == 2 or run.channels <= 8))
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt
         if pools:

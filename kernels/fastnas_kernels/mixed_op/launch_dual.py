@@ -208,12 +208,15 @@ class DualCell:
 def _smaller(run: Launcher) -> Launcher:
     """A launcher whose programs do half the work, as a pair takes twice the registers, but no matrix product of fewer
     than the 16 rows and columns that it needs. Filters' gradients have half the sums already: those of a row."""
-    tiles = run.tiles
-    stage, pointwise, elementwise = (
-        replace(tile, pixels=max(16, tile.pixels // 2)) for tile in (tiles.stage, tiles.pointwise, tiles.elementwise)
-    )
-    pointwise = replace(pointwise, channels=min(16, pointwise.channels))
-    return replace(run, tiles=replace(tiles, stage=stage, pointwise=pointwise, elementwise=elementwise))
+    wide = {name: _wide(tile) for name, tile in run.tiles.kernels.items()}
+    halves = {name: replace(wide[name], pixels=max(16, wide[name].pixels // 2)) for name in wide if name != "filters"}
+    halves["pointwise"] = replace(halves["pointwise"], channels=min(16, halves["pointwise"].channels))
+    return replace(run, tiles=replace(run.tiles, **(wide | halves)))
+
+
+def _wide(tile: Tile) -> Tile:
+    """``tile`` with the 16 channels that a matrix product needs."""
+    return replace(tile, pixels=tile.pixels * tile.channels // max(16, tile.channels), channels=max(16, tile.channels))
 
 
 def dual_cell(

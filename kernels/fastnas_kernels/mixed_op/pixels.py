@@ -282,6 +282,26 @@ def filter_at(packed_ptr, table, FIELD: tl.constexpr):
 
 
 @triton.jit
+def widened(t, B: tl.constexpr):
+    """A tile ``[P, B]`` whose rows have the 16 numbers that a matrix product takes at least: with fewer channels, zeros
+    stand between them. Two pixels in a row would take as many multiplications, and let a NaN spread from one to the
+    other."""
+    if B < 16:
+        t = tl.interleave(t, tl.zeros_like(t))
+    if B < 8:
+        t = tl.interleave(t, tl.zeros_like(t))
+    return t
+
+
+@triton.jit
+def widened_filter(weight, B: tl.constexpr):
+    """A 1x1 filter ``[B, C out]`` for what is :func:`widened`."""
+    if B < 16:
+        weight = tl.trans(widened(tl.trans(weight), B))
+    return weight
+
+
+@triton.jit
 def window_maximum(ptr, n, h, w, H, W, pitch, c, live, channel, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr):
     """Maximum of a 2x2 window (smaller at an odd border) and the position of the first one (0 to 3); ``[P, B]``."""
     highest = tl.full((P, B), float("-inf"), ACC)

@@ -105,7 +105,7 @@ def test_filters_of_other_sizes_and_maps_that_are_larger_than_a_program(use_tile
     compare(plan, x, u, dnodes)
 
 
-def test_candidates_may_see_more_channels_than_a_block_has(use_tiles):
+def test_tiles_of_fewer_channels_than_a_product_takes_are_as_wide_here(use_tiles):
     use_tiles(pixels=32, channels=4, edges=1)
     plan = one_edge(MAX, AVG, SKIP, SEPARABLE, channels=6, stride=2)
     x, u, dnodes, _ = at_random(plan, (5, 4))

@@ -114,11 +114,20 @@ def test_any_number_of_channels_in_several_blocks(in_triton, use_tiles, argument
     assert_equals_reference(in_triton, plan, arguments(plan, 3))
 
 
-def test_the_shipped_tiles_serve_a_cell(monkeypatch, poison, arguments):
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("channels", "k", "block"), [(8, 1, 8), (12, 2, 8), (16, 4, 4), (2, 1, 4)])
+def test_rows_of_few_channels_take_no_more_than_these(in_triton, use_tiles, arguments, channels, k, block, stride):
+    use_tiles(pixels=64, channels=block, edges=2)
+    plan = fan(MAX, AVG, SKIP, SEPARABLE, channels=channels, k=k, stride=stride)
+    assert_equals_reference(in_triton, plan, arguments(plan, (5, 3), batch=3))
+
+
+@pytest.mark.parametrize("channels", [4, 8, 16])
+def test_the_shipped_tiles_serve_a_cell(monkeypatch, poison, arguments, channels):
     monkeypatch.setenv("FASTNAS_BACKEND", "triton")
     from fastnas_kernels.mixed_op.cell import mixed_cell  # noqa: PLC0415  (without the tiles of the other tests)
 
-    plan = fan(AVG, SEPARABLE, channels=16)
+    plan = fan(AVG, SEPARABLE, channels=channels)
     assert_equals_reference(mixed_cell, plan, arguments(plan, (5, 9)))
 
 
@@ -259,8 +268,9 @@ def test_without_a_gradient_nothing_is_saved(fused, arguments):
     assert_alike([nodes], [reference_cell(*given, plan)[0].detach()])
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_nan_in_a_state_spreads_as_in_the_reference(fused, arguments, frozen):
+@pytest.mark.parametrize(("frozen", "block"), [(False, 16), (True, 16), (True, 4)])
+def test_nan_in_a_state_spreads_as_in_the_reference(fused, use_tiles, arguments, frozen, block):
+    use_tiles(channels=block)  # in a row of its own, a pixel shares no product with another
     plan = solo(MAX, AVG, SKIP, SEPARABLE, FIVE, k=2)
     given = arguments(plan, 6)
     with torch.no_grad():

@@ -48,6 +48,7 @@ def forward_backward(cell, plan, given):
     [
         (one_node(*ALL, stride=2, k=2), (5, 3), 16),
         (one_node(*ALL, channels=6), (3, 5), 4),
+        (one_node(*ALL, channels=12, k=2, stride=2), (5, 3), 8),
         (one_node(*ALL[:2], channels=12, stride=2, k=3), 3, 4),
         (CellPlan(16, 1, 2, (EdgePlan(0, 1, ALL[:1]), EdgePlan(1, 2, ALL[:1])), k=4), 3, 4),
         (
@@ -58,7 +59,14 @@ def forward_backward(cell, plan, given):
             16,
         ),
     ],
-    ids=["strided and partial", "two blocks of channels", "a third", "a node of four groups", "a node read by another"],
+    ids=[
+        "strided and partial",
+        "two blocks of channels",
+        "rows of six",
+        "a third",
+        "a node of four groups",
+        "a node read by another",
+    ],
 )
 def test_no_access_leaves_its_tensor_and_no_result_depends_on_the_order(
     in_triton, use_tiles, arguments, plan, size, block
