@@ -17,7 +17,7 @@ import os
 import shlex
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -109,14 +109,18 @@ def launches(place: Place, images: int, dtype: torch.dtype, weights: bool) -> li
 
 def compiled(wanted: Sequence[Workload], dtypes: Sequence[str], processes: int) -> dict[tuple, Assembly]:
     """The code of every form of ``wanted``, each compiled once."""
+    cells = ((place, work.images, DTYPES[dtype]) for work in wanted for place in work.places for dtype in dtypes)
+    return compiled_forms(
+        (one for cell in cells for weights in PHASES.values() for one in launches(*cell, weights)), processes
+    )
+
+
+def compiled_forms(of: Iterable[Launch], processes: int) -> dict[tuple, Assembly]:
+    """The code of every form of some launches, each compiled once."""
     forms: dict[tuple, Case] = {}
-    for work in wanted:
-        for place in work.places:
-            for dtype in dtypes:
-                for weights in PHASES.values():
-                    for one in launches(place, work.images, DTYPES[dtype], weights):
-                        case = case_of(one, one.name)
-                        forms.setdefault(same_code(case), case)
+    for one in of:
+        case = case_of(one, one.name)
+        forms.setdefault(same_code(case), case)
     jobs = [
         Job(reference(c.kernel), c.signature, TARGET, c.constants, c.num_warps, c.num_stages, c.maxnreg,
             c.divisible_by_16)

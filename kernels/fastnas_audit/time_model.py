@@ -161,13 +161,17 @@ def _without_flags(text: str) -> str:
     return ", ".join(part for part in text.split(", ") if "=" not in part)
 
 
+BY_BRANCH = ("stage_kernel", "pointwise_backward_kernel", "depthwise_backward_kernel", "depthwise_weights_kernel")
+"""Kernels whose programs serve one branch each; but where the tangents are not wanted, the first serves bundles."""
+
+
 def _filters_served(launch: Launch, lowered: Lowered, edges_a_program: int) -> Iterator[int]:
     """The filter size of each branch, or bundle of them, that a launch serves alike; 1 where there are no filters."""
-    named, name = launch.arguments, launch.name
-    if name == "stage_kernel":
+    named, name = launch.arguments, launch.name.removeprefix("dual_")  # those on numbers with a tangent
+    if launch.name == "stage_kernel":
         bundles = _bundles(lowered, edges_a_program)[named["first_bundle"] : named["first_bundle"] + launch.grid[1]]
         yield from (lowered.branches[first].kernel for first, _ in bundles)
-    elif name in ("pointwise_backward_kernel", "depthwise_backward_kernel", "depthwise_weights_kernel"):
+    elif name in BY_BRANCH:
         yield from (b.kernel for b in lowered.branches[named["launched"] : named["launched"] + launch.grid[1]])
     elif name == "gather_kernel":
         yield from [b.kernel for b in lowered.branches[named["first"] : named["middle"]]] or [1]

@@ -161,7 +161,8 @@ def _row_of_filter(
     """Gradient of one row of a filter, whose middle is ``down`` and ``right``, and its tangent."""
     sums = (tl.zeros((P, B), ACC),) * SIZE
     along_sums = (tl.zeros((P, B), ACC),) * SIZE
-    for tile in range(tl.program_id(0), num_tiles, tl.num_programs(0)):
+    split = tl.program_id(0)
+    for tile in range(split, num_tiles, tl.num_programs(0)):
         m, live, n, h, w = pixels_of(tile, M, HO, WO, P)
         at = dt_ptr + m.to(tl.int64)[:, None] * (2 * C) + c[None, :]
         dt, along_dt = load_dual(at, live[:, None] & channel[None, :], C)

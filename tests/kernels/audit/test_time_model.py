@@ -58,6 +58,13 @@ def test_only_the_code_for_the_size_of_a_filter_is_passed():
     assert work.mix["memory"] == 5 * 4
 
 
+def test_kernels_on_numbers_with_a_tangent_serve_the_same_branches_one_a_program():
+    branches = [SimpleNamespace(kernel=kernel) for kernel in (3, 5, 7)]
+    found = launch("dual_stage_kernel", (1, 2), launched=1)
+    work = work_of(found, code(Stretch(("kernel",), (), {"memory": 1})), SimpleNamespace(branches=branches), 4, TWO)
+    assert work.mix["memory"] == (5 + 7) * 4
+
+
 def test_code_without_known_loops_is_refused():
     with pytest.raises(ValueError, match=r"^work_of: the loops of some_kernel on sm_90 must be known"):
         work_of(launch(), code(), None, 1, TWO)
