@@ -127,11 +127,13 @@ def test_records_are_measured_on_fewer_images():
 
 
 def test_time_for_many_steps_is_divided_between_searches():
-    def searches(minutes):
-        return fit_searches(StepTimes(0.01, 0.0, 0.0), darts(), DIGITS, replace(CONFIG, minutes=minutes))
+    def searches(minutes, make=darts):
+        return fit_searches(StepTimes(0.01, 0.0, 0.0), NASBENCH201, make(), DIGITS, replace(CONFIG, minutes=minutes))
 
     # a step of 0.01 s, an eighth of the epochs without alpha: a minute has 6,000 steps
     assert [searches(minutes) for minutes in (0.1, 0.4, 0.7, 1.0, 60)] == [1, 1, 2, 3, 16]
+    # one of five candidates is trained in a step
+    assert [searches(minutes, gdas) for minutes in (0.7, 1.0, 3.0)] == [1, 1, 2]
 
 
 def test_searches_share_the_minutes_and_the_plan_says_how_many(tmp_path, monkeypatch):
