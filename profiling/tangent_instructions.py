@@ -25,7 +25,9 @@ from fastnas_audit.instructions import share_of_products
 from fastnas_audit.interpreter import replaced
 from fastnas_audit.recorder import Launch, case_of, recorded, same_code
 from fastnas_audit.time_model import H100, NOTHING, Work, work_of
-from fastnas_kernels.mixed_op import launch, launch_dual, launch_dual_backward
+from fastnas_kernels.mixed_op import launch
+from fastnas_kernels.mixed_op.dual import launch as launch_dual
+from fastnas_kernels.mixed_op.dual import launch_backward as launch_dual_backward
 from measuring.cells import darts_plan
 
 RESULT = Path(__file__).parent / "results" / "tangent-instructions.md"

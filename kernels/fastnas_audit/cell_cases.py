@@ -24,7 +24,9 @@ import torch
 from fastnas_audit.gate import Budget, Case
 from fastnas_audit.interpreter import replaced
 from fastnas_audit.recorder import Launch, case_of, recorded, same_code
-from fastnas_kernels.mixed_op import launch, launch_backward, launch_dual, launch_dual_backward
+from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op.dual import launch as launch_dual
+from fastnas_kernels.mixed_op.dual import launch_backward as launch_dual_backward
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from fastnas_kernels.tensors import accumulator
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastnas_kernels.mixed_op import launch, launch_backward, launch_dual, launch_dual_backward
+from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op.dual import launch as launch_dual
+from fastnas_kernels.mixed_op.dual import launch_backward as launch_dual_backward
 from fastnas_kernels.mixed_op.plan import plan_from_text
 
 CELLS: dict[str, Callable[..., Any]] = {

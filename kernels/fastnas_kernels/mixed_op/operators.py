@@ -43,7 +43,7 @@ def _launch_dual(images: Tensor) -> ModuleType:
     """The module whose ``run_dual_forward`` serves numbers with tangents."""
     if backend_for(images.device) == "cpu":
         return _launch(images)
-    from fastnas_kernels.mixed_op import launch_dual  # noqa: PLC0415
+    from fastnas_kernels.mixed_op.dual import launch as launch_dual  # noqa: PLC0415
 
     return launch_dual
 
@@ -52,7 +52,7 @@ def _launch_dual_backward(images: Tensor) -> ModuleType:
     """The module whose ``run_dual_backward`` serves them."""
     if backend_for(images.device) == "cpu":
         return _launch(images)
-    from fastnas_kernels.mixed_op import launch_dual_backward  # noqa: PLC0415
+    from fastnas_kernels.mixed_op.dual import launch_backward as launch_dual_backward  # noqa: PLC0415
 
     return launch_dual_backward
 

@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from fastnas_audit.meter import Meter
-from fastnas_kernels.mixed_op import derivative, launch_dual, launch_dual_backward
+from fastnas_kernels.mixed_op import derivative
+from fastnas_kernels.mixed_op.dual import launch as launch_dual
+from fastnas_kernels.mixed_op.dual import launch_backward as launch_dual_backward
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 from tests.kernels.dual_points import DILATED, SEPARABLE, a_plan, by_definition, random_point, random_statistics
 

@@ -8,10 +8,11 @@ import triton
 
 from fastnas_audit.meter import Meter
 from fastnas_audit.offsets import last_programs
-from fastnas_kernels.mixed_op import launch, launch_dual
+from fastnas_kernels.mixed_op import launch
+from fastnas_kernels.mixed_op.dual import launch as launch_dual
+from fastnas_kernels.mixed_op.dual.launch import DualCell
+from fastnas_kernels.mixed_op.dual.launch_backward import DualBackward
 from fastnas_kernels.mixed_op.launch_backward import Backward, Needs
-from fastnas_kernels.mixed_op.launch_dual import DualCell
-from fastnas_kernels.mixed_op.launch_dual_backward import DualBackward
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan, Size
 from fastnas_kernels.mixed_op.tables import Tile, Tiles
 

@@ -8,8 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fastnas_kernels.cpu import launch as cpu_launch
-from fastnas_kernels.mixed_op import launch, launch_backward, launch_dual, launch_dual_backward
+from fastnas_kernels.mixed_op import launch, launch_backward
 from fastnas_kernels.mixed_op.derivative import fused_cell
+from fastnas_kernels.mixed_op.dual import launch as launch_dual
+from fastnas_kernels.mixed_op.dual import launch_backward as launch_dual_backward
 from fastnas_kernels.mixed_op.operators import workspace_bytes
 from fastnas_kernels.mixed_op.plan import Candidate, CellPlan, EdgePlan
 

@@ -5,8 +5,8 @@
 import triton
 import triton.language as tl
 
-from fastnas_kernels.mixed_op.dual_branch_kernels import load_sums, through_normalisation
-from fastnas_kernels.mixed_op.dual_pixels import (
+from fastnas_kernels.mixed_op.dual.branch_gradient_kernels import load_sums, through_normalisation
+from fastnas_kernels.mixed_op.dual.pixels import (
     DUAL_RUN_TIME,
     depthwise_transposed,
     load_coefficient,

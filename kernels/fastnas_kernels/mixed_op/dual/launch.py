@@ -3,7 +3,7 @@
 """Runs a lowered cell on numbers with a tangent: what everything of second order needs.
 
 Forward, the kernels of ``launch`` give the values, and those of tangents follow, state by state; what the branches of
-one state leave is added to the nodes before the next state's are computed. How pairs lie is said in ``dual_pixels``.
+one state leave is added to the nodes before the next state's are computed. How pairs lie is said in ``dual/pixels.py``.
 
 Shape suffixes as in ``launch``; a 2 stands for a number and its tangent.
 """
@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
-from fastnas_kernels.mixed_op import dual_forward_kernels as kernels
+from fastnas_kernels.mixed_op.dual import forward_kernels as kernels
 from fastnas_kernels.mixed_op.launch import Launcher, State, launcher, run_forward
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, Tile, ceil_div, pack

@@ -2,7 +2,7 @@
 # (Triton's annotations do not describe what a launch accepts)
 """Runs the gradient of a lowered cell on numbers with a tangent, state by state from the last to the first.
 
-Shape suffixes as in ``launch_dual``.
+Shape suffixes as in ``launch``.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastnas_kernels.mixed_op import dual_branch_kernels, dual_state_kernels
+from fastnas_kernels.mixed_op.dual import branch_gradient_kernels, state_gradient_kernels
+from fastnas_kernels.mixed_op.dual.launch import DualCell, dual_cell
 from fastnas_kernels.mixed_op.launch import State
 from fastnas_kernels.mixed_op.launch_backward import Needs
-from fastnas_kernels.mixed_op.launch_dual import DualCell, dual_cell
 from fastnas_kernels.mixed_op.plan import CellPlan
 from fastnas_kernels.mixed_op.tables import Span, ceil_div, mix_gradient
 
@@ -80,7 +80,7 @@ class DualBackward:
     def _shared_sums(self, state: State, leaving: Span, partial: Tensor) -> None:
         cell, run, tile = self.cell, self.cell.run, self.cell.tile
         run.start(
-            dual_state_kernels.dual_shared_sums_kernel,
+            state_gradient_kernels.dual_shared_sums_kernel,
             (run.num_tiles(tile), run.channel_blocks(tile)),
             {"STRIDE": state.stride},
             state_ptr=state.tensor,
@@ -110,7 +110,7 @@ class DualBackward:
         cell, run, tile = self.cell, self.cell.run, self.cell.run.tiles.pointwise
         splits = run.num_tiles(tile) if dpacked is None else run.splits(len(branches))
         run.start(
-            dual_branch_kernels.dual_pointwise_backward_kernel,
+            branch_gradient_kernels.dual_pointwise_backward_kernel,
             (splits, len(branches), run.channel_blocks(tile)),
             {
                 "STRIDE": 1 if state is None else state.stride,
@@ -147,7 +147,7 @@ class DualBackward:
         cell, run, tile = self.cell, self.cell.run, self.cell.tile
         partial = run.empty(len(branches), run.num_tiles(tile), 2, 2, run.channels)
         run.start(
-            dual_branch_kernels.dual_depthwise_backward_kernel,
+            branch_gradient_kernels.dual_depthwise_backward_kernel,
             (run.num_tiles(tile), len(branches), run.channel_blocks(tile)),
             {},
             z_ptr=z,
@@ -172,7 +172,7 @@ class DualBackward:
     ) -> None:
         cell, run, tile = self.cell, self.cell.run, self.cell.run.tiles.filters
         run.start(
-            dual_branch_kernels.dual_depthwise_weights_kernel,
+            branch_gradient_kernels.dual_depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
             {"STRIDE": 1 if state is None else state.stride, "NORMALISED": state is None},
             src_ptr=z if state is None else state.tensor,
@@ -223,7 +223,7 @@ class DualBackward:
             others = (plan.k - 1) * run.channels
             partial = run.empty(len(leaving), num_tiles, 2, others)
             run.start(
-                dual_state_kernels.dual_bypass_backward_kernel,
+                state_gradient_kernels.dual_bypass_backward_kernel,
                 (num_tiles, ceil_div(others, tile.channels)),
                 form,
                 edge_mix_ptr=cell.edge_mix,
@@ -246,7 +246,7 @@ class DualBackward:
             daverage = torch.empty_like(dmax)
             position = torch.empty_like(dmax[:, 0], dtype=torch.int8)
             run.start(
-                dual_state_kernels.dual_pool_backward_kernel,
+                state_gradient_kernels.dual_pool_backward_kernel,
                 (run.num_tiles(tile), run.channel_blocks(tile)),
                 {"STRIDE": state.stride},
                 state_ptr=state.tensor,
@@ -269,7 +269,7 @@ class DualBackward:
                 **run.block(tile),
             )
         run.start(
-            dual_state_kernels.dual_gather_kernel,
+            state_gradient_kernels.dual_gather_kernel,
             (num_tiles, run.channel_blocks(tile)),
             form | {"POOLS": pools},
             dt_ptr=dt,

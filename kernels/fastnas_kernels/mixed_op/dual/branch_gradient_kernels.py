@@ -10,7 +10,7 @@ With ``e = dy - mean(dy) - y mean(dy y)`` a normalisation sends the gradient ``d
 import triton
 import triton.language as tl
 
-from fastnas_kernels.mixed_op.dual_pixels import (
+from fastnas_kernels.mixed_op.dual.pixels import (
     DUAL_RUN_TIME,
     depthwise,
     depthwise_transposed,

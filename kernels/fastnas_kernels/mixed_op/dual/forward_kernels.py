@@ -10,7 +10,7 @@ gradient of a normalisation needs them.
 import triton
 import triton.language as tl
 
-from fastnas_kernels.mixed_op.dual_pixels import (
+from fastnas_kernels.mixed_op.dual.pixels import (
     ALONG,
     DUAL_RUN_TIME,
     ROW,
