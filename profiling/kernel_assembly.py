@@ -2,12 +2,15 @@
 
 Compiles for GPUs that need not be present and holds the code to its budget. Without --write it only prints. With it,
 all cases go to results/kernel-assembly.json, where those that were not compiled this time stay as they were, and the
-worst of each kernel to results/kernel-assembly-<target>.md.
+worst of each kernel to results/kernel-assembly-<target>.md. What the oldest supported Triton makes of them goes to
+results/kernel-assembly-oldest.*, and what is made of the cells in float64 to results/kernel-assembly-float64.*.
+
+    python profiling/kernel_assembly.py --targets sm_90 --dtypes float64 --write
 
 With another Triton than the installed one, from a folder of its own:
 
     pip install --no-deps --target FOLDER triton==3.6.0
-    PYTHONPATH=FOLDER python profiling/kernel_assembly.py --targets sm_90 --only 'c=16 ' --dtypes float32 float64
+    PYTHONPATH=FOLDER python profiling/kernel_assembly.py --targets sm_90 --write
 """
 
 import argparse
@@ -28,7 +31,7 @@ import triton
 from fastnas_audit.assembly import TARGETS
 from fastnas_audit.cases import cases_for
 from fastnas_audit.gate import judge
-from fastnas_audit.record import Record, record, summary
+from fastnas_audit.record import Record, record, record_name, summary
 
 RESULTS = Path(__file__).parent / "results"
 CHUNK = 64
@@ -38,19 +41,19 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 def main() -> None:
     """Compile, print, and write what was asked for."""
     arguments = parsed()
-    broken = 0
+    name, broken = record_name(arguments.dtypes), 0
     for target in arguments.targets:
         begin = time.perf_counter()
         of_target = cases_for(target, [DTYPES[name] for name in arguments.dtypes])
         cases = [case for case in of_target if any(words in case.name for words in arguments.only)]
-        verdicts, found = [], known() if arguments.write else {}
+        verdicts, found = [], known(name) if arguments.write else {}
         for first in range(0, len(cases), CHUNK):  # what is done is kept if the rest is cut off
             verdicts += judge(cases[first : first + CHUNK], [target], arguments.processes)
             print(f"{target}: {len(verdicts)} of {len(cases)}", file=sys.stderr, flush=True)
-            for name, targets in record(verdicts[first:]).items():
-                found[name] = dict(sorted((found.get(name, {}) | targets).items()))
+            for case, targets in record(verdicts[first:]).items():
+                found[case] = dict(sorted((found.get(case, {}) | targets).items()))
             if arguments.write:
-                remember(found)
+                remember(name, found, arguments.dtypes)
         spent = f"{len(cases)} of {len(of_target)} cases in {time.perf_counter() - begin:.0f} s"
         shown = summary(of_target if arguments.write else cases, target, found)
         text = page(target, f"{spent} with {arguments.processes} processes", shown)
@@ -60,7 +63,7 @@ def main() -> None:
                 broken += 1
                 print(f"{verdict.case.name} on {target}: {'; '.join(verdict.violations)}", file=sys.stderr)
         if arguments.write:
-            (RESULTS / f"kernel-assembly-{target}.md").write_text(text)
+            (RESULTS / f"{name}-{target}.md").write_text(text)
     sys.exit(bool(broken))
 
 
@@ -74,18 +77,18 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=[], help=exact)
     parser.add_argument("--write", action="store_true", help="put the tables into profiling/results")
     arguments = parser.parse_args()
-    if arguments.write and arguments.dtypes:
-        parser.error("--write records float32 and bfloat16: leave out --dtypes, or --write")
-    others = sorted(recorded_with(arguments.targets) - {triton.__version__})
+    if arguments.write and arguments.dtypes not in ([], ["float64"]):
+        parser.error("--write records float32 and bfloat16, or float64: leave out --dtypes, or --write")
+    others = sorted(recorded_with(record_name(arguments.dtypes), arguments.targets) - {triton.__version__})
     if arguments.write and others and arguments.only != [""]:
         rule = f"--write with --only needs the Triton of the record, {', '.join(others)}"
         parser.error(f"{rule}, got {triton.__version__}: leave out --only to record everything anew, or --write")
     return arguments
 
 
-def recorded_with(targets: Sequence[str]) -> set[str]:
+def recorded_with(name: str, targets: Sequence[str]) -> set[str]:
     """The versions of Triton that made the pages of ``targets``."""
-    pages = [RESULTS / f"kernel-assembly-{target}.md" for target in targets]
+    pages = [RESULTS / f"{name}-{target}.md" for target in targets]
     return {found for path in pages if path.exists() for found in re.findall(r"Triton ([\d.]+),", path.read_text())}
 
 
@@ -96,17 +99,18 @@ def page(target: str, spent: str, table: str) -> str:
     return f"# Kernels compiled for {target}\n\n{about}\n\n{table}"
 
 
-def known() -> Record:
+def known(name: str) -> Record:
     """What was seen of all cases so far."""
-    path = RESULTS / "kernel-assembly.json"
+    path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def remember(found: Record) -> None:
+def remember(name: str, found: Record, dtypes: Sequence[str]) -> None:
     """Keep what was seen of the cases that there are."""
-    names = {case.name for target in TARGETS for case in cases_for(target)}
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(found[name])}" for name in sorted(names & set(found)))
-    (RESULTS / "kernel-assembly.json").write_text(f"{{\n{lines}\n}}\n")
+    of = [DTYPES[dtype] for dtype in dtypes]
+    cases = {case.name for target in TARGETS for case in cases_for(target, of)}
+    lines = ",\n".join(f"{json.dumps(case)}: {json.dumps(found[case])}" for case in sorted(cases & set(found)))
+    (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ differ in a number. Compiled is each way through the code once, at a size that a
 - the spaces S2 and S3 of RobustDARTS (Zela et al., 2020, arXiv:1909.09656), which have no pools, where they differ.
 
 Of the bundles of edges that share a program those of one edge and the fullest stand for those between. Numbers with a
-tangent are in float32 whatever states are kept in, and recorded of the cells in it. Asked for by dtype, as the oldest
-Triton and float64 are, it is all cells in these.
+tangent are in float32 whatever states are kept in, and recorded of the cells in it. Asked for by dtype, as float64 is,
+it is all cells in these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,6 +23,7 @@ import torch
 
 from fastnas_audit.gate import Budget, Case
 from fastnas_audit.interpreter import replaced
+from fastnas_audit.record import is_oldest
 from fastnas_audit.recorder import Launch, case_of, recorded, same_code
 from fastnas_kernels.mixed_op import launch, launch_backward
 from fastnas_kernels.mixed_op.dual import launch as launch_dual
@@ -153,6 +154,9 @@ EXACT = Budget(
     },
 )
 
+OF_EXACT = {"gather_kernel": 2, "node_kernel": 2, "depthwise_backward_kernel": 6}
+"""Spills of float64 on sm_90."""
+
 AMD = Budget(
     registers=256,
     vector_share=0.0,
@@ -164,12 +168,27 @@ AMD = Budget(
 
 ADDRESS = "ptxas keeps an address or two of 8 bytes in local memory; limits of registers that avoid it are for sm_90"
 NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen for sm_80 and sm_90"
+OLDEST = "tiles and limits of registers were chosen for Triton 3.8"
+OF_OLDEST = {
+    "depthwise_weights_kernel": {"registers": 255, "spills": 64},
+    "gather_kernel": {"spills": 22},
+    "stage_kernel": {"spills": 2},
+    "pool_backward_kernel": {"registers": 183},
+    "dual_pool_backward_kernel": {"registers": 186},
+    "dual_depthwise_weights_kernel": {"spills": 6},
+    "dual_stage_kernel": {"vector_share": 0.6},
+    "dual_bypass_kernel": {"vector_share": 0.0},
+}
+"""What the oldest Triton needs beyond the budget for sm_90."""
 
 
 def with_budgets(case: Case) -> Case:
     """``case`` with what it may use."""
     if "*fp64" in case.signature.values():
-        return replace(case, budget=EXACT, exceptions={"gfx942": AMD})
+        budget, spills = EXACT, OF_EXACT.get(case.kernel.__name__, 0)
+        if spills:
+            budget = replace(EXACT, spills=spills, reasons={**EXACT.reasons, "spills": EXACT.reasons["registers"]})
+        return replace(case, budget=budget, exceptions={"gfx942": AMD})
     width = 2 if "*bf16" in case.signature.values() else 4
     budget = NARROW if case.constants["C"] * width < 16 else Budget()
     if case.kernel.__name__ == "depthwise_weights_kernel":
@@ -185,4 +204,6 @@ def with_budgets(case: Case) -> Case:
     if case.kernel.__name__ in most:
         reasons = {**budget.reasons, "registers": NEWEST}
         exceptions["sm_100"] = replace(budget, registers=most[case.kernel.__name__], reasons=reasons)
+    if is_oldest() and (looser := OF_OLDEST.get(case.kernel.__name__)):
+        exceptions["sm_90"] = replace(budget, **looser, reasons={**budget.reasons, **dict.fromkeys(looser, OLDEST)})
     return replace(case, budget=budget, exceptions=exceptions)

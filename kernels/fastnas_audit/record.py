@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import triton
+
 from fastnas_audit.assembly import Assembly
 from fastnas_audit.gate import Budget, Case, Verdict, violations
 
@@ -12,6 +14,21 @@ SHARE = 0.03
 
 Record = dict[str, dict[str, dict[str, Any]]]
 """What was seen of each case on each target."""
+
+
+OLDEST = "3.6."
+"""What the versions of the oldest supported Triton begin with."""
+
+
+def is_oldest() -> bool:
+    """Whether the installed Triton is of the oldest supported version."""
+    return triton.__version__.startswith(OLDEST)
+
+
+def record_name(dtypes: Sequence[str] = ()) -> str:
+    """Under which name it is kept what the installed Triton makes of the kernels in ``dtypes``: the oldest has a record
+    of its own, and so does float64."""
+    return "-".join(("kernel-assembly", *["oldest"] * is_oldest(), *dtypes))
 
 
 def record(verdicts: Iterable[Verdict]) -> Record:

@@ -184,9 +184,8 @@ class Launcher:
 
     def registers(self, most: int | None) -> dict:
         """Lets NVIDIA's compiler use up to ``most`` registers a thread. Left alone, it first decides how many programs
-        shall share a multiprocessor, and for a few kernels it then keeps an address or two in memory. A number of
-        float64 takes two registers, for which no limit was chosen."""
-        return {} if most is None or self.dtype == torch.float64 or vendor() != "cuda" else {"maxnreg": most}
+        shall share a multiprocessor, and for a few kernels it then keeps an address or two in memory."""
+        return {} if most is None or vendor() != "cuda" else {"maxnreg": most}
 
     @cached_property
     def product(self) -> dict:

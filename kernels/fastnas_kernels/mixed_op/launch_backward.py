@@ -307,9 +307,9 @@ class Backward:
         form: dict, where: dict,
     ) -> None:  # fmt: skip
         run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
-        first, middle, _ = run.lowered.ranges[source]
+        (first, middle, _), width = run.lowered.ranges[source], run.dtype.itemsize
         # Left alone, these spill, and the others do with a limit
-        limited = 8 < run.channels < 16 or (run.dtype == torch.bfloat16 and (state.stride == 2 or run.channels <= 8))
+        limited = 8 < run.channels < 16 or width == 8 or (width == 2 and (state.stride == 2 or run.channels <= 8))
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt
         if pools:

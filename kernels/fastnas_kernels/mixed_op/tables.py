@@ -277,6 +277,13 @@ def vendor() -> str:
     return "hip" if torch.version.hip else "cuda"
 
 
+def _for_float64(tiles: Tiles) -> Tiles:
+    """Half the pixels, as a number takes two registers, but the 16 that a matrix product takes, and fewer edges."""
+    least = {"stage": 16, "pointwise": 16, "filters": 1, "elementwise": 1}
+    halves = {name: replace(tile, pixels=max(least[name], tile.pixels // 2)) for name, tile in tiles.kernels.items()}
+    return replace(tiles, **halves, edges=min(tiles.edges, 2))
+
+
 @lru_cache(maxsize=64)
 def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles:
     """The tiles for candidates that see ``channels`` channels, on GPUs of ``backend``, see :func:`vendor`.
@@ -294,6 +301,8 @@ def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles
         raise invalid("mixed_cell", f"candidates must see at most {widest} channels", channels, remedy)
     of_type = (entry for entry in table if entry.get("dtype") in (None, str(dtype).removeprefix("torch.")))
     tiles = tiles_from_json(next(entry for entry in of_type if channels <= entry["channels"]))
+    if dtype == torch.float64:
+        tiles = _for_float64(tiles)
     if backend == "hip":
         halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
         return replace(tiles, **halves, precision="ieee")

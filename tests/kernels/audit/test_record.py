@@ -5,7 +5,7 @@ import triton
 
 from fastnas_audit.assembly import Assembly
 from fastnas_audit.gate import Budget, Case, Verdict
-from fastnas_audit.record import record, regressions, summary
+from fastnas_audit.record import record, record_name, regressions, summary
 
 CODE = Assembly(
     kernel="k",
@@ -79,3 +79,10 @@ def test_the_summary_shows_the_worst_of_each_kernel_what_is_broken_and_why_a_bud
     assert "- move it: 200 registers of at most 168" in lines
     assert "- new one: is not recorded" in lines
     assert lines[-1] == "- copy, move: spills 4, because an address"
+
+
+def test_the_oldest_triton_and_float64_have_records_of_their_own(monkeypatch):
+    monkeypatch.setattr(triton, "__version__", "3.8.0")
+    assert (record_name(), record_name(["float64"])) == ("kernel-assembly", "kernel-assembly-float64")
+    monkeypatch.setattr(triton, "__version__", "3.6.0")
+    assert (record_name(), record_name(["float64"])) == ("kernel-assembly-oldest", "kernel-assembly-oldest-float64")

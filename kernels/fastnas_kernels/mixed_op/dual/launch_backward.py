@@ -239,6 +239,8 @@ class DualBackward:
     ) -> None:  # fmt: skip
         cell, run, tile = self.cell, self.cell.run, self.cell.tile
         of_state, _ = cell.branches(source)
+        # Left alone, these spill
+        limited = state.stride == 2 or (run.dtype == torch.float64 and run.channels <= 16)
         pools = bool(run.lowered.pool_rows(source))
         dmax, daverage, position = dt, dt, dt
         if pools:
@@ -284,7 +286,7 @@ class DualBackward:
             middle=of_state.last,
             packed_length=cell.packed.shape[1],
             **where,
-            **run.registers(128 if state.stride == 2 else None),  # left alone, it spills
+            **run.registers(128 if limited else None),
         )
 
 
