@@ -12,6 +12,7 @@ the same work). Protocols:
     METHOD        the same with a method of the library in single_darts' place
     ladder        single_darts, then the ladder of evaluation
     no_halving    the ladder's proposals, the best by the supernet alone
+    uniform       a supernet of uniform single paths, and the best by it of the architectures behind its tau
     halving       random architectures, successive halving, no search: the opponent
     random        an architecture drawn uniformly
 
@@ -240,6 +241,7 @@ def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known
     losses = [held_out.measure(found.supernet, path).loss for path in paths]
     tau = kendalltau([-loss for loss in losses], [known[genotype_to_text(one)] for one in genotypes])[0]
     return {
+        "best_path": genotype_to_text(genotypes[int(np.argmin(losses))]),
         "steps": found.history[-1]["step"],
         "argmax": genotype_to_text(found.genotype),
         "epochs": [record["genotype"] for record in found.history],
@@ -286,6 +288,13 @@ def _no_halving(minutes: float, seed: int, data: ImageData, speeds: Path, known:
     return {**record, "genotype": min(scored, key=lambda rung: rung[-1])[1]}
 
 
+def _uniform(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
+    method = METHODS["spos"](population=1, generations=1)  # what evolution finds is not read
+    config = fit_minutes(times_of("spos", data, speeds), method, data, replace(SEARCH, minutes=minutes, seed=seed))
+    record = _of_search(search(NASBENCH201, method, data, config), config, data, known)
+    return {"genotype": record["best_path"], **record}
+
+
 def _halving(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
     ladder = most_entrants(60 * minutes, LadderConfig(images=1024), training_step(data, speeds))
     entrants = [Proposal(genotype, "uniform") for genotype in draw_entrants(ladder.entrants, seed)]
@@ -304,6 +313,7 @@ PROTOCOLS = {
     "last_epoch": _last_epoch,
     "ladder": _ladder,
     "no_halving": _no_halving,
+    "uniform": _uniform,
     "halving": _halving,
     "random": _random,
 }
