@@ -261,7 +261,7 @@ def _default(
 ) -> Record:
     method = METHODS[method_name]()
     whole = replace(SEARCH, minutes=minutes, seed=seed)
-    searches = searches or fit_searches(times_of(method_name, data, speeds), NASBENCH201, method, data, whole)
+    searches = searches or fit_searches(times_of(method_name, data, speeds), method, data, whole)
     done = [_search(method_name, minutes / searches, seed, data, speeds, number) for number in range(searches)]
     genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _ in done))
     alone = [genotype_to_text(derive_from_average(NASBENCH201, method, found.history)) for found, _ in done]

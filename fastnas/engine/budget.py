@@ -34,8 +34,8 @@ WARMUP_SHARE = 1 / 8  # of a stage, for methods that say nothing of a warm-up
 RECORDED = 2048  # images that an epoch's record is measured on
 STEPS_OF_A_SEARCH, MOST_SEARCHES = 2000, 16
 """Where several searches are averaged: a time for more steps is divided between more of them, since one long search
-drifts. Where a step trains one candidate of an edge, a search has as many times these steps as there are candidates:
-shorter ones end at skip connections, which have nothing to learn (profiling/results/quality.md)."""
+drifts. The steps are those in which alpha moves; in fewer of them ProxylessNAS, which moves it in every fifth, is left
+with skip connections, which have nothing to learn (profiling/results/quality.md)."""
 TIMED = 5  # steps
 FILE = "budget.json"
 Clock = Callable[[], float]
@@ -69,9 +69,13 @@ def with_rates(config: SearchConfig, method: Method, steps: int) -> SearchConfig
         return config
     if method.alpha_lr is not None:
         return replace(config, alpha_lr=method.alpha_lr)
+    return replace(config, alpha_lr=find_alpha_rate(round(_count_moves(config, method, steps))))
+
+
+def _count_moves(config: SearchConfig, method: Method, steps: int) -> float:
+    """The steps in which alpha moves, of a search whose epochs have ``steps``."""
     waits = method.warmup_share if config.warmup_epochs is None else config.warmup_epochs / config.epochs
-    moves = steps * config.epochs * (1 - waits) / method.update_schedule.alpha_every
-    return replace(config, alpha_lr=find_alpha_rate(round(moves)))
+    return steps * config.epochs * (1 - waits) / method.update_schedule.alpha_every
 
 
 @dataclass(frozen=True)
@@ -216,13 +220,12 @@ def fit_minutes(times: StepTimes, method: Method, data: ImageData, config: Searc
     )
 
 
-def fit_searches(times: StepTimes, space: Space, method: Method, data: ImageData, config: SearchConfig) -> int:
+def fit_searches(times: StepTimes, method: Method, data: ImageData, config: SearchConfig) -> int:
     """How many searches of :data:`STEPS_OF_A_SEARCH` fit into the minutes of ``config``, between one and
     :data:`MOST_SEARCHES`.
 
     Args:
         times: Of this machine.
-        space: Searched.
         method: Its stages and its warm-up.
         data: The images.
         config: With ``minutes``.
@@ -230,9 +233,8 @@ def fit_searches(times: StepTimes, space: Space, method: Method, data: ImageData
     whole = fit_minutes(times, method, data, config)
     halves = search_halves(data, whole)
     images = len(halves.weights) + (len(halves.alpha) if method.update_schedule.joint else 0)
-    draw = method.draw_of_weights
-    enough = STEPS_OF_A_SEARCH * (len(space.primitives) if draw is not None and draw.turns_off else 1)
-    return min(MOST_SEARCHES, max(1, round(whole.epochs * (images // whole.batch_size) / enough)))
+    moves = _count_moves(whole, method, images // whole.batch_size)
+    return min(MOST_SEARCHES, max(1, round(moves / STEPS_OF_A_SEARCH)))
 
 
 def plan_searches(
@@ -265,7 +267,7 @@ def plan_searches(
     chosen: Mapping[str, Any] = saved.get("search", {})
     if not chosen:
         times = time_steps(space_or_supernet, method, data, config)
-        searches = searches or fit_searches(times, space_or_supernet, method, data, config)
+        searches = searches or fit_searches(times, method, data, config)
         fitted = fit_minutes(times, method, data, replace(config, minutes=config.minutes / searches))
         names = ("epochs", "warmup_epochs", "fractions", "evaluation_images")
         chosen = {name: getattr(fitted, name) for name in names} | {"searches": searches}

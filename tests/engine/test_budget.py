@@ -128,12 +128,12 @@ def test_records_are_measured_on_fewer_images():
 
 def test_time_for_many_steps_is_divided_between_searches():
     def searches(minutes, make=darts):
-        return fit_searches(StepTimes(0.01, 0.0, 0.0), NASBENCH201, make(), DIGITS, replace(CONFIG, minutes=minutes))
+        return fit_searches(StepTimes(0.01, 0.0, 0.0), make(), DIGITS, replace(CONFIG, minutes=minutes))
 
     # a step of 0.01 s, an eighth of the epochs without alpha: a minute has 6,000 steps
     assert [searches(minutes) for minutes in (0.1, 0.4, 0.7, 1.0, 60)] == [1, 1, 2, 3, 16]
-    # one of five candidates is trained in a step
-    assert [searches(minutes, gdas) for minutes in (0.7, 1.0, 3.0)] == [1, 1, 2]
+    # alpha moves in every fifth step of three quarters of the epochs
+    assert [searches(minutes, proxyless_nas) for minutes in (1.0, 3.0, 6.0)] == [1, 1, 3]
 
 
 def test_searches_share_the_minutes_and_the_plan_says_how_many(tmp_path, monkeypatch):
