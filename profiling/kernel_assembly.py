@@ -93,9 +93,10 @@ def recorded_with(name: str, targets: Sequence[str]) -> set[str]:
 
 
 def page(target: str, spent: str, table: str) -> str:
-    """The table of one target with the command that made it, or the latest part of it."""
+    """The table of one target with the command that made it; where it was made in parts, with the latest of them."""
     command = shlex.join(["python", "profiling/kernel_assembly.py", *sys.argv[1:]])
-    about = f"`{command}`, Triton {triton.__version__}, {spent}. No GPU was there and nothing was run."
+    parts = "Compiled in parts, each with an `--only` of its own; the latest: " if "--only" in sys.argv else ""
+    about = f"{parts}`{command}`, Triton {triton.__version__}, {spent}. No GPU was there and nothing was run."
     return f"# Kernels compiled for {target}\n\n{about}\n\n{table}"
 
 
