@@ -62,6 +62,7 @@ SEARCH = SearchConfig(
     channels=8, cells=1, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4, device="cpu"
 )
 RANKED = 48  # architectures behind a tau
+SEARCHES: dict[tuple[str, float, int, int], tuple[SearchResult, SearchConfig, float]] = {}  # made by this process
 Record = dict[str, Any]
 
 
@@ -119,7 +120,7 @@ def main(options: Quality) -> None:
                 started = process_time()
                 found = run_protocol(protocol, minutes, seed, data, options.speeds, known)
                 record = {"protocol": protocol, "minutes": minutes, "seed": seed, **found}
-                record["cpu_seconds"] = process_time() - started
+                record["cpu_seconds"] = process_time() - started + record.pop("reused_seconds", 0.0)
                 record["validation"] = known[record["genotype"]]
                 append_json_line(options.results, record)
                 print(f"{protocol} {minutes:g} min, seed {seed}: {record['validation']:.2f} %", file=sys.stderr)
@@ -222,15 +223,24 @@ def run_protocol(
 
 def _search(
     method: str, minutes: float, seed: int, data: ImageData, speeds: Path, number: int = 0
-) -> tuple[SearchResult, SearchConfig]:
-    config = replace(SEARCH, minutes=minutes, seed=seed + SEEDS_APART * number)
-    config = fit_minutes(times_of(method, data, speeds), METHODS[method](), data, config)
-    return search(NASBENCH201, METHODS[method](), data, config), config
+) -> tuple[SearchResult, SearchConfig, float]:
+    """What a search finds, its settings, and the CPU seconds that it took before, for another budget: budgets that are
+    divided into searches of the same minutes share them."""
+    key = method, minutes, seed, number
+    reused = key in SEARCHES
+    if not reused:
+        started = process_time()
+        config = replace(SEARCH, minutes=minutes, seed=seed + SEEDS_APART * number)
+        config = fit_minutes(times_of(method, data, speeds), METHODS[method](), data, config)
+        SEARCHES[key] = search(NASBENCH201, METHODS[method](), data, config), config, process_time() - started
+    found, config, seconds = SEARCHES[key]
+    return found, config, seconds if reused else 0.0
 
 
 def _last_epoch(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
-    found, config = _search(METHOD, minutes, seed, data, speeds)
-    return {"genotype": genotype_to_text(found.genotype), **_of_search(found, config, data, known)}
+    found, config, reused = _search(METHOD, minutes, seed, data, speeds)
+    record = _of_search(found, config, data, known)
+    return {"genotype": genotype_to_text(found.genotype), "reused_seconds": reused, **record}
 
 
 def _of_search(found: SearchResult, config: SearchConfig, data: ImageData, known: Mapping[str, float]) -> Record:
@@ -263,15 +273,18 @@ def _default(
     whole = replace(SEARCH, minutes=minutes, seed=seed)
     searches = searches or fit_searches(times_of(method_name, data, speeds), method, data, whole)
     done = [_search(method_name, minutes / searches, seed, data, speeds, number) for number in range(searches)]
-    genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _ in done))
-    alone = [genotype_to_text(derive_from_average(NASBENCH201, method, found.history)) for found, _ in done]
-    return {"genotype": genotype_to_text(genotype), "alone": alone, **_of_search(*done[0], data, known)}
+    genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _, _ in done))
+    alone = [genotype_to_text(derive_from_average(NASBENCH201, method, found.history)) for found, _, _ in done]
+    first, config, _ = done[0]
+    reused_seconds = sum(reused for _, _, reused in done)
+    record = {"genotype": genotype_to_text(genotype), "alone": alone, "reused_seconds": reused_seconds}
+    return {**record, **_of_search(first, config, data, known)}
 
 
 def _ladder(
     minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float], **changes: Any
 ) -> Record:
-    found, config = _search(METHOD, (1 - OF_LADDER) * minutes, seed, data, speeds)
+    found, config, reused = _search(METHOD, (1 - OF_LADDER) * minutes, seed, data, speeds)
     of_step, seconds = training_step(data, speeds), 60 * OF_LADDER * minutes
     ladder = LadderConfig(proposals=64, images=1024)
     scoring = ladder.proposals * ladder.images / config.batch_size * of_step / 3
@@ -279,7 +292,8 @@ def _ladder(
     chosen = select(found, NASBENCH201, METHODS[METHOD](), data, config, TRAINING, ladder)
     rungs = [[one.rung, one.genotype, one.origin, one.steps, one.loss] for one in chosen.rungs]
     text = genotype_to_text(chosen.genotype)
-    return {"genotype": text, "origin": chosen.origin, "rungs": rungs, **_of_search(found, config, data, known)}
+    record = {"genotype": text, "origin": chosen.origin, "rungs": rungs, "reused_seconds": reused}
+    return {**record, **_of_search(found, config, data, known)}
 
 
 def _no_halving(minutes: float, seed: int, data: ImageData, speeds: Path, known: Mapping[str, float]) -> Record:
