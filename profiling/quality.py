@@ -9,6 +9,7 @@ the same work). Protocols:
                   their coefficients averaged over the last half of the epochs
     one_search    the same time in one search
     last_epoch    single_darts, derived from the coefficients of its last epoch
+    paper_rate    the default with alpha's rate of the published searches, which take 20,000 steps
     METHOD        the same with a method of the library in single_darts' place
     ladder        single_darts, then the ladder of evaluation
     no_halving    the ladder's proposals, the best by the supernet alone
@@ -62,7 +63,7 @@ SEARCH = SearchConfig(
     channels=8, cells=1, batch_size=64, weight_lr=0.05, nesterov=True, weight_decay=5e-4, device="cpu"
 )
 RANKED = 48  # architectures behind a tau
-SEARCHES: dict[tuple[str, float, int, int], tuple[SearchResult, SearchConfig, float]] = {}  # made by this process
+SEARCHES: dict[tuple[Any, ...], tuple[SearchResult, SearchConfig, float]] = {}  # made by this process
 Record = dict[str, Any]
 
 
@@ -222,15 +223,21 @@ def run_protocol(
 
 
 def _search(
-    method: str, minutes: float, seed: int, data: ImageData, speeds: Path, number: int = 0
+    method: str,
+    minutes: float,
+    seed: int,
+    data: ImageData,
+    speeds: Path,
+    number: int = 0,
+    alpha_lr: float | None = None,
 ) -> tuple[SearchResult, SearchConfig, float]:
     """What a search finds, its settings, and the CPU seconds that it took before, for another budget: budgets that are
     divided into searches of the same minutes share them."""
-    key = method, minutes, seed, number
+    key = method, minutes, seed, number, alpha_lr
     reused = key in SEARCHES
     if not reused:
         started = process_time()
-        config = replace(SEARCH, minutes=minutes, seed=seed + SEEDS_APART * number)
+        config = replace(SEARCH, minutes=minutes, seed=seed + SEEDS_APART * number, alpha_lr=alpha_lr)
         config = fit_minutes(times_of(method, data, speeds), METHODS[method](), data, config)
         SEARCHES[key] = search(NASBENCH201, METHODS[method](), data, config), config, process_time() - started
     found, config, seconds = SEARCHES[key]
@@ -268,11 +275,13 @@ def _default(
     known: Mapping[str, float],
     method_name: str = METHOD,
     searches: int | None = None,
+    alpha_lr: float | None = None,
 ) -> Record:
     method = METHODS[method_name]()
     whole = replace(SEARCH, minutes=minutes, seed=seed)
     searches = searches or fit_searches(times_of(method_name, data, speeds), method, data, whole)
-    done = [_search(method_name, minutes / searches, seed, data, speeds, number) for number in range(searches)]
+    of_each = minutes / searches
+    done = [_search(method_name, of_each, seed, data, speeds, number, alpha_lr) for number in range(searches)]
     genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _, _ in done))
     alone = [genotype_to_text(derive_from_average(NASBENCH201, method, found.history)) for found, _, _ in done]
     first, config, _ = done[0]
@@ -325,6 +334,7 @@ PROTOCOLS = {
     "default": _default,
     "one_search": partial(_default, searches=1),
     "last_epoch": _last_epoch,
+    "paper_rate": partial(_default, alpha_lr=3e-4),
     "ladder": _ladder,
     "no_halving": _no_halving,
     "uniform": _uniform,
