@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from time import process_time
 from typing import Any
 
@@ -53,6 +53,7 @@ from fastnas.selection.proposals import Proposal
 from fastnas.spaces import NASBENCH201, Genotype, genotype_to_text, random_genotype
 from fastnas.supernet.mix import select_path
 from fastnas.training.config import RetrainConfig, SearchConfig
+from measuring.regret import plot_methods, plot_regret, print_bounds, print_report, reported
 
 VALIDATION, TEST = "cifar10_valid_accuracy", "cifar10_test_accuracy"
 CPU = torch.device("cpu")
@@ -81,7 +82,7 @@ class Quality:
         results: File of JSON lines.
         speeds: Seconds of steps, measured if the file is not there.
         report: Print the table of the results, by the test column, and measure nothing.
-        plot: File of the plot of regret against minutes, beside --report.
+        plot: File of the plot of regret against minutes, beside --report; FILE-methods has one of each method.
     """
 
     protocols: tuple[str, ...] = ("default", "halving")
@@ -107,6 +108,7 @@ def main(options: Quality) -> None:
         print_bounds(records, test, bounds)
         if options.plot is not None:
             plot_regret(records, test, bounds, options.plot)
+            plot_methods(records, test, options.plot.with_stem(f"{options.plot.stem}-methods"))
         return
     unknown = [name for name in options.protocols if name not in PROTOCOLS and name not in METHODS]
     if unknown:
@@ -344,31 +346,6 @@ PROTOCOLS = {
 
 
 # ---- report -----------------------------------------------------------------------------------------------------
-def reported(records: list[Record], protocol: str | None = None) -> dict[tuple[str, float], list[Record]]:
-    """The records of the seeds below 100, by protocol and minutes, in the order of their seeds."""
-    kept = sorted((one for one in records if one["seed"] < 100), key=lambda one: one["seed"])
-    groups: dict[tuple[str, float], list[Record]] = {}
-    for one in kept:
-        if protocol in (None, one["protocol"]):
-            groups.setdefault((one["protocol"], one["minutes"]), []).append(one)
-    return dict(sorted(groups.items()))
-
-
-def print_report(records: list[Record], test: Mapping[str, float]) -> None:
-    """A Markdown table by protocol and minutes."""
-    best, ranked = max(test.values()), sorted(test.values(), reverse=True)
-    print("| protocol | minutes | seeds | test accuracy %, median | of each | regret, median | worst | tau | CPU s |")
-    print("| --- " + "| ---: " * 8 + "|")
-    for (protocol, minutes), here in reported(records).items():
-        found = [test[one["genotype"]] for one in here]
-        taus = [one["tau"] for one in here if "tau" in one]
-        each = " / ".join(f"{x:.2f} ({1 + sum(y > x for y in ranked):,})" for x in found)
-        row = [protocol, f"{minutes:g}", str(len(here)), f"{median(found):.2f}", each]
-        row += [f"{best - median(found):.2f}", f"{best - min(found):.2f}", f"{mean(taus):.2f}" if taus else ""]
-        row.append(f"{mean(one['cpu_seconds'] for one in here):.0f}")
-        print(f"| {' | '.join(row)} |")
-
-
 def find_bounds(records: list[Record], test: Mapping[str, float], of_step: float) -> dict[float, dict[int, float]]:
     """By the minutes and seeds of the default, the best of the architectures that halving would draw in the same time,
     by the test column itself: no random search among them can end above that."""
@@ -378,39 +355,6 @@ def find_bounds(records: list[Record], test: Mapping[str, float], of_step: float
         drawn = {one["seed"]: draw_entrants(entrants, one["seed"]) for one in here}
         bounds[minutes] = {seed: max(test[genotype_to_text(one)] for one in drawn[seed]) for seed in drawn}
     return bounds
-
-
-def print_bounds(records: list[Record], test: Mapping[str, float], bounds: dict[float, dict[int, float]]) -> None:
-    """In how many seeds the default is above the best that halving can find."""
-    for minutes, best in bounds.items():
-        here = reported(records, "default")["default", minutes]
-        each = " / ".join(f"{best[one['seed']]:.2f}" for one in here)
-        won = sum(test[one["genotype"]] > best[one["seed"]] for one in here)
-        print(f"\n{minutes:g} minutes: the best that halving draws has {each} %; ", end="")
-        print(f"the default is above it in {won} of {len(here)} seeds.")
-
-
-def plot_regret(
-    records: list[Record], test: Mapping[str, float], bounds: dict[float, dict[int, float]], path: Path
-) -> None:
-    """Draw the default's regret against minutes, seed by seed, beside the least that halving can have."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (half a second)
-
-    best, groups = max(test.values()), reported(records, "default")
-    regrets = {minutes: [best - test[one["genotype"]] for one in here] for (_, minutes), here in groups.items()}
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for minutes, found in regrets.items():
-        axes.plot([minutes] * len(found), found, "o", color="tab:blue", alpha=0.3)
-    axes.plot(list(regrets), [median(found) for found in regrets.values()], color="tab:blue", label="default, median")
-    if bounds:
-        least = [best - median(of_seeds.values()) for of_seeds in bounds.values()]
-        axes.plot(list(bounds), least, "--", color="tab:gray", label="best that halving draws, median")
-    axes.set(xlabel="CPU minutes of a search", ylabel="regret, points of test accuracy", xscale="log", ylim=(0, None))
-    axes.set_xticks(list(regrets), [f"{minutes:g}" for minutes in regrets])
-    axes.minorticks_off()
-    axes.legend()
-    figure.savefig(path)
 
 
 if __name__ == "__main__":

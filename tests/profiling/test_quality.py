@@ -2,6 +2,7 @@
 
 import gzip
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import quality
@@ -10,6 +11,7 @@ from fastnas.data import load_data
 from fastnas.engine.budget import StepTimes
 from fastnas.files import read_json_lines, write_json
 from fastnas.selection import LadderConfig
+from measuring import regret
 
 TABLE = {"0": 60.0, "1": 70.0, "2": 80.0}
 
@@ -29,6 +31,7 @@ def options(tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "SEARCH", replace(quality.SEARCH, channels=2, batch_size=8, evaluation_images=16))
     monkeypatch.setattr(quality, "TRAINING", replace(quality.TRAINING, channels=2, batch_size=8))
     monkeypatch.setattr(quality, "RANKED", 4)
+    monkeypatch.setattr(quality, "SEARCHES", {})
     monkeypatch.setattr(quality, "read_table", lambda *_: AnyArchitecture(best=90.0))
     monkeypatch.setattr(quality, "LadderConfig", lambda **_: LadderConfig(proposals=4, images=16, steps=4))
     return quality.Quality(
@@ -43,7 +46,17 @@ def options(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_every_protocol_leaves_a_record_and_none_is_repeated(options, capsys, monkeypatch):
-    protocols = ("default", "one_search", "last_epoch", "ladder", "no_halving", "halving", "random", "darts")
+    protocols = (
+        "default",
+        "one_search",
+        "last_epoch",
+        "paper_rate",
+        "ladder",
+        "no_halving",
+        "halving",
+        "random",
+        "darts",
+    )
     options = replace(options, protocols=protocols, minutes=(0.2,))
     quality.main(options)
     records = read_json_lines(options.results)
@@ -86,14 +99,15 @@ def test_seeds_for_choosing_settings_are_not_reported(options, capsys):
 
 def test_a_report_lists_seeds_in_their_order(capsys):
     record = {"protocol": "random", "minutes": 5.0, "cpu_seconds": 1.0}
-    quality.print_report([{**record, "seed": seed, "genotype": str(seed)} for seed in (2, 0, 1)], TABLE)
+    regret.print_report([{**record, "seed": seed, "genotype": str(seed)} for seed in (2, 0, 1)], TABLE)
     assert "| 60.00 (3) / 70.00 (2) / 80.00 (1) |" in capsys.readouterr().out
 
 
 def test_an_unknown_protocol_is_refused(options):
     with pytest.raises(
         ValueError,
-        match="protocols must be default, one_search, last_epoch, ladder, no_halving, uniform, halving, random or",
+        match="protocols must be default, one_search, last_epoch, paper_rate, ladder, no_halving, uniform, halving, "
+        "random or",
     ):
         quality.main(replace(options, protocols=("chance",)))
 
@@ -126,5 +140,27 @@ def test_the_default_is_compared_with_the_best_that_halving_can_draw(capsys):
         record = {"protocol": "default", "minutes": 1.0, "seed": 0, "genotype": found}
         bounds = quality.find_bounds([record], table, 0.03)
         assert bounds == {1.0: {0: 59.0 + entrants}}
-        quality.print_bounds([record], table, bounds)
+        regret.print_bounds([record], table, bounds)
         assert f"has {59.0 + entrants:.2f} %; the default is above it in {won} of 1 seeds." in capsys.readouterr().out
+
+
+def test_budgets_share_the_searches_that_they_have_in_common(options, monkeypatch):
+    searched = []
+    monkeypatch.setattr(quality, "fit_searches", lambda times, method, data, config: round(config.minutes / 5))
+    monkeypatch.setattr(quality, "fit_minutes", lambda times, method, data, config: config)
+    found = SimpleNamespace(history=[])
+    monkeypatch.setattr(quality, "search", lambda *scene: searched.append(scene[-1].seed) or found)
+    monkeypatch.setattr(quality, "derive_from_average", lambda *_: quality.random_genotype(quality.NASBENCH201, 0))
+    monkeypatch.setattr(quality, "_of_search", lambda *_: {})
+    quality.main(replace(options, protocols=("default",), minutes=(10.0, 5.0, 20.0)))
+    apart = quality.SEEDS_APART
+    assert searched == [0, apart, 2 * apart, 3 * apart]
+    assert not any("reused_seconds" in one for one in read_json_lines(options.results))
+
+
+def test_each_method_has_its_picture_beside_the_others(tmp_path):
+    record = {"protocol": "darts", "seed": 0, "genotype": "0", "cpu_seconds": 1.0}
+    path = tmp_path / "methods.svg"
+    regret.plot_methods([{**record, "minutes": minutes} for minutes in (2.0, 5.0)], TABLE, path)
+    drawn = path.read_text()
+    assert drawn.count("<!-- darts -->") == drawn.count("<!-- default -->") == 1
