@@ -182,6 +182,29 @@ def exact_bfloat16() -> Generator[None, None, None]:
         yield
 
 
+def _in_tf32(original: Callable[..., TensorHandle]) -> Callable[..., TensorHandle]:
+    def shortened(handle: TensorHandle) -> TensorHandle:
+        bits = np.array(handle.data, dtype=np.float32, copy=True, order="C").view(np.uint32)
+        return TensorHandle((bits & np.uint32(0xFFFFE000)).view(np.float32), handle.dtype)
+
+    def create_dot(
+        builder: InterpreterBuilder, a: TensorHandle, b: TensorHandle, sum_: TensorHandle, precision: Any, *others: Any
+    ) -> TensorHandle:
+        if precision == ir.INPUT_PRECISION.TF32 and a.data.dtype == np.float32:
+            a, b = shortened(a), shortened(b)
+        return original(builder, a, b, sum_, precision, *others)
+
+    return create_dot
+
+
+@contextmanager
+def tf32_products() -> Generator[None, None, None]:
+    """Let ``tl.dot`` of float32 with ``input_precision="tf32"`` drop the last 13 bits of its factors, as matrix units
+    do that take float32's bits for tf32's; the interpreter itself multiplies in float32."""
+    with replaced(InterpreterBuilder, create_dot=_in_tf32(InterpreterBuilder.create_dot)):
+        yield
+
+
 def _patched_once(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @cache
     def languages(kernel: Any) -> list[ModuleType]:

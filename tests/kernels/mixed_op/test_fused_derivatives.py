@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
+from fastnas_audit.interpreter import tf32_products
 from fastnas_kernels.mixed_op import derivative
 from fastnas_kernels.mixed_op.cell import mixed_cell
 from fastnas_kernels.mixed_op.definition import reference_cell
@@ -300,6 +301,21 @@ def test_is_at_most_twice_as_inaccurate_as_the_reference(monkeypatch, use_tiles,
     assert mine[1].dtype == torch.float32
     assert [g.dtype for g in mine[2]] == [leaf.dtype for leaf in low.leaves]
     assert_at_most_twice_the_error(mine, theirs, truth)
+
+
+@pytest.mark.parametrize("channels", [8, 16, 32])
+def test_bfloat16_by_tf32_products_is_more_accurate_than_eager(monkeypatch, arguments, channels):
+    monkeypatch.setenv("FASTNAS_BACKEND", "triton")
+    plan = solo(Candidate("depthwise", 3, 2), channels=channels)  # one ReLU, of the states themselves: no sign flips
+    low = arguments(plan, 6, batch=4).to(torch.bfloat16)
+    truth = evaluate(reference_cell, plan, low.to(torch.float64))
+    theirs = evaluate(reference_cell, plan, low)
+    full = evaluate(mixed_cell, plan, low)
+    with tf32_products():
+        mine = evaluate(mixed_cell, plan, low)
+    assert not torch.equal(mine[1], full[1])  # the matrix units did drop bits
+    for m, t, exact in zip(*([[nodes], grads] for nodes, _, grads in (mine, theirs, truth)), strict=True):
+        assert (flat(m) - flat(exact)).norm() <= (flat(t) - flat(exact)).norm()
 
 
 def test_under_autocast_states_are_cast_and_all_else_keeps_its_precision(monkeypatch, in_triton, arguments):
