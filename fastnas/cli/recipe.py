@@ -24,7 +24,7 @@ def find_value(option: str, arguments: Sequence[str]) -> str | None:
 
 
 def recipe_in(arguments: Sequence[str], otherwise: str | None = None) -> Experiment:
-    """The recipe that the arguments name, shrunk if they say ``--smoke``.
+    """The recipe that the arguments name, for the method that they name, shrunk if they say ``--smoke``.
 
     Args:
         arguments: Those of the command line.
@@ -43,7 +43,18 @@ def recipe_in(arguments: Sequence[str], otherwise: str | None = None) -> Experim
     else:
         rule = f"name must be one of {', '.join(RECIPES)}, or a config.json"
         raise invalid("recipe", rule, repr(name), suggest(name, RECIPES) if len(name) < 60 else "")
+    found = _for_method(find_value("--method", arguments), found)
     return shrink(found) if "--smoke" in arguments else found
+
+
+def _for_method(name: str | None, recipe: Experiment) -> Experiment:
+    """``recipe`` without what only its own method reads, where the arguments name another one of the library."""
+    if name in (None, recipe.method):
+        return recipe
+    from fastnas.engine.fit import drop_unread  # noqa: PLC0415  (two seconds, which --help need not wait for)
+    from fastnas.methods import METHODS  # noqa: PLC0415
+
+    return replace(recipe, config=drop_unread(METHODS[name](), recipe.config)) if name in METHODS else recipe
 
 
 def shrink(experiment: Experiment) -> Experiment:

@@ -1,6 +1,6 @@
 """Which methods have a meaning in which spaces, and for which tasks."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 from torch import nn
 
@@ -52,14 +52,22 @@ def require_read(method: Method, config: SearchConfig) -> None:
     Raises:
         ValueError: For any of them where alpha never moves, and for Adam's where another optimiser moves it.
     """
-    names = {"betas": ("alpha_beta1", "alpha_beta2"), "weight_decay": ("alpha_weight_decay",)}
-    unread = [name for kind in find_unread(method.alpha_optimizer) for name in names[kind]]
-    if not method.update_schedule.alpha_moves:
-        unread = [field.name for field in fields(config) if field.name.startswith("alpha_")]
-    for name in unread:
+    for name in _list_unread(method):
         value = getattr(config, name)
         if value != getattr(SearchConfig, name):
             raise invalid("search", f"{name} must not be set for {method.name}, which does not read it", value)
+
+
+def drop_unread(method: Method, config: SearchConfig) -> SearchConfig:
+    """``config`` without the settings of alpha that the method does not read: those of a recipe for another method."""
+    return replace(config, **{name: getattr(SearchConfig, name) for name in _list_unread(method)})
+
+
+def _list_unread(method: Method) -> list[str]:
+    if not method.update_schedule.alpha_moves:
+        return [field.name for field in fields(SearchConfig) if field.name.startswith("alpha_")]
+    names = {"betas": ("alpha_beta1", "alpha_beta2"), "weight_decay": ("alpha_weight_decay",)}
+    return [name for kind in find_unread(method.alpha_optimizer) for name in names[kind]]
 
 
 def require_own(supernet: nn.Module, method: Method, config: SearchConfig) -> None:

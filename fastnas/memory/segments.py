@@ -150,9 +150,11 @@ def measure_times(
     what = f"timing steps of {setup.config.batch_size} images on {device}"
     on_state(f"{what}: 1 of {repeats + 1}, to warm up")
     scene = build_scene(setup.changed(recompute=("none",)), list_moments(setup)[0], device)
-    segments = scene.segments
+    segments, state = scene.segments, scene.run.state
     found: list[tuple[float, tuple[float, ...]]] = []
+    first = state.step
     for step in range(repeats + 1):
+        state.step = first  # or steps of the last epoch would run into one that no schedule has
         if found:
             on_state(f"{what}: {step + 1} of {repeats + 1}, about {(repeats + 1 - step) * found[-1][0]:.0f} s left")
         spent = [0.0] * len(segments)

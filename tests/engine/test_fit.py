@@ -6,8 +6,10 @@ import pytest
 from torch import nn
 
 from fastnas import search
+from fastnas.cli.recipe import recipe_in
 from fastnas.engine.fit import require_read
-from fastnas.methods import darts, dso_nas, gaea, lambda_darts, spos
+from fastnas.experiment.recipes import RECIPES
+from fastnas.methods import METHODS, darts, dso_nas, gaea, lambda_darts, spos
 from fastnas.spaces import NASBENCH201
 from fastnas.training.config import SearchConfig
 from tests.helpers import DIGITS
@@ -44,3 +46,17 @@ def test_a_supernet_of_ones_own_without_places_cannot_align_its_cells():
     own.space = NASBENCH201
     with pytest.raises(ValueError, match=r"must have places.*that lambda_darts aligns, got Linear"):
         search(own, lambda_darts(), DIGITS, CONFIG)
+
+
+def test_a_recipe_for_another_method_leaves_out_what_a_method_does_not_read():
+    arguments = ["--recipe", "proxyless_imagenet", "--method"]
+    assert recipe_in([*arguments, "gaea"]).config.alpha_beta1 == SearchConfig.alpha_beta1
+    assert recipe_in([*arguments, "gaea"]).config.alpha_lr == RECIPES["proxyless_imagenet"].config.alpha_lr
+    assert recipe_in([*arguments, "spos"]).config.alpha_lr is None
+    assert recipe_in([*arguments, "darts"]).config == RECIPES["proxyless_imagenet"].config
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_recipe_starts_with_every_method(name):
+    for recipe in RECIPES:
+        require_read(METHODS[name](), recipe_in(["--recipe", recipe, "--method", name]).config)

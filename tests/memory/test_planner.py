@@ -10,7 +10,7 @@ from fastnas.memory.prediction import measure, predict
 from fastnas.memory.scene import Setup
 from fastnas.memory.segments import measure_times, profile
 from fastnas.memory.text import describe
-from fastnas.methods.library import darts, p_darts
+from fastnas.methods.library import darts, p_darts, snas
 from fastnas.spaces.cell_space import S2
 from fastnas.training.config import SearchConfig
 
@@ -116,6 +116,12 @@ def test_units_are_timed_within_a_step():
     assert len(times.recompute) == 1 + CONFIG.cells
     assert all(seconds > 0 for seconds in times.recompute)
     assert sum(times.recompute) < times.step
+
+
+def test_steps_are_timed_where_a_schedule_ends():
+    """SNAS's temperature is a line that would be negative in an epoch after the last one."""
+    setup = Setup(CELLS, snas(), DIGITS, replace(CONFIG, batch_size=4, epochs=20))
+    assert measure_times(setup, torch.device("cpu"), repeats=3).step > 0
 
 
 def test_a_gpu_that_is_not_here_has_no_seconds(sizes, monkeypatch):
