@@ -54,7 +54,9 @@ def _for_method(name: str | None, recipe: Experiment) -> Experiment:
     from fastnas.engine.fit import drop_unread  # noqa: PLC0415  (two seconds, which --help need not wait for)
     from fastnas.methods import METHODS  # noqa: PLC0415
 
-    return replace(recipe, config=drop_unread(METHODS[name](), recipe.config)) if name in METHODS else recipe
+    if name not in METHODS:
+        return recipe
+    return replace(recipe, method=name, config=drop_unread(METHODS[name](), recipe.config))
 
 
 def shrink(experiment: Experiment) -> Experiment:
