@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from itertools import count
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,14 +15,41 @@ from fastnas.engine.run import Run
 from fastnas.engine.step import apply_gradients
 from fastnas.mechanisms.choice import Coefficients, Judge
 from fastnas.seeds import stream
+from fastnas.spaces.formats import genotype_to_text, parse_genotype
 from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.mix import Mix, select_path
+from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restoring, save_checkpoint
 from fastnas.training.numerics import autocast
 
+FILE = "choice.pt"
 IMAGES = 2048  # of the half for alpha, where the configuration does not say how many
 
 
-def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True) -> Genotype:
+def choose_once(
+    run: Run, folder: Path | None, accept: Callable[[Genotype], bool], report: Callable[[int, int], None]
+) -> Genotype:
+    """What :func:`choose` returns, or returned before, with the weights that it tuned: ``choice.pt`` keeps both."""
+    path = None if folder is None else folder / FILE
+    if path is not None and has_checkpoint(path):
+        saved = load_checkpoint(path, run.identity, run.device)
+        with restoring(path), torch.no_grad():
+            found = parse_genotype(saved["genotype"], run.space)
+            if accept(found):
+                for name, w in run.state.w.items():
+                    w.copy_(saved["weights"][name])
+                return found
+    genotype = choose(run, accept, report)
+    if path is not None:
+        weights = {name: w.detach() for name, w in run.state.w.items()}
+        save_checkpoint(path, run.identity, {"genotype": genotype_to_text(genotype), "weights": weights})
+    return genotype
+
+
+def choose(
+    run: Run,
+    accept: Callable[[Genotype], bool] = lambda genotype: True,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Genotype:
     """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way."""
     assert run.method.choice is not None
     reached = read_coefficients(run, run.config.epochs - 1)
@@ -44,7 +72,7 @@ def choose(run: Run, accept: Callable[[Genotype], bool] = lambda genotype: True)
         _tune(run, as_mix(mix), round(epochs * run.steps), share, next(rounds))
 
     mix = {name: x.detach().cpu().numpy().astype(float) for name, x in reached.candidates.items()}
-    judge = Judge(mix, measure_path, loss_at, tune, accept)
+    judge = Judge(mix, measure_path, loss_at, tune, accept, report)
     return run.method.choice(run.space, judge, stream(run.config.seed, "choice"))
 
 

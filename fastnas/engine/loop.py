@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fastnas.data import Batch, BrokenImages, ImageData, as_data, paired_batches, steps_per_epoch
 from fastnas.engine.budget import plan_searches, with_rates
-from fastnas.engine.choosing import choose
+from fastnas.engine.choosing import FILE as CHOICE
+from fastnas.engine.choosing import choose_once
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
 from fastnas.engine.extend import announce_more, keep_alpha_rate
@@ -100,6 +101,7 @@ def search(
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
     on_compile: OnStep | None = None,
+    on_choice: OnStep | None = None,
     ranks: Ranks = ALONE,
     accept: Callable[[Genotype], bool] = lambda genotype: True,
 ) -> SearchResult:
@@ -121,6 +123,8 @@ def search(
             notebook shows a live table.
         on_epoch: Called after every epoch with its record.
         on_compile: On a GPU, called before the first step with the number of kernels compiled and their total.
+        on_choice: Where the method chooses by evaluations of the supernet, called with the number of their parts that
+            are done and their total.
         ranks: The processes that search together, see :func:`fastnas.ranks.join_processes`; the first one writes.
         accept: Which architectures a choice by evaluation may return.
 
@@ -172,7 +176,8 @@ def search(
     genotype = derive(run, read_coefficients(run, config.epochs - 1))
     if method.choice is not None:
         with deterministic():
-            text = genotype_to_text(choose(run, accept)) if ranks.is_first else ""
+            report = on_choice or (lambda done, total: None)
+            text = genotype_to_text(choose_once(run, folder, accept, report)) if ranks.is_first else ""
             genotype = parse_genotype(ranks.broadcast(text), run.space)
     stopped = isinstance(verdict, Stop) and len(history) < config.epochs
     returned = verdict.epoch if isinstance(verdict, Stop) else None
@@ -213,6 +218,7 @@ def _restore(run: Run, folder: Path | None, extend: bool) -> list[dict[str, Any]
             note_threads(checkpoint, saved, run.device)
     history = keep_epochs(metrics, SearchEpoch, run.state.step // run.steps, write=run.ranks.is_first)
     if identity != run.identity:
+        (folder / CHOICE).unlink(missing_ok=True)  # of the shorter search
         announce_more(run, history, _decide(run, history))  # type: ignore[arg-type]
     return history  # type: ignore[return-value]
 

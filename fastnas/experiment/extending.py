@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastnas.engine.budget import FILE
+from fastnas.engine.choosing import FILE as CHOICE
 from fastnas.errors import invalid
 from fastnas.experiment.folder import open_run
 from fastnas.experiment.parts import prepare
@@ -15,6 +16,7 @@ from fastnas.run_files import HALVING, SEARCHED, SearchEpoch, read_epochs
 STALE = (
     "genotype.json",
     "alpha.pt",
+    CHOICE,
     "stop.json",
     "selection.json",
     "selection.jsonl",

@@ -65,6 +65,7 @@ class Display:
         )
         self.task: TaskID | None = None
         self.compiling: TaskID | None = None
+        self.choosing: TaskID | None = None
         self.first, self.started = 0, 0.0
         self.has_heading = False
 
@@ -85,6 +86,14 @@ class Display:
             if not self.is_live:
                 self._print(f"{self.title}  compiling {total} kernels")
         self.progress.update(self.compiling, completed=done, visible=done < total)
+
+    def chosen(self, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` parts of a choice by evaluation are behind us; without a bar, in lines."""
+        if self.choosing is None:
+            self.choosing = self.progress.add_task("choosing by evaluation", total=total, left="")
+        self.progress.update(self.choosing, completed=done)
+        if not self.is_live:
+            self._print(f"{self.title}  choosing by evaluation, {done} of {total} done")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
         """Print the line of an epoch."""
@@ -126,6 +135,7 @@ class Callbacks(TypedDict, total=False):
     on_step: Callable[[int, int], None]
     on_epoch: Callable[[Mapping[str, Any]], None]
     on_compile: Callable[[int, int], None]
+    on_choice: Callable[[int, int], None]
 
 
 @contextmanager
@@ -162,7 +172,8 @@ def watch(
             last = record
 
         callbacks: Callbacks = {"on_step": display.step, "on_epoch": on_epoch}
-        yield callbacks | {"on_compile": display.compiled} if what == "search" else callbacks
+        of_search: Callbacks = {"on_compile": display.compiled, "on_choice": display.chosen}
+        yield callbacks | of_search if what == "search" else callbacks
         if "genotype" in last:
             from fastnas.report.draw import draw_genotype  # noqa: PLC0415  (matplotlib takes half a second)
 

@@ -33,6 +33,7 @@ class Judge:
         tune: Train the weights at fixed coefficients for so many epochs; the last argument is the share of all tuning
             that is over.
         accept: Whether an architecture may be chosen.
+        report: Takes how many parts of the choice are done, before each of them, and their total.
     """
 
     mix: Coefficients
@@ -40,6 +41,7 @@ class Judge:
     loss_at: Callable[[Coefficients], float]
     tune: Callable[[Coefficients, float, float], None]
     accept: Callable[[Genotype], bool] = field(default=lambda genotype: True)
+    report: Callable[[int, int], None] = field(default=lambda done, total: None)
 
 
 Choice = Callable[[Space, Judge, int], Genotype]
@@ -79,6 +81,7 @@ class Evolution:
         """
         rng, losses, met = np.random.default_rng(stream(seed, "evolution")), {}, {}
         for generation in range(self.generations):
+            judge.report(generation, self.generations)
             best = [met[key] for key in sorted(losses, key=losses.__getitem__)[: self.parents]]
             fresh: list[Genotype] = []
             for make, share in self._sources(space, best, rng):
@@ -155,11 +158,13 @@ class Perturbation:
         nodes = [i for i, target in enumerate(space.targets) if len(space.sources(target)) > (space.kept_edges or 99)]
         total, done = len(space.edges) + len(nodes), 0
         for row in rng.permutation(len(space.edges)):
+            judge.report(done, total)
             for name in mix:
                 self._decide_candidate(space, judge, mix, name, int(row))
             done += 1
             judge.tune(mix, self.tune_epochs, done / total)
         for node in rng.permutation(nodes) if nodes else ():
+            judge.report(done, total)
             for name in mix:
                 self._decide_edges(space, judge, mix, name, int(node), left)
             done += 1

@@ -106,3 +106,14 @@ def test_perturbation_keeps_no_candidate_that_the_search_removed():
     mix["normal"][:, 0] = 0  # `none`, which nobody misses; all others do harm
     judge = Judge(mix, lambda genotype: 0.0, lambda at: float(at["normal"].sum()), lambda *_: None)
     assert Perturbation()(NASBENCH201, judge, 0).normal.count("none") == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "space", "total"),
+    [(Perturbation(0.0), DARTS, 14 + 3), (Perturbation(0.0), NASBENCH201, 6), (Evolution(4, 3, 2), NASBENCH201, 3)],
+    ids=["perturbation", "perturbation of a full graph", "evolution"],
+)
+def test_a_choice_says_how_far_it_is(choice, space, total):
+    said = []
+    choice(space, Tally(space).judge(report=lambda *numbers: said.append(numbers)), 0)
+    assert said == [(done, total) for done in range(total)]
