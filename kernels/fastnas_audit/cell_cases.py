@@ -47,9 +47,11 @@ CELLS = (
 )
 """Candidates of an edge, the divisor of the channels that they see, the channels of a state, the stride of the cell,
 and what its states are kept in."""
-SHOWN = ("C", "GROUPS", "STRIDE", "NORMALISED", "BACKWARD", "KEEP", "EDGES", "WEIGHTS", "POOLS", "NODE_STATE")
+SHOWN = (
+    "C", "GROUPS", "STRIDE", "NORMALISED", "BACKWARD", "KEEP", "KEEP_T", "EDGES", "WEIGHTS", "POOLS", "NODE_STATE",
+)  # fmt: skip
 """The constants that tell cases of one kernel apart."""
-NAMES = {"GROUPS": "k"}  # as papers call it
+NAMES = {"GROUPS": "k", "KEEP_T": "t"}  # as papers call it
 
 
 def plan_of(candidates: Sequence[Candidate], k: int, channels: int, stride: int) -> CellPlan:
@@ -145,6 +147,13 @@ PAIRS = Budget(
     reasons={"vector_share": "a thread has two numbers each of 16 pixels times 16 channels, or pairs would spill"},
 )
 
+FILTER = Budget(
+    vector_share=0.6,
+    reasons={
+        "vector_share": "the gradient of a 1x1 filter is stored a number or two a thread, once a program",
+    },
+)
+
 EXACT = Budget(
     registers=255,
     vector_share=0.0,
@@ -154,7 +163,7 @@ EXACT = Budget(
     },
 )
 
-OF_EXACT = {"gather_kernel": 2, "node_kernel": 2, "depthwise_backward_kernel": 6}
+OF_EXACT = {"gather_kernel": 2, "node_kernel": 2, "depthwise_backward_kernel": 6, "stage_kernel": 4}
 """Spills of float64 on sm_90."""
 
 AMD = Budget(
@@ -166,13 +175,29 @@ AMD = Budget(
     },
 )
 
-ADDRESS = "ptxas keeps an address or two of 8 bytes in local memory; limits of registers that avoid it are for sm_90"
+FOR_SM_90 = {
+    "spills": "ptxas keeps an address or two of 8 bytes in local memory; limits that avoid it are for sm_90",
+    "registers": "tiles were chosen by what is made of them for sm_90",
+}
+OF_SM_80 = {
+    "stage_kernel": {"registers": 198, "spills": 8},
+    "gather_kernel": {"spills": 8},
+    "depthwise_backward_kernel": {"spills": 3},
+    "depthwise_weights_kernel": {"spills": 2},
+}
+"""What is needed for sm_80 beyond the budget for sm_90."""
+OF_SM_100 = {
+    "pointwise_backward_kernel": {"registers": 170, "spills": 11},
+    "stage_kernel": {"registers": 255, "spills": 38},
+    "depthwise_weights_kernel": {"registers": 182, "spills": 26},
+}
+"""The same for sm_100."""
 NEWEST = "of the targets, ptxas is newest for this one and the tiles were chosen for sm_80 and sm_90"
 OLDEST = "tiles and limits of registers were chosen for Triton 3.8"
 OF_OLDEST = {
-    "depthwise_weights_kernel": {"registers": 255, "spills": 64},
-    "gather_kernel": {"spills": 22},
-    "stage_kernel": {"spills": 2},
+    "depthwise_weights_kernel": {"spills": 58},
+    "gather_kernel": {"registers": 228, "spills": 3},
+    "stage_kernel": {"registers": 208, "spills": 4},
     "pool_backward_kernel": {"registers": 183},
     "dual_pool_backward_kernel": {"registers": 186},
     "dual_depthwise_weights_kernel": {"spills": 6},
@@ -195,15 +220,16 @@ def with_budgets(case: Case) -> Case:
         budget = FEW if width == 2 else TAPS
     if case.kernel.__name__ in ("dual_bypass_kernel", "dual_bypass_backward_kernel", "dual_gather_kernel"):
         budget = SHUFFLED if case.constants["GROUPS"] > 1 else budget
+    if case.kernel.__name__ == "pointwise_backward_kernel" and case.constants["WEIGHTS"] and budget != NARROW:
+        budget = FILTER
     if case.kernel.__name__ == "dual_pointwise_backward_kernel" and case.constants["C"] > case.constants["B"]:
         budget = PAIRS
     exceptions = {"gfx942": AMD}
-    if case.kernel.__name__ in ("stage_kernel", "gather_kernel"):
-        exceptions["sm_80"] = replace(budget, spills=8, reasons={**budget.reasons, "spills": ADDRESS})
-    most = {"pointwise_backward_kernel": 170, "stage_kernel": 188, "depthwise_weights_kernel": 182}
-    if case.kernel.__name__ in most:
-        reasons = {**budget.reasons, "registers": NEWEST}
-        exceptions["sm_100"] = replace(budget, registers=most[case.kernel.__name__], reasons=reasons)
+    if looser := OF_SM_80.get(case.kernel.__name__):
+        reasons = {**budget.reasons, **{name: FOR_SM_90[name] for name in looser}}
+        exceptions["sm_80"] = replace(budget, **looser, reasons=reasons)
+    if looser := OF_SM_100.get(case.kernel.__name__):
+        exceptions["sm_100"] = replace(budget, **looser, reasons={**budget.reasons, **dict.fromkeys(looser, NEWEST)})
     if is_oldest() and (looser := OF_OLDEST.get(case.kernel.__name__)):
         exceptions["sm_90"] = replace(budget, **looser, reasons={**budget.reasons, **dict.fromkeys(looser, OLDEST)})
     return replace(case, budget=budget, exceptions=exceptions)

@@ -52,7 +52,8 @@ def floors(
         found["pointwise_backward_kernel"] += plane * sum(b.coefficient < 0 for b in outer) + dense
         found["depthwise_backward_kernel"] += 3 * m * plane
         if weights:
-            found["pointwise_backward_kernel"] += m * plane + state + filters
+            found["stage_kernel"] += (n + m) * plane
+            found["pointwise_backward_kernel"] += (n + m) * plane
             found["depthwise_weights_kernel"] += state + (2 * m + n) * plane + filters - dense
         found["pool_backward_kernel"] += pools * (state + plane * (sum(map(pooled, edges)) + 2) + flags)
         found["gather_kernel"] += state * (2 + is_node) + plane * (n + identities) + pools * (2 * plane + flags)

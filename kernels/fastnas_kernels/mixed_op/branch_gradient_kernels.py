@@ -20,6 +20,7 @@ from fastnas_kernels.mixed_op.pixels import (
     DEPTHWISE,
     DILATION,
     EDGE_FIELDS,
+    FAR,
     KERNEL,
     MAX_POOL,
     MAX_POOL_ROW,
@@ -34,9 +35,9 @@ from fastnas_kernels.mixed_op.pixels import (
     TARGET,
     aligned,
     channels_of,
-    depthwise_taps,
-    filter_at,
+    column_inside,
     is_within,
+    limits,
     load_pixels,
     load_tap,
     located,
@@ -84,18 +85,17 @@ def shared_sums_kernel(
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def pointwise_backward_kernel(
-    src_ptr, z_ptr, dt_ptr, dy_ptr, packed_ptr, stats_ptr, sums_ptr, inner_sums_ptr, mix_ptr, branches_ptr,
-    dpacked_ptr, M, H, W, HO, WO, pitch, dy_pitch, first, launched, inner_first, num_tiles, packed_length, per_pixel,
-    GROUPS,
-    C: tl.constexpr, CO: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr, WEIGHTS: tl.constexpr, AGAIN: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    z_ptr, dt_ptr, dy_ptr, packed_ptr, stats_ptr, sums_ptr, inner_sums_ptr, mix_ptr, branches_ptr, dpacked_ptr, M,
+    dy_pitch, first, launched, inner_first, num_tiles, packed_length, per_pixel, GROUPS,
+    C: tl.constexpr, CO: tl.constexpr, B: tl.constexpr, P: tl.constexpr, WEIGHTS: tl.constexpr, AGAIN: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """From the gradient of a normalised output to that of the depthwise output, ``dt``, and of the 1x1 filter.
 
     One program takes every ``num_programs(0)``-th tile of one branch and one block of input channels and keeps the
     filter's gradient in registers; the few partial results are added up in a fixed order afterwards.
     ``per_pixel`` is ``1 / M``, or 0 where the statistics did not come from this batch. The filter's gradient needs the
-    depthwise output; with ``AGAIN`` the raw output is computed from that once more and not read.
+    depthwise output, whose place ``dt`` takes; with ``AGAIN`` the raw output is computed from that and not read.
     """
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
@@ -103,11 +103,7 @@ def pointwise_backward_kernel(
     o = tl.arange(0, CO)
     out_channel = o < C
     table = branches_ptr + b * BRANCH_FIELDS
-    kernel = tl.load(table + KERNEL)
-    dilation = tl.load(table + DILATION)
-    origin = tl.load(table + ORIGIN)
     products = tl.multiple_of(tl.load(table + POINTWISE), 4)
-    reads = tl.load(table + READS)
     coefficient = tl.load(table + COEFFICIENT)
     read_by = tl.load(table + READ_BY)
     plane = tl.cast(M, tl.int64) * C
@@ -131,13 +127,7 @@ def pointwise_backward_kernel(
     filters = packed_ptr + products + c[:, None] * C + o[None, :]
     both = channel[:, None] & out_channel[None, :]
     weight = tl.load(filters, mask=both, other=0.0)
-    pitch = C if NORMALISED else aligned(pitch, C)
-    if NORMALISED:
-        src_ptr += (reads - first) * plane
-        src_scale, src_shift = normalisation(stats_ptr, reads, c, channel, C)
-    else:
-        src_scale = tl.zeros((B,), ACC)
-        src_shift = src_scale
+    dt_ptr += (b - first) * plane
     # Without matrix units, a warp adds up its own pixels: it reads less from shared memory for each product
     PARTS: tl.constexpr = tl.constexpr(4 if PRECISION == "ieee" and P >= 64 else 1)
     dweight = tl.zeros((B, CO) if PARTS == 1 else (PARTS, B, CO), ACC)
@@ -147,13 +137,10 @@ def pointwise_backward_kernel(
         live = m < M
         pixel = m.to(tl.int64)[:, None]
         inside = live[:, None] & out_channel[None, :]
-        if WEIGHTS:
-            n, h, w = located(m, HO, WO)
-            t = depthwise_taps(
-                src_ptr, (filter_at(packed_ptr, table, DEPTHWISE),), kernel, dilation, origin, src_scale, src_shift,
-                n, h, w, live, H, W, pitch, c, channel, C, STRIDE, NORMALISED, 1, P, B, ACC,
-            )[0]  # fmt: skip
+        at = dt_ptr + pixel * C + c[None, :]
+        own = live[:, None] & channel[None, :]
         if AGAIN:
+            t = tl.load(at, mask=own, other=0.0).to(ACC)
             z = tl.dot(widened(t, B), widened_filter(weight, B), input_precision=PRECISION)
         else:
             z = tl.load(z_ptr + (b - first) * plane + pixel * C + o[None, :], mask=inside, other=0.0).to(ACC)
@@ -161,8 +148,11 @@ def pointwise_backward_kernel(
         dz = scale[None, :] * dy - slope[None, :] * z + shift[None, :]
         dz = tl.where(inside, dz, 0.0)
         dt = tl.dot(widened(dz, CO), widened_filter(tl.trans(weight), CO), input_precision=PRECISION)
-        at = dt_ptr + (b - first) * plane + pixel * C + c[None, :]
-        tl.store(at, dt.to(dt_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
+        if WEIGHTS:
+            if not AGAIN:  # as late as can be: before the product it would take registers that this needs
+                t = tl.load(at, mask=own, other=0.0).to(ACC)
+            tl.debug_barrier()  # other threads of the program may write where one has read
+        tl.store(at, dt.to(dt_ptr.dtype.element_ty), mask=own)
         if WEIGHTS:
             if PARTS == 1:
                 dweight += tl.dot(tl.trans(t), dz, input_precision=PRECISION)
@@ -185,36 +175,48 @@ def _filter_gradient(
     """All taps of a filter whose middle is ``down`` and ``right``: each tile of one factor is read once for them.
 
     That is ``dt`` at stride 2. At stride 1 it is what the filter read, which is then normalised and rectified once, and
-    ``dt`` is read at the places that the taps lead from.
+    ``dt`` is read at the places that the taps lead from. Where a pixel is follows from where the last one was: that
+    takes additions alone.
     """
     split = tl.program_id(0)
     totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
-    for tile in range(split, num_tiles, tl.num_programs(0)):
-        m, live, n, h, w = pixels_of(tile, M, HO, WO, P)
+    m, _, n, h, w = pixels_of(split, M, HO, WO, P)
+    further = tl.num_programs(0) * P
+    n_further, h_further, w_further = located(further, HO, WO)
+    for _ in range(split, num_tiles, tl.num_programs(0)):
+        live = m < M
         pixel = m.to(tl.int64)[:, None]
         if STRIDE == 1:
             once = load_tap(src_ptr + pixel * pitch + c[None, :], live, channel, scale, shift, NORMALISED, ACC)
             y, x = h - down, w - right
-            middle = window(dt_ptr, n, y, x, HO, WO, C, c)
+            middle = dt_ptr + (pixel - (down * W + right)) * C + c[None, :]
         else:
             once = tl.load(dt_ptr + pixel * C + c[None, :], mask=live[:, None] & channel[None, :], other=0.0).to(ACC)
             y, x = h * STRIDE + down, w * STRIDE + right
             middle = window(src_ptr, n, y, x, H, W, pitch, c)
+        y = tl.where(live, y, -FAR)
         added = ()
         for i in tl.static_range(SIZE):
-            row = (i - SIZE // 2) * dilation
-            row_inside = live & is_within(y - row if STRIDE == 1 else y + row, H)
+            # A tap that reads further down leads from further up
+            row = (i - SIZE // 2) * dilation if STRIDE == 2 else (SIZE // 2 - i) * dilation
+            before, after = limits(x, is_within(y + row, H))
             for j in tl.static_range(SIZE):
-                column = (j - SIZE // 2) * dilation
-                inside = row_inside & is_within(x - column if STRIDE == 1 else x + column, W)
+                column = (j - SIZE // 2) * dilation if STRIDE == 2 else (SIZE // 2 - j) * dilation
+                inside = column_inside(before, after, column, j - SIZE // 2 if STRIDE == 2 else SIZE // 2 - j, W, SIZE)
                 step = row * W + column
                 if STRIDE == 1:
                     mask = inside[:, None] & channel[None, :]
-                    v = tl.load(middle - step * C, mask=mask, other=0.0).to(ACC)
+                    v = tl.load(middle + step * C, mask=mask, other=0.0).to(ACC)
                 else:
                     v = load_tap(middle + step * pitch, inside, channel, scale, shift, NORMALISED, ACC)
                 added = added + (totals[i * SIZE + j] + v * once,)  # noqa: RUF005
         totals = added
+        m += further
+        w += w_further
+        h += h_further + (w >= WO).to(tl.int32)
+        w = tl.where(w >= WO, w - WO, w)
+        n += n_further + (h >= HO).to(tl.int32)
+        h = tl.where(h >= HO, h - HO, h)
     for tap in tl.static_range(SIZE * SIZE):
         tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)
 

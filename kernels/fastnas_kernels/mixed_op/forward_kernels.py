@@ -77,10 +77,11 @@ def finish_branch(
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
 def stage_kernel(
-    src_ptr, z_ptr, packed_ptr, stats_ptr, branches_ptr, bundles_ptr, dy_ptr, partial_ptr, M, H, W, HO, WO, pitch,
-    dy_pitch, first, first_bundle, num_tiles, GROUPS,
+    src_ptr, z_ptr, t_ptr, packed_ptr, stats_ptr, branches_ptr, bundles_ptr, dy_ptr, partial_ptr, M, H, W, HO, WO,
+    pitch, dy_pitch, first, first_bundle, num_tiles, GROUPS,
     C: tl.constexpr, CO: tl.constexpr, B: tl.constexpr, P: tl.constexpr, EDGES: tl.constexpr, STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
+    NORMALISED: tl.constexpr, DENSE: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr, KEEP_T: tl.constexpr,
+    ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``z = pointwise(depthwise(relu(src)))`` for one bundle of branches and one tile of pixels, and one partial
     reduction over the tile.
@@ -89,9 +90,10 @@ def stage_kernel(
     that a fixed-order merge (Chan et al., 1979) gives the statistics without a second pass and without atomics.
     Backward, ``z`` is computed again, and the reductions are the sums of ``dy`` and of ``dy`` times the normalised
     ``z``, which both alpha's gradient and the normalisation's need. Without ``KEEP``, a ``z`` that enters a node is not
-    stored.
+    stored; with ``KEEP_T``, what the depthwise filter returned is, at ``t_ptr``.
 
     With ``NORMALISED``, ``src_ptr`` holds raw outputs of other branches, which are normalised while they are read.
+    With ``DENSE``, no filter is dilated.
     """
     tile = tl.program_id(0)
     bundle = bundles_ptr + 2 * (first_bundle + tl.program_id(1))
@@ -99,8 +101,8 @@ def stage_kernel(
     number = tl.load(bundle + 1)
     table = branches_ptr + start * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
-    dilation = tl.load(table + DILATION)
-    origin = tl.load(table + ORIGIN)
+    dilation = 1 if DENSE else tl.load(table + DILATION)
+    origin = 0 if NORMALISED else tl.load(table + ORIGIN)
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
     pitch = C if NORMALISED else aligned(pitch, C)
@@ -131,6 +133,9 @@ def stage_kernel(
         for e in tl.static_range(EDGES):
             if e < number:
                 own = table + e * BRANCH_FIELDS
+                if KEEP_T:
+                    at = t_ptr + (start + e - first) * plane + m.to(tl.int64)[:, None] * C + c[None, :]
+                    tl.store(at, tl.cast(t[e], t_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
                 at = filter_at(packed_ptr, own, POINTWISE) + c[:, None] * C + o[None, :]
                 weight = tl.load(at, mask=channel[:, None] & (o < C)[None, :], other=0.0)
                 product = tl.dot(widened(t[e], B), widened_filter(weight, B), input_precision=PRECISION)

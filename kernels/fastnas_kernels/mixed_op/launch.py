@@ -212,24 +212,25 @@ class Launcher:
         return State(nodes_MD[:, first:], size.out_height, size.out_width, nodes_MD.shape[1], 1)
 
     def stage(self, state: State | None, z: Tensor, packed: Tensor, stats: Tensor, span: Span, first: int,
-              partial: Tensor, dy: Tensor | None, keep: bool = True) -> None:  # fmt: skip
+              partial: Tensor, dy: Tensor | None, keep: bool = True, t: Tensor | None = None) -> None:  # fmt: skip
         """Evaluate the bundles of ``span``: of ``state``, or of other branches if that is ``None``; ``keep`` also what
-        no other branch reads."""
+        no other branch reads, and what depthwise filters return at ``t``, if that is given."""
         if not len(span):
             return
         normalised, stride = state is None, 1 if state is None else state.stride
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
         tile = self.tiles.stage
         edges = max(self.tables.bundle_sizes[span.first : span.last])
-        most = None
-        if self.dtype == torch.bfloat16 and (self.channels > 16 or edges == 2):  # left alone, a few such forms spill
-            most = 168 if self.channels > 16 else 128
+        most = 168 if self.dtype == torch.bfloat16 and self.channels > 16 else None  # left alone, a few spill
+        dense = normalised and self.lowered.dense
+        form = {"EDGES": edges, "STRIDE": stride, "NORMALISED": normalised, "DENSE": dense, "BACKWARD": dy is not None}
         self.start(
             forward_kernels.stage_kernel,
             (self.num_tiles(tile), len(span)),
-            {"EDGES": edges, "STRIDE": stride, "NORMALISED": normalised, "BACKWARD": dy is not None, "KEEP": keep},
+            form | {"KEEP": keep, "KEEP_T": t is not None},
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
+            t_ptr=z if t is None else t,
             packed_ptr=packed,
             stats_ptr=stats,
             branches_ptr=self.tables.branches,

@@ -105,10 +105,10 @@ class Backward:
         state = run.state(source, self.inputs_IMS, self.nodes_MD)
         z = run.empty(last - first, run.size.out_pixels, run.channels)
         dt = torch.empty_like(z)
-        self._recompute(source, state, z, dy, sums)
+        self._recompute(source, state, z, dt if self.needs.weights else None, dy, sums)
         if last > middle:
-            self._pointwise(None, z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
-            tile = run.tiles.states
+            self._pointwise(z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
+            tile = run.tiles.gradients
             partial = run.empty(last - middle, run.num_tiles(tile), 2, run.channels, exact=True)
             run.start(
                 state_gradient_kernels.depthwise_backward_kernel,
@@ -132,20 +132,21 @@ class Backward:
             if dpacked is not None:
                 self._depthwise_weights(None, z, dt, first, Span(middle, last), dpacked)
         if middle > first:
-            self._pointwise(state, z, dt, dy, sums, inner, bounds, Span(first, middle), dpacked)
+            self._pointwise(z, dt, dy, sums, inner, bounds, Span(first, middle), dpacked)
             if dpacked is not None:
                 self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
         self._state(source, state, dt, dy, sums[last - first :], leaving, dinputs, passed)
 
-    def _recompute(self, source: int, state: State, z: Tensor, dy: Tensor, sums: Tensor) -> None:
-        """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs."""
+    def _recompute(self, source: int, state: State, z: Tensor, t: Tensor | None, dy: Tensor, sums: Tensor) -> None:
+        """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs; depthwise
+        outputs at ``t``, if that is given."""
         run = self.run
         first, middle, last = run.lowered.ranges[source]
         of_state, of_branches = run.tables.bundle_spans[source]
         partial = run.empty(len(sums), run.num_tiles(run.tiles.stage), 2, run.channels, exact=True)
         keep = not self._again
-        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, keep)
-        run.stage(None, z, self.packed, self.stats, of_branches, first, partial[middle - first :], dy, keep)
+        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, keep, t)
+        run.stage(None, z, self.packed, self.stats, of_branches, first, partial[middle - first :], dy, keep, t)
         self._shared_sums(state, dy, run.tables.leaving_spans[source], partial[last - first :])
         torch.sum(partial, 1, out=sums)
 
@@ -180,7 +181,7 @@ class Backward:
         )
 
     def _pointwise(
-        self, state: State | None, z: Tensor, dt: Tensor, dy: Tensor, sums: Tensor, inner: Tensor,
+        self, z: Tensor, dt: Tensor, dy: Tensor, sums: Tensor, inner: Tensor,
         bounds: SourceRange, branches: Span, dpacked: Tensor | None,
     ) -> None:  # fmt: skip
         run, tile = self.run, self.run.tiles.pointwise
@@ -188,13 +189,7 @@ class Backward:
         run.start(
             branch_gradient_kernels.pointwise_backward_kernel,
             (splits, len(branches), run.channel_blocks(tile)),
-            {
-                "STRIDE": 1 if state is None else state.stride,
-                "NORMALISED": state is None,
-                "WEIGHTS": dpacked is not None,
-                "AGAIN": self._again,
-            },
-            src_ptr=z if state is None else state.tensor,
+            {"WEIGHTS": dpacked is not None, "AGAIN": self._again},
             z_ptr=z,
             dt_ptr=dt,
             dy_ptr=dy,
@@ -205,8 +200,7 @@ class Backward:
             mix_ptr=self.mix,
             branches_ptr=run.tables.branches,
             dpacked_ptr=self.packed if dpacked is None else dpacked,
-            **self._sizes(state),
-            pitch=run.channels if state is None else state.pitch,
+            M=run.size.out_pixels,
             dy_pitch=dy.shape[1],
             first=bounds.first,
             launched=branches.first,
@@ -223,11 +217,12 @@ class Backward:
     def _depthwise_weights(
         self, state: State | None, z: Tensor, dt: Tensor, first: int, branches: Span, dpacked: Tensor
     ) -> None:
-        run, tile = self.run, self.run.tiles.filters
+        run, tile, stride = self.run, self.run.tiles.filters, 1 if state is None else state.stride
+        most = 168 if run.dtype == torch.bfloat16 or (stride == 2 and run.dtype == torch.float32) else None
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
-            {"STRIDE": 1 if state is None else state.stride, "NORMALISED": state is None},
+            {"STRIDE": stride, "NORMALISED": state is None},
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,
@@ -240,7 +235,7 @@ class Backward:
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             **run.block(tile),
-            **run.registers(168 if run.dtype == torch.bfloat16 else None),
+            **run.registers(most),
         )
 
     def _state(
@@ -248,7 +243,7 @@ class Backward:
         edge_sums: Tensor, leaving: Span, dinputs: Tensor | None, passed: Tensor,
     ) -> None:  # fmt: skip
         """Gradients of a state, unless it is an input and nobody asked, and of the weights of its edges."""
-        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
+        run, plan, tables = self.run, self.run.lowered.plan, self.run.tables
         is_node = source >= plan.num_inputs
         wanted = is_node or dinputs is not None
         if is_node:
@@ -278,7 +273,6 @@ class Backward:
             "last_leaving": leaving.last,
             "GROUPS": plan.k,
             "WOVEN": run.weaves,
-            **run.block(tile),
         }
         form = {"STRIDE": state.stride, "NODE_STATE": is_node}
         if wanted:
@@ -306,18 +300,20 @@ class Backward:
         self, source: int, state: State, dt: Tensor, dy: Tensor, edge_sums: Tensor, leaving: Span,
         form: dict, where: dict,
     ) -> None:  # fmt: skip
-        run, plan, tables, tile = self.run, self.run.lowered.plan, self.run.tables, self.run.tiles.states
+        run, plan, tables = self.run, self.run.lowered.plan, self.run.tables
         (first, middle, _), width = run.lowered.ranges[source], run.dtype.itemsize
         # Left alone, these spill, and the others do with a limit
         limited = 8 < run.channels < 16 or width == 8 or (width == 2 and (state.stride == 2 or run.channels <= 8))
         pools = bool(run.lowered.pool_rows(source))
+        tile = run.tiles.gradient_of_state(run.channels * width, state.stride, pools)
         dmax, daverage, position = dt, dt, dt
         if pools:
+            windows = run.tiles.states
             dmax = run.empty(run.size.out_pixels, run.channels)
             daverage, position = torch.empty_like(dmax), torch.empty_like(dmax, dtype=torch.int8)
             run.start(
                 state_gradient_kernels.pool_backward_kernel,
-                (run.num_tiles(tile), run.channel_blocks(tile)),
+                (run.num_tiles(windows), run.channel_blocks(windows)),
                 {"STRIDE": state.stride},
                 state_ptr=state.tensor,
                 dy_ptr=dy,
@@ -336,7 +332,7 @@ class Backward:
                 last_leaving=leaving.last,
                 per_pixel=self._per_pixel,
                 GROUPS=plan.k,
-                **run.block(tile),
+                **run.block(windows),
             )
         num_tiles = ceil_div(where["M_STATE"], tile.pixels)
         run.start(
@@ -353,7 +349,7 @@ class Backward:
             M=run.size.out_pixels,
             first=first,
             middle=middle,
-            **where,
+            **(where | run.block(tile)),
             **run.registers(128 if limited else None),
         )
 

@@ -8,7 +8,7 @@ a channel that is zero everywhere normalises to zero, so both halves can be adde
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate
+from itertools import accumulate, groupby, pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -92,6 +92,11 @@ class Lowered:
     def has_halves(self) -> bool:
         """Whether there is a factorised reduction, whose results are sums of two branches'."""
         return any(self.plan.factorised(edge, candidate) for edge, _, candidate in self.plan.each())
+
+    @cached_property
+    def dense(self) -> bool:
+        """Whether no filter that reads another branch is dilated."""
+        return all(c.dilation == 1 for edge in self.plan.edges for c in edge.candidates if c.repeats > 1)
 
     @cached_property
     def unpacking(self) -> np.ndarray:
@@ -202,18 +207,17 @@ class Lowered:
         return [b for b, branch in enumerate(self.branches) if branch.target == node and branch.coefficient >= 0]
 
     def bundles(self, source: int, size: int) -> list[tuple[int, int]]:
-        """``(first, number)`` of up to ``size`` branches that read ``source`` at the same places."""
+        """``(first, number)`` of up to ``size`` branches that read ``source`` at the same places, as many in one as in
+        the next."""
         first, middle, _ = self.ranges[source]
         found: list[tuple[int, int]] = []
-        for b in range(first, middle):
-            start, number = found[-1] if found else (b, size)
-            kinds = {
-                (x.kernel, x.dilation, x.origin, x.coefficient < 0) for x in (self.branches[start], self.branches[b])
-            }
-            if number < size and len(kinds) == 1:
-                found[-1] = (start, number + 1)
-            else:
-                found.append((b, 1))
+        kinds = groupby(range(first, middle), lambda b: (*self.branches[b][:3], self.branches[b].coefficient < 0))
+        for _, alike in kinds:
+            start, *others = alike
+            number = 1 + len(others)
+            programs = -(-number // size)
+            bounds = [start + number * i // programs for i in range(programs + 1)]
+            found += [(a, b - a) for a, b in pairwise(bounds)]
         return found
 
 

@@ -34,6 +34,9 @@ AVG_POOL_ROW = tl.constexpr(5)
 NODE = tl.constexpr(6)
 EDGE_FIELDS = tl.constexpr(7)
 
+# Beyond the border of any image, and a filter's reach away from where 32 bits end
+FAR = tl.constexpr(1 << 30)
+
 # Statistics lie as [row, 3, C]
 MEAN = tl.constexpr(0)
 RSTD = tl.constexpr(1)
@@ -160,6 +163,27 @@ def is_within(x, size):
 
 
 @triton.jit
+def limits(x, row_inside):
+    """``x`` twice, but what :func:`column_inside` finds beyond the left and beyond the right border where not
+    ``row_inside``."""
+    return tl.where(row_inside, x, -1), tl.where(row_inside, x, FAR)
+
+
+@triton.jit
+def column_inside(left, right, distance, SIDE: tl.constexpr, W, SIZE: tl.constexpr):
+    """Whether the columns at a ``distance`` from the middle of a filter with ``SIZE`` columns are within an image, as
+    the middle is: one comparison, as it can only lie beyond the border of its ``SIDE``. (What does not change from row
+    to row would take a register for every column and pixel.)"""
+    if SIZE == 1:  # the middle may be beyond a border, too
+        inside = is_within(right + distance, W)
+    elif SIDE < 0:
+        inside = left >= -distance
+    else:
+        inside = right < W - distance
+    return inside
+
+
+@triton.jit
 def window(ptr, n, y, x, H, W, pitch, c):
     """Addresses ``[P, B]`` of the channels ``c`` of the pixels ``(n, y, x)``, inside or not.
 
@@ -190,13 +214,13 @@ def normalisation(stats_ptr, row, c, channel, C: tl.constexpr):
 
 @triton.jit
 def _row_of_taps(
-    t, at, taps_ptrs, row_inside, x, step, dilation, W, c, channel, scale, shift,
+    t, at, taps_ptrs, left, right, step, dilation, W, c, channel, scale, shift,
     C: tl.constexpr, SIZE: tl.constexpr, NORMALISED: tl.constexpr, EDGES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """``t`` and what one row of a filter adds to it."""
     for j in tl.static_range(SIZE):
         column = j - SIZE // 2
-        inside = row_inside & is_within(x + column * dilation, W)
+        inside = column_inside(left, right, column * dilation, column, W, SIZE)
         v = load_tap(at + column * step, inside, channel, scale, shift, NORMALISED, ACC)
         added = ()
         for e in tl.static_range(EDGES):
@@ -217,14 +241,14 @@ def next_taps(taps_ptrs, step, EDGES: tl.constexpr):
 
 @triton.jit
 def _columns(
-    t, at, taps_ptrs, row_inside, x, step, kernel, dilation, W, c, channel, scale, shift,
+    t, at, taps_ptrs, right, step, kernel, dilation, W, c, channel, scale, shift,
     C: tl.constexpr, NORMALISED: tl.constexpr, EDGES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The same for any number of columns, one after another."""
     for j in range(kernel):
         column = j - kernel // 2
         t = _row_of_taps(
-            t, at + column * step, next_taps(taps_ptrs, j * C, EDGES), row_inside, x + column * dilation, step,
+            t, at + column * step, next_taps(taps_ptrs, j * C, EDGES), right, right + column * dilation, step,
             dilation, W, c, channel, scale, shift, C, 1, NORMALISED, EDGES, ACC,
         )  # fmt: skip
     return t
@@ -240,36 +264,40 @@ def depthwise_taps(
 
     Each pixel is read once for all edges. The rows of a filter are a run-time loop, so that the compiler cannot stage
     each tap through shared memory on its way to the matrix product; 3 and 5 columns are not, unless their loads would
-    take more registers than there are.
+    take more registers than there are. From row to row goes a distance of 32 bits: of an address, the compiler would
+    keep one for each column and pixel, in two registers.
     """
     t = (tl.zeros((P, B), ACC),) * EDGES
     x = w * STRIDE + origin
     y = h * STRIDE + origin - kernel // 2 * dilation
-    at = window(src_ptr, n, y, x, H, W, pitch, c)
     step = dilation * pitch
+    image = src_ptr + (n.to(tl.int64) * (H * W) * pitch)[:, None] + c[None, :]
+    distance = (y * W + x) * pitch
+    y = tl.where(live, y, -FAR)
     for _ in range(kernel):
-        row_inside = live & is_within(y, H)
+        at = image + distance[:, None]
+        left, right = limits(x, is_within(y, H))
         if C > 16:
             t = _columns(
-                t, at, taps_ptrs, row_inside, x, step, kernel, dilation, W, c, channel, scale, shift,
+                t, at, taps_ptrs, right, step, kernel, dilation, W, c, channel, scale, shift,
                 C, NORMALISED, EDGES, ACC,
             )  # fmt: skip
         elif kernel == 3:
             t = _row_of_taps(
-                t, at, taps_ptrs, row_inside, x, step, dilation, W, c, channel, scale, shift,
+                t, at, taps_ptrs, left, right, step, dilation, W, c, channel, scale, shift,
                 C, 3, NORMALISED, EDGES, ACC,
             )  # fmt: skip
         elif kernel == 5:
             t = _row_of_taps(
-                t, at, taps_ptrs, row_inside, x, step, dilation, W, c, channel, scale, shift,
+                t, at, taps_ptrs, left, right, step, dilation, W, c, channel, scale, shift,
                 C, 5, NORMALISED, EDGES, ACC,
             )  # fmt: skip
         else:
             t = _columns(
-                t, at, taps_ptrs, row_inside, x, step, kernel, dilation, W, c, channel, scale, shift,
+                t, at, taps_ptrs, right, step, kernel, dilation, W, c, channel, scale, shift,
                 C, NORMALISED, EDGES, ACC,
             )  # fmt: skip
-        at += W * step
+        distance += W * step
         y += dilation
         taps_ptrs = next_taps(taps_ptrs, kernel * C, EDGES)
     return t

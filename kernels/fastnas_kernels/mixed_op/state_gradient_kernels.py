@@ -54,7 +54,7 @@ def _transposed_row(
             inside = inside & (column % 2 == 0)
             at = row + (column // 2 * C)[:, None]
         dt = tl.load(at, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
-        dx += dt * tl.load(taps + j * C, mask=channel, other=0.0)[None, :]
+        dx += dt * tl.load(taps + j * C + c, mask=channel, other=0.0)[None, :]
     return dx
 
 
@@ -80,7 +80,7 @@ def _transposed_taps(
     kernel = tl.load(table + KERNEL)
     dilation = tl.load(table + DILATION)
     origin = tl.load(table + ORIGIN)
-    taps = filter_at(packed_ptr, table, DEPTHWISE) + c
+    taps = filter_at(packed_ptr, table, DEPTHWISE)
     h = y - origin + kernel // 2 * dilation
     w = x - origin + kernel // 2 * dilation
     image = dt_ptr + (n.to(tl.int64) * HO * WO * C)[:, None] + c[None, :]

@@ -220,6 +220,8 @@ class Tiles:
         splits: Programs, at least, among which the sums of a filter's gradient are divided.
         precision: Of matrix products: ``ieee``, or on NVIDIA's matrix units ``tf32x3``, in three parts for float32,
             and ``tf32``, in one for bfloat16.
+        windows: Warps for the windows of pools, in multiples of those of ``stage``: more than one where a thread of
+            that has more numbers than a window lets it have.
     """
 
     stage: Tile
@@ -229,6 +231,7 @@ class Tiles:
     edges: int = 4
     splits: int = 32
     precision: str = "ieee"
+    windows: int = 1
 
     @property
     def kernels(self) -> Mapping[str, Tile]:
@@ -237,10 +240,20 @@ class Tiles:
 
     @cached_property
     def states(self) -> Tile:
-        """Of the pools and of the gradients of states: the pixels of ``stage``, beside whose sums theirs lie, and no
-        more than eight numbers for each of a warp's 32 threads (four for AMD's 64): windows take registers as well."""
-        most = 8 * 32 * self.stage.warps // self.stage.pixels
-        return replace(self.stage, channels=min(self.stage.channels, most))
+        """Of the pools: the pixels of ``stage``, beside whose sums theirs lie, and no more than eight numbers for each
+        of a warp's 32 threads (four for AMD's 64), as windows take registers as well."""
+        warps = self.windows * self.stage.warps
+        most = 8 * 32 * warps // self.stage.pixels
+        return replace(self.stage, channels=min(self.stage.channels, most), warps=warps)
+
+    @cached_property
+    def gradients(self) -> Tile:
+        """Of the gradient of what a second half reads."""
+        return self.stage if self.windows > 1 else self.states
+
+    def gradient_of_state(self, num_bytes: int, stride: int, pools: bool) -> Tile:
+        """The same of a state with so many bytes a pixel: elsewhere several pixels a thread would spill."""
+        return self.gradients if num_bytes >= 32 and stride == 1 and pools else self.states
 
     def compute_again(self, channels: int) -> bool:
         """Whether a branch's raw output is computed once more where the gradients of its filters are, which need its
@@ -262,7 +275,8 @@ class Tiles:
 def tiles_from_json(entry: dict) -> Tiles:
     """One entry of the table: tiles as lists ``[pixels, channels, warps]``."""
     kernels = {name: Tile(*entry[name]) for name in KERNELS}
-    return Tiles(**kernels, edges=entry["edges"], splits=entry["splits"], precision=entry["precision"])
+    numbers = {name: entry[name] for name in ("edges", "splits", "precision")}
+    return Tiles(**kernels, **numbers, windows=entry.get("windows", 1))
 
 
 @cache
@@ -281,7 +295,8 @@ def _for_float64(tiles: Tiles) -> Tiles:
     """Half the pixels, as a number takes two registers, but the 16 that a matrix product takes, and fewer edges."""
     least = {"stage": 16, "pointwise": 16, "filters": 1, "elementwise": 1}
     halves = {name: replace(tile, pixels=max(least[name], tile.pixels // 2)) for name, tile in tiles.kernels.items()}
-    return replace(tiles, **halves, edges=min(tiles.edges, 2))
+    halves["stage"] = replace(halves["stage"], warps=tiles.windows * tiles.stage.warps)
+    return replace(tiles, **halves, edges=min(tiles.edges, 2), windows=1)
 
 
 @lru_cache(maxsize=64)
@@ -305,6 +320,7 @@ def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles
         tiles = _for_float64(tiles)
     if backend == "hip":
         halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
-        return replace(tiles, **halves, precision="ieee")
+        halves["stage"] = replace(halves["stage"], warps=max(1, tiles.windows * tiles.stage.warps // 2))
+        return replace(tiles, **halves, precision="ieee", windows=1)
     precision = {torch.float64: "ieee", torch.bfloat16: "tf32"}.get(dtype, tiles.precision)
     return replace(tiles, precision=precision)

@@ -13,6 +13,7 @@ EXACT = 1e-12
 MAX, AVG, SKIP = Candidate("max_pool"), Candidate("avg_pool"), Candidate("skip")
 SEPARABLE, DILATED = Candidate("depthwise", 3, 1, 2), Candidate("depthwise", 3, 2, 1)
 FIVE, SEVEN = Candidate("depthwise", 5), Candidate("depthwise", 7)
+TWICE_DILATED, FAR_APART = Candidate("depthwise", 3, 2, 2), Candidate("depthwise", 5, 3, 1)
 
 
 def solo(*candidates, channels=4, stride=1, k=1):
@@ -64,7 +65,9 @@ def assert_equals_reference(fused, plan, given, statistics=None):
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("candidate", [MAX, AVG, SKIP, SEPARABLE, DILATED, FIVE, SEVEN], ids=str)
+@pytest.mark.parametrize(
+    "candidate", [MAX, AVG, SKIP, SEPARABLE, DILATED, FIVE, SEVEN, TWICE_DILATED, FAR_APART], ids=str
+)
 def test_every_candidate_equals_the_reference(fused, arguments, candidate, stride):
     plan = solo(candidate, stride=stride)
     assert_equals_reference(fused, plan, arguments(plan, (5, 4)))

@@ -210,8 +210,9 @@ def _smaller(run: Launcher) -> Launcher:
     than the 16 rows and columns that it needs. Filters' gradients have half the sums already: those of a row."""
     wide = {name: _wide(tile) for name, tile in run.tiles.kernels.items()}
     halves = {name: replace(wide[name], pixels=max(16, wide[name].pixels // 2)) for name in wide if name != "filters"}
+    halves["stage"] = replace(halves["stage"], warps=run.tiles.states.warps)
     halves["pointwise"] = replace(halves["pointwise"], channels=min(16, halves["pointwise"].channels))
-    return replace(run, tiles=replace(run.tiles, **(wide | halves)))
+    return replace(run, tiles=replace(run.tiles, **(wide | halves), windows=1))
 
 
 def _wide(tile: Tile) -> Tile:
