@@ -182,7 +182,8 @@ def whole_way(**changes):
 
 
 def quiet(title):
-    return nullcontext(SimpleNamespace(step=lambda *_: None, epoch=lambda record: None, compiled=lambda *_: None))
+    shown = {name: lambda *_: None for name in ("step", "epoch", "compiled", "chosen")}
+    return nullcontext(SimpleNamespace(**shown))
 
 
 def test_an_experiment_in_the_chain_goes_the_whole_way_and_can_be_repeated_and_reported(tmp_path, capsys, monkeypatch):
