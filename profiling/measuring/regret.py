@@ -74,7 +74,7 @@ def plot_methods(records: list[Record], test: Mapping[str, float], path: Path) -
     panels = figure.subplots(rows, 3, sharex=True, sharey=True).flat
     of_random = max(test.values()) - median(test.values())
     minutes = [2, 5, 10, 20]
-    for axes, name in zip(panels, names, strict=False):
+    for name, axes in zip(names, panels, strict=False):
         _draw_regret(axes, records, name, test)
         axes.axhline(of_random, linestyle="--", color="tab:gray")
         axes.set_title(name, fontsize=10)
@@ -82,7 +82,7 @@ def plot_methods(records: list[Record], test: Mapping[str, float], path: Path) -
         axes.set_xticks(minutes, [f"{one:g}" for one in minutes])
         axes.set_yticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
         axes.minorticks_off()
-    for axes in list(panels):
+    for axes in panels:  # those that are left
         axes.axis("off")
     figure.supxlabel("CPU minutes of a search")
     figure.supylabel("regret, points of test accuracy (dashed: the median architecture)")
