@@ -42,7 +42,7 @@ from fastnas.data.images import ImageSet, Items
 from fastnas.data.transforms import evaluation_transform, training_transform
 from fastnas.engine import SearchResult, search
 from fastnas.engine.budget import StepTimes, fit_minutes, fit_searches, time_steps
-from fastnas.engine.run import search_halves
+from fastnas.engine.run import PUBLISHED_ALPHA_LR, search_halves
 from fastnas.errors import invalid
 from fastnas.experiment.experiment import SEEDS_APART
 from fastnas.files import append_json_line, read_json, read_json_lines, write_json
@@ -336,7 +336,7 @@ PROTOCOLS = {
     "default": _default,
     "one_search": partial(_default, searches=1),
     "last_epoch": _last_epoch,
-    "paper_rate": partial(_default, alpha_lr=3e-4),
+    "paper_rate": partial(_default, alpha_lr=PUBLISHED_ALPHA_LR),
     "ladder": _ladder,
     "no_halving": _no_halving,
     "uniform": _uniform,

@@ -38,6 +38,7 @@ def choose_once(
                 for name, w in run.state.w.items():
                     w.copy_(saved["weights"][name])
                 return found
+        path.unlink(missing_ok=True)  # or it would be kept as the one before
     genotype = choose(run, accept, report)
     if path is not None:
         weights = {name: w.detach() for name, w in run.state.w.items()}

@@ -59,7 +59,11 @@ class Display:
         self.title = title
         self.console = console or SafeConsole()
         self.is_live = self.console.is_terminal and not self.console.is_dumb_terminal
-        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} steps")
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
+        )
         self.progress = Progress(
             *columns, TextColumn("{task.fields[left]}"), console=self.console, disable=not self.is_live, transient=True
         )
@@ -75,14 +79,14 @@ class Display:
         if self.task is None:
             # The step that reports first was not timed; those after it are, and they alone tell the time left
             self.first, self.started = done, now
-            self.task = self.progress.add_task("running", total=total, completed=done, left="")
+            self.task = self.progress.add_task("running", total=total, completed=done, left="", unit="steps")
         left = format_time_left(now - self.started, self.first, done, total)
         self.progress.update(self.task, completed=done, total=total, left=left)
 
     def compiled(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` kernels are compiled; where there is no bar, say so once."""
         if self.compiling is None:
-            self.compiling = self.progress.add_task("compiling kernels", total=total, left="")
+            self.compiling = self.progress.add_task("compiling kernels", total=total, left="", unit="kernels")
             if not self.is_live:
                 self._print(f"{self.title}  compiling {total} kernels")
         self.progress.update(self.compiling, completed=done, visible=done < total)
@@ -90,7 +94,7 @@ class Display:
     def chosen(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` parts of a choice by evaluation are behind us; without a bar, in lines."""
         if self.choosing is None:
-            self.choosing = self.progress.add_task("choosing by evaluation", total=total, left="")
+            self.choosing = self.progress.add_task("choosing by evaluation", total=total, left="", unit="parts")
         self.progress.update(self.choosing, completed=done)
         if not self.is_live:
             self._print(f"{self.title}  choosing by evaluation, {done} of {total} done")

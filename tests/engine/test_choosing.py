@@ -52,6 +52,7 @@ def test_a_choice_that_is_not_accepted_any_more_is_made_anew(folder, first, monk
     refused = []
     search(NASBENCH201, PERTURBED, DIGITS, CONFIG, folder=folder, accept=lambda found: refused.append(found) or False)
     assert refused == [first.genotype]
+    assert not (folder / "choice.previous.pt").exists()  # which more epochs would take for theirs
 
 
 def test_more_epochs_choose_anew(tmp_path):
