@@ -1,9 +1,9 @@
 """Which sizes of programs are fastest on this GPU? Measures and writes a new table of tiles; nothing else ever tunes.
 
 For each entry of the shipped table, one family of kernels after another (stage, pointwise, filters, elementwise, then
-edges and splits) is given every candidate while the others keep what is best so far. What counts is a whole DARTS cell,
-forward and backward, replayed as a CUDA graph, in float32 and in bfloat16: the geometric mean of both ratios. A
-candidate is taken only if its results are as close to those of the shipped tiles as these are to eager's.
+edges, splits and windows) is given every candidate while the others keep what is best so far. What counts is a whole
+DARTS cell, forward and backward, replayed as a CUDA graph, in float32 and in bfloat16: the geometric mean of both
+ratios. A candidate is taken only if its results are as close to those of the shipped tiles as these are to eager's.
 
     python profiling/tune.py --minutes 8
     python profiling/tune.py --channels 16 32 --out kernels/fastnas_kernels/mixed_op/tiles.json
@@ -81,9 +81,11 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
     widest = entry["channels"]
     if family == "edges":
         # Several edges a program only if a tile has all channels
-        found: list[Any] = [1, 2, 4] if entry["stage"][1] >= widest else [1]
+        found: list[Any] = [1, 2, 3, 4] if entry["stage"][1] >= widest else [1]
     elif family == "splits":
         found = [8, 16, 32, 64, 128]
+    elif family == "windows":
+        found = [1, 2]
     else:
         found = [
             [pixels, channels, warps]
@@ -95,7 +97,7 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
             # Less than all channels in the stage would break the edges that share a program
             and (family != "stage" or entry["edges"] == 1 or channels >= widest)
         ]
-    others = [value for value in found if value != entry[family]]
+    others = [value for value in found if value != entry.get(family, 1)]
     return others[:1] if dry else others
 
 
@@ -149,7 +151,7 @@ def ready(device: Device, trial: Trial, entry: Entry) -> Callable[[], list[Tenso
 def tuned(device: Device, shipped: Entry, settings: Tune, has_time: Callable[[], bool]) -> Entry:
     """The best entry that was found, beginning with the shipped one."""
     of_dtypes, best = trials(device, shipped, settings.dry), dict(shipped)
-    for family in (*FAMILIES, "edges", "splits"):
+    for family in (*FAMILIES, "edges", "splits", "windows"):
         for value in candidates(family, best, settings.dry):
             if not has_time():
                 print("  time is over", flush=True)
@@ -166,7 +168,7 @@ def tuned(device: Device, shipped: Entry, settings: Tune, has_time: Callable[[],
                 continue
             ratio = ratio if len(of_dtypes) == 1 else sqrt(ratio)
             taken = ratio <= GAIN
-            print(f"  {family} {value}: {ratio:.3f} of {best[family]}{', taken' if taken else ''}", flush=True)
+            print(f"  {family} {value}: {ratio:.3f} of {best.get(family, 1)}{', taken' if taken else ''}", flush=True)
             best = changed if taken else best
     return best
 

@@ -60,8 +60,8 @@ def test_every_candidate_that_is_faster_is_taken_and_measured_against_the_last_t
     fake_times(monkeypatch, 0.5)
     best = tune.tuned(HostDevice(), SMALLEST, tune.Tune(dry=True), FOREVER)
     assert all(best[family] != SMALLEST[family] for family in tune.FAMILIES)
-    assert best["splits"] != SMALLEST["splits"]
-    assert best | {key: SMALLEST[key] for key in (*tune.FAMILIES, "edges", "splits")} == SMALLEST
+    assert all(best[number] != SMALLEST[number] for number in ("splits", "windows"))
+    assert best | {key: SMALLEST[key] for key in (*tune.FAMILIES, "edges", "splits", "windows")} == SMALLEST
     assert untimed[-1] == tiles_from_json(best)
 
 
@@ -111,8 +111,9 @@ def test_candidates_fit_their_entry(entry):
         assert entry[family] not in found
         assert all(channels <= max(16, entry["channels"]) for _, channels, _ in found)
     several = entry["stage"][1] >= entry["channels"]
-    others = [edges for edges in (1, 2, 4) if edges != entry["edges"]]
+    others = [edges for edges in (1, 2, 3, 4) if edges != entry["edges"]]
     assert tune.candidates("edges", entry, dry=False) == (others if several else [])
+    assert tune.candidates("windows", entry, dry=False) == [3 - entry.get("windows", 1)]
 
 
 def test_the_tiles_of_a_trial_end_with_it():
