@@ -6,10 +6,11 @@ Shape suffixes: I input states, M pixels of an input state or of the output, S c
 all nodes, R rows of statistics, C channels that the candidates see.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -64,6 +65,29 @@ class State(NamedTuple):
     stride: int
 
 
+class _Compiled(NamedTuple):
+    """What Triton made of a kernel in a form, and how its arguments are put in their order."""
+
+    code: Any
+    pointers: tuple[str, ...]
+    constants: dict[str, Any]
+    """Those of the form, and ``None`` for what a launch leaves out."""
+    arguments: Callable[[dict[str, Any]], tuple]
+
+    @classmethod
+    def of(cls, code: Any, names: Sequence[str], given: dict[str, Any], form: dict[str, Any]) -> "_Compiled":
+        pointers = tuple(name for name, value in given.items() if isinstance(value, Tensor))
+        absent = dict.fromkeys(name for name in names if name not in given)
+        return cls(code, pointers, absent | form, itemgetter(*names))
+
+    def is_aligned(self, given: dict[str, Any]) -> bool:
+        """Whether all memory begins at multiples of 16 bytes, as the code takes for granted."""
+        addresses = 0
+        for name in self.pointers:
+            addresses |= given[name].data_ptr()
+        return addresses % 16 == 0
+
+
 @dataclass(frozen=True)
 class Launcher:
     """A lowered cell at one size, ready to run. What does not depend on data is worked out once.
@@ -111,7 +135,7 @@ class Launcher:
         return replace(tile, pixels=plan.k * tile.pixels * tile.channels // channels, channels=channels)
 
     @cached_property
-    def _compiled(self) -> dict[tuple, Any]:
+    def _compiled(self) -> dict[tuple, _Compiled]:
         """What Triton made of each kernel in each form."""
         return {}
 
@@ -125,20 +149,15 @@ class Launcher:
         if type(kernel) is not JITFunction or is_compiling_ahead():
             kernel[grid](**form, **given)
             return
-        addresses = 0
-        for value in given.values():
-            if isinstance(value, Tensor):
-                addresses |= value.data_ptr()
-        if addresses % 16:
-            kernel[grid](**form, **given)
+        key = (id(kernel), given.get("out_ptr", 0) is None, *form.values())  # a kernel's own hash is one of its source
+        found = self._compiled.get(key)
+        if found is None or not found.is_aligned(given):
+            found = _Compiled.of(kernel[grid](**form, **given), kernel.arg_names, given, form)
+            if found.is_aligned(given):
+                self._compiled[key] = found
             return
-        key = (kernel, given.get("out_ptr", 0) is None, *form.values())
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            self._compiled[key] = kernel[grid](**form, **given)
-            return
-        given |= form
-        compiled[(*grid, 1, 1)[:3]](*[given.get(name) for name in kernel.arg_names])
+        given |= found.constants
+        found.code[(*grid, 1, 1)[:3]](*found.arguments(given))
 
     def num_tiles(self, tile: Tile) -> int:
         """Tiles of the output."""
