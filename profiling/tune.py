@@ -115,7 +115,8 @@ def dtypes_of(entry: Entry) -> list[torch.dtype]:
     """The dtypes that an entry serves: its own, or those that no other entry of its width is for."""
     if "dtype" in entry:
         return [getattr(torch, entry["dtype"])]
-    taken = {other.get("dtype") for other in shipped_table() if other["channels"] == entry["channels"]}
+    alike = ("channels", "target")
+    taken = {other.get("dtype") for other in shipped_table() if all(other.get(x) == entry.get(x) for x in alike)}
     return [dtype for dtype in (torch.float32, torch.bfloat16) if str(dtype).removeprefix("torch.") not in taken]
 
 

@@ -10,6 +10,7 @@ import triton.language as tl
 from fastnas_audit import cell_cases
 from fastnas_audit.assembly import TARGETS, Type, pointers
 from fastnas_audit.gate import Budget, Case
+from fastnas_kernels.check import invalid
 from fastnas_kernels.gumbel import kernel as gumbel
 from fastnas_kernels.mixture import kernel as mixture
 from fastnas_kernels.partial_channels import kernel as partial_channels
@@ -30,10 +31,13 @@ def cases_for(target: str, dtypes: Sequence[torch.dtype] = ()) -> tuple[Case, ..
     ``dtypes``, every kernel of a cell in these.
 
     Raises:
+        ValueError: if the target is none of these.
         RuntimeError: if Triton does not interpret, which recording launches needs.
     """
-    backend = TARGETS[target].gpu.backend
-    return cell_cases.cases(backend, tuple(dtypes)) if dtypes else (*small_cases(), *cell_cases.cases(backend))
+    if target not in TARGETS:
+        raise invalid("cases_for", f"target must be among {', '.join(TARGETS)}", target)
+    of_cells = cell_cases.cases(target, tuple(dtypes))
+    return of_cells if dtypes else (*small_cases(), *of_cells)
 
 
 def small_cases() -> tuple[Case, ...]:

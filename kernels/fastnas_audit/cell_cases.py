@@ -90,14 +90,14 @@ def dual_launches(plan: CellPlan, dtype: torch.dtype) -> list[Launch]:
 
 
 @cache
-def cases(backend: str = "cuda", dtypes: tuple[torch.dtype, ...] = ()) -> tuple[Case, ...]:
-    """Every kernel in the forms that the module names, each once, as launched on GPUs of ``backend``; with ``dtypes``
-    all cells in each of these.
+def cases(target: str = "sm_90", dtypes: tuple[torch.dtype, ...] = ()) -> tuple[Case, ...]:
+    """Every kernel in the forms that the module names, each once, as launched on a ``target``; with ``dtypes`` all
+    cells in each of these.
 
     Raises:
         RuntimeError: if Triton does not interpret.
     """
-    with replaced(launch, vendor=lambda: backend):
+    with replaced(launch, target_of=lambda device: target):
         found = {same_code(case): case for case in _all_cases(dtypes)}
     return tuple(with_budgets(case) for case in sorted(found.values(), key=lambda case: case.name))
 

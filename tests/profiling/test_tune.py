@@ -43,7 +43,7 @@ def test_a_dry_run_writes_a_table_that_the_library_reads(tmp_path, monkeypatch):
     tune.main(tune.Tune(device="cpu", dry=True, channels=(16,), runs=1, out=out))
     new = json.loads(out.read_text())
     assert all(isinstance(tiles_from_json(entry), Tiles) for entry in new)
-    tuned = [number for number, entry in enumerate(before) if entry["channels"] == 16]
+    tuned = [number for number, entry in enumerate(before) if entry["channels"] == 16 and "target" not in entry]
     assert all(new[number]["filters"] != before[number]["filters"] for number in tuned)
     assert all(new[number] == entry for number, entry in enumerate(before) if number not in tuned)
     assert shipped_table() == before

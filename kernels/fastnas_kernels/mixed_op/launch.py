@@ -29,13 +29,14 @@ from fastnas_kernels.mixed_op.tables import (
     Tile,
     Tiles,
     ceil_div,
+    is_amd,
     noted_statistics,
     pack,
     power_of_2,
     spread_statistics,
     tables_of,
+    target_of,
     tiles_for,
-    vendor,
 )  # fmt: skip
 from fastnas_kernels.tensors import accumulator
 
@@ -201,10 +202,12 @@ class Launcher:
         """The constants that all kernels share."""
         return _block(self.channels, self.dtype, tile)
 
-    def registers(self, most: int | None) -> dict:
-        """Lets NVIDIA's compiler use up to ``most`` registers a thread. Left alone, it first decides how many programs
-        shall share a multiprocessor, and for a few kernels it then keeps an address or two in memory."""
-        return {} if most is None or vendor() != "cuda" else {"maxnreg": most}
+    def registers(self, kernel: str, most: int | None = None) -> dict:
+        """Lets NVIDIA's compiler use up to ``most`` registers a thread, or what the table says of a ``kernel``. Left
+        alone, it first decides how many programs shall share a multiprocessor, and for a few kernels it then keeps an
+        address or two in memory."""
+        most = dict(self.tiles.registers).get(kernel, most)
+        return {} if most is None or is_amd(target_of(self.device)) else {"maxnreg": most}
 
     @cached_property
     def product(self) -> dict:
@@ -265,7 +268,7 @@ class Launcher:
             GROUPS=self.lowered.plan.k,
             **self.block(tile),
             **self.product,
-            **self.registers(most),
+            **self.registers(f"stage {edges}", most),
         )
 
     def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
@@ -358,7 +361,7 @@ class Launcher:
             last_entering=span.last,
             WOVEN=self.weaves,
             **common,
-            **self.registers(168 if self.weaves else None),
+            **self.registers("node", 168 if self.weaves else None),
         )
         if plan.k > 1 and not self.weaves:
             blocks = ceil_div((plan.k - 1) * self.channels, tile.channels)
@@ -375,7 +378,8 @@ def launcher_of(inputs_INHWS: Tensor, lowered: Lowered, frozen: bool = False) ->
     _, images, height, width, _ = inputs_INHWS.shape
     size = Size(images, height, width, *lowered.plan.size_after(height, width))
     dtype, device = inputs_INHWS.dtype, inputs_INHWS.device
-    return _launcher(lowered, size, dtype, device, tiles_for(lowered.plan.mixed_channels, dtype, vendor()), frozen)
+    tiles = tiles_for(lowered.plan.mixed_channels, dtype, target_of(device))
+    return _launcher(lowered, size, dtype, device, tiles, frozen)
 
 
 _launcher = lru_cache(maxsize=256)(Launcher)

@@ -127,6 +127,7 @@ class Backward:
                 launched=middle,
                 num_tiles=run.num_tiles(tile),
                 **run.block(tile),
+                **run.registers("depthwise_backward"),
             )
             torch.sum(partial, 1, out=inner)
             if dpacked is not None:
@@ -177,7 +178,7 @@ class Backward:
             num_tiles=run.num_tiles(tile),
             GROUPS=run.lowered.plan.k,
             **run.block(tile),
-            **run.registers(168 if run.channels > 32 else None),
+            **run.registers("shared_sums", 168 if run.channels > 32 else None),
         )
 
     def _pointwise(
@@ -211,7 +212,7 @@ class Backward:
             GROUPS=run.lowered.plan.k,
             **run.block(tile),
             **run.product,
-            **run.registers(168 if dpacked is not None else 128 if run.channels <= 8 else None),
+            **run.registers("pointwise_backward", 168 if dpacked is not None else 128 if run.channels <= 8 else None),
         )
 
     def _depthwise_weights(
@@ -235,7 +236,7 @@ class Backward:
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
             **run.block(tile),
-            **run.registers(most),
+            **run.registers(f"depthwise_weights {stride}", most),
         )
 
     def _state(
@@ -292,7 +293,7 @@ class Backward:
                 edge_mix_ptr=self.edge_mix,
                 partial_ptr=partial,
                 **where,
-                **run.registers(limit),
+                **run.registers("bypass_backward", limit),
             )
             torch.sum(partial, (1, 2), out=passed[leaving.first : leaving.last])
 
@@ -350,7 +351,7 @@ class Backward:
             first=first,
             middle=middle,
             **(where | run.block(tile)),
-            **run.registers(128 if limited else None),
+            **run.registers("gather", 128 if limited else None),
         )
 
 

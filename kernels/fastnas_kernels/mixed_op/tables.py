@@ -222,6 +222,8 @@ class Tiles:
             and ``tf32``, in one for bfloat16.
         windows: Warps for the windows of pools, in multiples of those of ``stage``: more than one where a thread of
             that has more numbers than a window lets it have.
+        registers: The most that a thread of a kernel may have, for kernels (``stage 3``: with three edges a program)
+            in which the target's compiler, left alone or with the usual limit, would keep numbers in memory.
     """
 
     stage: Tile
@@ -232,6 +234,7 @@ class Tiles:
     splits: int = 32
     precision: str = "ieee"
     windows: int = 1
+    registers: tuple[tuple[str, int], ...] = ()
 
     @property
     def kernels(self) -> Mapping[str, Tile]:
@@ -276,19 +279,32 @@ def tiles_from_json(entry: dict) -> Tiles:
     """One entry of the table: tiles as lists ``[pixels, channels, warps]``."""
     kernels = {name: Tile(*entry[name]) for name in KERNELS}
     numbers = {name: entry[name] for name in ("edges", "splits", "precision")}
-    return Tiles(**kernels, **numbers, windows=entry.get("windows", 1))
+    registers = tuple(entry.get("registers", {}).items())
+    return Tiles(**kernels, **numbers, windows=entry.get("windows", 1), registers=registers)
 
 
 @cache
 def shipped_table() -> list[dict]:
-    """The entries of ``tiles.json``, by rising ``channels``: the most that each is for. An entry with a ``dtype`` is
-    for that one only."""
+    """The entries of ``tiles.json``, by rising ``channels``: the most that each is for. An entry with a ``dtype`` or a
+    ``target`` is for that one only; the first that fits serves."""
     return json.loads(files("fastnas_kernels.mixed_op").joinpath("tiles.json").read_text())
 
 
-def vendor() -> str:
-    """Whose GPUs this build of PyTorch is for: ``cuda`` or ``hip``."""
-    return "hip" if torch.version.hip else "cuda"
+@lru_cache
+def target_of(device: torch.device) -> str:
+    """What kernels are compiled for on a device, such as ``sm_90`` or ``gfx942``; without a GPU, ``sm_90``, whose
+    entries of the table name no target."""
+    if device.type != "cuda":
+        return "sm_90"
+    properties = torch.cuda.get_device_properties(device)
+    if torch.version.hip:
+        return properties.gcnArchName.split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+def is_amd(target: str) -> bool:
+    """Whether a target is one of AMD's."""
+    return target.startswith("gfx")
 
 
 def _for_float64(tiles: Tiles) -> Tiles:
@@ -300,8 +316,8 @@ def _for_float64(tiles: Tiles) -> Tiles:
 
 
 @lru_cache(maxsize=64)
-def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles:
-    """The tiles for candidates that see ``channels`` channels, on GPUs of ``backend``, see :func:`vendor`.
+def tiles_for(channels: int, dtype: torch.dtype, target: str = "sm_90") -> Tiles:
+    """The tiles for candidates that see ``channels`` channels on a ``target``, see :func:`target_of`.
 
     The table is for NVIDIA's, and its precision for float32. A wavefront of AMD's has the threads of two warps, and its
     matrix units take float32 as it is; ``tf32x3`` does not exist there.
@@ -314,11 +330,12 @@ def tiles_for(channels: int, dtype: torch.dtype, backend: str = "cuda") -> Tiles
     if channels > widest:
         remedy = "Use fewer channels, or set FASTNAS_BACKEND=reference."
         raise invalid("mixed_cell", f"candidates must see at most {widest} channels", channels, remedy)
-    of_type = (entry for entry in table if entry.get("dtype") in (None, str(dtype).removeprefix("torch.")))
-    tiles = tiles_from_json(next(entry for entry in of_type if channels <= entry["channels"]))
+    of_this = {"dtype": (None, str(dtype).removeprefix("torch.")), "target": (None, target)}
+    serves = (entry for entry in table if all(entry.get(key) in values for key, values in of_this.items()))
+    tiles = tiles_from_json(next(entry for entry in serves if channels <= entry["channels"]))
     if dtype == torch.float64:
         tiles = _for_float64(tiles)
-    if backend == "hip":
+    if is_amd(target):
         halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
         halves["stage"] = replace(halves["stage"], warps=max(1, tiles.windows * tiles.stage.warps // 2))
         return replace(tiles, **halves, precision="ieee", windows=1)

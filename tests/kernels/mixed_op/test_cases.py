@@ -5,7 +5,7 @@ import triton
 from fastnas_audit.cell_cases import DARTS, OF_OLDEST, cases, launches, plan_of, with_budgets
 from fastnas_kernels.mixed_op.lowering import lower
 from fastnas_kernels.mixed_op.plan import Candidate
-from fastnas_kernels.mixed_op.tables import tiles_for
+from fastnas_kernels.mixed_op.tables import shipped_table, tiles_for, tiles_from_json
 
 pytestmark = pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 
@@ -72,34 +72,44 @@ def test_a_thread_has_more_numbers_of_few_channels_except_of_windows(channels, n
 
 
 def test_sizes_do_not_decide_over_code():
-    integers = {name for case in cases("cuda") for name, kind in case.signature.items() if kind in ("i32", "i64")}
+    integers = {name for case in cases("sm_90") for name, kind in case.signature.items() if kind in ("i32", "i64")}
     assert integers  # or the next line says nothing
-    assert not [case.name for case in cases("cuda") if integers & set(case.divisible_by_16)]
-    assert not [case.name for case in cases("cuda") if integers & set(case.constants) - {"GROUPS"}]
+    assert not [case.name for case in cases("sm_90") if integers & set(case.divisible_by_16)]
+    assert not [case.name for case in cases("sm_90") if integers & set(case.constants) - {"GROUPS"}]
 
 
 def test_products_are_of_a_kind_that_the_vendor_has():
-    precisions = {backend: {case.constants.get("PRECISION") for case in cases(backend)} for backend in ("cuda", "hip")}
-    assert precisions == {"cuda": {None, "ieee", "tf32", "tf32x3"}, "hip": {None, "ieee"}}
+    precisions = {target: {case.constants.get("PRECISION") for case in cases(target)} for target in ("sm_90", "gfx942")}
+    assert precisions == {"sm_90": {None, "ieee", "tf32", "tf32x3"}, "gfx942": {None, "ieee"}}
 
 
 def test_registers_are_limited_for_the_compiler_that_knows_the_limit():
-    limits = {backend: {case.maxnreg for case in cases(backend)} for backend in ("cuda", "hip")}
-    assert limits == {"cuda": {None, 128, 168}, "hip": {None}}
-    assert {case.maxnreg for case in cases("cuda", (torch.float64,))} == {None, 128, 168}
+    limits = {target: {case.maxnreg for case in cases(target)} for target in ("sm_90", "gfx942")}
+    assert limits == {"sm_90": {None, 128, 168}, "gfx942": {None}}
+    assert {case.maxnreg for case in cases("sm_90", (torch.float64,))} == {None, 128, 168}
+
+
+@pytest.mark.parametrize("target", ["sm_80", "sm_100"])
+def test_a_target_has_tiles_and_limits_of_its_own_where_the_table_names_it(target):
+    own = [entry for entry in shipped_table() if entry.get("target") == target]
+    assert own
+    for entry in own:
+        dtype = getattr(torch, entry.get("dtype", "float32"))
+        assert tiles_for(entry["channels"], dtype, target) == tiles_from_json(entry)
+        assert tiles_for(entry["channels"], dtype, target) != tiles_for(entry["channels"], dtype)
 
 
 def test_programs_have_as_many_threads_on_both():
-    threads = {case.name: 32 * case.num_warps for case in cases("cuda")}
-    of_amd = {case.name: 64 * case.num_warps for case in cases("hip")}
-    fewer = {case.name for case in cases("cuda") if case.num_warps == 2}  # on AMD's wider warps several pixels spill
+    threads = {case.name: 32 * case.num_warps for case in cases("sm_90")}
+    of_amd = {case.name: 64 * case.num_warps for case in cases("gfx942")}
+    fewer = {case.name for case in cases("sm_90") if case.num_warps == 2}  # on AMD's wider warps several pixels spill
     both = threads.keys() & of_amd.keys()  # AMD's products are whole with more channels, too, and no output is read
     assert all("keep=1 t=1" in name for name in threads.keys() - both)
     assert {name: of_amd[name] // threads[name] for name in both} == {name: 1 + (name in fewer) for name in both}
 
 
 def test_budgets_are_looser_for_the_oldest_triton_where_they_are_said_to_be(monkeypatch):
-    now = cases("cuda")
+    now = cases("sm_90")
     monkeypatch.setattr(triton, "__version__", "3.6.0")
     loose = {case.kernel.__name__ for case in now if with_budgets(case).budget_on("sm_90") != case.budget_on("sm_90")}
     assert loose <= set(OF_OLDEST)

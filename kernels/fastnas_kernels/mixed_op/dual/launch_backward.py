@@ -286,7 +286,7 @@ class DualBackward:
             middle=of_state.last,
             packed_length=cell.packed.shape[1],
             **where,
-            **run.registers(128 if limited else None),
+            **run.registers("dual_gather", 128 if limited else None),
         )
 
 
