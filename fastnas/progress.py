@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -14,14 +15,15 @@ SECONDS = 0.5  # between two updates of a notebook
 
 
 def show_in_notebook(
-    title: str, on_step: OnStep | None, on_epoch: OnEpoch | None
-) -> tuple[OnStep | None, OnEpoch | None]:
-    """The callbacks as they are; in a Jupyter notebook, where neither is given, those of a live table."""
+    title: str, on_step: OnStep | None, on_epoch: OnEpoch | None, on_choice: OnStep | None = None
+) -> tuple[OnStep | None, OnEpoch | None, OnStep | None]:
+    """The callbacks as they are; in a Jupyter notebook, where none is given, those of a live table."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    if on_step is not None or on_epoch is not None or type(shell).__name__ != "ZMQInteractiveShell":
-        return on_step, on_epoch
+    given = on_step, on_epoch, on_choice
+    if given != (None, None, None) or type(shell).__name__ != "ZMQInteractiveShell":
+        return given
     table = _NotebookTable(title)
-    return table.step, table.epoch
+    return table.step, table.epoch, table.choice
 
 
 class _NotebookTable:
@@ -32,15 +34,22 @@ class _NotebookTable:
 
         self.title, self.html = title, HTML
         self.rows: list[dict[str, str]] = []
-        self.done, self.total, self.first, self.started, self.updated = 0, 1, 0, 0.0, 0.0
+        self.bar, self.updated = _Bar("steps"), 0.0
         self.handle: Any = display(HTML(self.text()), display_id=True)
 
     def step(self, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` steps are behind us."""
+        self._show("steps", done, total)
+
+    def choice(self, done: int, total: int) -> None:
+        """The same of the parts of a choice by evaluation."""
+        self._show("parts of the choice", done, total)
+
+    def _show(self, unit: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if not self.started:
-            self.first, self.started = done, now
-        self.done, self.total = done, total
+        if not self.bar.started or self.bar.unit != unit:
+            self.bar, self.updated = _Bar(unit, done, done, total, now), 0.0
+        self.bar.done, self.bar.total = done, total
         if now - self.updated >= SECONDS or done == total:
             self.updated = now
             self.handle.update(self.html(self.text()))
@@ -52,13 +61,24 @@ class _NotebookTable:
 
     def text(self) -> str:
         """What the notebook shows now."""
-        left = (
-            format_time_left(time.monotonic() - self.started, self.first, self.done, self.total) if self.started else ""
-        )
-        bar = f'<progress value="{self.done}" max="{self.total}"></progress> {self.done}/{self.total} steps {left}'
+        bar = self.bar
+        spent = time.monotonic() - bar.started
+        left = format_time_left(spent, bar.first, bar.done, bar.total) if bar.started else ""
+        shown = f'<progress value="{bar.done}" max="{bar.total}"></progress> {bar.done}/{bar.total} {bar.unit} {left}'
         lines = [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row.values())}</tr>" for row in self.rows]
         heading = "".join(f"<th>{escape(name)}</th>" for name in (self.rows[0] if self.rows else {}))
-        return f"<p>{escape(self.title)} {bar}</p><table><tr>{heading}</tr>{''.join(lines)}</table>"
+        return f"<p>{escape(self.title)} {shown}</p><table><tr>{heading}</tr>{''.join(lines)}</table>"
+
+
+@dataclass
+class _Bar:
+    """How many of a ``total`` are done, how many were at first, and when that was."""
+
+    unit: str
+    first: int = 0
+    done: int = 0
+    total: int = 1
+    started: float = 0.0
 
 
 def format_epoch(record: Mapping[str, Any]) -> dict[str, str]:

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import fastnas
 from fastnas.engine import SearchResult
+from fastnas.mechanisms import Evolution
+from fastnas.methods import METHODS
 from fastnas.notebook import to_html
 from fastnas.spaces import Genotype, read_genotype
 
@@ -56,6 +59,7 @@ def test_a_search_in_jupyter_shows_a_live_table(monkeypatch):
         shown.append(html)
         return SimpleNamespace(update=shown.append)
 
+    monkeypatch.setattr(fastnas.progress, "SECONDS", 0)
     module = SimpleNamespace(get_ipython=ZMQInteractiveShell)
     monkeypatch.setitem(sys.modules, "IPython", module)
     monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=display))
@@ -64,6 +68,10 @@ def test_a_search_in_jupyter_shows_a_live_table(monkeypatch):
     assert 'value="4" max="4"' in shown[-1]
     assert "<td>2/2</td>" in shown[-1]
     assert "<th>weight loss</th>" in shown[-1]
+    shown.clear()
+    fastnas.search("nasbench201", replace(METHODS["gdas"](), choice=Evolution(1, 2)), "digits", config)
+    assert "4/4 steps" in shown[-3]
+    assert ["0/2 parts of the choice" in shown[-2], "1/2 parts of the choice" in shown[-1]] == [True, True]
     shown.clear()
     fastnas.search("nasbench201", "gdas", "digits", config, on_epoch=lambda record: None)
     assert shown == []

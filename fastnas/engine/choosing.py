@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from itertools import count
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,8 @@ from fastnas.data import training_batches
 from fastnas.engine.record import evaluate_supernet, read_coefficients
 from fastnas.engine.run import Run
 from fastnas.engine.step import apply_gradients
+from fastnas.errors import invalid
+from fastnas.fingerprint import fingerprint
 from fastnas.mechanisms.choice import Coefficients, Judge
 from fastnas.seeds import stream
 from fastnas.spaces.formats import genotype_to_text, parse_genotype
@@ -22,44 +24,77 @@ from fastnas.training.checkpoint import has_checkpoint, load_checkpoint, restori
 from fastnas.training.numerics import autocast
 
 FILE = "choice.pt"
+KEPT = {"losses": dict, "tunings": list, "weights": dict}
 IMAGES = 2048  # of the half for alpha, where the configuration does not say how many
+
+
+@dataclass
+class Journal:
+    """What a choice measured and tuned so far, by what it asked: one that is made again goes through it at once.
+
+    Args:
+        losses: By what was measured, after how many tunings.
+        tunings: The coefficients of each, as a fingerprint.
+        weights: After the last one; none if there was none.
+        save: Keeps all of it.
+    """
+
+    losses: dict[str, float] = field(default_factory=dict)
+    tunings: list[str] = field(default_factory=list)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    save: Callable[[], None] = lambda: None
 
 
 def choose_once(
     run: Run, folder: Path | None, accept: Callable[[Genotype], bool], report: Callable[[int, int], None]
 ) -> Genotype:
-    """What :func:`choose` returns, or returned before, with the weights that it tuned: ``choice.pt`` keeps both."""
-    path = None if folder is None else folder / FILE
-    if path is not None and has_checkpoint(path):
+    """What :func:`choose` returns, or returned before, with the weights that it tuned: ``choice.pt`` keeps both, and
+    before that what was measured in every part that is done."""
+    if folder is None:
+        return choose(run, accept, report, Journal())
+    path, journal = folder / FILE, Journal()
+    if has_checkpoint(path):
         saved = load_checkpoint(path, run.identity, run.device)
         with restoring(path), torch.no_grad():
-            found = parse_genotype(saved["genotype"], run.space)
-            if accept(found):
-                for name, w in run.state.w.items():
-                    w.copy_(saved["weights"][name])
-                return found
-        path.unlink(missing_ok=True)  # or it would be kept as the one before
-    genotype = choose(run, accept, report)
-    if path is not None:
-        weights = {name: w.detach() for name, w in run.state.w.items()}
-        save_checkpoint(path, run.identity, {"genotype": genotype_to_text(genotype), "weights": weights})
+            if "genotype" in saved:
+                found = parse_genotype(saved["genotype"], run.space)
+                if accept(found):
+                    _put(run, saved["weights"])
+                    return found
+            journal = Journal(*(saved.get(name, kind()) for name, kind in KEPT.items()))
+
+    def save(**found: object) -> None:
+        kept = {name: getattr(journal, name) for name in KEPT}
+        save_checkpoint(path, run.identity, kept | found)
+
+    journal.save = save
+    genotype = choose(run, accept, report, journal)
+    save(genotype=genotype_to_text(genotype), weights=_weights(run))
     return genotype
 
 
 def choose(
-    run: Run,
-    accept: Callable[[Genotype], bool] = lambda genotype: True,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    run: Run, accept: Callable[[Genotype], bool], report: Callable[[int, int], None], journal: Journal
 ) -> Genotype:
-    """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way."""
+    """The architecture that the method's choice makes of the run, at its end; the weights may be tuned on the way.
+
+    Raises:
+        ValueError: If the choice tunes otherwise than in its journal.
+    """
     assert run.method.choice is not None
     reached = read_coefficients(run, run.config.epochs - 1)
     joint = run.method.joint_inputs  # then they mark the inputs of one architecture, and another reads others
     edges = {} if joint else {name: x.tolist() for name, x in reached.edges.items()}
-    rounds = count()
+    done = 0
+
+    def measured(asked: str, mix: Callable[[], Mix]) -> float:
+        key = f"{done} {asked}"
+        if key not in journal.losses:
+            journal.losses[key] = _loss(run, mix())
+        return journal.losses[key]
 
     def measure_path(genotype: Genotype) -> float:
-        return _loss(run, select_path(run.space, genotype, edges, run.device))
+        return measured(genotype_to_text(genotype), lambda: select_path(run.space, genotype, edges, run.device))
 
     def as_mix(mix: Coefficients) -> Mix:
         tensors = {name: torch.tensor(x, dtype=torch.float32, device=run.device) for name, x in mix.items()}
@@ -67,14 +102,43 @@ def choose(
         return Mix(tensors, reached.edges, columns)
 
     def loss_at(mix: Coefficients) -> float:
-        return _loss(run, as_mix(mix))
+        return measured(_digest(mix), lambda: as_mix(mix))
 
     def tune(mix: Coefficients, epochs: float, share: float) -> None:
-        _tune(run, as_mix(mix), round(epochs * run.steps), share, next(rounds))
+        nonlocal done
+        done, asked = done + 1, _digest(mix)
+        if done > len(journal.tunings):
+            _tune(run, as_mix(mix), round(epochs * run.steps), share, done - 1)
+            journal.tunings.append(asked)
+            journal.weights = _weights(run)
+        elif asked != journal.tunings[done - 1]:
+            rule, got = "a choice that goes on must tune as it did before", f"other coefficients in tuning {done}"
+            raise invalid("search", rule, got, f"Delete {FILE} to begin it anew.")
+        elif done == len(journal.tunings):
+            _put(run, journal.weights)
+
+    def begin_part(part: int, parts: int) -> None:
+        if part:
+            journal.save()
+        report(part, parts)
 
     mix = {name: x.detach().cpu().numpy().astype(float) for name, x in reached.candidates.items()}
-    judge = Judge(mix, measure_path, loss_at, tune, accept, report)
+    judge = Judge(mix, measure_path, loss_at, tune, accept, begin_part)
     return run.method.choice(run.space, judge, stream(run.config.seed, "choice"))
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    return {name: w.detach() for name, w in run.state.w.items()}
+
+
+def _digest(mix: Coefficients) -> str:
+    return fingerprint({name: torch.from_numpy(x) for name, x in mix.items()})
+
+
+@torch.no_grad()
+def _put(run: Run, weights: Mapping[str, Tensor]) -> None:
+    for name, w in run.state.w.items():
+        w.copy_(weights[name])
 
 
 def _loss(run: Run, mix: Mix) -> float:

@@ -54,6 +54,7 @@ from fastnas.spaces.space import Space
 from fastnas.supernet.own import as_space
 from fastnas.tasks import Task
 from fastnas.training.checkpoint import (
+    delete_checkpoint,
     has_checkpoint,
     load_checkpoint,
     note_threads,
@@ -139,7 +140,7 @@ def search(
         >>> result.genotype.space, len(result.history), result.alpha["alpha.normal"].shape
         ('nasbench201', 1, torch.Size([6, 5]))
     """
-    on_step, on_epoch = show_in_notebook("search", on_step, on_epoch)
+    on_step, on_epoch, on_choice = show_in_notebook("search", on_step, on_epoch, on_choice)
     if not isinstance(space_or_supernet, nn.Module):
         space_or_supernet = as_space(space_or_supernet, "search")
     space = space_or_supernet if isinstance(space_or_supernet, Space) else getattr(space_or_supernet, "space", None)
@@ -218,7 +219,7 @@ def _restore(run: Run, folder: Path | None, extend: bool) -> list[dict[str, Any]
             note_threads(checkpoint, saved, run.device)
     history = keep_epochs(metrics, SearchEpoch, run.state.step // run.steps, write=run.ranks.is_first)
     if identity != run.identity:
-        (folder / CHOICE).unlink(missing_ok=True)  # of the shorter search
+        delete_checkpoint(folder / CHOICE)  # of the shorter search
         announce_more(run, history, _decide(run, history))  # type: ignore[arg-type]
     return history  # type: ignore[return-value]
 

@@ -12,11 +12,13 @@ from fastnas.experiment.settings import Experiment, experiment_to_json
 from fastnas.files import write_json
 from fastnas.ranks import ALONE, Ranks
 from fastnas.run_files import HALVING, SEARCHED, SearchEpoch, read_epochs
+from fastnas.training.checkpoint import previous_checkpoint
 
 STALE = (
     "genotype.json",
     "alpha.pt",
     CHOICE,
+    previous_checkpoint(Path(CHOICE)).name,
     "stop.json",
     "selection.json",
     "selection.jsonl",

@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, identity: str, state: Mapping[str, Any]) -> None
         got = f"{len(broken)} tensors that are not, among them {broken[0]}"
         raise FloatingPointError(complaint(WHERE, "what is saved must be finite", got, remedy))
     content = {"format": FORMAT, "identity": identity, "state": dict(state), "digest": fingerprint(state)}
-    write_atomically(path, lambda file: torch.save(content, file), keep=_previous(path))
+    write_atomically(path, lambda file: torch.save(content, file), keep=previous_checkpoint(path))
 
 
 def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str, Any]:
@@ -54,13 +54,15 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
     try:
         content = _read(path, device)
     except ValueError as error:
-        if not _previous(path).exists():
+        if not previous_checkpoint(path).exists():
             raise
         try:
-            content = _read(_previous(path), device)
+            content = _read(previous_checkpoint(path), device)
         except ValueError:
             raise error from None
-        warnings.warn(f"{error} The one before it, {_previous(path).name}, is taken.", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"{error} The one before it, {previous_checkpoint(path).name}, is taken.", RuntimeWarning, stacklevel=2
+        )
     if content["identity"] != identity:
         rule = f"{path} must belong to this configuration and these images"
         got = f"a checkpoint of another configuration ({_difference(content['identity'], identity)})"
@@ -70,7 +72,7 @@ def load_checkpoint(path: Path, identity: str, device: torch.device) -> dict[str
 
 def read_identity(path: Path) -> str | None:
     """What the checkpoint says that it belongs to; ``None`` if there is none, or none that can be read."""
-    for place in (path, _previous(path)):
+    for place in (path, previous_checkpoint(path)):
         try:
             return _read(place, torch.device("cpu"))["identity"]
         except ValueError:
@@ -100,7 +102,13 @@ def with_fewer_epochs(path: Path, identity: str) -> str:
 
 def has_checkpoint(path: Path) -> bool:
     """Whether there is a checkpoint, or the one before it, if a kill came between the two."""
-    return path.exists() or _previous(path).exists()
+    return path.exists() or previous_checkpoint(path).exists()
+
+
+def delete_checkpoint(path: Path) -> None:
+    """Delete it, and the one before it."""
+    for file in (path, previous_checkpoint(path)):
+        file.unlink(missing_ok=True)
 
 
 def note_threads(path: Path, saved: Mapping[str, Any], device: torch.device) -> None:
@@ -140,7 +148,8 @@ def _read(path: Path, device: torch.device) -> dict[str, Any]:
     return content
 
 
-def _previous(path: Path) -> Path:
+def previous_checkpoint(path: Path) -> Path:
+    """Where the one before ``path`` is kept."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 

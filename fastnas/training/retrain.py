@@ -124,7 +124,7 @@ def retrain(
         >>> 0 <= result.test_accuracy <= 1
         True
     """
-    on_step, on_epoch = show_in_notebook("retrain", on_step, on_epoch)
+    on_step, on_epoch, _ = show_in_notebook("retrain", on_step, on_epoch)
     own = own if own is None or isinstance(own, Space) else as_space(own, "retrain")
     genotype = as_genotype(genotype, own, "retrain")
     dimensions = space_by_name(genotype.space, own).dimensions

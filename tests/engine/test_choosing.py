@@ -52,7 +52,44 @@ def test_a_choice_that_is_not_accepted_any_more_is_made_anew(folder, first, monk
     refused = []
     search(NASBENCH201, PERTURBED, DIGITS, CONFIG, folder=folder, accept=lambda found: refused.append(found) or False)
     assert refused == [first.genotype]
-    assert not (folder / "choice.previous.pt").exists()  # which more epochs would take for theirs
+
+
+class Stopped(Exception):
+    """Somebody stops the choice."""
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("choice", [Perturbation(tune_epochs=1), Evolution(3, 6)])
+def test_a_choice_that_was_stopped_goes_on_where_it_was(tmp_path, monkeypatch, choice, parts):
+    method, told = replace(darts(), choice=choice), []
+    whole = search(NASBENCH201, method, DIGITS, CONFIG)
+
+    def stop(done, total):
+        if done == parts:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        search(NASBENCH201, method, DIGITS, CONFIG, folder=tmp_path, on_choice=stop)
+    measure = choosing.evaluate_supernet
+    monkeypatch.setattr(choosing, "evaluate_supernet", lambda *given: told.append("measured") or measure(*given))
+    report = lambda done, total: told.append(done)  # noqa: E731
+    again = search(NASBENCH201, method, DIGITS, CONFIG, folder=tmp_path, on_choice=report)
+    assert told.index("measured") == parts + 1  # after the parts that were done, and the word that the next one begins
+    assert again.genotype == whole.genotype
+    assert all(map(torch.equal, weights(again), weights(whole)))
+
+
+def test_a_choice_that_tunes_otherwise_than_it_did_is_one_line(tmp_path):
+    def choose(space, judge, seed):
+        judge.tune(judge.mix if judge.accept(None) else {"normal": judge.mix["normal"] * 0}, 1, 0.5)
+        judge.report(1, 2)
+        raise Stopped
+
+    method = replace(darts(), choice=choose)
+    with pytest.raises(Stopped):
+        search(NASBENCH201, method, DIGITS, CONFIG, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"a choice that goes on must tune as it did before.*Delete choice.pt"):
+        search(NASBENCH201, method, DIGITS, CONFIG, folder=tmp_path, accept=lambda genotype: False)
 
 
 def test_more_epochs_choose_anew(tmp_path):
@@ -62,6 +99,7 @@ def test_more_epochs_choose_anew(tmp_path):
     with pytest.warns(RuntimeWarning, match="goes on as in a search of 2 epochs"):
         search(NASBENCH201, method, DIGITS, longer, folder=tmp_path, extend=True, on_choice=lambda *at: seen.append(at))
     assert seen == [(0, 1)]
+    assert not (tmp_path / "choice.previous.pt").exists()  # that of the shorter search
 
 
 def test_a_damaged_choice_is_one_line(tmp_path):
