@@ -109,8 +109,9 @@ def known(name: str) -> Record:
 def remember(name: str, found: Record, dtypes: Sequence[str]) -> None:
     """Keep what was seen of the cases that there are."""
     of = [DTYPES[dtype] for dtype in dtypes]
-    cases = {case.name for target in TARGETS for case in cases_for(target, of)}
-    lines = ",\n".join(f"{json.dumps(case)}: {json.dumps(found[case])}" for case in sorted(cases & set(found)))
+    cases = {target: {case.name for case in cases_for(target, of)} for target in TARGETS}
+    kept = {name: {t: seen for t, seen in targets.items() if name in cases[t]} for name, targets in found.items()}
+    lines = ",\n".join(f"{json.dumps(case)}: {json.dumps(kept[case])}" for case in sorted(kept) if kept[case])
     (RESULTS / f"{name}.json").write_text(f"{{\n{lines}\n}}\n")
 
 
