@@ -18,7 +18,7 @@ from triton.runtime.driver import driver
 from fastnas_audit.cell_cases import DARTS, plan_of
 from fastnas_audit.interpreter import replaced
 from fastnas_kernels.compilation import compiling_ahead
-from fastnas_kernels.mixed_op import launch, launch_backward
+from fastnas_kernels.mixed_op import forms, launch, launch_backward
 
 compiled, threads, launched = [], set(), []
 notes = True  # whether launches are written down, which takes longer than they do
@@ -110,7 +110,7 @@ def main(k):
     ahead, early = len(compiled), len(launched)
     cell()
     launches = len(launched)
-    with replaced(launch, is_compiling_ahead=lambda: True):  # every launch by Triton's own way
+    with replaced(forms, is_compiling_ahead=lambda: True):  # every launch by Triton's own way
         cell()
     by_triton = launched[launches:]
     cell()

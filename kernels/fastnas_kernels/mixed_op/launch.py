@@ -6,20 +6,18 @@ Shape suffixes: I input states, M pixels of an input state or of the output, S c
 all nodes, R rows of statistics, C channels that the candidates see.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.jit import JITFunction
 
-from fastnas_kernels.compilation import is_compiling_ahead
 from fastnas_kernels.mixed_op import forward_kernels
+from fastnas_kernels.mixed_op.forms import Forms, Start
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan, Size
 from fastnas_kernels.mixed_op.tables import (
@@ -66,29 +64,6 @@ class State(NamedTuple):
     stride: int
 
 
-class _Compiled(NamedTuple):
-    """What Triton made of a kernel in a form, and how its arguments are put in their order."""
-
-    code: Any
-    pointers: tuple[str, ...]
-    constants: dict[str, Any]
-    """Those of the form, and ``None`` for what a launch leaves out."""
-    arguments: Callable[[dict[str, Any]], tuple]
-
-    @classmethod
-    def of(cls, code: Any, names: Sequence[str], given: dict[str, Any], form: dict[str, Any]) -> "_Compiled":
-        pointers = tuple(name for name, value in given.items() if isinstance(value, Tensor))
-        absent = dict.fromkeys(name for name in names if name not in given)
-        return cls(code, pointers, absent | form, itemgetter(*names))
-
-    def is_aligned(self, given: dict[str, Any]) -> bool:
-        """Whether all memory begins at multiples of 16 bytes, as the code takes for granted."""
-        addresses = 0
-        for name in self.pointers:
-            addresses |= given[name].data_ptr()
-        return addresses % 16 == 0
-
-
 @dataclass(frozen=True)
 class Launcher:
     """A lowered cell at one size, ready to run. What does not depend on data is worked out once.
@@ -114,7 +89,7 @@ class Launcher:
 
     def picked(self, tables: Mapping[str, Tensor]) -> "Launcher":
         """The same with some other ``tables``; what Triton has compiled serves both."""
-        _ = self._compiled, self._splits
+        _ = self.start, self._splits
         other = copy(self)
         other.__dict__["tables"] = replace(self.tables, **tables)  # type: ignore[arg-type]
         return other
@@ -136,29 +111,9 @@ class Launcher:
         return replace(tile, pixels=plan.k * tile.pixels * tile.channels // channels, channels=channels)
 
     @cached_property
-    def _compiled(self) -> dict[tuple, _Compiled]:
-        """What Triton made of each kernel in each form."""
-        return {}
-
-    def start(self, kernel: Any, grid: tuple[int, ...], form: dict[str, Any], **given: Any) -> None:
-        """Launch ``kernel``.
-
-        Triton reads each argument by name to find out which code serves it, which takes as long as five bare launches.
-        Of one cell at one size and dtype, only these decide: ``form``, the constants in which launches of a kernel
-        differ, which tensors are missing, and whether memory begins at multiples of 16 bytes.
-        """
-        if type(kernel) is not JITFunction or is_compiling_ahead():
-            kernel[grid](**form, **given)
-            return
-        key = (id(kernel), given.get("out_ptr", 0) is None, *form.values())  # a kernel's own hash is one of its source
-        found = self._compiled.get(key)
-        if found is None or not found.is_aligned(given):
-            found = _Compiled.of(kernel[grid](**form, **given), kernel.arg_names, given, form)
-            if found.is_aligned(given):
-                self._compiled[key] = found
-            return
-        given |= found.constants
-        found.code[(*grid, 1, 1)[:3]](*found.arguments(given))
+    def start(self) -> Start:
+        """Launches a kernel on a grid, in a form: the constants in which launches of it differ."""
+        return Forms().start
 
     def num_tiles(self, tile: Tile) -> int:
         """Tiles of the output."""

@@ -8,7 +8,7 @@ import triton
 
 from fastnas_audit.meter import Meter
 from fastnas_audit.offsets import last_programs
-from fastnas_kernels.mixed_op import launch
+from fastnas_kernels.mixed_op import forms, launch
 from fastnas_kernels.mixed_op.dual import launch as launch_dual
 from fastnas_kernels.mixed_op.dual.launch import DualCell
 from fastnas_kernels.mixed_op.dual.launch_backward import DualBackward
@@ -153,9 +153,9 @@ def test_nor_do_those_of_numbers_with_tangents(monkeypatch, endless, k, stride):
     run = replace(too_large(k, stride), dtype=torch.float32)
     plan, mixed = run.lowered.plan, run.channels
     monkeypatch.setattr(launch_dual.kernels, "dual_statistics_kernel", {})  # see ``endless``
-    start = launch.Launcher.start
+    start = forms.Forms.start
     monkeypatch.setattr(
-        launch.Launcher, "start", lambda run, kernel, *rest, **given: kernel and start(run, kernel, *rest, **given)
+        forms.Forms, "start", lambda run, kernel, *rest, **given: kernel and start(run, kernel, *rest, **given)
     )
     inputs = run.empty(1, run.size.pixels, 2, plan.channels)
     nodes = run.empty(run.size.out_pixels, plan.num_nodes, 2, plan.channels)
