@@ -9,8 +9,9 @@ import ast
 import linecache
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
+from itertools import permutations
 from typing import NamedTuple
 
 KINDS = ("multiply-add", "matrix", "other floating point", "integer and address", "memory", "control")
@@ -41,7 +42,8 @@ class Stretch(NamedTuple):
     """The instructions of each kind that stand in the same loops and under the same conditions.
 
     ``nest`` has what the ``range`` of each loop says, from the outermost to the innermost, in the words of the source;
-    empty outside of all loops. ``conditions`` are on the size of a filter, each with whether it must hold.
+    empty outside of all loops. Where the compiler has unrolled a loop, ``unrolled=4`` is added, and ``rest=4`` to the
+    loop that takes what is left over. ``conditions`` are on the size of a filter, each with whether it must hold.
     """
 
     nest: tuple[str, ...]
@@ -109,6 +111,7 @@ def stretches(code: Iterable[Instruction], of: Mapping[int, tuple[Place, ...]]) 
     spans = {(i.target, i.address) for i in code if i.target is not None and i.target < i.address}
     ordered = sorted(spans, key=lambda span: span[0] - span[1])  # the longest, which is outermost, first
     names = [_range_at(of.get(last, (("", 0),))[0]) for _, last in ordered]
+    names = [name + flag for name, flag in zip(names, _unrolled(ordered, names, code, of), strict=True)]
     found: dict[tuple, Counter[str]] = {}
     for i in code:
         around = tuple(k for k, (first, last) in enumerate(ordered) if first <= i.address <= last)
@@ -118,6 +121,27 @@ def stretches(code: Iterable[Instruction], of: Mapping[int, tuple[Place, ...]]) 
     return [
         Stretch(tuple(names[k] for k in around), conditions, dict(mix)) for (around, conditions), mix in found.items()
     ]
+
+
+def _unrolled(
+    ordered: Sequence[tuple[int, int]], names: Sequence[str], code: Sequence[Instruction],
+    of: Mapping[int, tuple[Place, ...]],
+) -> list[str]:  # fmt: skip
+    """What to say of each loop that has another's accesses to memory several times, and of that other, which takes the
+    trips that are left over. (The two ways through a loop for two sizes of filters stem from different lines.)"""
+    accesses = [
+        Counter(of.get(i.address, ()) for i in code if first <= i.address <= last and kind_of(i.name) == "memory")
+        for first, last in ordered
+    ]
+    flags = [""] * len(ordered)
+    for a, b in permutations(range(len(ordered)), 2):
+        apart = ordered[a][1] < ordered[b][0] or ordered[b][1] < ordered[a][0]
+        factors = {accesses[a][place] / number for place, number in accesses[b].items()}
+        if apart and names[a] == names[b] and accesses[a].keys() == accesses[b].keys() and len(factors) == 1:
+            factor = factors.pop()
+            if factor > 1 and factor.is_integer():
+                flags[a], flags[b] = f", unrolled={factor:g}", f", rest={factor:g}"
+    return flags
 
 
 def _range_at(place: Place) -> str:

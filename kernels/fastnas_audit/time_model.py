@@ -5,6 +5,7 @@ Not modelled: latency that too few warps leave open, bank conflicts, misses of t
 """
 
 import builtins
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from fastnas_audit.instructions import HALF_RATE, KINDS, Stretch
 from fastnas_audit.recorder import Launch
 from fastnas_kernels.mixed_op.lowering import Lowered
 from fastnas_kernels.mixed_op.tables import tables_of
+
+_UNROLLED = re.compile(r"\b(unrolled|rest)=(\d+)")
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,11 @@ def _length(text: str, names: Mapping[str, Any], splits: int) -> float:
     known = {"split": 0, "tl": language, **names}
     first, last, step = _bounds(text, known)
     # Programs that share tiles begin at different ones: on average each has a part of them, not a whole number
-    return (last - first) / step if "num_programs" in text else float(len(range(first, last, step)))
+    trips = (last - first) / step if "num_programs" in text else float(len(range(first, last, step)))
+    flag = _UNROLLED.search(text)
+    if flag is None:
+        return trips
+    return trips // int(flag[2]) if flag[1] == "unrolled" else trips % int(flag[2])
 
 
 def _bounds(text: str, known: dict[str, Any]) -> tuple[int, int, int]:

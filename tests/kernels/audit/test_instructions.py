@@ -81,6 +81,34 @@ def test_instructions_are_told_apart_by_loops_and_by_what_is_there_for_one_size_
     assert share_of_products({"multiply-add": 2, "memory": 6}) == 1 / 4
 
 
+UNROLLED = """
+        /*0000*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0010*/                   LDG.E R5, desc[UR4][R2.64] ;
+        /*0020*/              @!P0 BRA 0x0 ;
+        /*0030*/                   LDG.E R4, desc[UR4][R2.64] ;
+        /*0040*/              @!P0 BRA 0x30 ;
+"""
+SAME_LINES = """
+	//## File "{0}", line 3
+        /*0000*/  LDG
+        /*0010*/  LDG
+	//## File "{0}", line 2
+        /*0020*/  BRA
+	//## File "{0}", line {1}
+        /*0030*/  LDG
+	//## File "{0}", line 2
+        /*0040*/  BRA
+"""
+
+
+@pytest.mark.parametrize(("line", "nests"), [(3, {"n, unrolled=2", "n, rest=2"}), (5, {"n"})])
+def test_a_loop_with_the_accesses_of_another_several_times_is_unrolled(tmp_path, line, nests):
+    file = tmp_path / "kernel.py"
+    file.write_text(SOURCE)
+    found = stretches(instructions(UNROLLED), places(SAME_LINES.format(file, line)))
+    assert {stretch.nest[0] for stretch in found} == nests
+
+
 def test_a_loop_that_the_source_does_not_have_is_an_error():
     with pytest.raises(ValueError, match=r"^stretches: a jump backwards must stem from a `for` over a range"):
         stretches(instructions(CODE), {})

@@ -42,6 +42,12 @@ def test_tiles_are_dealt_out_among_the_programs_of_an_axis():
     assert work.issued == 9 * 4
 
 
+def test_an_unrolled_loop_leaves_some_trips_to_another():
+    nests = ("first, last, unrolled=4", "first, last, rest=4")
+    stretches = (Stretch((nest,), (), {kind: 1}) for nest, kind in zip(nests, ("memory", "control"), strict=True))
+    assert work_of(launch(first=3, last=14), code(*stretches), None, 1, TWO).mix == {"memory": 2 * 8, "control": 3 * 8}
+
+
 def test_the_last_round_of_programs_takes_as_long_as_a_full_one():
     three, four = (work_of(launch(grid=(n, 1, 1)), code(Stretch((), (), {"memory": 8})), None, 1, TWO) for n in (3, 4))
     assert three.issue == pytest.approx(four.issue)
