@@ -36,6 +36,7 @@ from fastnas_kernels.mixed_op.pixels import (
     aligned,
     channels_of,
     column_inside,
+    is_channel,
     is_within,
     limits,
     load_pixels,
@@ -101,7 +102,7 @@ def pointwise_backward_kernel(
     b = launched + tl.program_id(1)
     c, channel = channels_of(tl.program_id(2), C, B)
     o = tl.arange(0, CO)
-    out_channel = o < C
+    out_channel = is_channel(o, C, CO)
     table = branches_ptr + b * BRANCH_FIELDS
     products = tl.multiple_of(tl.load(table + POINTWISE), 4)
     coefficient = tl.load(table + COEFFICIENT)
@@ -226,19 +227,20 @@ def depthwise_weights_kernel(
     src_ptr, dt_ptr, stats_ptr, branches_ptr, dpacked_ptr, M, H, W, HO, WO, pitch, first, launched, num_tiles,
     packed_length,
     C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
-    ACC: tl.constexpr,
+    DENSE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers.
 
     Filters of 3 and 5 rows have all their taps there; for another size, every tap passes over the tiles by itself.
+    With ``DENSE``, no filter is dilated.
     """
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
     c, channel = channels_of(tl.program_id(2), C, B)
     table = branches_ptr + b * BRANCH_FIELDS
     kernel = tl.load(table + KERNEL)
-    dilation = tl.load(table + DILATION)
-    origin = tl.load(table + ORIGIN)
+    dilation = 1 if DENSE else tl.load(table + DILATION)
+    origin = 0 if NORMALISED else tl.load(table + ORIGIN)
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
     pitch = C if NORMALISED else aligned(pitch, C)

@@ -32,6 +32,7 @@ from fastnas_kernels.mixed_op.pixels import (
     channels_of,
     depthwise_taps,
     filter_at,
+    is_channel,
     load_pixels,
     normalisation,
     passing,
@@ -51,7 +52,7 @@ def finish_branch(
 ):  # fmt: skip
     """Store a tile ``[P, CO]`` of raw output and its partial reductions; see :func:`stage_kernel`."""
     o = tl.arange(0, CO)
-    out = o < C
+    out = is_channel(o, C, CO)
     inside = live[:, None] & out[None, :]
     pixel = m.to(tl.int64)[:, None]
     slot = branch - first if BACKWARD else tl.load(table + SLOT)
@@ -121,7 +122,7 @@ def stage_kernel(
     z = tl.zeros((P, CO), ACC)
     for c0 in tl.range(0, C, B):
         c = c0 + tl.arange(0, B)
-        channel = c < C
+        channel = is_channel(c, C, B)
         scale = tl.zeros((B,), ACC)
         shift = scale
         if NORMALISED:
@@ -137,7 +138,7 @@ def stage_kernel(
                     at = t_ptr + (start + e - first) * plane + m.to(tl.int64)[:, None] * C + c[None, :]
                     tl.store(at, tl.cast(t[e], t_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
                 at = filter_at(packed_ptr, own, POINTWISE) + c[:, None] * C + o[None, :]
-                weight = tl.load(at, mask=channel[:, None] & (o < C)[None, :], other=0.0)
+                weight = tl.load(at, mask=channel[:, None] & is_channel(o, C, CO)[None, :], other=0.0)
                 product = tl.dot(widened(t[e], B), widened_filter(weight, B), input_precision=PRECISION)
                 if EDGES == 1:
                     z += product
@@ -222,7 +223,7 @@ def node_kernel(
     left to :func:`bypass_kernel`.
     """
     m, live, n, h, w = pixels_of(tl.program_id(0), M, HO, WO, P)
-    c, channel = channels_of(tl.program_id(1), C, B)
+    c, channel = channels_of(tl.program_id(1), C, B, False)  # or the loop below is unrolled
     inside = live[:, None] & channel[None, :]
     plane = tl.cast(M, tl.int64) * C
     pixel = m.to(tl.int64)[:, None]

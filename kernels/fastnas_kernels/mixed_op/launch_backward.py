@@ -29,6 +29,11 @@ class Needs(NamedTuple):
     edge_mix: bool
 
 
+TILES_A_PROGRAM = 4
+"""Of the gradient of a branch's 1x1 convolution where its filter's is not wanted: what a program reads before its first
+tile takes longer than a tile."""
+
+
 class Gradients(NamedTuple):
     """Gradients of the input states ``[I, M, S]``, of the packed weights, the mix and the weights of the edges; what
     was not asked for is ``None``."""
@@ -113,7 +118,7 @@ class Backward:
             run.start(
                 state_gradient_kernels.depthwise_backward_kernel,
                 (run.num_tiles(tile), last - middle, run.channel_blocks(tile)),
-                {},
+                {"DENSE": run.lowered.dense},
                 z_ptr=z,
                 dt_ptr=dt,
                 packed_ptr=self.packed,
@@ -186,7 +191,9 @@ class Backward:
         bounds: SourceRange, branches: Span, dpacked: Tensor | None,
     ) -> None:  # fmt: skip
         run, tile = self.run, self.run.tiles.pointwise
-        splits = run.num_tiles(tile) if dpacked is None else run.splits(len(branches))
+        splits = run.splits(len(branches))
+        if dpacked is None:
+            splits = max(splits, ceil_div(run.num_tiles(tile), TILES_A_PROGRAM))
         run.start(
             branch_gradient_kernels.pointwise_backward_kernel,
             (splits, len(branches), run.channel_blocks(tile)),
@@ -223,7 +230,7 @@ class Backward:
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
-            {"STRIDE": stride, "NORMALISED": state is None},
+            {"STRIDE": stride, "NORMALISED": state is None, "DENSE": state is None and run.lowered.dense},
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,
@@ -303,9 +310,10 @@ class Backward:
     ) -> None:  # fmt: skip
         run, plan, tables = self.run, self.run.lowered.plan, self.run.tables
         (first, middle, _), width = run.lowered.ranges[source], run.dtype.itemsize
+        pools = bool(run.lowered.pool_rows(source))
         # Left alone, these spill, and the others do with a limit
         limited = 8 < run.channels < 16 or width == 8 or (width == 2 and (state.stride == 2 or run.channels <= 8))
-        pools = bool(run.lowered.pool_rows(source))
+        limit = 128 if limited else 168 if width == 2 or not pools else None
         tile = run.tiles.gradient_of_state(run.channels * width, state.stride, pools)
         dmax, daverage, position = dt, dt, dt
         if pools:
@@ -351,7 +359,7 @@ class Backward:
             first=first,
             middle=middle,
             **(where | run.block(tile)),
-            **run.registers("gather", 128 if limited else None),
+            **run.registers("gather", limit),
         )
 
 

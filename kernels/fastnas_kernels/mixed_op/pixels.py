@@ -150,10 +150,17 @@ def pixels_of(tile, M, H, W, P: tl.constexpr):
 
 
 @triton.jit
-def channels_of(block, C: tl.constexpr, B: tl.constexpr):
-    """The channels of a block, and which of them there are."""
-    c = block * B + tl.arange(0, B)
-    return c, c < C
+def channels_of(block, C: tl.constexpr, B: tl.constexpr, KNOWN: tl.constexpr = True):
+    """The channels of a block, and which of them there are: a constant where all are, unless not ``KNOWN``."""
+    c = (0 if KNOWN and C <= B else block * B) + tl.arange(0, B)
+    return c, is_channel(c, C, B) if KNOWN else c < C
+
+
+@triton.jit
+def is_channel(c, C: tl.constexpr, B: tl.constexpr):
+    """Which of the channels ``c`` of a block there are. Where blocks are full, that is a constant, of which masks keep
+    nothing."""
+    return tl.full((B,), True, tl.int1) if C % B == 0 else c < C
 
 
 @triton.jit

@@ -73,13 +73,12 @@ def _transposed_columns(
 
 @triton.jit
 def _transposed_taps(
-    dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
-    C: tl.constexpr, STRIDE: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+    dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, origin,
+    C: tl.constexpr, STRIDE: tl.constexpr, DENSE: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a depthwise convolution's input at the pixels ``(n, y, x)``, ``[P, B]``."""
     kernel = tl.load(table + KERNEL)
-    dilation = tl.load(table + DILATION)
-    origin = tl.load(table + ORIGIN)
+    dilation = 1 if DENSE else tl.load(table + DILATION)
     taps = filter_at(packed_ptr, table, DEPTHWISE)
     h = y - origin + kernel // 2 * dilation
     w = x - origin + kernel // 2 * dilation
@@ -106,10 +105,11 @@ def _transposed_taps(
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_backward_kernel(
     z_ptr, dt_ptr, packed_ptr, stats_ptr, branches_ptr, partial_ptr, M, HO, WO, first, launched, num_tiles,
-    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, ACC: tl.constexpr,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, DENSE: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of what the second half of a separable convolution reads, through its ReLU, and its two sums over a
-    tile, ``[branch, tile, 2, C]``. The gradient takes the place of the second half's raw output."""
+    tile, ``[branch, tile, 2, C]``. The gradient takes the place of the second half's raw output. With ``DENSE``, no
+    filter is dilated."""
     tile = tl.program_id(0)
     b = launched + tl.program_id(1)
     c, channel = channels_of(tl.program_id(2), C, B)
@@ -118,7 +118,7 @@ def depthwise_backward_kernel(
     plane = tl.cast(M, tl.int64) * C
     m, live, n, y, x = pixels_of(tile, M, HO, WO, P)
     du = _transposed_taps(
-        dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, 1, P, B, ACC
+        dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, 0, C, 1, DENSE, P, B, ACC
     )
     scale, shift = normalisation(stats_ptr, reads, c, channel, C)
     inside = live[:, None] & channel[None, :]
@@ -226,9 +226,10 @@ def gather_kernel(
     column = aligned(column, C)
     dx = tl.zeros((P, B), ACC)
     for b in range(first, middle):
+        table = branches_ptr + b * BRANCH_FIELDS
         dx += _transposed_taps(
-            dt_ptr + (b - first) * plane, packed_ptr, branches_ptr + b * BRANCH_FIELDS, n, y, x, live, HO, WO, c,
-            channel, C, STRIDE, P, B, ACC,
+            dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
+            tl.load(table + ORIGIN), C, STRIDE, False, P, B, ACC,
         )  # fmt: skip
     state = load_pixels(state_ptr, n, y, x, H, W, pitch, c, live, channel, ACC)
     dx = tl.where(state > 0, dx, 0.0)

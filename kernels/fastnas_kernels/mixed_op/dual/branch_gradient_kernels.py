@@ -75,7 +75,7 @@ def dual_pointwise_backward_kernel(
     launch alone."""
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
-    c, channel = channels_of(tl.program_id(2), C, B)
+    c, channel = channels_of(tl.program_id(2), C, B, False)  # or accesses are narrower
     o = tl.arange(0, CO)
     out = o < C
     table = branches_ptr + b * BRANCH_FIELDS

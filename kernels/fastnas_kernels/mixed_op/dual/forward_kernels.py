@@ -169,7 +169,7 @@ def dual_nodes_kernel(
 ):  # fmt: skip
     """What the candidates on the edges from a state add to the tangent of one node, where a shuffle puts it."""
     m, live, n, h, w = pixels_of(tl.program_id(0), M, HO, WO, P)
-    c, channel = channels_of(tl.program_id(1), C, B)
+    c, channel = channels_of(tl.program_id(1), C, B, False)  # or it spills
     node = first_node + tl.program_id(2)
     inside = live[:, None] & channel[None, :]
     pixel = m.to(tl.int64)[:, None]
