@@ -270,14 +270,14 @@ class Launcher:
             if not deeper and self.lowered.pool_rows(source):
                 self.start(
                     forward_kernels.pool_statistics_kernel,
-                    (self.num_tiles(tile), self.channel_blocks(self.tiles.states)),
+                    (self.num_tiles(tile), self.channel_blocks(self.tiles.sums_of_states)),
                     {"STRIDE": state.stride},
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
                     pitch=state.pitch,
                     num_tiles=self.num_tiles(tile),
-                    **self.block(self.tiles.states),
+                    **self.block(self.tiles.sums_of_states),
                 )
             self.finalise(partial, stats, rows)
 

@@ -164,7 +164,7 @@ class Backward:
         return 0.0 if self.run.frozen else 1.0 / self.run.size.out_pixels
 
     def _shared_sums(self, state: State, dy: Tensor, leaving: Span, partial: Tensor) -> None:
-        run, tile = self.run, self.run.tiles.states
+        run, tile = self.run, self.run.tiles.sums_of_states
         run.start(
             branch_gradient_kernels.shared_sums_kernel,
             (run.num_tiles(tile), run.channel_blocks(tile)),

@@ -222,6 +222,7 @@ class Tiles:
             and ``tf32``, in one for bfloat16.
         windows: Warps for the windows of pools, in multiples of those of ``stage``: more than one where a thread of
             that has more numbers than a window lets it have.
+        sums: The same for the sums over them, which take fewer instructions where a thread has several pixels.
         registers: The most that a thread of a kernel may have, for kernels (``stage 3``: with three edges a program)
             in which the target's compiler, left alone or with the usual limit, would keep numbers in memory.
     """
@@ -234,6 +235,7 @@ class Tiles:
     splits: int = 32
     precision: str = "ieee"
     windows: int = 1
+    sums: int = 1
     registers: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -248,6 +250,11 @@ class Tiles:
         warps = self.windows * self.stage.warps
         most = 8 * 32 * warps // self.stage.pixels
         return replace(self.stage, channels=min(self.stage.channels, most), warps=warps)
+
+    @cached_property
+    def sums_of_states(self) -> Tile:
+        """Of the sums over what :attr:`states` takes a pixel of."""
+        return replace(self.states, warps=self.sums * self.stage.warps)
 
     @cached_property
     def gradients(self) -> Tile:
@@ -279,8 +286,9 @@ def tiles_from_json(entry: dict) -> Tiles:
     """One entry of the table: tiles as lists ``[pixels, channels, warps]``."""
     kernels = {name: Tile(*entry[name]) for name in KERNELS}
     numbers = {name: entry[name] for name in ("edges", "splits", "precision")}
-    registers = tuple(entry.get("registers", {}).items())
-    return Tiles(**kernels, **numbers, windows=entry.get("windows", 1), registers=registers)
+    windows, registers = entry.get("windows", 1), tuple(entry.get("registers", {}).items())
+    sums = entry.get("sums", windows)
+    return Tiles(**kernels, **numbers, windows=windows, sums=sums, registers=registers)
 
 
 @cache
@@ -312,7 +320,7 @@ def _for_float64(tiles: Tiles) -> Tiles:
     least = {"stage": 16, "pointwise": 16, "filters": 1, "elementwise": 1}
     halves = {name: replace(tile, pixels=max(least[name], tile.pixels // 2)) for name, tile in tiles.kernels.items()}
     halves["stage"] = replace(halves["stage"], warps=tiles.windows * tiles.stage.warps)
-    return replace(tiles, **halves, edges=min(tiles.edges, 2), windows=1)
+    return replace(tiles, **halves, edges=min(tiles.edges, 2), windows=1, sums=1)
 
 
 @lru_cache(maxsize=64)
@@ -338,6 +346,6 @@ def tiles_for(channels: int, dtype: torch.dtype, target: str = "sm_90") -> Tiles
     if is_amd(target):
         halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
         halves["stage"] = replace(halves["stage"], warps=max(1, tiles.windows * tiles.stage.warps // 2))
-        return replace(tiles, **halves, precision="ieee", windows=1)
+        return replace(tiles, **halves, precision="ieee", windows=1, sums=1)
     precision = {torch.float64: "ieee", torch.bfloat16: "tf32"}.get(dtype, tiles.precision)
     return replace(tiles, precision=precision)
