@@ -55,6 +55,9 @@ def test_a_filter_that_reads_another_branch_may_be_dilated():
         found = launches(plan_of(candidates, 1, 16, 1), torch.float32)
         stages = [launch.arguments for launch in found if launch.name == "stage_kernel"]
         assert {arguments["DENSE"] for arguments in stages if arguments["NORMALISED"]} == dense
+        gradients = [launch for launch in found if launch.name.startswith("depthwise")]
+        of_second_halves = [one.arguments for one in gradients if one.arguments.get("NORMALISED", True)]
+        assert {arguments["DENSE"] for arguments in of_second_halves} == dense
 
 
 @pytest.mark.parametrize(("most", "each"), [(1, 1), (2, 2), (3, 2), (4, 4), (5, 4)])
