@@ -40,6 +40,8 @@ from fastnas_kernels.tensors import accumulator
 
 PROGRAMS = 2
 """Of filters' gradients, at least, for each multiprocessor."""
+TILES_A_PROGRAM = 4
+"""Of the gradient through a 1x1 filter alone: what a program reads before its first tile takes longer than a tile."""
 
 
 @lru_cache
@@ -133,6 +135,10 @@ class Launcher:
             most = min(self.num_tiles(self.tiles.pointwise), self.num_tiles(self.tiles.filters))
             self._splits[branches] = min(wanted, most)
         return self._splits[branches]
+
+    def few_tiles(self, branches: int) -> int:
+        """The same of a gradient through a 1x1 filter, where that of the filter is not wanted and nothing is shared."""
+        return max(self.splits(branches), ceil_div(self.num_tiles(self.tiles.pointwise), TILES_A_PROGRAM))
 
     @cached_property
     def most_splits(self) -> int:

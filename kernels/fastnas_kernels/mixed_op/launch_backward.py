@@ -29,11 +29,6 @@ class Needs(NamedTuple):
     edge_mix: bool
 
 
-TILES_A_PROGRAM = 4
-"""Of the gradient of a branch's 1x1 convolution where its filter's is not wanted: what a program reads before its first
-tile takes longer than a tile."""
-
-
 class Gradients(NamedTuple):
     """Gradients of the input states ``[I, M, S]``, of the packed weights, the mix and the weights of the edges; what
     was not asked for is ``None``."""
@@ -191,9 +186,7 @@ class Backward:
         bounds: SourceRange, branches: Span, dpacked: Tensor | None,
     ) -> None:  # fmt: skip
         run, tile = self.run, self.run.tiles.pointwise
-        splits = run.splits(len(branches))
-        if dpacked is None:
-            splits = max(splits, ceil_div(run.num_tiles(tile), TILES_A_PROGRAM))
+        splits = (run.splits if dpacked is not None else run.few_tiles)(len(branches))
         run.start(
             branch_gradient_kernels.pointwise_backward_kernel,
             (splits, len(branches), run.channel_blocks(tile)),
