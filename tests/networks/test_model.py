@@ -1,6 +1,7 @@
 """Trained networks as folders, from the command line and from Python."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +123,87 @@ def test_an_evaluation_repeats_the_accuracy_of_the_retraining(run, tmp_path, cap
                 Image.fromarray(np.full((8, 8, 3), 20 * i, dtype=np.uint8)).save(tmp_path / part / name / f"{i}.png")
     assert main(["evaluate", str(run), "--data", f"folder:{tmp_path}", "--device", "cpu"]) == 1
     assert "must have the classes of the network, 0, 1, 2, 3, 4 and 5 more, got cat, dog" in capsys.readouterr().err
+
+
+def save_arrays(path, change, share=1.0):
+    """Digits as numbers of another unit in a file, of whose training images a share of the range is seen."""
+    data = load_data("digits")
+    parts = {}
+    for name, part in (("train", data.train), ("test", data.test)):
+        pixels = np.stack([np.asarray(part.image(i)) for i in range(len(part.labels))]) / 255
+        parts |= {f"x_{name}": change(pixels * (share if name == "train" else 1)), f"y_{name}": part.labels}
+    np.savez(path, **parts)
+    return f"arrays:{path}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.astype(np.float32),
+        lambda x: (x * 11 - 4).astype(np.float32),
+        lambda x: (x * 40_000).astype(np.uint16),
+    ],
+    ids=["in [0, 1]", "from -4 to 7", "16 bits"],
+)
+def test_an_evaluation_of_numbers_repeats_the_retraining_whatever_their_range(tmp_path, capsys, change):
+    source = save_arrays(tmp_path / "data.npz", change)
+    text = fastnas.spaces.genotype_to_text(random_genotype(SPACE, 3))
+    assert main(["retrain", text, *TINY, "--epochs", "4", "--data", source, "--run", str(tmp_path / "run")]) == 0
+    expected = f"accuracy {100 * load(tmp_path / 'run').metrics['test_accuracy']:.2f} %"
+    # The test images are the same where those to train on have another range
+    for other in (source, save_arrays(tmp_path / "dark.npz", change, share=0.4)):
+        capsys.readouterr()
+        assert main(["evaluate", str(tmp_path / "run"), "--data", other, "--device", "cpu"]) == 0
+        assert expected in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run"), "--data", "digits", "--device", "cpu"]) == 1
+    assert re.search(r"digits must hold numbers as those in \[.*, got images of 8 bits", capsys.readouterr().err)
+
+
+def test_numbers_are_refused_by_a_network_of_images(run, tmp_path, capsys):
+    source = save_arrays(tmp_path / "data.npz", lambda x: x)
+    assert main(["evaluate", str(run), "--data", source, "--device", "cpu"]) == 1
+    assert "must hold images of 8 bits, as the network was trained on, got numbers" in capsys.readouterr().err
+
+
+def test_an_evaluation_brings_images_to_the_channels_of_the_network(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            for tint in ("colour", "grey"):
+                (tmp_path / tint / part / name).mkdir(parents=True)
+            for i in range(8):
+                pixels = rng.integers(0, 128, (16, 16, 3), dtype=np.uint8) + (100 * (name == "dog"))
+                Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "colour" / part / name / f"{i}.png")
+                Image.fromarray(pixels[..., 0].astype(np.uint8)).save(tmp_path / "grey" / part / name / f"{i}.png")
+    text = fastnas.spaces.genotype_to_text(random_genotype(SPACE, 3))
+    for channels, other in ((1, "colour"), (3, "grey")):
+        run, source = tmp_path / f"run{channels}", f"folder:{tmp_path / 'colour'}"
+        arguments = ["--data", source, "--image-channels", str(channels), "--run", str(run)]
+        arguments += ["--channels", "4", "--cells", "1", "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
+        assert main(["retrain", text, *arguments]) == 0
+        capsys.readouterr()
+        assert main(["evaluate", str(run), "--data", source, "--device", "cpu"]) == 0
+        said = capsys.readouterr().out
+        assert f"accuracy {100 * load(run).metrics['test_accuracy']:.2f} %" in said
+        assert ("images are read in grey, as the network reads them" in said) == (channels == 1)
+        assert main(["evaluate", str(run), "--data", f"folder:{tmp_path / other}", "--device", "cpu"]) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_an_evaluation_takes_volumes(tmp_path, capsys, dtype):
+    x = (np.random.default_rng(0).normal(size=(24, 2, 6, 7, 8)) * 20 + 100).astype(dtype)
+    y, space = np.arange(24) % 3, replace(space_by_name("darts"), name="darts_3d", dimensions=3)
+    np.savez(tmp_path / "volumes.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    np.savez(tmp_path / "smaller.npz", x_train=x[..., 1:], y_train=y)
+    config = RetrainConfig(channels=4, cells=3, epochs=1, batch_size=8)
+    parts, setup = ((x, y), (x, y)), fastnas.SearchConfig(device="cpu")
+    trained = fastnas.retrain(random_genotype(space, 0), parts, config, setup, own=space)
+    trained.save(tmp_path / "model")
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "model"), "--data", f"arrays:{tmp_path / 'volumes.npz'}"]) == 0
+    assert f"accuracy {100 * trained.test_accuracy:.2f} %" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "model"), "--data", f"arrays:{tmp_path / 'smaller.npz'}"]) == 1
+    assert "must have maps of the size [6, 7, 8], as the network reads, got [6, 7, 7]" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_one_clear_line(tmp_path, capsys):
