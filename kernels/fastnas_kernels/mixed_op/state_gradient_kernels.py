@@ -49,7 +49,8 @@ def _transposed_row(
         column = w - j * dilation
         inside = row_inside & is_within(column, STRIDE * WO)
         if STRIDE == 1:
-            at = row - j * dilation * C
+            at = row
+            row -= dilation * C
         else:
             inside = inside & (column % 2 == 0)
             at = row + (column // 2 * C)[:, None]
