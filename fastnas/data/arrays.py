@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastnas.data.adapters import adapt, take_tensors
 from fastnas.data.broken import UnreadableImage
 from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.division import class_balanced_fraction
@@ -96,24 +97,31 @@ def from_dataset(
         name: What runs and reports call it; without it the name of the class.
         task: What the second part of a pair is, see :mod:`fastnas.tasks`; without it a class.
 
+    Labels are those of the items. They are taken from an attribute ``targets`` or ``labels``, without reading every
+    image, where the data set has no ``target_transform`` and some items, evenly over the set, have the same.
+
     Raises:
         ValueError: If an item is no such pair, or labels are no classes.
+
+    Warns:
+        DataWarning: If items have other labels than that attribute, so that the names of its classes are not theirs; or
+            if images are others when they are read again.
     """
     name, task = type(train).__name__ if name is None else name, as_task(task)
-    tensors: list[Any] = [getattr(part, "tensors", ()) for part in (train, test) if part is not None]
-    if all(len(pair) == 2 for pair in tensors):  # a TensorDataset
-        pairs = [(pair[0], pair[1]) for pair in tensors]
+    pairs = [pair for part in (train, test) if part is not None and (pair := take_tensors(part)) is not None]
+    if len(pairs) == (1 if test is None else 2):
         return from_arrays(
             *pairs, classes=classes, config=config, augment=augment, dimensions=dimensions, name=name, task=task
         )
-    sources = [_adapt(part) for part in (train, test) if part is not None]
+    sources = [adapt(part) for part in (train, test) if part is not None]
     for source in sources:
         if source.count == 0:
             raise invalid(WHERE, "a data set must hold images", "none")
     first = sources[0].image(0)
     if not isinstance(first, Image.Image | Tensor):
         raise invalid(WHERE, "an image must be a PIL image or a tensor [C, H, W]", describe(first))
-    labels = [task.take_targets(source.labels()) for source in sources]
+    read = [source.read_labels() for source in sources]
+    labels = [task.take_targets(found.labels) for found in read]
     values, channels = None, None
     if isinstance(first, Tensor):
         if first.ndim not in (2, 3, 4):
@@ -127,8 +135,13 @@ def from_dataset(
         ImageSet(y, source.image if values is None else _Scaled(source.image, values))
         for source, y in zip(sources, labels, strict=True)
     ]
-    known = classes if classes is not None else sources[0].classes
+    differ = any(found.differ for found in read)
+    known = sources[0].classes if classes is None and not differ else classes
     data = _prepare(name, sets, known, config, channels, values, augment, task)
+    if differ:
+        text = f"the items of {name} have other labels than its .targets or .labels: those of the items count"
+        named = classes is not None or sources[0].classes is None
+        data = replace(data, notes=(*data.notes, text)) if named else say(data, f"{text}. Name them by classes=")
     if _draws(sources[0].image):
         text = f"{name} changes its images at random, the held-out ones too: use --augment or augment= instead"
         data = say(data, text)
@@ -145,72 +158,6 @@ class _Scaled:
         if not np.isfinite(values).all():
             raise UnreadableImage(f"image {index} of the data set", "NaN or infinity")
         return torch.from_numpy(_scale(values, self.values))
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """The images and labels of a data set of pairs."""
-
-    dataset: Any
-    classes: Sequence[str] | None
-
-    @property
-    def count(self) -> int:
-        return len(self.dataset)
-
-    def image(self, index: int) -> Any:
-        return self._item(index)[0]
-
-    def _item(self, index: int) -> Any:
-        item = self.dataset[index]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            remedy = "Give arrays as a pair (images, labels)."
-            raise invalid(WHERE, "an item of a data set must be a pair of image and label", describe(item), remedy)
-        return item
-
-    def labels(self) -> np.ndarray:
-        known = getattr(self.dataset, "targets", getattr(self.dataset, "labels", None))
-        if known is None or callable(known) or len(known) != self.count:
-            known = [self._item(index)[1] for index in range(self.count)]  # reads every image once
-        return _as_labels(known)
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The images and labels of a table of Hugging Face."""
-
-    dataset: Any
-    image_column: str
-    label_column: str
-    classes: Sequence[str] | None
-
-    @property
-    def count(self) -> int:
-        return len(self.dataset)
-
-    def image(self, index: int) -> Any:
-        return self.dataset[index][self.image_column]
-
-    def labels(self) -> np.ndarray:
-        return _as_labels(self.dataset[self.label_column])
-
-
-def _adapt(dataset: Any) -> _Pairs | _Columns:
-    features: Any = getattr(dataset, "features", None)
-    if hasattr(features, "items"):
-        kinds = {name: type(feature).__name__ for name, feature in features.items()}
-        images = [name for name, kind in kinds.items() if kind == "Image"]
-        labels = [name for name, kind in kinds.items() if kind == "ClassLabel"] or [n for n in kinds if n == "label"]
-        if not images or not labels:
-            rule = "a data set must have a column of images and one of class labels"
-            raise invalid(WHERE, rule, ", ".join(f"{name}: {kind}" for name, kind in kinds.items()))
-        names = getattr(features[labels[0]], "names", None)
-        return _Columns(dataset, images[0], labels[0], names)
-    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-        remedy = "An iterable has no order that a seed decides: give a map-style data set, or shards:ROOT (WebDataset)."
-        raise invalid(WHERE, "a data set must have a length and items", describe(dataset), remedy)
-    names = getattr(dataset, "classes", None)
-    return _Pairs(dataset, list(map(str, names)) if isinstance(names, list | tuple) else None)
 
 
 def _unpack(pair: Any) -> Pair:
@@ -241,14 +188,6 @@ def _as_images(images: Any, labels: Any, dimensions: int | None, task: Task) -> 
     if len(x) == 0:
         raise invalid(WHERE, "a data set must hold images", "none")
     return x, y
-
-
-def _as_labels(labels: Any) -> np.ndarray:
-    """Whole numbers stay what they are; everything else is left to whoever checks labels."""
-    if isinstance(labels, list) and labels and isinstance(labels[0], Tensor | Image.Image):
-        labels = np.stack([np.asarray(one) for one in labels])
-    y = np.asarray(labels.detach().cpu() if isinstance(labels, Tensor) else labels)
-    return y.astype(np.int64) if y.dtype.kind in "iu" and y.ndim == 1 else y
 
 
 def _range(x: np.ndarray) -> tuple[float, float]:

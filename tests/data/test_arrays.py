@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, TensorDataset
+from torchvision.datasets import ImageFolder
 
 import fastnas
 from fastnas.data import DataConfig, as_data, from_arrays, from_dataset
@@ -103,6 +104,93 @@ def test_a_data_set_is_read_when_it_is_needed_and_knows_its_classes(kind):
 def test_a_data_set_that_draws_is_warned_of():
     with pytest.warns(DataWarning, match="changes its images at random"):
         from_dataset(Pictures(lambda image: image.rotate(90 * int(torch.randint(4, ())))))
+
+
+class Listed(Pictures):
+    """Lists its labels, too, and counts the items that were read."""
+
+    def __init__(self, labels=LABELS, change=lambda label: label):
+        super().__init__()
+        self.targets, self.change_label, self.reads = labels.tolist(), change, 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        return super().__getitem__(index)[0], self.change_label(self.targets[index])
+
+
+def all_labels(data):
+    """Of the images to train and to test on, in the order of the data set."""
+    return np.concatenate([data.train.labels, data.test.labels])
+
+
+def test_listed_labels_are_taken_where_items_agree_without_reading_them_all():
+    dataset = Listed(np.repeat(np.arange(3), COUNT // 3))
+    assert from_dataset(dataset, config=DataConfig(resolution=16)).classes == ("a", "b", "c")
+    assert dataset.reads < 2 * COUNT  # sizes and statistics are looked at once
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda label: label % 2, lambda label: {1: 2}.get(label, 0), lambda label: torch.tensor(2 - label)],
+    ids=["merged", "one class is another", "a tensor"],
+)
+def test_labels_are_those_of_the_items_and_not_those_that_are_listed(change):
+    labels = np.sort(LABELS)
+    with pytest.warns(DataWarning, match=r"the items of Listed have other labels .* Name them by classes="):
+        data = from_dataset(Listed(labels, change))
+    expected = np.array([int(change(int(label))) for label in labels])
+    assert sorted(all_labels(data)) == sorted(expected)
+    assert data.classes == tuple(map(str, range(expected.max() + 1)))
+    again = from_dataset(Listed(labels, change), Listed(labels, change), classes=["x", "y", "z"])
+    assert (again.train.labels.tolist(), again.test.labels.tolist()) == (expected.tolist(), expected.tolist())
+    assert any("those of the items count" in note for note in again.notes)
+
+
+def test_a_class_of_few_images_that_items_call_another_is_found():
+    labels = np.zeros(COUNT, np.int64)
+    labels[31], labels[45:] = 2, 1
+    with pytest.warns(DataWarning, match="other labels"):
+        data = from_dataset(Listed(labels, lambda label: min(label, 1)))
+    assert sorted(all_labels(data)) == [0] * 44 + [1] * 16
+
+
+def test_a_folder_with_a_transform_of_labels_has_the_labels_that_it_gives(tmp_path, photo):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            photo(16, 16, seed=i).save(tmp_path / name / f"{i}.png")
+    with pytest.warns(DataWarning, match="other labels"):
+        data = from_dataset(ImageFolder(str(tmp_path), target_transform=lambda label: int(label == 2)))
+    assert np.bincount(all_labels(data)).tolist() == [12, 6]
+    assert from_dataset(ImageFolder(str(tmp_path), target_transform=int)).classes == ("a", "b", "c")
+
+
+class Ages(Dataset):
+    """A number for each image, beside classes that are called its labels."""
+
+    labels = LABELS.tolist()
+    ages = np.linspace(20, 80, COUNT)
+
+    def __len__(self):
+        return COUNT
+
+    def __getitem__(self, index):
+        return torch.from_numpy(PIXELS[index]), self.ages[index]
+
+
+def test_a_regression_has_the_numbers_of_the_items():
+    data = from_dataset(Ages(), task="regression")
+    np.testing.assert_allclose(np.sort(all_labels(data)[:, 0]), Ages.ages, rtol=1e-6)
+
+
+def test_tensors_whose_items_are_changed_are_read_item_by_item():
+    class Merged(TensorDataset):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, label % 2
+
+    data = from_dataset(Merged(torch.from_numpy(PIXELS), torch.from_numpy(LABELS)))
+    assert sorted(all_labels(data)) == sorted(LABELS % 2)
 
 
 def test_numbers_that_are_no_classes_are_refused_before_they_become_outputs():
