@@ -40,7 +40,7 @@ def require_fit(method: Method, space: Space) -> None:
 
 def require_task(task: Task, method: Method, config: SearchConfig) -> None:
     """Raise where the method or the settings ask for what the task does not have."""
-    require_unbalanced(task, config.is_balanced)
+    require_unbalanced(task, config.is_balanced, config.class_weights == "balanced")
     if method.reward is not None and not (task.score_kind.is_share and task.score_kind.higher_is_better):
         rule = f"{method.name}, whose reward is made of an accuracy and a cost, needs a score that is a share"
         raise invalid("search", rule, f"the {task.score_kind.label} of {task.name}", "Use proxyless_nas.")

@@ -15,6 +15,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.space import Space
 from fastnas.supernet.layout import lay_out
 from fastnas.supernet.mix import Mix
+from fastnas.tasks import require_unbalanced
 from fastnas.training.checkpoint import load_checkpoint, save_checkpoint
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.networks import build_network_for, parameter_groups
@@ -35,6 +36,7 @@ class HeldOut:
     def __init__(
         self, data: ImageData, indices: np.ndarray, count: int, config: SearchConfig, device: torch.device
     ) -> None:
+        require_unbalanced(data.task, config.is_balanced, config.class_weights == "balanced")
         rng = np.random.default_rng(stream(config.seed, "selection"))
         self.indices = rng.permutation(indices)[:count]
         self.data, self.config, self.device = data, config, device

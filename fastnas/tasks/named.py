@@ -9,11 +9,20 @@ from fastnas.tasks.kinds import Classification, Dense, MultiLabel, Regression
 from fastnas.tasks.task import WHERE, OwnLoss, Task
 
 
-def require_unbalanced(task: Task, is_balanced: bool) -> None:
-    """Raise if classes are to be balanced where there are none."""
+def require_unbalanced(task: Task, is_balanced: bool, has_weights: bool = False) -> None:
+    """Raise if classes are to be balanced where nothing would do so.
+
+    Args:
+        task: What the outputs mean.
+        is_balanced: Whether all classes are to count the same, by weights or by sampling.
+        has_weights: Whether by weights in the loss.
+    """
     if is_balanced and not isinstance(task, Classification):
         remedy = "Leave --class-weights and --sampling out, or weight the targets in a loss= of your own."
         raise invalid(WHERE, f"a task of {task.name} must not have balanced classes", "balanced", remedy)
+    if has_weights and task.own_loss is not None:
+        rule = "class_weights must be equal with a loss= of your own, which gets no weights"
+        raise invalid(WHERE, rule, "balanced", "Weight the classes in it, or set sampling to balanced.")
 
 
 def require_smoothing(task: Task, share: float) -> None:

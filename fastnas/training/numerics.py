@@ -148,7 +148,7 @@ def evaluate(
         FloatingPointError: If the loss is not finite: the weights must not be saved over good ones.
     """
     if not isinstance(task, Classification) or task.own_loss is not None or task.metrics:
-        return _evaluate_task(network, batches, device, precision, ranks, task)
+        return _evaluate_task(network, batches, device, precision, ranks, weights, task)
     loss, seen, confusion = 0.0, 0, None
     for batch in batches:
         images, labels = batch.images.to(device), batch.labels.to(device)
@@ -171,6 +171,7 @@ def _evaluate_task(
     device: torch.device,
     precision: str,
     ranks: Ranks,
+    weights: Tensor | None,
     task: Task,
 ) -> Means:
     loss, seen, total, confusion = 0.0, 0, torch.zeros(()), None
@@ -181,7 +182,7 @@ def _evaluate_task(
         with autocast(device, precision):
             outputs = network(images)
         wide = outputs.to(accumulator(outputs.dtype))
-        loss += float(task.loss(wide, targets)) * len(targets)
+        loss += float(task.loss(wide, targets, weights)) * len(targets)
         seen += len(targets)
         total = total.to(device) + task.statistics(wide, targets)
         if isinstance(task, Classification):

@@ -184,7 +184,7 @@ class _Training:
     ) -> None:
         self.data, self.config, self.setup, self.ranks, self.broken = data, config, setup, ranks, broken
         self.device = device = local_device(setup.device)
-        require_unbalanced(data.task, setup.is_balanced)
+        require_unbalanced(data.task, setup.is_balanced, setup.class_weights == "balanced")
         require_smoothing(data.task, config.label_smoothing)
         self.indices = class_balanced_fraction(data.train.labels, setup.train_fraction, setup.seed)
         drop_last = config.drop_last or ranks.size > 1

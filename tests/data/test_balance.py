@@ -18,7 +18,7 @@ from fastnas.selection.evaluation import HeldOut
 from fastnas.selection.proposals import Proposal
 from fastnas.spaces import DARTS, NASBENCH201
 from fastnas.spaces.sampling import random_genotype
-from fastnas.tasks import CLASSIFICATION
+from fastnas.tasks import CLASSIFICATION, classification
 from fastnas.training.config import RetrainConfig, SearchConfig
 from fastnas.training.numerics import evaluate
 from fastnas.training.retrain import retrain
@@ -81,6 +81,53 @@ def test_an_evaluation_counts_confusions_and_weights_its_loss():
     assert (found.accuracy, found.balanced_accuracy) == (0.5, pytest.approx(1 / 3))
     one_by_one = F.cross_entropy(logits, labels, reduction="none") * torch.tensor([0.5, 0.5, 0.5, 2])
     assert found.loss == pytest.approx(float(one_by_one.mean()))
+
+
+class Count:
+    """As a metric of torchmetrics."""
+
+    def reset(self):
+        self.images = 0
+
+    def update(self, predictions, targets):
+        self.images += len(targets)
+
+    def compute(self):
+        return self.images
+
+
+def test_a_metric_beside_changes_no_weighted_loss(data):
+    batches = [Batch(torch.randn(5, 2), torch.randint(2, (5,))), Batch(torch.randn(3, 2), torch.tensor([1, 0, 0]))]
+    weights = torch.tensor([0.5, 2])
+    plain, measured = (
+        evaluate(lambda x: x, batches, torch.device("cpu"), weights=weights, task=task)
+        for task in (CLASSIFICATION, classification(metrics={"count": Count()}))
+    )
+    assert measured.loss == pytest.approx(plain.loss, rel=1e-6)
+    assert (measured.score, measured.metrics) == (plain.score, {"count": 8})
+    ladder = LadderConfig(entrants=2, steps=2, images=20)
+    entrants = [Proposal(random_genotype(NASBENCH201, seed), "uniform") for seed in range(2)]
+    with_metric = replace(data, task=classification(metrics={"count": Count()}))
+    losses = [
+        [rung.loss for rung in climb(entrants, NASBENCH201, one, replace(SEARCH, **BALANCED[0]), RETRAIN, ladder).rungs]
+        for one in (data, with_metric)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("what", ["search", "selection", "retraining"])
+def test_weights_are_refused_beside_a_loss_of_ones_own_which_gets_none_and_sampling_is_not(data, what):
+    own = replace(data, task=classification(loss=F.cross_entropy))
+    tiny, ladder = replace(SEARCH, epochs=1), LadderConfig(entrants=1, steps=1, images=20)
+    entrants = [Proposal(random_genotype(NASBENCH201, 0), "uniform")]
+    run = {
+        "search": lambda config: fastnas.search("nasbench201", "darts", own, config),
+        "selection": lambda config: climb(entrants, NASBENCH201, own, config, RETRAIN, ladder),
+        "retraining": lambda config: retrain(entrants[0].genotype, own, replace(RETRAIN, epochs=1), config),
+    }[what]
+    with pytest.raises(ValueError, match="class_weights must be equal with a loss= of your own, which gets no weights"):
+        run(replace(tiny, **BALANCED[0]))
+    assert run(replace(tiny, **BALANCED[1]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
