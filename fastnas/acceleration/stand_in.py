@@ -26,12 +26,12 @@ class StandIn:
     Args:
         module: Whose method it is.
         wiring: How it maps onto the engine.
-        structure: Names and classes of its parts when it was proved.
+        structure: What it and its parts were when it was proved, see :func:`read_structure`.
     """
 
-    def __init__(self, module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, type]] | None = None) -> None:
+    def __init__(self, module: nn.Module, wiring: Wiring, structure: "Structure | None" = None) -> None:
         self.module, self.wiring = module, wiring
-        self.structure = read_structure(module) if structure is None else structure
+        self.structure = read_structure(module, wiring.method) if structure is None else structure
 
     def __getstate__(self) -> dict[str, object]:
         return {"module": self.module, "wiring": self.wiring, "structure": self.structure}
@@ -81,8 +81,10 @@ class StandIn:
 
     @cached_property
     def _found(self) -> EvaluatedModules:
-        if read_structure(self.module) != self.structure:
-            names = sorted({name for name, _ in {*read_structure(self.module)} ^ {*self.structure}})
+        present = read_structure(self.module, self.wiring.method)
+        now, before = ([(name, kind) for name, kind, _ in parts] for parts in (present, self.structure))
+        if now != before:
+            names = sorted({name for name, _ in {*now} ^ {*before}})
             raise RuntimeError(restore_first(type(self.module).__name__, f"other ones ({', '.join(names[:4])})"))
         return find_modules(self.module, self.wiring)
 
@@ -112,7 +114,18 @@ class StandIn:
         tables = [(read, vars(self.module.get_submodule(owner)), read(values)) for read, owner, values in readers]
         return tables, others
 
+    @cached_property
+    def _forwards(self) -> list[tuple[nn.Module, type, object]]:
+        """Of everything that the engine does not call: its class and its method when it was proved."""
+        proved = {self.module.get_submodule(name): (kind, forward) for name, kind, forward in self.structure}
+        return [(part, *proved[part]) for part in self._found.bypassed]
+
     def _find_change(self) -> str | None:
+        for part, kind, forward in self._forwards:
+            if type(part) is not kind or kind.forward is not forward or "forward" in part.__dict__:
+                return f"another forward of its part {type(part).__name__}"
+        if getattr(type(self.module), self.wiring.method) is not self.structure[0][2]:
+            return f"another {self.wiring.method} of its own"
         tables, guards = self._guards
         try:
             for read, table, values in tables:
@@ -161,12 +174,16 @@ class StandIn:
         return Replaced(name, "cell" if wiring.is_cell else "edge", what, changes_layout)
 
 
-def read_structure(module: nn.Module) -> list[tuple[str, type]]:
-    """Names and classes of all parts of ``module``."""
-    return [(name, type(part)) for name, part in module.named_modules() if name]
+Structure = Sequence[tuple[str, type, object]]
 
 
-def install(module: nn.Module, wiring: Wiring, structure: Sequence[tuple[str, type]] | None = None) -> StandIn:
+def read_structure(module: nn.Module, method: str) -> Structure:
+    """Name, class and what the class computes, of ``module`` by a ``method`` and of all its parts by ``forward``."""
+    parts = [(name, type(part), type(part).forward) for name, part in module.named_modules() if name]
+    return [("", type(module), getattr(type(module), method)), *parts]
+
+
+def install(module: nn.Module, wiring: Wiring, structure: Structure | None = None) -> StandIn:
     """Put a :class:`StandIn` in the place of the method of ``module`` that ``wiring`` names."""
     stand_in = StandIn(module, wiring, structure)
     setattr(module, wiring.method, stand_in)

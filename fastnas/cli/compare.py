@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 from tyro.conf import Positional
 
+from fastnas.errors import invalid
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
@@ -31,9 +33,12 @@ def run(command: Compare, console: Console) -> None:
         write_comparison,
     )
 
+    page = command.out.with_suffix(".html")
+    if page == command.out:
+        remedy = f"Name it {command.out.with_suffix('.csv')}: the page stands beside it."
+        raise invalid("compare", "--out must name the CSV file", str(command.out), remedy)
     rows = compare_runs(find_runs(command.runs))
     console.print(arrange(rows))
-    page = command.out.with_suffix(".html")
     write_comparison(rows, command.out, page)
     console.out(f"written: {command.out} and {page}")
 

@@ -30,12 +30,11 @@ def run(command: Pack, console: Console) -> None:
     names = ("config.json", "genotype.json")
     if not any((command.run / name).is_file() for name in names):
         raise invalid("pack", "run must be a run folder", f"{command.run}, without {' or '.join(names)}")
-    out = command.out or command.run.resolve().with_suffix(".zip")
+    run = command.run.resolve()
+    out = command.out or run.with_name(f"{run.name}.zip")  # a suffix is part of a run's name: lr0.1
     staged = out.with_name(f".{out.stem}.staged")
     try:
-        shutil.copytree(
-            command.run, staged / _in_archive(command.run.resolve().name), ignore=shutil.ignore_patterns(*_LEFT_OUT)
-        )
+        shutil.copytree(command.run, staged / _in_archive(run.name), ignore=shutil.ignore_patterns(*_LEFT_OUT))
         made = Path(shutil.make_archive(str(out.with_name(f".{out.stem}.making")), "zip", staged))
         made.replace(out)
     finally:

@@ -13,12 +13,14 @@ from fastnas.cli.printing import describe_data, describe_folder, tabulate_compar
 from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, recipe_in
 from fastnas.data import DataConfig, load_data
 from fastnas.data.config import Augment, Colour
+from fastnas.errors import invalid
 from fastnas.experiment.folder import new_folder, open_run
 from fastnas.experiment.progress import Display
 from fastnas.experiment.settings import DATA_HELP
-from fastnas.files import save_tensors, write_json
+from fastnas.files import read_json, save_tensors, write_json
 from fastnas.ranks import Ranks, join_processes
 from fastnas.spaces.formats import as_genotype, genotype_to_json
+from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.own import load_space
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.retrain import retrain
@@ -88,6 +90,7 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
         data = load_data(command.data, command.images)
     with open_run(folder, ranks):
         if ranks.is_first:
+            _require_folder_of(genotype, folder)
             write_json(folder / "genotype.json", genotype_to_json(genotype), checksum=True)
         line = describe_folder(folder, f"repeat the command with {quote_command('--run', folder)}")
         for text in [line, *describe_data(data)]:
@@ -110,3 +113,13 @@ def _retrain(ranks: Ranks, command: Retrain, console: Console) -> None:
     if result.start is not None:
         console.out(result.start.describe(result.score_kind.show))
     console.print(tabulate_comparison(result, []))
+
+
+def _require_folder_of(genotype: Genotype, folder: Path) -> None:
+    """Raise unless ``folder`` may be a retraining of ``genotype``: what is there of another one is not written over."""
+    rule, remedy = f"--run must name a folder for a retraining of this architecture, not {folder}", "Name a new folder."
+    if (folder / "config.json").exists():
+        raise invalid("retrain", rule, "the run of a search", remedy)
+    path = folder / "genotype.json"
+    if path.exists() and read_json(path) != genotype_to_json(genotype):
+        raise invalid("retrain", rule, f"another one in {path.name}", remedy)

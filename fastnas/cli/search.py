@@ -1,5 +1,6 @@
 """Search an architecture, retrain it, compare it with random ones, and leave a run folder with a report."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from fastnas.cli.recipe import RECIPE_HELP, SMOKE_HELP, find_value, recipe_in
 from fastnas.data import ImageData
 from fastnas.errors import invalid
 from fastnas.experiment.experiment import run_experiment
-from fastnas.experiment.extending import extend_run
+from fastnas.experiment.extending import extended_run
 from fastnas.experiment.folder import holds_files, new_folder
 from fastnas.experiment.progress import Display
 from fastnas.experiment.series import Series, load_series, run_series
@@ -100,6 +101,7 @@ def run(command: Search, console: Console) -> None:
 
 def _search(ranks: Ranks, command: Search, console: Console) -> None:
     experiment, series = command.experiment, None
+    longer: AbstractContextManager[Experiment] | None = None
     folder = Path(ranks.broadcast(str(command.run or command.resume or new_folder(experiment.method))))
     if command.run is None and command.resume is None and may_be_restarted():
         rule = "--run must be given where torchrun may restart processes"
@@ -109,7 +111,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         experiment, series = _load(folder, command.trust or restarted)
         wanted = _epochs(command.experiment)
         if command.resume is not None and series is None and wanted != _epochs(experiment):
-            experiment = extend_run(experiment, folder, *wanted, ranks)
+            longer = extended_run(experiment, folder, *wanted, ranks)
     else:
         if ranks.broadcast("used" if holds_files(folder) else ""):
             remedy = f"To go on with it: {quote_command('fastnas', 'search', '--resume', folder)}."
@@ -136,7 +138,8 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         return Display(title, console)
 
     if series is None:
-        outcome = run_experiment(experiment, folder, show, command.table, ranks, on_start=start)
+        with longer or nullcontext(experiment) as found:
+            outcome = run_experiment(found, folder, show, command.table, ranks, on_start=start)
     else:
         validated, best, outcome = run_series(series, folder, show, command.table, on_start=start)
         console.print(tabulate_series(validated, best))

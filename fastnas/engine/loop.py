@@ -219,8 +219,8 @@ def _restore(run: Run, folder: Path | None, extend: bool) -> list[dict[str, Any]
             note_threads(checkpoint, saved, run.device)
     history = keep_epochs(metrics, SearchEpoch, run.state.step // run.steps, write=run.ranks.is_first)
     if identity != run.identity:
-        delete_checkpoint(folder / CHOICE)  # of the shorter search
         announce_more(run, history, _decide(run, history))  # type: ignore[arg-type]
+        delete_checkpoint(folder / CHOICE)  # of the shorter search
     return history  # type: ignore[return-value]
 
 

@@ -1,5 +1,6 @@
 """Networks for other programs: ONNX, ``torch.export`` and TorchScript, checked against what they were made of."""
 
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.errors import invalid
+from fastnas.files import write_atomically
 from fastnas.networks.model import Model, Preprocessing
 
 Format = Literal["onnx", "torch-export", "torchscript"]
@@ -65,15 +67,17 @@ def export(
     example = torch.rand(number, image.channels, *size)
     low, high = image.unit
     example = low + (high - low) * example if with_preprocessing else example
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as place, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        run = _WRITERS[to](network, example, path, dynamic_batch)
+        made = Path(place) / path.name
+        run = _WRITERS[to](network, example, made, dynamic_batch)
         tried = torch.cat([example, example.flip(0), example]) if dynamic_batch else example
         expected, got = network(tried), run(tried)
-    difference = float((got - expected).abs().max())
-    if not torch.allclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE):
-        raise invalid("export", f"{path} must give the same logits within {TOLERANCE}", f"a difference of {difference}")
+        difference = float((got - expected).abs().max())
+        if not torch.allclose(got, expected, rtol=TOLERANCE, atol=TOLERANCE):
+            rule = f"{path} must give the same logits within {TOLERANCE}"
+            raise invalid("export", rule, f"a difference of {difference}")
+        write_atomically(path, lambda file: file.write(made.read_bytes()))
     return difference
 
 

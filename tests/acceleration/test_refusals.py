@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+import fastnas
 from fastnas import MixedOp, accelerate
+from tests.acceleration.conftest import Wrapped
 
 
 def arguments(channels=8, size=6):
@@ -219,6 +221,54 @@ def test_a_hook_that_comes_later_is_respected_with_a_warning(make_blend):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         blend(*arguments())
+
+
+class Doubled(Wrapped):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def patch_instance(blend, monkeypatch):
+    part = blend.paths[0]
+    monkeypatch.setattr(part, "forward", lambda x: 2 * type(part).forward(part, x))
+
+
+def patch_class(blend, monkeypatch):
+    before = Wrapped.forward
+    monkeypatch.setattr(Wrapped, "forward", lambda part, x: 2 * before(part, x))
+
+
+def patch_own(blend, monkeypatch):
+    before = type(blend).forward
+    monkeypatch.setattr(type(blend), "forward", lambda module, *given: 2 * before(module, *given))
+
+
+def change_class(blend, monkeypatch):
+    blend.paths[0].__class__ = Doubled
+
+
+@pytest.mark.parametrize("called", [False, True])
+@pytest.mark.parametrize("change", [patch_instance, patch_class, patch_own, change_class])
+def test_another_forward_that_comes_later_runs_with_a_warning(make_blend, monkeypatch, change, called):
+    blend, given = make_blend(), arguments()
+    accelerate(blend)
+    if called:
+        blend(*given)
+    twin = copy.deepcopy(blend)
+    fastnas.restore(twin)
+    change(blend, monkeypatch)
+    if change in (patch_instance, change_class):
+        change(twin, monkeypatch)
+    expected = twin(*given)
+    if change is change_class and not called:
+        with pytest.raises(RuntimeError, match="its parts must be those that fastnas"):
+            blend(*given)
+        return
+    with pytest.warns(
+        RuntimeWarning, match=r"another forward of (its part (Wrapped|Doubled)|its own).*own forward runs"
+    ):
+        assert torch.equal(blend(*given), expected)
+    monkeypatch.undo()
 
 
 def test_frozen_statistics_of_some_normalisations_are_respected_with_a_warning(make_blend):

@@ -91,3 +91,27 @@ def test_a_run_that_moved_goes_on_from_another_working_directory(finished, monke
     capsys.readouterr()
     assert main(["search", "--resume", "moved", "--epochs", "1"]) == 1
     assert "must not have fewer epochs than --epochs 2" in capsys.readouterr().err
+
+
+def test_a_refused_extension_leaves_the_run_as_it_was(finished, capsys):
+    run, data = finished / "run", finished / "data.npz"
+    names = ("config.json", "genotype.json", "comparison.json", "report.html", "retrain/searched/metrics.jsonl")
+    before = {name: (run / name).read_bytes() for name in names}
+    np.savez(data, x_train=255 - IMAGES, y_train=LABELS)
+    assert main(["search", "--resume", "run", "--epochs", "3"]) != 0
+    assert "must belong to this configuration and these images" in capsys.readouterr().err
+    assert {name: (run / name).read_bytes() for name in names} == before
+    assert not (run / "after-1-epochs").exists()
+    np.savez(data, x_train=IMAGES, y_train=LABELS)
+    assert main(["search", "--resume", "run"]) == 0
+
+
+def test_a_search_that_would_wait_again_is_left_as_it_was(finished, capsys):
+    arguments = "search --data arrays:data.npz --space nasbench201 --method pc_darts --device cpu --channels 4"
+    arguments += " --cells 1 --epochs 1 --batch-size 16 --no-retrain-searched --random-genotypes 0 --run waits"
+    assert main(arguments.split()) == 0
+    before = {path: path.read_bytes() for path in (finished / "waits").rglob("*") if path.is_file()}
+    assert main(["search", "--resume", "waits", "--epochs", "12"]) != 0
+    assert "more epochs must leave the warm-up within the 1 epochs that are done" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (finished / "waits").rglob("*") if path.is_file()} == before
+    assert main(["search", "--resume", "waits"]) == 0
