@@ -61,8 +61,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise explain(error, path) from None
+        cause = error if isinstance(error, OSError) else error.__context__  # PyTorch's writer fails over what failed
+        if isinstance(cause, OSError):
+            raise explain(cause, path) from None
         raise
 
 

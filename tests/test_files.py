@@ -116,3 +116,15 @@ def test_what_cannot_be_written_is_named_with_what_to_do(tmp_path, monkeypatch, 
         write(tmp_path / "run" / "metrics.jsonl")
     assert caught.value.errno == code
     assert "temporary" not in str(caught.value)
+
+
+def test_a_full_disk_that_a_writer_hides_behind_an_error_of_its_own_is_named(tmp_path):
+    def write(file):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            raise RuntimeError("unexpected pos 184000 vs 183888")  # as PyTorch's archive does when it is closed
+
+    with pytest.raises(OSError, match=r"^disk: .*state must be written, got No space left.*free some space"):
+        write_atomically(tmp_path / "state", write)
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Train the network of a genotype from scratch and measure it on the test set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.supernet.own import load_space
 from fastnas.training.config import RetrainConfig, TrainingSetup
 from fastnas.training.retrain import retrain
+from fastnas.training.start import SUPERNET
 
 FIRST = ("--data", "--recipe", "--epochs", "--channels", "--cells", "--batch-size", "--lr", "--seed", "--run")
 
@@ -71,9 +72,12 @@ class Retrain:
 def default(arguments: list[str]) -> Retrain:
     """The command with the defaults of the recipe that ``arguments`` name."""
     recipe = recipe_in(arguments, otherwise="digits_darts")  # a genotype of any space, at sizes that fit all cells
-    setup = TrainingSetup(train_fraction=0.1) if "--smoke" in arguments else TrainingSetup()
+    of_search = {field.name: getattr(recipe.config, field.name) for field in fields(TrainingSetup)}
+    fraction = 0.1 if "--smoke" in arguments else 1.0  # a search may take a share of the images, and this all
+    setup = TrainingSetup(**of_search | {"train_fraction": fraction})
     images = ImageOptions(**vars(recipe.images))
-    return Retrain(genotype=tyro.MISSING, data=recipe.data, images=images, setup=setup, config=recipe.retrain)
+    config = replace(recipe.retrain, init_from=None) if recipe.retrain.init_from == SUPERNET else recipe.retrain
+    return Retrain(genotype=tyro.MISSING, data=recipe.data, images=images, setup=setup, config=config)
 
 
 def run(command: Retrain, console: Console) -> None:

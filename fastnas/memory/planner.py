@@ -75,6 +75,11 @@ class Plan:
     device: str = ""
     typical: int | None = None
 
+    def __str__(self) -> str:
+        from fastnas.memory.text import describe  # noqa: PLC0415  (words are made of plans)
+
+        return "\n".join(describe(self))
+
     @property
     def config(self) -> SearchConfig:
         """The settings to search with."""

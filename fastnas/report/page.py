@@ -40,6 +40,7 @@ from fastnas.spaces.genotype import Genotype
 from fastnas.spaces.registry import space_by_name
 from fastnas.spaces.space import Space
 from fastnas.tasks import SCORES, Score, read_score
+from fastnas.user_code import names_code
 from fastnas_kernels.check import complaint, invalid
 
 MOST_COLUMNS = 20  # classes of a table of confusions
@@ -135,13 +136,14 @@ def list_facts(settings: Mapping[str, Any], data: Mapping[str, Any]) -> list[tup
 
 def suggest_commands(run: Path, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What one may want to do with a finished run, and the commands that do it, for a shell."""
-    folder, data = shlex.quote(str(run)), shlex.quote(str(settings.get("data", "DATA")))
-    space, cells = settings.get("space", ""), settings.get("retrain", {}).get("cells", 5)
-    own = f" --space {shlex.quote(space)}" if ":" in space else ""
+    folder, space = shlex.quote(str(run)), settings.get("space", "")
+    own = f" --space {shlex.quote(space)}" if names_code(space) else ""
+    own += " --trust" if names_code(settings.get("method", "")) else ""
     seed = settings.get("config", {}).get("seed", 0)
-    larger = f"--cells {cells}{own} --channels 36 --epochs 100"
+    # The recipe says how the images are read and what the task is
+    larger = f"--recipe {folder}/config.json{own} --channels 36 --epochs 100"
     commands = [
-        ("train it larger", f"fastnas retrain {folder}/genotype.json --data {data} {larger}"),
+        ("train it larger", f"fastnas retrain {folder}/genotype.json {larger}"),
         ("search again, the same", f"fastnas search --recipe {folder}/config.json"),
         ("search again, another seed", f"fastnas search --recipe {folder}/config.json --seed {seed + 1}"),
     ]

@@ -18,11 +18,13 @@ from fastnas.cli.main import VERBS, heading, main, overview, parse
 from fastnas.cli.options import list_options
 from fastnas.cli.recipe import shrink
 from fastnas.cli.search import FIRST, Search
+from fastnas.data import DataConfig
 from fastnas.experiment.folder import LOCK, open_run
 from fastnas.experiment.parts import prepare
 from fastnas.experiment.progress import SafeConsole
 from fastnas.experiment.recipes import RECIPES
 from fastnas.experiment.settings import experiment_to_json, load_experiment
+from fastnas.files import write_json
 
 TINY = ["--space", "nasbench201", "--method", "darts", "--channels", "4", "--cells", "1", "--epochs", "1"]
 TINY += ["--warmup-epochs", "0", "--batch-size", "32", "--train-fraction", "0.1", "--device", "cpu"]
@@ -231,6 +233,20 @@ def test_a_shell_completes_commands_and_options(tmp_path, capsys):
     assert complete("fastnas ret", tmp_path, capsys) == ["retrain"]
     assert "--weight-lr" in complete("fastnas search --weight", tmp_path, capsys)
     assert complete("fastnas export --dyn", tmp_path, capsys)[0] == "--dynamic-batch"
+
+
+def test_a_retraining_by_the_recipe_of_a_run_reads_its_images_as_the_search_did(tmp_path):
+    experiment = replace(
+        RECIPES["digits"],
+        images=DataConfig(task="regression", resolution=(16, 24), image_channels=1),
+        config=replace(RECIPES["digits"].config, seed=7, class_weights="balanced", train_fraction=0.5),
+        retrain=replace(RECIPES["digits"].retrain, init_from="supernet"),
+    )
+    write_json(tmp_path / "config.json", experiment_to_json(experiment))
+    found = parse(["retrain", "PDARTS", "--recipe", str(tmp_path / "config.json")])
+    assert (found.images.task, found.images.resolution, found.images.image_channels) == ("regression", (16, 24), 1)
+    assert (found.setup.seed, found.setup.class_weights, found.setup.train_fraction) == (7, "balanced", 1.0)
+    assert found.config.init_from is None
 
 
 def test_a_smoke_test_takes_a_folder_of_a_hundred_images():

@@ -37,10 +37,6 @@ SETTINGS = {
     "retrain.cells": 1,
     "retrain.epochs": 2,
     "retrain.batch-size": 32,
-    "ladder.proposals": 4,
-    "ladder.entrants": 2,
-    "ladder.steps": 2,
-    "ladder.images": 32,
 }
 TINY = [f"--{name}={value}" for name, value in SETTINGS.items()]
 
@@ -158,6 +154,14 @@ def run_main(capsys, *arguments):
         (["search", "--resume", "nowhere"], "search: --resume must name a run folder, got nowhere."),
         (["search", "--resume", "x", "--channels", "8"], "search: --resume takes no other settings"),
         (["search", "--recipe", "soup"], "recipe: name must be one of digits, digits_darts, darts_cifar10"),
+        (
+            ["search", "--recipe", "digits", "--ladder.entrants", "3"],
+            "Experiment: settings of the ladder need select=ladder, got average.",
+        ),
+        (
+            ["search", "--retrain.init-from", "supernet", "--no-retrain-searched"],
+            "Experiment: retrain.init_from must not be set without a retraining, got supernet.",
+        ),
         (["search", "--space", "nasbench201", "--retrain.auxiliary", "0.4"], "Experiment: retrain.auxiliary must be 0"),
         (
             ["retrain", "PDARTS", "--auxiliary", "0.4"],

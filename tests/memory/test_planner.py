@@ -143,3 +143,9 @@ def test_data_has_a_placeholder_without_being_there():
     imagenet = placeholder_data("imagenet:nowhere")
     assert (len(imagenet.classes), imagenet.resolution, imagenet.large) == (1000, (224, 224), True)
     assert not placeholder_data("cifar10:nowhere").large
+
+
+def test_a_plan_prints_as_what_the_command_says():
+    config = SearchConfig(channels=4, cells=1, batch_size=8)
+    found = plan("nasbench201", "darts", "digits", config, budget="2GB", timed=False, neighbours=False)
+    assert str(found).splitlines() == list(describe(found))

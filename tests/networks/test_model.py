@@ -98,6 +98,37 @@ def test_what_is_exported_gives_the_same_logits(run, tmp_path, to, dynamic):
     assert path.stat().st_size > 1000
 
 
+@pytest.mark.parametrize("other", [True, False])
+def test_an_export_that_fails_leaves_the_file_before_it(run, tmp_path, monkeypatch, other):
+    path = tmp_path / "model.pt"
+    export(load(run), path, "torchscript")
+    before, write = path.read_bytes(), WRITERS["torchscript"]
+
+    def fail(network, example, path, dynamic_batch):
+        found = write(network, example, path, dynamic_batch)
+        if not other:
+            raise OSError("no space")
+        return lambda x: found(x) + 1
+
+    monkeypatch.setitem(WRITERS, "torchscript", fail)
+    with pytest.raises(ValueError if other else OSError, match="must give the same logits" if other else "no space"):
+        export(load(run), path, "torchscript")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_retraining_leaves_the_folder_of_another_architecture(run, tmp_path, capsys):
+    before = (run / "genotype.json").read_bytes()
+    other = fastnas.spaces.genotype_to_text(random_genotype(SPACE, 4))
+    assert main(["retrain", other, *TINY, "--run", str(run)]) == 1
+    assert "a folder for a retraining of this architecture" in capsys.readouterr().err
+    assert (run / "genotype.json").read_bytes() == before
+    (tmp_path / "config.json").write_text("{}")
+    assert main(["retrain", other, *TINY, "--run", str(tmp_path)]) == 1
+    assert "got the run of a search" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_the_command_line_predicts_and_exports(run, files, capsys):
     paths, images = files
     capsys.readouterr()

@@ -50,3 +50,17 @@ def test_a_run_is_packed_without_its_checkpoints(runs, tmp_path, capsys):
     assert sorted(path.name for path in runs.iterdir()) == ["r0", "r0.zip", "r1"]
     assert main(["pack", str(tmp_path)]) == 1
     assert "run must be a run folder" in capsys.readouterr().err
+
+
+def test_a_dot_in_the_name_of_a_run_is_kept(runs):
+    for name in ("lr0.1", "lr0.2"):
+        (runs / "r0").rename(runs / name)
+        assert main(["pack", str(runs / name)]) == 0
+        (runs / name).rename(runs / "r0")
+        assert f"{name}/config.json" in zipfile.ZipFile(runs / f"{name}.zip").namelist()
+
+
+def test_the_table_is_not_written_over_by_its_page(runs, tmp_path, capsys):
+    assert main(["compare", str(runs), "--out", str(tmp_path / "all.html")]) == 1
+    assert "--out must name the CSV file" in capsys.readouterr().err
+    assert not (tmp_path / "all.html").exists()

@@ -180,6 +180,9 @@ def test_the_commands_that_come_next_can_be_pasted(tmp_path):
     (run / "retrain" / "searched" / "model").mkdir(parents=True)
     commands = [command for _, command in suggest_commands(run, {"data": "folder:my photos", "config": {"seed": 3}})]
     assert commands[2].endswith("--seed 4")
+    assert f"--recipe {run}/config.json" in " ".join(shlex.split(commands[0]))  # how images are read, what the task is
+    own = suggest_commands(run, {"space": "a.py:SPACE", "method": "a.py:search"})[0][1]
+    assert "--space a.py:SPACE --trust" in own
     for command in commands:
         arguments = shlex.split(command)
         assert arguments[0] == "fastnas"
