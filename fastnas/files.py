@@ -23,6 +23,7 @@ T = TypeVar("T")
 TEMPORARY = ".part"  # how the names of files end that are not complete
 ABANDONED = 3600.0  # seconds after which nobody writes to such a file any more
 LARGEST = 2**28  # bytes of a file of text
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHECKSUM = "checksum"
 STRICT: "ConfigDict" = {
     "extra": "forbid",
@@ -61,9 +62,10 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep: Path
         os.replace(name, path)
     except BaseException as error:
         Path(name).unlink(missing_ok=True)
-        cause = error if isinstance(error, OSError) else error.__context__  # PyTorch's writer fails over what failed
-        if isinstance(cause, OSError):
-            raise explain(cause, path) from None
+        if isinstance(error, OSError):
+            raise explain(error, path) from None
+        if isinstance(error.__context__, OSError) and error.__context__.errno in FULL:  # PyTorch's writer hides it
+            raise explain(error.__context__, path) from None
         raise
 
 

@@ -66,7 +66,7 @@ def test_a_ladder_without_time_keeps_the_argmax(tmp_path, monkeypatch):
 
 def test_random_search_with_halving_has_the_time_of_the_search(tmp_path, monkeypatch):
     monkeypatch.setattr("fastnas.experiment.minutes._time_step", lambda *_: 0.05)
-    opposed = replace(TINY, select="argmax", random_genotypes=1, random_halving=True)
+    opposed = replace(TINY, select="argmax", ladder=LadderConfig(), random_genotypes=1, random_halving=True)
     outcome = run_experiment(opposed, tmp_path, Display)
     budget = read_json(tmp_path / "budget.json")["halving"]
     searched = sum(epoch["seconds"] for epoch in read_json_lines(tmp_path / "metrics.jsonl"))
@@ -85,7 +85,9 @@ def test_minutes_for_many_steps_are_those_of_several_searches(tmp_path, monkeypa
     monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.15, 0.06, 0.03))
     monkeypatch.setattr("fastnas.engine.budget.STEPS_OF_A_SEARCH", 20)
     config = replace(TINY.config, minutes=0.15, evaluation_images=32, batch_size=16, train_fraction=1.0)
-    averaged = replace(TINY, config=config, select="average", random_genotypes=0, retrain_searched=False)
+    averaged = replace(
+        TINY, config=config, select="average", ladder=LadderConfig(), random_genotypes=0, retrain_searched=False
+    )
     run_experiment(averaged, tmp_path, Display)
     budget = read_json(tmp_path / "budget.json")["search"]
     assert budget["searches"] == 2

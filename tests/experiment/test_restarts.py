@@ -12,14 +12,13 @@ from fastnas.experiment.minutes import add_up_seconds
 from fastnas.experiment.progress import Display
 from fastnas.files import read_json_lines
 from fastnas.methods.library import darts
-from fastnas.selection import derive_from_average
+from fastnas.selection import LadderConfig, derive_from_average
 from fastnas.spaces import NASBENCH201
 from tests.experiment.test_select import TINY
 
 SETTINGS = replace(TINY.config, epochs=2, evaluation_images=16)
-THREE = replace(
-    TINY, select="average", restarts=3, random_genotypes=0, retrain_searched=False, config=SETTINGS, data="digits"
-)
+ALONE = {"random_genotypes": 0, "retrain_searched": False}
+THREE = replace(TINY, select="average", ladder=LadderConfig(), restarts=3, config=SETTINGS, data="digits", **ALONE)
 
 
 @pytest.fixture(scope="module")

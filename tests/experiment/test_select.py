@@ -68,7 +68,7 @@ def test_an_epoch_that_the_method_went_back_to_is_not_averaged_away(tmp_path, mo
         "fastnas.experiment.experiment.search",
         lambda *arguments, **options: replace(search(*arguments, **options), genotype=other, returned=0),
     )
-    averaged = replace(TINY, select="average", random_genotypes=0, retrain_searched=False)
+    averaged = replace(TINY, select="average", ladder=LadderConfig(), random_genotypes=0, retrain_searched=False)
     assert run_experiment(averaged, tmp_path, Display).genotype == other
 
 
