@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from tyro.conf import Positional
 
-from fastnas.networks.export import ENDINGS, TOLERANCE, Format, export
+from fastnas.networks.export import ENDINGS, TOLERANCE, Format, describe_outputs, export
 from fastnas.networks.model import load
 
 
@@ -20,7 +20,8 @@ class Export:
         to: onnx, torch-export or torchscript.
         out: The file; by default RUN/model.onnx, .pt2 or .pt.
         dynamic_batch: Take any number of images; otherwise one.
-        with_preprocessing: Take values in [0, 255] instead of normalised ones.
+        with_preprocessing: Take values in [0, 255], or in the unit of the arrays, instead of normalised ones, and give
+            the numbers of a regression in the unit of its targets instead of standardised ones.
     """
 
     run: Positional[Path]
@@ -38,5 +39,6 @@ def run(command: Export, console: Console) -> None:
     difference = export(
         model, out, command.to, dynamic_batch=command.dynamic_batch, with_preprocessing=command.with_preprocessing
     )
-    line = f"exported: {out}   (logits on random input differ by {difference:.1e}, allowed {TOLERANCE:.0e})"
-    console.out(line)
+    what = "outputs" if model.task.name == "regression" else "logits"
+    console.out(f"exported: {out}   ({what} on random input differ by {difference:.1e}, allowed {TOLERANCE:.0e})")
+    console.out(f"output: {describe_outputs(model, command.with_preprocessing)}")

@@ -216,7 +216,8 @@ class Model(torch.nn.Module):
         return genotype_from_json(self.info.genotype, space)
 
     def forward(self, images: Tensor) -> Tensor:
-        """From preprocessed images ``[N, C, H, W]`` to logits ``[N, classes]``."""
+        """From preprocessed images ``[N, C, H, W]`` to logits ``[N, classes]``, or the standardised numbers of a
+        regression; ``task.predict`` makes probabilities or targets of them."""
         return self.network(images)
 
     @torch.no_grad()

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 import fastnas
+from fastnas import tasks
 from fastnas.cli.main import main
 from fastnas.data import load_data
 from fastnas.networks.export import _WRITERS as WRITERS
-from fastnas.networks.export import TOLERANCE, export
+from fastnas.networks.export import TOLERANCE, describe_outputs, export
 from fastnas.networks.model import Preprocessing, find_preprocessing, load
 from fastnas.spaces import random_genotype, space_by_name
 from fastnas.supernet.operations import Noise
@@ -104,14 +105,14 @@ def test_an_export_that_fails_leaves_the_file_before_it(run, tmp_path, monkeypat
     export(load(run), path, "torchscript")
     before, write = path.read_bytes(), WRITERS["torchscript"]
 
-    def fail(network, example, path, dynamic_batch):
-        found = write(network, example, path, dynamic_batch)
+    def fail(network, example, path, *rest):
+        found = write(network, example, path, *rest)
         if not other:
             raise OSError("no space")
         return lambda x: found(x) + 1
 
     monkeypatch.setitem(WRITERS, "torchscript", fail)
-    with pytest.raises(ValueError if other else OSError, match="must give the same logits" if other else "no space"):
+    with pytest.raises(ValueError if other else OSError, match="must give the same outputs" if other else "no space"):
         export(load(run), path, "torchscript")
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -127,6 +128,90 @@ def test_a_retraining_leaves_the_folder_of_another_architecture(run, tmp_path, c
     assert main(["retrain", other, *TINY, "--run", str(tmp_path)]) == 1
     assert "got the run of a search" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.fixture(scope="module")
+def regression(tmp_path_factory):
+    """A network that finds two numbers far from zero in images, with an image."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("regression")
+    images = rng.integers(0, 256, (48, 16, 16), dtype=np.uint8)
+    targets = np.stack([1e4 + 5 * rng.normal(size=48), images.mean((1, 2)) * 1e-3], 1)
+    config = RetrainConfig(channels=4, cells=3, epochs=2, batch_size=16)
+    fastnas.retrain("DARTS_V2", (images, targets), config, task="regression").save(folder)
+    return folder, Image.fromarray(images[0])
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch-export", "torchscript"])
+def test_a_regression_is_exported_in_the_unit_of_its_targets(regression, tmp_path, to, capsys):
+    folder, image = regression
+    path, pixels = tmp_path / "model.bin", torch.from_numpy(np.array(image)).float()[None, None]
+    capsys.readouterr()
+    assert main(["export", str(folder), "--to", to, "--with-preprocessing", "--out", str(path)]) == 0
+    assert "output: numbers in the unit of the targets (value 0, value 1)" in capsys.readouterr().out
+    if to == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        got = torch.from_numpy(session.run(["values"], {"images": pixels.numpy()})[0])
+    else:
+        written = torch.export.load(path).module() if to == "torch-export" else torch.jit.load(path)
+        got = written(pixels)
+    torch.testing.assert_close(got, load(folder).predict([image]), rtol=1e-5, atol=1e-5)
+
+
+def test_a_regression_exported_without_says_how_its_numbers_become_targets(regression, tmp_path, capsys):
+    folder, image = regression
+    capsys.readouterr()
+    assert main(["export", str(folder), "--to", "torchscript", "--out", str(tmp_path / "model.pt")]) == 0
+    said, model = capsys.readouterr().out, load(folder)
+    found = re.search(r"standardised numbers .* targets are number \* \[(.*)\] \+ \[(.*)\], or use --with", said)
+    std, mean = (torch.tensor([float(x) for x in found[i].split(", ")]) for i in (1, 2))
+    with torch.no_grad():
+        outputs = model(model.preprocessing(image)[None])
+    torch.testing.assert_close(outputs * std + mean, model.predict([image]))
+
+
+def test_an_export_that_differs_in_the_unit_of_the_network_is_refused(regression, tmp_path, monkeypatch):
+    def write(network, *rest):
+        return lambda x: network(x) + torch.tensor([0.0, 1e-5])  # some hundredth of the deviation of the second number
+
+    monkeypatch.setitem(WRITERS, "onnx", write)
+    with pytest.raises(ValueError, match="must give the same outputs within"):
+        export(load(regression[0]), tmp_path / "model.onnx", with_preprocessing=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "says"),
+    [
+        (tasks.classification(), "logits of the classes (a, b, c and 1 more); their softmax are the probabilities"),
+        (
+            tasks.multi_label(threshold=0.3),
+            "a logit for each label (a, b, c and 1 more); its sigmoid is the probability",
+        ),
+        (tasks.dense(), "logits of the classes (a, b, c and 1 more) for each place"),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_what_comes_out_is_said_for_each_task(run, task, says):
+    model = load(run)
+    model.info = replace(model.info, task=task.describe(), classes=tuple("abcd"))
+    assert describe_outputs(model).startswith(says)
+
+
+@pytest.mark.parametrize("dimensions", [1, 3])
+def test_series_and_volumes_are_exported_with_their_preprocessing(tmp_path, dimensions):
+    x = (np.random.default_rng(0).normal(size=(24, 2, 6, 7, 8)[: 2 + dimensions]) * 20 + 100).astype(np.float32)
+    x[:, 1] -= 300
+    space = replace(space_by_name("darts"), name="darts_nd", dimensions=dimensions)
+    config, setup = RetrainConfig(channels=4, cells=3, epochs=1, batch_size=8), fastnas.SearchConfig(device="cpu")
+    trained = fastnas.retrain(random_genotype(space, 0), (x, np.arange(24) % 3), config, setup, own=space)
+    trained.save(tmp_path / "model")
+    model = load(tmp_path / "model")
+    export(model, tmp_path / "model.pt2", "torch-export", with_preprocessing=True)
+    given = torch.from_numpy(x[:1])
+    with torch.no_grad():
+        expected = model(model.preprocessing.normalize(given))
+        got = torch.export.load(tmp_path / "model.pt2").module()(given)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_command_line_predicts_and_exports(run, files, capsys):
@@ -247,4 +332,4 @@ def test_a_folder_without_a_model_is_one_clear_line(tmp_path, capsys):
 
 def test_what_torchscript_does_not_compile_is_one_line_with_the_way_out(tmp_path):
     with pytest.raises(ValueError, match=r"must be such as TorchScript compiles, .* Use --to torch-export or onnx"):
-        WRITERS["torchscript"](Noise(1), torch.zeros(1, 2, 4, 4), tmp_path / "model.pt", False)
+        WRITERS["torchscript"](Noise(1), torch.zeros(1, 2, 4, 4), tmp_path / "model.pt", False, "logits")
