@@ -2,8 +2,9 @@
 
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,12 +16,14 @@ from fastnas.data.config import WHERE, DataConfig
 from fastnas.data.encoded import EncodedImage
 from fastnas.data.images import SMALL, ImageData, ImageSet
 from fastnas.data.pixels import CIFAR, IMAGENET
-from fastnas.data.prepare import Defaults, prepare
+from fastnas.data.prepare import Defaults, prepare, say
 from fastnas.errors import complaint, invalid
 from fastnas.supernet.layout import height_and_width
 
 LARGEST = 2**28
 """Bytes of an image file: a photograph has thousands of times less."""
+IMAGES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings of the names of images, those of torchvision."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def _load(name: str, root: Path, config: DataConfig, held_out: Sequence[str]) ->
         found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
         raise invalid(WHERE, f"{root} must hold train/ and {' or '.join(f'{part}/' for part in held_out)}", found)
     read = _read_imagenet if name == "imagenet" and (root / "meta.bin").is_file() else _read_classes
-    parts = [read(part) for part in (root / "train", test)]
+    seen = [_Endings() for _ in range(2)]
+    parts = [read(part, endings) for part, endings in zip((root / "train", test), seen, strict=True)]
     # The names of folders, or all the synonyms of synsets: single ones, like "crane", are not unique
     folders = [tuple(n if isinstance(n, str) else ", ".join(n) for n in part.classes) for part in parts]
     missing = sorted({*folders[0]} ^ {*folders[1]})
@@ -83,7 +87,36 @@ def _load(name: str, root: Path, config: DataConfig, held_out: Sequence[str]) ->
     classes = _read_all_classes(root / "classes.txt", folders[0])
     places = np.array([classes.index(name) for name in folders[0]], np.int64)
     sets = [_image_set(part, places) for part in parts]
-    return prepare_files(name, sets[0], sets[1], classes, config)
+    data = prepare_files(name, sets[0], sets[1], classes, config)
+    counts = [
+        f"{len(part.labels):,} images in {folder}/" for part, folder in zip(sets, ("train", test.name), strict=True)
+    ]
+    data = replace(data, notes=(", ".join(counts), *data.notes))
+    others = seen[0].others + seen[1].others
+    return say(data, _describe_others(others)) if others else data
+
+
+class _Endings:
+    """Tells images by the endings of their names, and counts the files that are none; asked for each file once."""
+
+    def __init__(self) -> None:
+        self.others = Counter[str]()
+
+    def __call__(self, path: str) -> bool:
+        name = os.path.basename(path).lower()
+        if name.endswith(IMAGES):
+            return True
+        if not name.startswith(".") and os.path.isfile(path):
+            self.others[os.path.splitext(name)[1] or "none"] += 1
+        return False
+
+
+def _describe_others(others: Counter[str]) -> str:
+    """How many files are left out, and their commonest endings."""
+    count, some = others.total(), [ending for ending, _ in others.most_common(5)]
+    more = ", ..." if len(others) > len(some) else ""
+    files = "1 file of another ending is" if count == 1 else f"{count:,} files of other endings are"
+    return f"{files} left out ({', '.join(some)}{more})"
 
 
 def _image_set(part: Any, places: np.ndarray) -> ImageSet:
@@ -120,23 +153,25 @@ def _read_all_classes(path: Path, present: tuple[str, ...]) -> tuple[str, ...]:
     return classes
 
 
-def _read_classes(path: Path) -> Any:
+def _read_classes(path: Path, endings: _Endings) -> Any:
     from torchvision import datasets  # noqa: PLC0415
 
     try:
-        return datasets.ImageFolder(str(path))
+        return datasets.ImageFolder(str(path), is_valid_file=endings)
     except FileNotFoundError as error:
         rule = f"every class folder of {path} must hold images"
         remedy = "Add images or remove the folder."
+        if endings.others:
+            remedy = f"{_describe_others(endings.others)}: images are {', '.join(IMAGES)}."
         raise ValueError(complaint(WHERE, rule, first_sentence(error), remedy)) from None
 
 
-def _read_imagenet(path: Path) -> Any:
+def _read_imagenet(path: Path, endings: _Endings) -> Any:
     """Beside ``meta.bin``, which names the synsets; torchvision reads it without executing pickles."""
     from torchvision import datasets  # noqa: PLC0415
 
     try:
-        return datasets.ImageNet(str(path.parent), split=path.name)
+        return datasets.ImageNet(str(path.parent), split=path.name, is_valid_file=endings)
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnpicklingError) as error:
         rule = f"{path.parent / 'meta.bin'} must be torchvision's and name every synset of {path.name}/"
         remedy = "Remove it to name classes after their folders."

@@ -18,9 +18,9 @@ from fastnas.data.folders import load_folder, load_imagenet, prepare_files
 from fastnas.data.images import SMALL, ImageData, ImageSet, Items
 from fastnas.data.loader_data import from_loaders, is_loader
 from fastnas.data.pixels import CIFAR, GREY
-from fastnas.data.prepare import Defaults, prepare
+from fastnas.data.prepare import Defaults, prepare, say
 from fastnas.data.shards import read_shards
-from fastnas.data.webdataset import read_webdataset
+from fastnas.data.webdataset import IMAGES, read_webdataset
 from fastnas.errors import complaint, describe, invalid, require_type
 from fastnas.supernet.layout import height_and_width
 from fastnas.tasks import Task
@@ -292,14 +292,19 @@ def _load_arrays(root: Path, config: DataConfig) -> ImageData:
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         got = f"{type(error).__name__}: {first_sentence(error)}"
         raise invalid(WHERE, f"{root} must be a file of arrays, as np.savez writes", got) from None
-    needed = ("x_train", "y_train")
+    needed, tested = ("x_train", "y_train"), ("x_test", "y_test")
     if missing := [name for name in needed if name not in arrays]:
         rule = f"{root} must hold x_train and y_train; x_test, y_test and classes are used if they are there"
         raise invalid(WHERE, rule, f"no {' and no '.join(missing)}")
-    test = (arrays["x_test"], arrays["y_test"]) if {"x_test", "y_test"} <= arrays.keys() else None
+    unread = [name for name in arrays if name not in (*needed, *tested, "classes")]
+    if len(there := [name for name in tested if name in arrays]) == 1:
+        got = f"only {there[0]}" + (f", and {', '.join(unread)}, which nothing reads" if unread else "")
+        raise invalid(WHERE, f"{root} must hold both of x_test and y_test, or neither", got)
+    test = (arrays["x_test"], arrays["y_test"]) if there else None
     classes = list(map(str, arrays["classes"])) if "classes" in arrays else None
     train = arrays["x_train"], arrays["y_train"]
-    return from_arrays(train, test, classes=classes, config=config, name=root.stem, task=config.task)
+    data = from_arrays(train, test, classes=classes, config=config, name=root.stem, task=config.task)
+    return say(data, f"{root.name} holds arrays that nothing reads: {', '.join(unread)}") if unread else data
 
 
 @register_source("shards")
@@ -314,4 +319,6 @@ def _load_shards(root: Path, config: DataConfig) -> ImageData:
         test, train = train.select(np.setdiff1d(np.arange(len(train.labels)), kept)), train.select(kept)
         notes.append(f"{len(test.labels)} images are held out to test on, as no tar file begins with test or val")
     data = prepare_files(root.resolve().name, train, test, parts.classes, config)
-    return replace(data, notes=(*notes, *data.notes))
+    data = replace(data, notes=(*notes, *data.notes))
+    text = f"{parts.left_out:,} members .cls have no image beside them, of the endings {', '.join(IMAGES)}"
+    return say(data, text) if parts.left_out else data

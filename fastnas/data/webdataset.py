@@ -27,11 +27,13 @@ class Parts(NamedTuple):
         train: Images to train on.
         test: Images to test on; ``None`` where there are no tar files for them.
         classes: Names of all classes.
+        left_out: Members ``.cls`` without an image beside them.
     """
 
     train: ImageSet
     test: ImageSet | None
     classes: tuple[str, ...]
+    left_out: int = 0
 
 
 class _Sample(NamedTuple):
@@ -65,12 +67,12 @@ def read_webdataset(root: Path) -> Parts:
     else:
         classes = tuple(sorted(labels))
         numbers = {label: number for number, label in enumerate(classes)}
-    sets = [_image_set(paths, samples, numbers) for paths, samples in (train, test)]
-    return Parts(sets[0], sets[1] if test[1] else None, classes)
+    sets = [_image_set(paths, samples, numbers) for paths, samples, _ in (train, test)]
+    return Parts(sets[0], sets[1] if test[1] else None, classes, train[2] + test[2])
 
 
-def _samples(paths: Sequence[Path]) -> tuple[Sequence[Path], list[_Sample]]:
-    found = []
+def _samples(paths: Sequence[Path]) -> tuple[Sequence[Path], list[_Sample], int]:
+    found, left_out = [], 0
     for number, path in enumerate(paths):
         images, labels = dict[str, tarfile.TarInfo](), dict[str, str]()
         try:
@@ -87,13 +89,14 @@ def _samples(paths: Sequence[Path]) -> tuple[Sequence[Path], list[_Sample]]:
         except (tarfile.TarError, OSError, EOFError) as error:
             rule = f"{path} must be a tar file, whole and not compressed"
             raise invalid(WHERE, rule, f"{type(error).__name__}: {' '.join(str(error).split())[:100]}") from None
+        left_out += len(labels.keys() - images.keys())
         for key, member in images.items():
             if not labels.get(key):
                 raise invalid(
                     WHERE, f"every image of {path} must have a member .cls beside it", f"none for {member.name}"
                 )
             found.append(_Sample(number, member.offset_data, member.size, labels[key], f"{path.name}/{member.name}"))
-    return paths, found
+    return paths, found, left_out
 
 
 def _image_set(paths: Sequence[Path], samples: Sequence[_Sample], numbers: dict[str, int]) -> ImageSet:

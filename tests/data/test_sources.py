@@ -13,6 +13,7 @@ from PIL import Image
 from torchvision import datasets
 
 from fastnas.data import DataConfig, evaluation_batches, load_data, paired_batches
+from fastnas.data.prepare import DataWarning
 
 TEST_DATA = Path(os.environ.get("FASTNAS_TEST_DATA", Path(__file__).parents[2] / ".." / "shared" / "data"))
 CIFAR_JPEG = TEST_DATA / "cifar10-jpeg.tar.gz"
@@ -63,6 +64,50 @@ def test_a_folder_tells_its_classes_and_its_resolution(tmp_path):
     assert images.shape == (8, 3, 16, 16)
     assert images.dtype == torch.float32
     assert labels.tolist() == [0] * 4 + [1] * 4
+
+
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
+def test_files_of_other_endings_are_counted_and_so_are_images(tmp_path, kind):
+    if kind == "folder":
+        make_folder(tmp_path, ("train", "val"))
+    else:  # torchvision's own reader
+        describe(tmp_path, {name: (name,) for name in ("cat", "dog")})
+    assert load_data(f"{kind}:{tmp_path}").notes[0] == "8 images in train/, 8 images in val/"
+    for name in ("a.gif", "b.gif", "c.HEIC", "no_ending", ".DS_Store", "deeper/d.gif"):
+        path = tmp_path / "train" / "cat" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "val" / "dog" / "e.txt").write_bytes(b"")
+    with pytest.warns(DataWarning, match=r"^6 files of other endings are left out \(\.gif, \.heic, none, \.txt\)$"):
+        data = load_data(f"{kind}:{tmp_path}")
+    assert data.notes[0] == "8 images in train/, 8 images in val/"
+    assert any(note.startswith("6 files of other endings are left out") for note in data.notes)
+
+
+def test_a_class_of_other_endings_alone_is_refused_with_them(tmp_path):
+    make_folder(tmp_path)
+    for path in (tmp_path / "train" / "cat").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    with pytest.raises(ValueError, match=r"4 files of other endings are left out \(\.gif\): images are \.jpg, "):
+        load_data(f"folder:{tmp_path}")
+
+
+ARRAYS = {"x_train": np.zeros((10, 16, 16), np.uint8), "y_train": np.arange(10) % 2}
+
+
+@pytest.mark.parametrize(("one", "other"), [("x_test", "y_tests"), ("y_test", "x_tests"), ("x_test", None)])
+def test_half_of_a_test_part_is_refused(tmp_path, one, other):
+    arrays = ARRAYS | {name: ARRAYS[f"{name[0]}_train"] for name in (one, other) if name}
+    np.savez(tmp_path / "data.npz", **arrays)
+    got = f"only {one}" + (f", and {other}, which nothing reads" if other else "")
+    with pytest.raises(ValueError, match=rf"must hold both of x_test and y_test, or neither, got {got}\.?$"):
+        load_data(f"arrays:{tmp_path / 'data.npz'}")
+
+
+def test_arrays_that_nothing_reads_are_warned_of(tmp_path):
+    np.savez(tmp_path / "data.npz", **ARRAYS, x_tests=ARRAYS["x_train"], y_tests=ARRAYS["y_train"])
+    with pytest.warns(DataWarning, match=r"^data\.npz holds arrays that nothing reads: x_tests, y_tests$"):
+        load_data(f"arrays:{tmp_path / 'data.npz'}")
 
 
 @pytest.mark.parametrize("kind", ["folder", "imagenet"])

@@ -56,6 +56,15 @@ def test_a_search_reads_them_in_an_order_that_the_seed_decides(tmp_path):
     assert fastnas.search("nasbench201", "darts", data, config).history
 
 
+def test_samples_of_other_endings_are_counted(tmp_path):
+    write(
+        make(tmp_path) / "test-0000.tar", {f"a/{i}": {"cls": b"1", ("png", "gif")[i % 2]: png(100)} for i in range(4)}
+    )
+    with pytest.warns(UserWarning, match=r"^2 members \.cls have no image beside them, of the endings jpg, "):
+        data = load_data(f"shards:{tmp_path}")
+    assert len(data.test.labels) == 2
+
+
 def test_names_are_classes_and_a_part_is_held_out(tmp_path):
     data = load_data(f"shards:{make(tmp_path, label=lambda i: ('cat', 'dog')[i % 2])}")
     assert data.classes == ("cat", "dog")
