@@ -284,6 +284,7 @@ class Launcher:
                     pitch=state.pitch,
                     num_tiles=self.num_tiles(tile),
                     **self.block(self.tiles.sums_of_states),
+                    **self.registers("pool_statistics"),
                 )
             self.finalise(partial, stats, rows)
 
