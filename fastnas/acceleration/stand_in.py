@@ -122,7 +122,8 @@ class StandIn:
 
     def _find_change(self) -> str | None:
         for part, kind, forward in self._forwards:
-            if type(part) is not kind or kind.forward is not forward or "forward" in part.__dict__:
+            own = part.__dict__.get("forward")  # an edge of a cell may have an engine of its own
+            if type(part) is not kind or kind.forward is not forward or not (own is None or isinstance(own, StandIn)):
                 return f"another forward of its part {type(part).__name__}"
         if getattr(type(self.module), self.wiring.method) is not self.structure[0][2]:
             return f"another {self.wiring.method} of its own"

@@ -223,6 +223,41 @@ def test_a_hook_that_comes_later_is_respected_with_a_warning(make_blend):
         blend(*arguments())
 
 
+class Dropping(nn.Module):
+    """Two nodes; where maps are dropped, the edges run by themselves, on engines of their own."""
+
+    def __init__(self, blends):
+        super().__init__()
+        self.left, self.right = (nn.Conv2d(8, 8, 1, bias=False, dtype=torch.float64) for _ in range(2))
+        self.edges = nn.ModuleList(blends)
+
+    def forward(self, a, b, weights, drop=0.0):
+        states, rows = [self.left(a), self.right(b)], iter(zip(self.edges, weights, strict=True))
+        for _ in range(2):
+            terms = []
+            for state in states:
+                edge, row = next(rows)
+                term = edge(state, row)
+                if drop > 0.0 and self.training:
+                    term = term * (torch.rand(len(term), 1, 1, 1, dtype=term.dtype) >= drop) / (1 - drop)
+                terms.append(term)
+            states.append(sum(terms))
+        return torch.cat(states[2:], 1)
+
+
+def test_edges_with_engines_of_their_own_are_no_change(make_blend):
+    own = Dropping([make_blend() for _ in range(5)])
+    fast, (a, _), table = copy.deepcopy(own), arguments(), torch.rand(5, 8, dtype=torch.float64)
+    assert [entry.level for entry in accelerate(fast).replaced] == ["cell"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for drop in (0.0, 0.3, 0.0):
+            torch.manual_seed(0)
+            expected = own(a, a, table, drop)
+            torch.manual_seed(0)
+            torch.testing.assert_close(fast(a, a, table, drop), expected)
+
+
 class Doubled(Wrapped):
     def forward(self, x):
         return 2 * super().forward(x)
