@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -72,9 +72,9 @@ class Retrain:
 def default(arguments: list[str]) -> Retrain:
     """The command with the defaults of the recipe that ``arguments`` name."""
     recipe = recipe_in(arguments, otherwise="digits_darts")  # a genotype of any space, at sizes that fit all cells
-    of_search = {field.name: getattr(recipe.config, field.name) for field in fields(TrainingSetup)}
+    of_search: dict[str, Any] = {field.name: getattr(recipe.config, field.name) for field in fields(TrainingSetup)}
     fraction = 0.1 if "--smoke" in arguments else 1.0  # a search may take a share of the images, and this all
-    setup = TrainingSetup(**of_search | {"train_fraction": fraction})
+    setup = replace(TrainingSetup(**of_search), train_fraction=fraction)
     images = ImageOptions(**vars(recipe.images))
     config = replace(recipe.retrain, init_from=None) if recipe.retrain.init_from == SUPERNET else recipe.retrain
     return Retrain(genotype=tyro.MISSING, data=recipe.data, images=images, setup=setup, config=config)
