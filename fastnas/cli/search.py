@@ -20,7 +20,7 @@ from fastnas.experiment.extending import extended_run
 from fastnas.experiment.folder import holds_files, new_folder
 from fastnas.experiment.progress import Display
 from fastnas.experiment.series import Series, load_series, run_series
-from fastnas.experiment.settings import Experiment, load_experiment, names_code_in
+from fastnas.experiment.settings import Experiment, load_experiment, names_code_in, require_used
 from fastnas.ranks import Ranks, is_restarted, join_processes, may_be_restarted
 
 FIRST = (
@@ -113,6 +113,7 @@ def _search(ranks: Ranks, command: Search, console: Console) -> None:
         if command.resume is not None and series is None and wanted != _epochs(experiment):
             longer = extended_run(experiment, folder, *wanted, ranks)
     else:
+        require_used(experiment)
         if ranks.broadcast("used" if holds_files(folder) else ""):
             remedy = f"To go on with it: {quote_command('fastnas', 'search', '--resume', folder)}."
             raise invalid("search", "the run folder must be new", f"{folder}, which is not empty", remedy)

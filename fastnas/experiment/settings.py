@@ -94,15 +94,19 @@ class Experiment:
             raise invalid("Experiment", "restarts need select=average", self.select)
         if self.tune_epochs is not None and self.select != "perturbation":
             raise invalid("Experiment", "tune_epochs needs select=perturbation", self.select)
-        if self.ladder != LadderConfig() and self.select != "ladder":
-            raise invalid("Experiment", "settings of the ladder need select=ladder", self.select)
-        if self.retrain.init_from is not None and not self.retrain_searched:
-            rule = "retrain.init_from must not be set without a retraining"
-            raise invalid("Experiment", rule, self.retrain.init_from, "It would change nothing.")
         if self.random_genotypes < 0:
             raise invalid("Experiment", "random_genotypes must not be negative", self.random_genotypes)
         if self.strength is not None and not 0 <= self.strength < math.inf:
             raise invalid("Experiment", "strength must be a number that is not negative", self.strength)
+
+
+def require_used(experiment: Experiment) -> None:
+    """Raise for settings that would change nothing in a new run; those of an earlier one are left alone."""
+    if experiment.ladder != LadderConfig() and experiment.select != "ladder":
+        raise invalid("Experiment", "settings of the ladder need select=ladder", experiment.select)
+    if experiment.retrain.init_from is not None and not experiment.retrain_searched:
+        rule = "retrain.init_from must not be set without a retraining"
+        raise invalid("Experiment", rule, experiment.retrain.init_from, "It would change nothing.")
 
 
 _AS_JSON = TypeAdapter(Experiment)

@@ -9,7 +9,7 @@ from fastnas.engine import search
 from fastnas.experiment.experiment import run_experiment
 from fastnas.experiment.progress import Display
 from fastnas.experiment.recipes import RECIPES
-from fastnas.experiment.settings import Experiment, load_experiment
+from fastnas.experiment.settings import Experiment, load_experiment, require_used
 from fastnas.files import read_json, read_json_lines
 from fastnas.selection import LadderConfig, load_selection
 from fastnas.spaces import NASBENCH201, random_genotype
@@ -100,3 +100,10 @@ def test_perturbation_does_not_pass_over_a_cap_of_skip_connections(capsys, tmp_p
     arguments = ["--select", "perturbation", "--space", "darts", "--run", str(tmp_path / "run")]
     assert main(["search", "--method", "p_darts", *arguments]) == 1
     assert "--select perturbation does not work with a cap of skip connections" in capsys.readouterr().err
+
+
+def test_a_run_that_was_given_a_ladder_in_vain_can_still_be_read():
+    vain = replace(TINY, select="argmax", retrain_searched=False)
+    assert vain.ladder == TINY.ladder
+    with pytest.raises(ValueError, match="settings of the ladder need select=ladder, got argmax"):
+        require_used(vain)
