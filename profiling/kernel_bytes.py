@@ -79,7 +79,7 @@ def metered(plan: CellPlan, num_tiles: int, splits: int) -> Counter[str]:
     """Bytes of each kernel, for as many pixels as fill ``num_tiles`` programs."""
     table = launch.tiles_for
     tiles = replace(table(plan.mixed_channels, torch.float32), splits=splits)
-    images, rest = divmod(tiles.stage.pixels, SIDE**2)
+    images, rest = divmod(tiles.stretches.pixels, SIDE**2)
     assert not rest, "images must fill a program"
     launch.tiles_for = lambda *_: tiles
     try:
@@ -94,7 +94,7 @@ def extrapolated(plan: CellPlan, pixels: int) -> dict[str, float]:
     """Bytes of each kernel for ``pixels`` of the output and the shipped number of splits."""
     tiles = launch.tiles_for(plan.mixed_channels, torch.float32)
     base, larger, wider = metered(plan, 1, 1), metered(plan, 2, 1), metered(plan, 2, 2)
-    splits, num_tiles = tiles.splits, pixels / tiles.stage.pixels
+    splits, num_tiles = tiles.splits, pixels / tiles.stretches.pixels
     return {
         kernel: value + (splits - 1) * (wider[kernel] - larger[kernel]) + (num_tiles - 1) * (larger[kernel] - value)
         for kernel, value in base.items()

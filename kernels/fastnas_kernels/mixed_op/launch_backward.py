@@ -108,28 +108,7 @@ class Backward:
         self._recompute(source, state, z, dt if self.needs.weights else None, dy, sums)
         if last > middle:
             self._pointwise(z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
-            tile = run.tiles.gradients
-            partial = run.empty(last - middle, run.num_tiles(tile), 2, run.channels, exact=True)
-            run.start(
-                state_gradient_kernels.depthwise_backward_kernel,
-                (run.num_tiles(tile), last - middle, run.channel_blocks(tile)),
-                {"DENSE": run.lowered.dense},
-                z_ptr=z,
-                dt_ptr=dt,
-                packed_ptr=self.packed,
-                stats_ptr=self.stats,
-                branches_ptr=run.tables.branches,
-                partial_ptr=partial,
-                M=run.size.out_pixels,
-                HO=run.size.out_height,
-                WO=run.size.out_width,
-                first=first,
-                launched=middle,
-                num_tiles=run.num_tiles(tile),
-                **run.block(tile),
-                **run.registers("depthwise_backward"),
-            )
-            torch.sum(partial, 1, out=inner)
+            self._depthwise(z, dt, inner, first, Span(middle, last))
             if dpacked is not None:
                 self._depthwise_weights(None, z, dt, first, Span(middle, last), dpacked)
         if middle > first:
@@ -214,6 +193,36 @@ class Backward:
             **run.product,
             **run.registers("pointwise_backward", 168 if dpacked is not None else 128 if run.channels <= 8 else None),
         )
+
+    def _depthwise(self, z: Tensor, dt: Tensor, sums: Tensor, first: int, branches: Span) -> None:
+        """Gradients of what second halves read, and their ``sums``."""
+        run, dense = self.run, self.run.lowered.dense
+        tile = run.tiles.stretches if dense else run.tiles.gradients
+        abreast, num_tiles = 1, run.num_tiles(tile)
+        if dense:
+            abreast, rows = run.tiles.abreast(run.dtype), run.size.images * run.size.out_height
+            num_tiles = ceil_div(rows * ceil_div(run.size.out_width, abreast), tile.pixels // abreast)
+        partial = run.empty(len(branches), num_tiles, 2, run.channels, exact=True)
+        run.start(
+            state_gradient_kernels.depthwise_backward_kernel,
+            (num_tiles, len(branches), run.channel_blocks(tile)),
+            {"DENSE": dense, "ABREAST": abreast},
+            z_ptr=z,
+            dt_ptr=dt,
+            packed_ptr=self.packed,
+            stats_ptr=self.stats,
+            branches_ptr=run.tables.branches,
+            partial_ptr=partial,
+            M=run.size.out_pixels,
+            HO=run.size.out_height,
+            WO=run.size.out_width,
+            first=first,
+            launched=branches.first,
+            num_tiles=num_tiles,
+            **run.block(tile),
+            **run.registers("depthwise_backward"),
+        )
+        torch.sum(partial, 1, out=sums)
 
     def _depthwise_weights(
         self, state: State | None, z: Tensor, dt: Tensor, first: int, branches: Span, dpacked: Tensor

@@ -28,6 +28,7 @@ from fastnas_kernels.mixed_op.pixels import (
     is_within,
     load_pixels,
     locate,
+    located,
     normalisation,
     pixels_of,
     pool,
@@ -90,9 +91,7 @@ def _transposed_taps(
         if STRIDE == 2:
             row_inside = row_inside & (h % 2 == 0)
         row = image + (h // STRIDE * (WO * C))[:, None]
-        if C > 16:
-            dx = _transposed_columns(dx, row, taps, row_inside, w, kernel, dilation, WO, c, channel, C, STRIDE, ACC)
-        elif kernel == 3:
+        if kernel == 3:
             dx = _transposed_row(dx, row, taps, row_inside, w, dilation, WO, c, channel, C, 3, STRIDE, ACC)
         elif kernel == 5:
             dx = _transposed_row(dx, row, taps, row_inside, w, dilation, WO, c, channel, C, 5, STRIDE, ACC)
@@ -103,34 +102,116 @@ def _transposed_taps(
     return dx
 
 
+@triton.jit
+def _row_abreast(
+    totals, row, taps, row_inside, x, WO, c, channel,
+    C: tl.constexpr, SIZE: tl.constexpr, ABREAST: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """``totals`` and what one row of a filter that is not dilated adds to them; ``row`` is where the middle of its
+    columns leads from at the first of the pixels abreast."""
+    weights = ()
+    for j in tl.static_range(SIZE):
+        weights = weights + (tl.load(taps + j * C + c, mask=channel, other=0.0)[None, :],)  # noqa: RUF005
+    row -= SIZE // 2 * C
+    for place in tl.static_range(ABREAST + SIZE - 1):  # columns from where the last tap of the first pixel leads from
+        column = x + (place - SIZE // 2)
+        if SIZE == 1:  # the middle may be beyond a border, too
+            inside = row_inside & is_within(column, WO)
+        elif place < SIZE // 2:
+            inside = row_inside & (column >= 0)
+        else:
+            inside = row_inside & (column < WO)
+        v = tl.load(row + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
+        added = ()
+        for s in tl.static_range(ABREAST):
+            if (place >= s) and (place - s < SIZE):
+                added = added + (totals[s] + v * weights[SIZE - 1 - place + s],)  # noqa: RUF005
+            else:
+                added = added + (totals[s],)  # noqa: RUF005
+        totals = added
+    return totals
+
+
+@triton.jit
+def _transposed_abreast(
+    dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
+    C: tl.constexpr, ABREAST: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """As :func:`_transposed_taps` of a filter with stride 1 that is not dilated, at ``ABREAST`` pixels of a row from
+    ``(n, y, x)`` on, none of which lies in the next row: as many tiles ``[P, B]``. What leads to several of them is
+    read once."""
+    kernel = tl.load(table + KERNEL)
+    taps = filter_at(packed_ptr, table, DEPTHWISE)
+    totals = (tl.zeros((P, B), ACC),) * ABREAST
+    h = y + kernel // 2
+    row = dt_ptr + ((n.to(tl.int64) * HO + h) * WO + x)[:, None] * C + c[None, :]
+    for _ in range(kernel):
+        row_inside = live & is_within(h, HO)
+        if kernel == 3:
+            totals = _row_abreast(totals, row, taps, row_inside, x, WO, c, channel, C, 3, ABREAST, ACC)
+        elif kernel == 5:
+            totals = _row_abreast(totals, row, taps, row_inside, x, WO, c, channel, C, 5, ABREAST, ACC)
+        else:
+            for j in range(kernel):
+                column = kernel // 2 - j
+                totals = _row_abreast(
+                    totals, row + column * C, taps + j * C, row_inside, x + column, WO, c, channel, C, 1, ABREAST, ACC
+                )
+        h -= 1
+        row -= WO * C
+        taps += kernel * C
+    return totals
+
+
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_backward_kernel(
     z_ptr, dt_ptr, packed_ptr, stats_ptr, branches_ptr, partial_ptr, M, HO, WO, first, launched, num_tiles,
-    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, DENSE: tl.constexpr, ACC: tl.constexpr,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, DENSE: tl.constexpr, ABREAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of what the second half of a separable convolution reads, through its ReLU, and its two sums over a
     tile, ``[branch, tile, 2, C]``. The gradient takes the place of the second half's raw output. With ``DENSE``, no
-    filter is dilated."""
+    filter is dilated, and ``ABREAST`` pixels of a row share what they read."""
     tile = tl.program_id(0)
     b = launched + tl.program_id(1)
     c, channel = channels_of(tl.program_id(2), C, B)
     table = branches_ptr + b * BRANCH_FIELDS
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
-    m, live, n, y, x = pixels_of(tile, M, HO, WO, P)
-    du = _transposed_taps(
-        dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel, 0, C, 1, DENSE, P, B, ACC
-    )
+    if DENSE:
+        stretches = tl.cdiv(WO, ABREAST)
+        n, y, x = located(tile * (P // ABREAST) + tl.arange(0, P // ABREAST), HO, stretches)
+        x *= ABREAST
+        m = (n * HO + y) * WO + x
+        live = m < M
+    else:
+        m, live, n, y, x = pixels_of(tile, M, HO, WO, P)
+    dt_ptr += (b - first) * plane
+    if DENSE:
+        totals = _transposed_abreast(
+            dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, ABREAST, P // ABREAST, B, ACC
+        )
+    else:
+        tl.static_assert(ABREAST == 1, "pixels abreast of a dilated filter read others")
+        totals = (
+            _transposed_taps(
+                dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, 0, C, 1, False, P, B, ACC
+            ),
+        )  # fmt: skip
     scale, shift = normalisation(stats_ptr, reads, c, channel, C)
-    inside = live[:, None] & channel[None, :]
     at = m.to(tl.int64)[:, None] * C + c[None, :]
-    z = tl.load(z_ptr + (reads - first) * plane + at, mask=inside, other=0.0).to(ACC)
-    normalised = z * scale[None, :] + shift[None, :]
-    du = tl.where(inside & (normalised > 0), du, 0.0)
-    tl.store(z_ptr + (b - first) * plane + at, du.to(z_ptr.dtype.element_ty), mask=inside)
+    total = tl.zeros((P // ABREAST, B), ACC)
+    correlation = total
+    for s in tl.static_range(ABREAST):
+        inside = (live & (x + s < WO))[:, None] & channel[None, :]
+        z = tl.load(z_ptr + (reads - first) * plane + at + s * C, mask=inside, other=0.0).to(ACC)
+        normalised = z * scale[None, :] + shift[None, :]
+        du = tl.where(inside & (normalised > 0), totals[s], 0.0)
+        tl.store(z_ptr + (b - first) * plane + at + s * C, du.to(z_ptr.dtype.element_ty), mask=inside)
+        total += du
+        correlation += tl.where(inside, du * normalised, 0.0)
     out = partial_ptr + (tl.program_id(1) * num_tiles + tile.to(tl.int64)) * 2 * C
-    store_row(out, tl.sum(du, 0), c, channel, B)
-    store_row(out + C, tl.sum(tl.where(inside, du * normalised, 0.0), 0), c, channel, B)
+    store_row(out, tl.sum(total, 0), c, channel, B)
+    store_row(out + C, tl.sum(correlation, 0), c, channel, B)
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))

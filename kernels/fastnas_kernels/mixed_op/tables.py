@@ -261,6 +261,16 @@ class Tiles:
         """Of the gradient of what a second half reads."""
         return self.stage if self.windows > 1 else self.states
 
+    @cached_property
+    def stretches(self) -> Tile:
+        """Of the gradient of what an undilated second half reads, in stretches of pixels that lie side by side."""
+        return replace(self.stage, pixels=2 * self.stage.pixels)
+
+    def abreast(self, dtype: torch.dtype) -> int:
+        """Pixels of a stretch: as many as leave a thread 128 bits of each, but eight at most, or sums would spill."""
+        tile = self.stretches
+        return max(1, min(8, tile.pixels * tile.channels * dtype.itemsize // (32 * tile.warps * 16)))
+
     def gradient_of_state(self, num_bytes: int, stride: int, pools: bool) -> Tile:
         """The same of a state with so many bytes a pixel: elsewhere several pixels a thread would spill."""
         return self.gradients if num_bytes >= 32 and stride == 1 and pools else self.states

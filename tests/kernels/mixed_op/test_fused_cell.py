@@ -92,6 +92,14 @@ def test_odd_extents_and_batches_of_one_in_several_ragged_programs(fused, use_ti
     assert_equals_reference(fused, plan, arguments(plan, size, batch=1 if size != 1 else 3))
 
 
+@pytest.mark.parametrize("width", [1, 3, slow(8), 9, slow(17)])
+@pytest.mark.parametrize("pixels", [256, 32])  # eight and four abreast
+def test_pixels_abreast_end_with_the_row(in_triton, use_tiles, arguments, width, pixels):
+    use_tiles(pixels=pixels)
+    plan = solo(SEPARABLE, *(Candidate("depthwise", size, 1, 2) for size in (5, 7)))
+    assert_equals_reference(in_triton, plan, arguments(plan, (4, width)))
+
+
 @pytest.mark.parametrize("pixels", [slow(16), 32])
 def test_the_size_of_a_program_does_not_matter(in_triton, use_tiles, arguments, pixels):
     plan = fan(MAX, SEPARABLE, SKIP, channels=4, k=2, stride=2)
