@@ -19,7 +19,7 @@ HALF_RATE = "half rate"
 """Those, of whatever kind, that a multiprocessor starts half as many of a cycle as multiply-adds."""
 _PATTERN = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);", re.MULTILINE)
 _PLACE = re.compile(r'^\s*//## File "([^"]+)", line (\d+)|^\s+/\*([0-9a-f]{4,})\*/', re.MULTILINE)
-_CONDITION = re.compile(r"kernel == \d+")
+_CONDITION = re.compile(r"(kernel|dilation) == \d+")
 _RANGE = re.compile(r"\s*for \w+ in (?:tl\.)?range\((.*)\):")
 _MEMORY = re.compile(r"(U?LDC|LD|LDG|LDS|LDSM|LDL|LDGSTS|LDGDEPBAR|ST|STG|STS|STL|ATOM|ATOMG|ATOMS|RED|REDG|U?LDCU)")
 _CONTROL = re.compile(

@@ -95,8 +95,8 @@ def work_of(launch: Launch, code: Assembly, lowered: Lowered, edges_a_program: i
     programs = _product(launch.grid)
     served = list(_filters_served(launch, lowered, edges_a_program))
     mix: Counter[str] = Counter()
-    for kernel in served:
-        names = {"kernel": kernel, **launch.arguments}
+    for kernel, dilation in served:
+        names = {"kernel": kernel, "dilation": dilation, **launch.arguments}
         for stretch in code.stretches:
             times = programs / len(served) * launch.options["num_warps"] * _passes(stretch, names, launch.grid[0])
             for kind, number in stretch.mix.items():
@@ -172,18 +172,19 @@ BY_BRANCH = ("stage_kernel", "pointwise_backward_kernel", "depthwise_backward_ke
 """Kernels whose programs serve one branch each; but where the tangents are not wanted, the first serves bundles."""
 
 
-def _filters_served(launch: Launch, lowered: Lowered, edges_a_program: int) -> Iterator[int]:
-    """The filter size of each branch, or bundle of them, that a launch serves alike; 1 where there are no filters."""
+def _filters_served(launch: Launch, lowered: Lowered, edges_a_program: int) -> Iterator[tuple[int, int]]:
+    """Size and dilation of the filter of each branch, or bundle of them, that a launch serves alike; 1 where there are
+    no filters."""
     named, name = launch.arguments, launch.name.removeprefix("dual_")  # those on numbers with a tangent
+    branches = []
     if launch.name == "stage_kernel":
         bundles = _bundles(lowered, edges_a_program)[named["first_bundle"] : named["first_bundle"] + launch.grid[1]]
-        yield from (lowered.branches[first].kernel for first, _ in bundles)
+        branches = [lowered.branches[first] for first, _ in bundles]
     elif name in BY_BRANCH:
-        yield from (b.kernel for b in lowered.branches[named["launched"] : named["launched"] + launch.grid[1]])
+        branches = lowered.branches[named["launched"] : named["launched"] + launch.grid[1]]
     elif name == "gather_kernel":
-        yield from [b.kernel for b in lowered.branches[named["first"] : named["middle"]]] or [1]
-    else:
-        yield 1
+        branches = lowered.branches[named["first"] : named["middle"]]
+    yield from ((branch.kernel, branch.dilation) for branch in branches) if branches else [(1, 1)]
 
 
 @lru_cache(maxsize=64)

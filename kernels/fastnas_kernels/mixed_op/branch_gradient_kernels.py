@@ -225,12 +225,101 @@ def _filter_gradient(
         tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)
 
 
+@triton.jit
+def _filter_gradient_abreast(
+    src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
+    C: tl.constexpr, SIZE: tl.constexpr, DILATION: tl.constexpr, ABREAST: tl.constexpr, NORMALISED: tl.constexpr,
+    P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """All taps of a filter at stride 1, over stretches of ``ABREAST`` pixels of a row, ``P`` of them in a tile.
+
+    What the filter read there is normalised and rectified once. The gradient of its output is read at the places that
+    the taps lead from, once for all of a stretch. Where a stretch is follows from where the last one was.
+    """
+    split = tl.program_id(0)
+    totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
+    stretches = tl.cdiv(WO, ABREAST)
+    n, y, x = located(split * P + tl.arange(0, P), HO, stretches)
+    n_further, y_further, x_further = located(tl.num_programs(0) * P, HO, stretches)
+    for _ in range(split, stretch_tiles, tl.num_programs(0)):
+        first = x * ABREAST
+        m = (n * HO + y) * WO + first
+        live = m < M
+        pixel = m.to(tl.int64)[:, None]
+        read = src_ptr + pixel * pitch + c[None, :]
+        once = ()
+        for s in tl.static_range(ABREAST):
+            there = live & (first + s < WO)
+            once = once + (load_tap(read + s * pitch, there, channel, scale, shift, NORMALISED, ACC),)  # noqa: RUF005
+        # A tap that reads further down and right leads from further up and left
+        row = y + SIZE // 2 * DILATION
+        row = tl.where(live, row, -FAR)
+        at = dt_ptr + (pixel + SIZE // 2 * DILATION * (WO - 1)) * C + c[None, :]
+        added = ()
+        for i in tl.static_range(SIZE):
+            before, after = limits(first, is_within(row - i * DILATION, HO))
+            of_row = totals[i * SIZE : (i + 1) * SIZE]
+            for place in tl.static_range(ABREAST + (SIZE - 1) * DILATION):
+                column = place - SIZE // 2 * DILATION
+                inside = column_inside(before, after, column, column, WO, SIZE)
+                dt = tl.load(at + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
+                more = ()
+                for j in tl.static_range(SIZE):
+                    if (place >= (SIZE - 1 - j) * DILATION) and (place - (SIZE - 1 - j) * DILATION < ABREAST):
+                        more = more + (of_row[j] + dt * once[place - (SIZE - 1 - j) * DILATION],)  # noqa: RUF005
+                    else:
+                        more = more + (of_row[j],)  # noqa: RUF005
+                of_row = more
+            added = added + of_row
+            at -= DILATION * WO * C
+        totals = added
+        x += x_further
+        y += y_further + (x >= stretches).to(tl.int32)
+        x = tl.where(x >= stretches, x - stretches, x)
+        n += n_further + (y >= HO).to(tl.int32)
+        y = tl.where(y >= HO, y - HO, y)
+    for tap in tl.static_range(SIZE * SIZE):
+        tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)
+
+
+@triton.jit
+def _filter_gradient_of_size(
+    src_ptr, dt_ptr, out_ptr, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles, c,
+    channel,
+    C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr, ABREAST: tl.constexpr,
+    P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """All taps at once; with ``ABREAST``, which dilations of 1 and 2 know, of pixels that share what they read."""
+    if ABREAST == 1:
+        _filter_gradient(
+            src_ptr, dt_ptr, out_ptr, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c,
+            channel, C, SIZE, STRIDE, NORMALISED, P, B, ACC,
+        )  # fmt: skip
+    else:
+        if dilation == 1:
+            _filter_gradient_abreast(
+                src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
+                C, SIZE, 1, ABREAST, NORMALISED, P, B, ACC,
+            )  # fmt: skip
+        if dilation == 2:
+            if ABREAST > 2:
+                _filter_gradient_abreast(
+                    src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
+                    C, SIZE, 2, ABREAST, NORMALISED, P, B, ACC,
+                )  # fmt: skip
+            else:  # of two pixels, every second tap shares nothing
+                _filter_gradient(
+                    src_ptr, dt_ptr, out_ptr, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles,
+                    c, channel, C, SIZE, STRIDE, NORMALISED, P, B, ACC,
+                )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_weights_kernel(
     src_ptr, dt_ptr, stats_ptr, branches_ptr, dpacked_ptr, M, H, W, HO, WO, pitch, first, launched, num_tiles,
-    packed_length,
+    stretch_tiles, packed_length,
     C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
-    DENSE: tl.constexpr, ACC: tl.constexpr,
+    DENSE: tl.constexpr, ABREAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers.
 
@@ -255,14 +344,14 @@ def depthwise_weights_kernel(
     dt_ptr += (b - first) * plane
     out = dpacked_ptr + split.to(tl.int64) * aligned(packed_length, 4) + tl.load(table + DEPTHWISE)
     if kernel == 3:
-        _filter_gradient(
-            src_ptr, dt_ptr, out, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
-            C, 3, STRIDE, NORMALISED, P, B, ACC,
+        _filter_gradient_of_size(
+            src_ptr, dt_ptr, out, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles, c,
+            channel, C, 3, STRIDE, NORMALISED, ABREAST, P, B, ACC,
         )  # fmt: skip
     elif kernel == 5:
-        _filter_gradient(
-            src_ptr, dt_ptr, out, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
-            C, 5, STRIDE, NORMALISED, P, B, ACC,
+        _filter_gradient_of_size(
+            src_ptr, dt_ptr, out, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles, c,
+            channel, C, 5, STRIDE, NORMALISED, ABREAST, P, B, ACC,
         )  # fmt: skip
     else:
         for i in range(kernel):

@@ -121,6 +121,10 @@ class Launcher:
         """Tiles of the output."""
         return ceil_div(self.size.out_pixels, tile.pixels)
 
+    def num_stretches(self, abreast: int) -> int:
+        """Stretches of so many pixels abreast that cover the rows of the output."""
+        return self.size.images * self.size.out_height * ceil_div(self.size.out_width, abreast)
+
     @cached_property
     def _splits(self) -> dict[int, int]:
         return {}

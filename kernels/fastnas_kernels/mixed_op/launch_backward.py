@@ -200,8 +200,8 @@ class Backward:
         tile = run.tiles.stretches if dense else run.tiles.gradients
         abreast, num_tiles = 1, run.num_tiles(tile)
         if dense:
-            abreast, rows = run.tiles.abreast(run.dtype), run.size.images * run.size.out_height
-            num_tiles = ceil_div(rows * ceil_div(run.size.out_width, abreast), tile.pixels // abreast)
+            abreast = run.tiles.abreast(run.dtype)
+            num_tiles = ceil_div(run.num_stretches(abreast), tile.pixels // abreast)
         partial = run.empty(len(branches), num_tiles, 2, run.channels, exact=True)
         run.start(
             state_gradient_kernels.depthwise_backward_kernel,
@@ -228,11 +228,12 @@ class Backward:
         self, state: State | None, z: Tensor, dt: Tensor, first: int, branches: Span, dpacked: Tensor
     ) -> None:
         run, tile, stride = self.run, self.run.tiles.filters, 1 if state is None else state.stride
-        most = 168 if run.dtype == torch.bfloat16 or (stride == 2 and run.dtype == torch.float32) else None
+        abreast = run.tiles.filters_abreast(run.dtype) if stride == 1 and run.lowered.most_dilated <= 2 else 1
+        most = 168 if run.dtype != torch.float64 else None
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
-            {"STRIDE": stride, "NORMALISED": state is None, "DENSE": state is None and run.lowered.dense},
+            {"STRIDE": stride, "NORMALISED": state is None, "DENSE": state is None and run.lowered.dense, "ABREAST": abreast},
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,
@@ -243,6 +244,7 @@ class Backward:
             first=first,
             launched=branches.first,
             num_tiles=run.num_tiles(tile),
+            stretch_tiles=ceil_div(run.num_stretches(abreast), tile.pixels),
             packed_length=self.packed.numel(),
             **run.block(tile),
             **run.registers(f"depthwise_weights {stride}", most),

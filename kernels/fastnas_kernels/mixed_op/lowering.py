@@ -99,6 +99,11 @@ class Lowered:
         return all(c.dilation == 1 for edge in self.plan.edges for c in edge.candidates if c.repeats > 1)
 
     @cached_property
+    def most_dilated(self) -> int:
+        """The largest dilation of a filter."""
+        return max((branch.dilation for branch in self.branches), default=1)
+
+    @cached_property
     def unpacking(self) -> np.ndarray:
         """Where each weight lies in the packed vector, ``[number of weights]``."""
         total = sum(prod(shape) for shapes in self.plan.weight_shapes.values() for shape in shapes)

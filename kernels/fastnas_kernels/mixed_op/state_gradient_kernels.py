@@ -24,8 +24,10 @@ from fastnas_kernels.mixed_op.pixels import (
     SKIP,
     aligned,
     channels_of,
+    column_inside,
     filter_at,
     is_within,
+    limits,
     load_pixels,
     locate,
     located,
@@ -113,14 +115,10 @@ def _row_abreast(
     for j in tl.static_range(SIZE):
         weights = weights + (tl.load(taps + j * C + c, mask=channel, other=0.0)[None, :],)  # noqa: RUF005
     row -= SIZE // 2 * C
+    left, right = limits(x, row_inside)
     for place in tl.static_range(ABREAST + SIZE - 1):  # columns from where the last tap of the first pixel leads from
-        column = x + (place - SIZE // 2)
-        if SIZE == 1:  # the middle may be beyond a border, too
-            inside = row_inside & is_within(column, WO)
-        elif place < SIZE // 2:
-            inside = row_inside & (column >= 0)
-        else:
-            inside = row_inside & (column < WO)
+        column = place - SIZE // 2
+        inside = column_inside(left, right, column, column, WO, SIZE)
         v = tl.load(row + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
         added = ()
         for s in tl.static_range(ABREAST):

@@ -271,6 +271,10 @@ class Tiles:
         tile = self.stretches
         return max(1, min(8, tile.pixels * tile.channels * dtype.itemsize // (32 * tile.warps * 16)))
 
+    def filters_abreast(self, dtype: torch.dtype) -> int:
+        """The same of filters' gradients, whose sums take most of the registers."""
+        return 4 if dtype.itemsize == 2 else 2
+
     def gradient_of_state(self, num_bytes: int, stride: int, pools: bool) -> Tile:
         """The same of a state with so many bytes a pixel: elsewhere several pixels a thread would spill."""
         return self.gradients if num_bytes >= 32 and stride == 1 and pools else self.states
