@@ -1,8 +1,8 @@
 """Which sizes of programs are fastest on this GPU? Measures and writes a new table of tiles; nothing else ever tunes.
 
 For each entry of the shipped table, one family of kernels after another (stage, pointwise, filters, elementwise, then
-edges, splits and windows) is given every candidate while the others keep what is best so far. What counts is a whole
-DARTS cell, forward and backward, replayed as a CUDA graph, in float32 and in bfloat16: the geometric mean of both
+edges, splits, windows and sums) is given every candidate while the others keep what is best so far. What counts is a
+whole DARTS cell, forward and backward, replayed as a CUDA graph, in float32 and in bfloat16: the geometric mean of both
 ratios. A candidate is taken only if its results are as close to those of the shipped tiles as these are to eager's.
 
     python profiling/tune.py --minutes 8
@@ -30,7 +30,7 @@ stand_in()  # before the library is imported, which names packages that nothing 
 from fastnas.files import write_atomically  # noqa: E402
 from fastnas_kernels.check import complaint, invalid  # noqa: E402
 from fastnas_kernels.mixed_op import launch  # noqa: E402
-from fastnas_kernels.mixed_op.tables import Tiles, shipped_table, tiles_from_json  # noqa: E402
+from fastnas_kernels.mixed_op.tables import Tiles, shipped_table, tiles_from_json, whole_entry  # noqa: E402
 from measuring.cells import CONTENDERS, Cell, arguments_of, darts_plan, step, tiny_plan, whole  # noqa: E402
 from measuring.correctness import FACTOR, LEAST, first_line, relative_errors  # noqa: E402
 from measuring.device import FAULTS, Device, device_named, exact_float32, interpreter, medians  # noqa: E402
@@ -86,6 +86,8 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
         found = [8, 16, 32, 64, 128]
     elif family == "windows":
         found = [1, 2]
+    elif family == "sums":
+        found = [1, 2] if entry.get("windows", 1) > 1 else [1]
     else:
         found = [
             [pixels, channels, warps]
@@ -97,8 +99,26 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
             # Less than all channels in the stage would break the edges that share a program
             and (family != "stage" or entry["edges"] == 1 or channels >= widest)
         ]
-    others = [value for value in found if value != entry.get(family, 1)]
+    others = [value for value in found if value != value_of(entry, family)]
     return others[:1] if dry else others
+
+
+def value_of(entry: Entry, family: str) -> Any:
+    """What stands under ``family``, or serves where nothing does."""
+    return entry.get(family, entry.get("windows", 1) if family == "sums" else 1)
+
+
+def completed(entry: Entry) -> Entry:
+    """An entry with what it leaves to that for every target."""
+    return entry if "target" not in entry else whole_entry(entry["channels"], entry["dtype"], entry["target"])
+
+
+def differences(entry: Entry) -> Entry:
+    """An entry for a target without what it shares with that for every other."""
+    if "target" not in entry:
+        return entry
+    others = whole_entry(entry["channels"], entry["dtype"], "")
+    return {key: value for key, value in entry.items() if key in ("channels", "dtype") or others.get(key) != value}
 
 
 def with_tiles(tiles: Tiles, run: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
@@ -152,7 +172,7 @@ def ready(device: Device, trial: Trial, entry: Entry) -> Callable[[], list[Tenso
 def tuned(device: Device, shipped: Entry, settings: Tune, has_time: Callable[[], bool]) -> Entry:
     """The best entry that was found, beginning with the shipped one."""
     of_dtypes, best = trials(device, shipped, settings.dry), dict(shipped)
-    for family in (*FAMILIES, "edges", "splits", "windows"):
+    for family in (*FAMILIES, "edges", "splits", "windows", "sums"):
         for value in candidates(family, best, settings.dry):
             if not has_time():
                 print("  time is over", flush=True)
@@ -169,7 +189,9 @@ def tuned(device: Device, shipped: Entry, settings: Tune, has_time: Callable[[],
                 continue
             ratio = ratio if len(of_dtypes) == 1 else sqrt(ratio)
             taken = ratio <= GAIN
-            print(f"  {family} {value}: {ratio:.3f} of {best.get(family, 1)}{', taken' if taken else ''}", flush=True)
+            print(
+                f"  {family} {value}: {ratio:.3f} of {value_of(best, family)}{', taken' if taken else ''}", flush=True
+            )
             best = changed if taken else best
     return best
 
@@ -205,7 +227,8 @@ def main(settings: Tune) -> None:
         if chosen[number]:
             print(f"{entry['channels']} channels:", flush=True)
             with interpreter():
-                entries[number] = tuned(device, entry, settings, lambda: monotonic() < ends)
+                found = tuned(device, completed(entry), settings, lambda: monotonic() < ends)
+            entries[number] = differences(found)
             text = table_text(entries)
             write_atomically(out, lambda file, text=text: file.write(text.encode()))  # now: what is done is done
     print(f"{out}: {sum(new != old for new, old in zip(entries, shipped_table(), strict=True))} entries changed")

@@ -230,10 +230,11 @@ class Backward:
         run, tile, stride = self.run, self.run.tiles.filters, 1 if state is None else state.stride
         abreast = run.tiles.filters_abreast(run.dtype) if stride == 1 and run.lowered.most_dilated <= 2 else 1
         most = 168 if run.dtype != torch.float64 else None
+        form = {"STRIDE": stride, "NORMALISED": state is None, "ABREAST": abreast}
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
-            {"STRIDE": stride, "NORMALISED": state is None, "DENSE": state is None and run.lowered.dense, "ABREAST": abreast},
+            form | {"DENSE": state is None and run.lowered.dense},
             src_ptr=z if state is None else state.tensor,
             dt_ptr=dt,
             stats_ptr=self.stats,

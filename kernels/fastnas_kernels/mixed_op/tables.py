@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import torch
@@ -258,8 +259,9 @@ class Tiles:
 
     @cached_property
     def gradients(self) -> Tile:
-        """Of the gradient of what a second half reads."""
-        return self.stage if self.windows > 1 else self.states
+        """Of the gradients of what filters read: no more than 16 numbers for each thread."""
+        few = self.stage.pixels * self.stage.channels <= 16 * 32 * self.stage.warps
+        return self.stage if self.windows > 1 and few else self.states
 
     @cached_property
     def stretches(self) -> Tile:
@@ -296,8 +298,8 @@ class Tiles:
 # States in bfloat16 have 8 bits, and eager bfloat16 rounds both factors to them. One `tf32` product rounds them to 11.
 
 
-def tiles_from_json(entry: dict) -> Tiles:
-    """One entry of the table: tiles as lists ``[pixels, channels, warps]``."""
+def tiles_from_json(entry: Mapping[str, Any]) -> Tiles:
+    """A whole entry of the table: tiles as lists ``[pixels, channels, warps]``."""
     kernels = {name: Tile(*entry[name]) for name in KERNELS}
     numbers = {name: entry[name] for name in ("edges", "splits", "precision")}
     windows, registers = entry.get("windows", 1), tuple(entry.get("registers", {}).items())
@@ -306,10 +308,18 @@ def tiles_from_json(entry: dict) -> Tiles:
 
 
 @cache
-def shipped_table() -> list[dict]:
-    """The entries of ``tiles.json``, by rising ``channels``: the most that each is for. An entry with a ``dtype`` or a
-    ``target`` is for that one only; the first that fits serves."""
+def shipped_table() -> list[dict[str, Any]]:
+    """The entries of ``tiles.json``, by rising ``channels``: the most that each is for. An entry with a ``dtype`` is
+    for that one only; the first that fits serves. One with a ``target`` says what is different there."""
     return json.loads(files("fastnas_kernels.mixed_op").joinpath("tiles.json").read_text())
+
+
+def whole_entry(channels: int, dtype: str, target: str) -> dict[str, Any]:
+    """The entry that serves so many ``channels``, with what is different on a ``target``."""
+    table = [entry for entry in shipped_table() if entry.get("dtype") in (None, dtype)]
+    found = next(entry for entry in table if "target" not in entry and channels <= entry["channels"])
+    there = [entry for entry in table if entry.get("target") == target and entry["channels"] == found["channels"]]
+    return {key: value for entry in (found, *there) for key, value in entry.items()}
 
 
 @lru_cache
@@ -347,14 +357,11 @@ def tiles_for(channels: int, dtype: torch.dtype, target: str = "sm_90") -> Tiles
     Raises:
         ValueError: If no entry of the table is wide enough.
     """
-    table = shipped_table()
-    widest = table[-1]["channels"]
+    widest = shipped_table()[-1]["channels"]
     if channels > widest:
         remedy = "Use fewer channels, or set FASTNAS_BACKEND=reference."
         raise invalid("mixed_cell", f"candidates must see at most {widest} channels", channels, remedy)
-    of_this = {"dtype": (None, str(dtype).removeprefix("torch.")), "target": (None, target)}
-    serves = (entry for entry in table if all(entry.get(key) in values for key, values in of_this.items()))
-    tiles = tiles_from_json(next(entry for entry in serves if channels <= entry["channels"]))
+    tiles = tiles_from_json(whole_entry(channels, str(dtype).removeprefix("torch."), target))
     if dtype == torch.float64:
         tiles = _for_float64(tiles)
     if is_amd(target):
