@@ -101,6 +101,11 @@ class Launcher:
         """Channels that the candidates see."""
         return self.lowered.plan.mixed_channels
 
+    @property
+    def per_pixel(self) -> float:
+        """One over the pixels of the output, 0 where statistics did not come from these."""
+        return 0.0 if self.frozen else 1.0 / self.size.out_pixels
+
     @cached_property
     def weaves(self) -> bool:
         """Whether what a shuffle puts side by side is woven in registers, and a state read and written in order."""

@@ -133,10 +133,6 @@ class Backward:
     def _sizes(self, state: State | None) -> dict:
         return self.run.sizes | dict(zip("HW", self.run.size[3:] if state is None else state[1:3], strict=True))
 
-    @property
-    def _per_pixel(self) -> float:
-        return 0.0 if self.run.frozen else 1.0 / self.run.size.out_pixels
-
     def _shared_sums(self, state: State, dy: Tensor, leaving: Span, partial: Tensor) -> None:
         run, tile = self.run, self.run.tiles.sums_of_states
         run.start(
@@ -187,7 +183,7 @@ class Backward:
             inner_first=bounds.middle,
             num_tiles=run.num_tiles(tile),
             packed_length=self.packed.numel(),
-            per_pixel=self._per_pixel,
+            per_pixel=run.per_pixel,
             GROUPS=run.lowered.plan.k,
             **run.block(tile),
             **run.product,
@@ -198,10 +194,8 @@ class Backward:
         """Gradients of what second halves read, and their ``sums``."""
         run, dense = self.run, self.run.lowered.dense
         tile = run.tiles.stretches if dense else run.tiles.gradients
-        abreast, num_tiles = 1, run.num_tiles(tile)
-        if dense:
-            abreast = run.tiles.abreast(run.dtype)
-            num_tiles = ceil_div(run.num_stretches(abreast), tile.pixels // abreast)
+        abreast = run.tiles.abreast(run.dtype) if dense else 1
+        num_tiles = ceil_div(run.num_stretches(abreast), tile.pixels // abreast)
         partial = run.empty(len(branches), num_tiles, 2, run.channels, exact=True)
         run.start(
             state_gradient_kernels.depthwise_backward_kernel,
@@ -229,7 +223,6 @@ class Backward:
     ) -> None:
         run, tile, stride = self.run, self.run.tiles.filters, 1 if state is None else state.stride
         abreast = run.tiles.filters_abreast(run.dtype) if stride == 1 and run.lowered.most_dilated <= 2 else 1
-        most = 168 if run.dtype != torch.float64 else None
         form = {"STRIDE": stride, "NORMALISED": state is None, "ABREAST": abreast}
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
@@ -248,7 +241,7 @@ class Backward:
             stretch_tiles=ceil_div(run.num_stretches(abreast), tile.pixels),
             packed_length=self.packed.numel(),
             **run.block(tile),
-            **run.registers(f"depthwise_weights {stride}", most),
+            **run.registers(f"depthwise_weights {stride}", None if run.dtype == torch.float64 else 168),
         )
 
     def _state(
@@ -259,10 +252,8 @@ class Backward:
         run, plan, tables = self.run, self.run.lowered.plan, self.run.tables
         is_node = source >= plan.num_inputs
         wanted = is_node or dinputs is not None
-        if is_node:
-            out, column = dy, (source - plan.num_inputs) * plan.channels
-        else:
-            out, column = None if dinputs is None else dinputs[source], 0
+        column = (source - plan.num_inputs) * plan.channels if is_node else 0
+        out = dy if is_node else dinputs[source] if dinputs is not None else None
         pixels = run.size.images * state.height * state.width
         parted = is_node and run.weaves
         where = {
@@ -295,9 +286,9 @@ class Backward:
             tile, handled, limit = run.tiles.elementwise, others, None
             if parted:  # it stores each of GROUPS groups by itself: enough numbers for 128 bits a thread
                 tile, handled, limit = run.parting(tile), plan.channels, 168
-            where["num_tiles"] = num_tiles = ceil_div(pixels, tile.pixels)
+            num_tiles = ceil_div(pixels, tile.pixels)
             partial = run.empty(len(leaving), num_tiles, others, exact=True)
-            where |= run.block(tile)
+            where |= {"num_tiles": num_tiles, **run.block(tile)}
             run.start(
                 state_gradient_kernels.bypass_backward_kernel,
                 (num_tiles, ceil_div(handled, tile.channels)),
@@ -344,7 +335,7 @@ class Backward:
                 dy_pitch=dy.shape[1],
                 first_leaving=leaving.first,
                 last_leaving=leaving.last,
-                per_pixel=self._per_pixel,
+                per_pixel=run.per_pixel,
                 GROUPS=plan.k,
                 **run.block(windows),
             )

@@ -9,10 +9,7 @@ from fastnas_kernels.mixed_op.pixels import (
     AVG_POOL,
     AVG_POOL_ROW,
     BRANCH_FIELDS,
-    DEPTHWISE,
-    DILATION,
     EDGE_FIELDS,
-    KERNEL,
     MAX_POOL,
     MAX_POOL_ROW,
     MEAN,
@@ -24,10 +21,7 @@ from fastnas_kernels.mixed_op.pixels import (
     SKIP,
     aligned,
     channels_of,
-    column_inside,
-    filter_at,
     is_within,
-    limits,
     load_pixels,
     locate,
     located,
@@ -38,127 +32,7 @@ from fastnas_kernels.mixed_op.pixels import (
     window,
     window_maximum,
 )
-
-
-@triton.jit
-def _transposed_row(
-    dx, row, taps, row_inside, w, dilation, WO, c, channel,
-    C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """``dx`` and what one row of a filter adds to it."""
-    if STRIDE == 1:
-        row += (w * C)[:, None]
-    for j in tl.static_range(SIZE):
-        column = w - j * dilation
-        inside = row_inside & is_within(column, STRIDE * WO)
-        if STRIDE == 1:
-            at = row
-            row -= dilation * C
-        else:
-            inside = inside & (column % 2 == 0)
-            at = row + (column // 2 * C)[:, None]
-        dt = tl.load(at, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
-        dx += dt * tl.load(taps + j * C + c, mask=channel, other=0.0)[None, :]
-    return dx
-
-
-@triton.jit
-def _transposed_columns(
-    dx, row, taps, row_inside, w, kernel, dilation, WO, c, channel,
-    C: tl.constexpr, STRIDE: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """The same for any number of columns, one after another."""
-    for j in range(kernel):
-        dx = _transposed_row(
-            dx, row, taps + j * C, row_inside, w - j * dilation, dilation, WO, c, channel, C, 1, STRIDE, ACC
-        )
-    return dx
-
-
-@triton.jit
-def _transposed_taps(
-    dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, origin,
-    C: tl.constexpr, STRIDE: tl.constexpr, DENSE: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """Gradient of a depthwise convolution's input at the pixels ``(n, y, x)``, ``[P, B]``."""
-    kernel = tl.load(table + KERNEL)
-    dilation = 1 if DENSE else tl.load(table + DILATION)
-    taps = filter_at(packed_ptr, table, DEPTHWISE)
-    h = y - origin + kernel // 2 * dilation
-    w = x - origin + kernel // 2 * dilation
-    image = dt_ptr + (n.to(tl.int64) * HO * WO * C)[:, None] + c[None, :]
-    dx = tl.zeros((P, B), ACC)
-    for _ in range(kernel):
-        row_inside = live & is_within(h, STRIDE * HO)
-        if STRIDE == 2:
-            row_inside = row_inside & (h % 2 == 0)
-        row = image + (h // STRIDE * (WO * C))[:, None]
-        if kernel == 3:
-            dx = _transposed_row(dx, row, taps, row_inside, w, dilation, WO, c, channel, C, 3, STRIDE, ACC)
-        elif kernel == 5:
-            dx = _transposed_row(dx, row, taps, row_inside, w, dilation, WO, c, channel, C, 5, STRIDE, ACC)
-        else:
-            dx = _transposed_columns(dx, row, taps, row_inside, w, kernel, dilation, WO, c, channel, C, STRIDE, ACC)
-        h -= dilation
-        taps += kernel * C
-    return dx
-
-
-@triton.jit
-def _row_abreast(
-    totals, row, taps, row_inside, x, WO, c, channel,
-    C: tl.constexpr, SIZE: tl.constexpr, ABREAST: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """``totals`` and what one row of a filter that is not dilated adds to them; ``row`` is where the middle of its
-    columns leads from at the first of the pixels abreast."""
-    weights = ()
-    for j in tl.static_range(SIZE):
-        weights = weights + (tl.load(taps + j * C + c, mask=channel, other=0.0)[None, :],)  # noqa: RUF005
-    row -= SIZE // 2 * C
-    left, right = limits(x, row_inside)
-    for place in tl.static_range(ABREAST + SIZE - 1):  # columns from where the last tap of the first pixel leads from
-        column = place - SIZE // 2
-        inside = column_inside(left, right, column, column, WO, SIZE)
-        v = tl.load(row + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
-        added = ()
-        for s in tl.static_range(ABREAST):
-            if (place >= s) and (place - s < SIZE):
-                added = added + (totals[s] + v * weights[SIZE - 1 - place + s],)  # noqa: RUF005
-            else:
-                added = added + (totals[s],)  # noqa: RUF005
-        totals = added
-    return totals
-
-
-@triton.jit
-def _transposed_abreast(
-    dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
-    C: tl.constexpr, ABREAST: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """As :func:`_transposed_taps` of a filter with stride 1 that is not dilated, at ``ABREAST`` pixels of a row from
-    ``(n, y, x)`` on, none of which lies in the next row: as many tiles ``[P, B]``. What leads to several of them is
-    read once."""
-    kernel = tl.load(table + KERNEL)
-    taps = filter_at(packed_ptr, table, DEPTHWISE)
-    totals = (tl.zeros((P, B), ACC),) * ABREAST
-    h = y + kernel // 2
-    row = dt_ptr + ((n.to(tl.int64) * HO + h) * WO + x)[:, None] * C + c[None, :]
-    for _ in range(kernel):
-        row_inside = live & is_within(h, HO)
-        if kernel == 3:
-            totals = _row_abreast(totals, row, taps, row_inside, x, WO, c, channel, C, 3, ABREAST, ACC)
-        elif kernel == 5:
-            totals = _row_abreast(totals, row, taps, row_inside, x, WO, c, channel, C, 5, ABREAST, ACC)
-        else:
-            for j in range(kernel):
-                column = kernel // 2 - j
-                totals = _row_abreast(
-                    totals, row + column * C, taps + j * C, row_inside, x + column, WO, c, channel, C, 1, ABREAST, ACC
-                )
-        h -= 1
-        row -= WO * C
-        taps += kernel * C
-    return totals
+from fastnas_kernels.mixed_op.transposed import transposed_abreast, transposed_taps
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -175,24 +49,20 @@ def depthwise_backward_kernel(
     table = branches_ptr + b * BRANCH_FIELDS
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
-    if DENSE:
-        stretches = tl.cdiv(WO, ABREAST)
-        n, y, x = located(tile * (P // ABREAST) + tl.arange(0, P // ABREAST), HO, stretches)
-        x *= ABREAST
-        m = (n * HO + y) * WO + x
-        live = m < M
-    else:
-        m, live, n, y, x = pixels_of(tile, M, HO, WO, P)
+    n, y, x = located(tile * (P // ABREAST) + tl.arange(0, P // ABREAST), HO, tl.cdiv(WO, ABREAST))
+    x *= ABREAST
+    m = (n * HO + y) * WO + x
+    live = m < M
     dt_ptr += (b - first) * plane
     if DENSE:
-        totals = _transposed_abreast(
+        totals = transposed_abreast(
             dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, ABREAST, P // ABREAST, B, ACC
         )
     else:
         tl.static_assert(ABREAST == 1, "pixels abreast of a dilated filter read others")
         totals = (
-            _transposed_taps(
-                dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, 0, C, 1, False, P, B, ACC
+            transposed_taps(
+                dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, 0, C, 1, P, B, ACC
             ),
         )  # fmt: skip
     scale, shift = normalisation(stats_ptr, reads, c, channel, C)
@@ -307,9 +177,9 @@ def gather_kernel(
     dx = tl.zeros((P, B), ACC)
     for b in range(first, middle):
         table = branches_ptr + b * BRANCH_FIELDS
-        dx += _transposed_taps(
+        dx += transposed_taps(
             dt_ptr + (b - first) * plane, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
-            tl.load(table + ORIGIN), C, STRIDE, False, P, B, ACC,
+            tl.load(table + ORIGIN), C, STRIDE, P, B, ACC,
         )  # fmt: skip
     state = load_pixels(state_ptr, n, y, x, H, W, pitch, c, live, channel, ACC)
     dx = tl.where(state > 0, dx, 0.0)

@@ -99,10 +99,6 @@ class DualBackward:
             **run.block(tile),
         )
 
-    @property
-    def _per_pixel(self) -> float:
-        return 0.0 if self.cell.run.frozen else 1.0 / self.cell.run.size.out_pixels
-
     def _pointwise(
         self, state: State | None, z: Tensor, dt: Tensor, sums: Tensor, inner: Tensor, first: int, inner_first: int,
         branches: Span, dpacked: Tensor | None,
@@ -136,7 +132,7 @@ class DualBackward:
             inner_first=inner_first,
             num_tiles=run.num_tiles(tile),
             packed_length=cell.packed.shape[1],
-            per_pixel=self._per_pixel,
+            per_pixel=run.per_pixel,
             GROUPS=cell.plan.k,
             **run.block(tile),
             **run.product,
@@ -266,7 +262,7 @@ class DualBackward:
                 dy_pitch=cell.nodes_pitch,
                 first_leaving=leaving.first,
                 last_leaving=leaving.last,
-                per_pixel=self._per_pixel,
+                per_pixel=run.per_pixel,
                 GROUPS=cell.plan.k,
                 **run.block(tile),
             )
