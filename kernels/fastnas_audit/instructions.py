@@ -1,8 +1,8 @@
 """What the instructions of a kernel are for, and how often each stretch of them is passed.
 
 The compiler notes the line of the source that each instruction stems from. The jump that closes a loop stems from its
-``for``, so the number of passes is what that line's ``range`` says. What is there for one size of a filter alone stands
-in an ``if kernel == ...``.
+``for``, so the number of passes is what that line's ``range`` says. What is there for one size or one dilation of a
+filter alone stands in an ``if kernel == ...`` or ``if dilation == ...``.
 """
 
 import ast
@@ -43,7 +43,8 @@ class Stretch(NamedTuple):
 
     ``nest`` has what the ``range`` of each loop says, from the outermost to the innermost, in the words of the source;
     empty outside of all loops. Where the compiler has unrolled a loop, ``unrolled=4`` is added, and ``rest=4`` to the
-    loop that takes what is left over. ``conditions`` are on the size of a filter, each with whether it must hold.
+    loop that takes what is left over. ``conditions`` are on the size or the dilation of a filter, each with whether it
+    must hold.
     """
 
     nest: tuple[str, ...]
@@ -157,7 +158,7 @@ def _conditions_at(chain: Iterable[Place]) -> tuple[tuple[str, bool], ...]:
 
 @cache
 def _conditions_in(file: str) -> Mapping[int, tuple[tuple[str, bool], ...]]:
-    """The conditions on the size of a filter that hold in each line of a file."""
+    """The conditions on a filter that hold in each line of a file."""
     found: dict[int, tuple[tuple[str, bool], ...]] = {}
     text = "".join(linecache.getlines(file))
     for node in ast.walk(ast.parse(text)):

@@ -37,7 +37,7 @@ SOURCE = """\
 def kernel(n, m, kernel):
     for i in range(n):
         for j in tl.range(0, m, 2):
-            if kernel == 3:
+            if dilation == 3:
                 x = 1
             else:
                 x = 2
@@ -64,11 +64,11 @@ LINES = """
 """
 
 
-def test_instructions_are_told_apart_by_loops_and_by_what_is_there_for_one_size_alone(tmp_path):
+def test_instructions_are_told_apart_by_loops_and_by_what_is_there_for_one_filter_alone(tmp_path):
     file = tmp_path / "kernel.py"
     file.write_text(SOURCE)
     found = stretches(instructions(CODE), places(LINES.format(file)))
-    inner, three = ("n", "0, m, 2"), "kernel == 3"
+    inner, three = ("n", "0, m, 2"), "dilation == 3"
     assert {(s.nest, s.conditions): {k: v for k, v in s.mix.items() if v} for s in found} == {
         ((), ()): {"memory": 2, "integer and address": 1, "control": 2},
         (("n",), ()): {"integer and address": 2, "control": 1, HALF_RATE: 2},

@@ -55,7 +55,7 @@ def test_the_last_round_of_programs_takes_as_long_as_a_full_one():
 
 
 def test_only_the_code_for_the_size_of_a_filter_is_passed():
-    branches = [SimpleNamespace(kernel=kernel) for kernel in (3, 5)]
+    branches = [SimpleNamespace(kernel=kernel, dilation=1) for kernel in (3, 5)]
     of_three = Stretch(("kernel",), (("kernel == 3", True),), {"multiply-add": 1})
     of_others = Stretch(("kernel",), (("kernel == 3", False),), {"memory": 1})
     found = launch("gather_kernel", first=0, middle=2)
@@ -64,8 +64,19 @@ def test_only_the_code_for_the_size_of_a_filter_is_passed():
     assert work.mix["memory"] == 5 * 4
 
 
+def test_nor_is_that_for_another_dilation():
+    branches = [SimpleNamespace(kernel=5, dilation=dilation) for dilation in (1, 2, 2)]
+    near, far = (
+        Stretch((), (("dilation == 1", one), ("kernel == 5", True)), {kind: 1})
+        for one, kind in ((True, "memory"), (False, "control"))
+    )
+    work = work_of(launch("gather_kernel", (3,), first=0, middle=3), code(near, far),
+                   SimpleNamespace(branches=branches), 1, TWO)  # fmt: skip
+    assert (work.mix["memory"], work.mix["control"]) == (4, 2 * 4)
+
+
 def test_kernels_on_numbers_with_a_tangent_serve_the_same_branches_one_a_program():
-    branches = [SimpleNamespace(kernel=kernel) for kernel in (3, 5, 7)]
+    branches = [SimpleNamespace(kernel=kernel, dilation=1) for kernel in (3, 5, 7)]
     found = launch("dual_stage_kernel", (1, 2), launched=1)
     work = work_of(found, code(Stretch(("kernel",), (), {"memory": 1})), SimpleNamespace(branches=branches), 4, TWO)
     assert work.mix["memory"] == (5 + 7) * 4
