@@ -89,6 +89,7 @@ def workloads() -> tuple[Workload, ...]:
         Workload("PC-DARTS ImageNet cell, C=16, K=2, 28×28, batch 256", 256, wide),
         Workload("PC-DARTS ImageNet cell, C=16, K=2, 28×28, batch 1024", 1024, wide),
         Workload("DARTS on CIFAR, 8 cells, batch 64", 64, darts),
+        Workload("PC-DARTS on ImageNet, 8 cells, batch 256", 256, imagenet),
         Workload("PC-DARTS on ImageNet, 8 cells, batch 1024", 1024, imagenet),
     )
 

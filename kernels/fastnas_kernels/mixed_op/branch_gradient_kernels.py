@@ -228,10 +228,10 @@ def _filter_gradient(
 @triton.jit
 def _filter_gradient_abreast(
     src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
-    C: tl.constexpr, SIZE: tl.constexpr, DILATION: tl.constexpr, ABREAST: tl.constexpr, NORMALISED: tl.constexpr,
+    C: tl.constexpr, SIZE: tl.constexpr, ABREAST: tl.constexpr, NORMALISED: tl.constexpr,
     P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """All taps of a filter at stride 1, over stretches of ``ABREAST`` pixels of a row, ``P`` of them in a tile.
+    """All taps of an undilated filter at stride 1, over stretches of ``ABREAST`` pixels of a row, ``P`` in a tile.
 
     What the filter read there is normalised and rectified once. The gradient of its output is read at the places that
     the taps lead from, once for all of a stretch. Where a stretch is follows from where the last one was.
@@ -252,26 +252,26 @@ def _filter_gradient_abreast(
             there = live & (first + s < WO)
             once = once + (load_tap(read + s * pitch, there, channel, scale, shift, NORMALISED, ACC),)  # noqa: RUF005
         # A tap that reads further down and right leads from further up and left
-        row = y + SIZE // 2 * DILATION
+        row = y + SIZE // 2
         row = tl.where(live, row, -FAR)
-        at = dt_ptr + (pixel + SIZE // 2 * DILATION * (WO - 1)) * C + c[None, :]
+        at = dt_ptr + (pixel + SIZE // 2 * (WO - 1)) * C + c[None, :]
         added = ()
         for i in tl.static_range(SIZE):
-            before, after = limits(first, is_within(row - i * DILATION, HO))
+            before, after = limits(first, is_within(row - i, HO))
             of_row = totals[i * SIZE : (i + 1) * SIZE]
-            for place in tl.static_range(ABREAST + (SIZE - 1) * DILATION):
-                column = place - SIZE // 2 * DILATION
+            for place in tl.static_range(ABREAST + SIZE - 1):
+                column = place - SIZE // 2
                 inside = column_inside(before, after, column, column, WO, SIZE)
                 dt = tl.load(at + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
                 more = ()
                 for j in tl.static_range(SIZE):
-                    if (place >= (SIZE - 1 - j) * DILATION) and (place - (SIZE - 1 - j) * DILATION < ABREAST):
-                        more = more + (of_row[j] + dt * once[place - (SIZE - 1 - j) * DILATION],)  # noqa: RUF005
+                    if (place + j >= SIZE - 1) and (place + j < SIZE - 1 + ABREAST):
+                        more = more + (of_row[j] + dt * once[place + j + 1 - SIZE],)  # noqa: RUF005
                     else:
                         more = more + (of_row[j],)  # noqa: RUF005
                 of_row = more
             added = added + of_row
-            at -= DILATION * WO * C
+            at -= WO * C
         totals = added
         x += x_further
         y += y_further + (x >= stretches).to(tl.int32)
@@ -289,7 +289,7 @@ def _filter_gradient_of_size(
     C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr, ABREAST: tl.constexpr,
     P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """All taps at once; with ``ABREAST``, which dilations of 1 and 2 know, of pixels that share what they read."""
+    """All taps at once; with ``ABREAST``, which knows dilations of 1 and 2, of pixels that share what they read."""
     if ABREAST == 1:
         _filter_gradient(
             src_ptr, dt_ptr, out_ptr, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c,
@@ -299,19 +299,13 @@ def _filter_gradient_of_size(
         if dilation == 1:
             _filter_gradient_abreast(
                 src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
-                C, SIZE, 1, ABREAST, NORMALISED, P, B, ACC,
+                C, SIZE, ABREAST, NORMALISED, P, B, ACC,
             )  # fmt: skip
-        if dilation == 2:
-            if ABREAST > 2:
-                _filter_gradient_abreast(
-                    src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
-                    C, SIZE, 2, ABREAST, NORMALISED, P, B, ACC,
-                )  # fmt: skip
-            else:  # of two pixels, every second tap shares nothing
-                _filter_gradient(
-                    src_ptr, dt_ptr, out_ptr, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles,
-                    c, channel, C, SIZE, STRIDE, NORMALISED, P, B, ACC,
-                )  # fmt: skip
+        if dilation == 2:  # neighbours share nothing there
+            _filter_gradient(
+                src_ptr, dt_ptr, out_ptr, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles,
+                c, channel, C, SIZE, STRIDE, NORMALISED, P, B, ACC,
+            )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUN_TIME)

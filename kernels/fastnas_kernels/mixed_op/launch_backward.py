@@ -1,9 +1,7 @@
 # pyright: reportArgumentType=false
 # (Triton's annotations do not describe what a launch accepts)
 """Runs the gradient of a lowered cell: state by state from the last to the first, computing each state's branches
-again.
-
-Shape suffixes as in ``launch``.
+again. Shape suffixes as in ``launch``.
 """
 
 from collections.abc import Sequence
@@ -222,7 +220,8 @@ class Backward:
         self, state: State | None, z: Tensor, dt: Tensor, first: int, branches: Span, dpacked: Tensor
     ) -> None:
         run, tile, stride = self.run, self.run.tiles.filters, 1 if state is None else state.stride
-        abreast = run.tiles.filters_abreast(run.dtype) if stride == 1 and run.lowered.most_dilated <= 2 else 1
+        abreast = run.tiles.abreast_of_filters if stride == 1 and run.lowered.most_dilated <= 2 else 1
+        free = run.dtype == torch.float64 or (run.dtype == torch.float32 and stride == abreast == 1)
         form = {"STRIDE": stride, "NORMALISED": state is None, "ABREAST": abreast}
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
@@ -241,7 +240,7 @@ class Backward:
             stretch_tiles=ceil_div(run.num_stretches(abreast), tile.pixels),
             packed_length=self.packed.numel(),
             **run.block(tile),
-            **run.registers(f"depthwise_weights {stride}", None if run.dtype == torch.float64 else 168),
+            **run.registers(f"depthwise_weights {stride}", None if free else 168),
         )
 
     def _state(

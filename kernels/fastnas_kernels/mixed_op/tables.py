@@ -226,6 +226,7 @@ class Tiles:
         sums: The same for the sums over them, which take fewer instructions where a thread has several pixels.
         registers: The most that a thread of a kernel may have, for kernels (``stage 3``: with three edges a program)
             in which the target's compiler, left alone or with the usual limit, would keep numbers in memory.
+        abreast_of_filters: Pixels that lie side by side and share what the gradient of a filter reads, at stride 1.
     """
 
     stage: Tile
@@ -238,6 +239,7 @@ class Tiles:
     windows: int = 1
     sums: int = 1
     registers: tuple[tuple[str, int], ...] = ()
+    abreast_of_filters: int = 1
 
     @property
     def kernels(self) -> Mapping[str, Tile]:
@@ -272,10 +274,6 @@ class Tiles:
         """Pixels of a stretch: as many as leave a thread 128 bits of each, but eight at most, or sums would spill."""
         tile = self.stretches
         return max(1, min(8, tile.pixels * tile.channels * dtype.itemsize // (32 * tile.warps * 16)))
-
-    def filters_abreast(self, dtype: torch.dtype) -> int:
-        """The same of filters' gradients, whose sums take most of the registers."""
-        return 4 if dtype.itemsize == 2 else 2
 
     def gradient_of_state(self, num_bytes: int, stride: int, pools: bool) -> Tile:
         """The same of a state with so many bytes a pixel: elsewhere several pixels a thread would spill."""
@@ -340,11 +338,12 @@ def is_amd(target: str) -> bool:
 
 
 def _for_float64(tiles: Tiles) -> Tiles:
-    """Half the pixels, as a number takes two registers, but the 16 that a matrix product takes, and fewer edges."""
+    """Half the pixels, as a number takes two registers, but the 16 that a matrix product takes, fewer edges, and no
+    limits, which are for float32 and bfloat16."""
     least = {"stage": 16, "pointwise": 16, "filters": 1, "elementwise": 1}
     halves = {name: replace(tile, pixels=max(least[name], tile.pixels // 2)) for name, tile in tiles.kernels.items()}
     halves["stage"] = replace(halves["stage"], warps=tiles.windows * tiles.stage.warps)
-    return replace(tiles, **halves, edges=min(tiles.edges, 2), windows=1, sums=1)
+    return replace(tiles, **halves, edges=min(tiles.edges, 2), windows=1, sums=1, registers=())
 
 
 @lru_cache(maxsize=64)
@@ -369,4 +368,5 @@ def tiles_for(channels: int, dtype: torch.dtype, target: str = "sm_90") -> Tiles
         halves["stage"] = replace(halves["stage"], warps=max(1, tiles.windows * tiles.stage.warps // 2))
         return replace(tiles, **halves, precision="ieee", windows=1, sums=1)
     precision = {torch.float64: "ieee", torch.bfloat16: "tf32"}.get(dtype, tiles.precision)
-    return replace(tiles, precision=precision)
+    abreast = 1 if target == "sm_100" else 2  # more would spill: there is a sum for each tap, and sm_100 pairs them
+    return replace(tiles, precision=precision, abreast_of_filters=abreast)

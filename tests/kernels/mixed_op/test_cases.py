@@ -90,7 +90,7 @@ def test_products_are_of_a_kind_that_the_vendor_has():
 
 def test_registers_are_limited_for_the_compiler_that_knows_the_limit():
     limits = {target: {case.maxnreg for case in cases(target)} for target in ("sm_90", "gfx942")}
-    assert limits == {"sm_90": {None, 128, 168}, "gfx942": {None}}
+    assert limits == {"sm_90": {None, 128, 168, 200}, "gfx942": {None}}
     assert {case.maxnreg for case in cases("sm_90", (torch.float64,))} == {None, 128, 168}
 
 
@@ -103,14 +103,16 @@ def test_a_target_has_tiles_and_limits_of_its_own_where_the_table_names_it(targe
         there = tiles_for(entry["channels"], dtype, target)
         whole = whole_entry(entry["channels"], entry["dtype"], target)
         assert all(whole[key] == value for key, value in entry.items())
-        assert replace(tiles_from_json(whole), precision="") == replace(there, precision="")
+        beside = {"precision": "", "abreast_of_filters": 1}  # which no entry decides alone
+        assert replace(tiles_from_json(whole), **beside) == replace(there, **beside)
         assert there != tiles_for(entry["channels"], dtype)
 
 
 def test_programs_have_as_many_threads_on_both():
     threads = {case.name: 32 * case.num_warps for case in cases("sm_90")}
     of_amd = {case.name: 64 * case.num_warps for case in cases("gfx942")}
-    fewer = {case.name for case in cases("sm_90") if case.num_warps == 2}  # on AMD's wider warps several pixels spill
+    # On AMD's wider warps several pixels spill, except in the gradients of filters
+    fewer = {case.name for case in cases("sm_90") if case.num_warps == 2 and "depthwise_weights" not in case.name}
     both = threads.keys() & of_amd.keys()  # AMD's products are whole with more channels, too, and no output is read
     others = threads.keys() - both - {"finalise c=32 float32"}  # which is that of bfloat16 there
     assert all("keep=1 t=1" in name for name in others)

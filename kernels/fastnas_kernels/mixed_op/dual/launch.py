@@ -206,11 +206,13 @@ class DualCell:
 
 @lru_cache(maxsize=256)
 def _smaller(run: Launcher) -> Launcher:
-    """A launcher whose programs do half the work, as a pair takes twice the registers, but no matrix product of fewer
-    than the 16 rows and columns that it needs. Filters' gradients have half the sums already: those of a row."""
+    """A launcher whose programs do half the work, as a pair takes twice the registers, and give a thread no more than
+    four numbers of a product, but no matrix product of fewer than the 16 rows and columns that it needs. Filters'
+    gradients have half the sums already: those of a row."""
     wide = {name: _wide(tile) for name, tile in run.tiles.kernels.items()}
     halves = {name: replace(wide[name], pixels=max(16, wide[name].pixels // 2)) for name in wide if name != "filters"}
-    halves["stage"] = replace(halves["stage"], warps=run.tiles.states.warps)
+    stage, warps = halves["stage"], run.tiles.states.warps
+    halves["stage"] = replace(stage, pixels=max(16, min(stage.pixels, 4 * 32 * warps // stage.channels)), warps=warps)
     halves["pointwise"] = replace(halves["pointwise"], channels=min(16, halves["pointwise"].channels))
     return replace(run, tiles=replace(run.tiles, **(wide | halves), windows=1))
 
