@@ -267,8 +267,10 @@ class Tiles:
 
     @cached_property
     def stretches(self) -> Tile:
-        """Of the gradient of what an undilated second half reads, in stretches of pixels that lie side by side."""
-        return replace(self.stage, pixels=2 * self.stage.pixels)
+        """Of the gradient of what an undilated second half reads, in stretches of pixels that lie side by side: no more
+        than 32 numbers for each thread."""
+        most = 32 * 32 * self.stage.warps // self.stage.channels
+        return replace(self.stage, pixels=min(2 * self.stage.pixels, most))
 
     def abreast(self, dtype: torch.dtype) -> int:
         """Pixels of a stretch: as many as leave a thread 128 bits of each, but eight at most, or sums would spill."""
