@@ -203,6 +203,7 @@ OLDEST = "tiles and limits of registers were chosen for Triton 3.8"
 OF_OLDEST = {
     "gather_kernel": {"registers": 233, "spills": 16},
     "stage_kernel": {"registers": 204, "spills": 4},
+    "depthwise_weights_kernel": {"spills": 58},
     "pool_backward_kernel": {"registers": 188},
     "dual_pool_backward_kernel": {"registers": 192},
     "dual_stage_kernel": {"vector_share": 0.6},
