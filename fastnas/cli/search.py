@@ -90,6 +90,9 @@ def default(arguments: list[str]) -> Search:
             )
         if one.is_file() and not several.is_file():
             return Search(experiment=load_experiment(one, "--trust" in arguments))
+    epochs = find_value("--epochs", arguments)
+    if resumed is None and epochs is not None and find_value("--minutes", arguments) is not None:
+        raise invalid("search", "--minutes chooses the epochs", f"--epochs {epochs} beside it", "Give one of them.")
     return Search(experiment=recipe_in(arguments))
 
 

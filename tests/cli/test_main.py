@@ -153,6 +153,7 @@ def run_main(capsys, *arguments):
         (["search", "--recipe", "digits_darts", "--retrain.cells", "2"], "layout: cells must be at least 3, got 2."),
         (["search", "--resume", "nowhere"], "search: --resume must name a run folder, got nowhere."),
         (["search", "--resume", "x", "--channels", "8"], "search: --resume takes no other settings"),
+        (["search", "--minutes", "5", "--epochs=3"], "search: --minutes chooses the epochs, got --epochs 3 beside it"),
         (["search", "--recipe", "soup"], "recipe: name must be one of digits, digits_darts, darts_cifar10"),
         (
             ["search", "--recipe", "digits", "--ladder.entrants", "3"],
