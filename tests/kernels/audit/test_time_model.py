@@ -109,6 +109,26 @@ def test_floors_are_those_of_the_page_on_bytes():
     assert sorted(mine) == sorted(stated)
 
 
+@pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
+@pytest.mark.parametrize(("kernel", "dtype"), [("gather_kernel", "float32"), ("depthwise_weights_kernel", "bfloat16")])
+def test_figures_that_are_quick_to_make_are_those_of_the_record(monkeypatch, kernel, dtype):
+    record = json.loads((RESULTS / "kernel-instructions.json").read_text())
+    if f"Triton {triton.__version__}." not in (RESULTS / "kernel-instructions.md").read_text():
+        pytest.skip("another compiler made the record")
+    whole = kernel_instructions.launches
+    monkeypatch.setattr(
+        kernel_instructions, "launches", lambda *of: [launch for launch in whole(*of) if launch.name == kernel]
+    )
+    work = kernel_instructions.workloads()[0]
+    code = kernel_instructions.compiled([work], [dtype], 2)
+    found = kernel_instructions.rows(work, kernel_instructions.DTYPES[dtype], True, code)
+    then = record[f"{work.name}, {dtype}, weight step"][kernel]
+    assert kernel_instructions.figures(found)[kernel] == pytest.approx(then, rel=0.03)
+    assert (
+        found[kernel].work.issue > found[kernel].num_bytes / kernel_instructions.H100.bandwidth
+    )  # or bytes would hide it
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not triton.knobs.runtime.interpret, reason="the process compiles")
 def test_no_figure_is_worse_than_recorded():
