@@ -1,9 +1,10 @@
 """Which sizes of programs are fastest on this GPU? Measures and writes a new table of tiles; nothing else ever tunes.
 
 For each entry of the shipped table, one family of kernels after another (stage, pointwise, filters, elementwise, then
-edges, splits, windows and sums) is given every candidate while the others keep what is best so far. What counts is a
-whole DARTS cell, forward and backward, replayed as a CUDA graph, in float32 and in bfloat16: the geometric mean of both
-ratios. A candidate is taken only if its results are as close to those of the shipped tiles as these are to eager's.
+halves, edges, splits, windows and sums) is given every candidate while the others keep what is best so far. What counts
+is a whole DARTS cell, forward and backward, replayed as a CUDA graph, in float32 and in bfloat16: the geometric mean of
+both ratios. A candidate is taken only if its results are as close to those of the shipped tiles as these are to
+eager's.
 
     python profiling/tune.py --minutes 8
     python profiling/tune.py --channels 16 32 --out kernels/fastnas_kernels/mixed_op/tiles.json
@@ -84,6 +85,8 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
         found: list[Any] = [1, 2, 3, 4] if entry["stage"][1] >= widest else [1]
     elif family == "splits":
         found = [8, 16, 32, 64, 128]
+    elif family == "halves":
+        found = [[stretches, abreast] for stretches in (16, 32, 64, 128) for abreast in (1, 2, 4)]
     elif family == "windows":
         found = [1, 2]
     elif family == "sums":
@@ -105,7 +108,8 @@ def candidates(family: str, entry: Entry, dry: bool) -> list[Any]:
 
 def value_of(entry: Entry, family: str) -> Any:
     """What stands under ``family``, or serves where nothing does."""
-    return entry.get(family, entry.get("windows", 1) if family == "sums" else 1)
+    defaults = {"sums": entry.get("windows", 1), "halves": [entry["stage"][0], 1]}
+    return entry.get(family, defaults.get(family, 1))
 
 
 def completed(entry: Entry) -> Entry:
@@ -172,7 +176,7 @@ def ready(device: Device, trial: Trial, entry: Entry) -> Callable[[], list[Tenso
 def tuned(device: Device, shipped: Entry, settings: Tune, has_time: Callable[[], bool]) -> Entry:
     """The best entry that was found, beginning with the shipped one."""
     of_dtypes, best = trials(device, shipped, settings.dry), dict(shipped)
-    for family in (*FAMILIES, "edges", "splits", "windows", "sums"):
+    for family in (*FAMILIES, "halves", "edges", "splits", "windows", "sums"):
         for value in candidates(family, best, settings.dry):
             if not has_time():
                 print("  time is over", flush=True)

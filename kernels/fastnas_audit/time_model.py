@@ -96,7 +96,7 @@ def work_of(launch: Launch, code: Assembly, lowered: Lowered, edges_a_program: i
     served = list(_filters_served(launch, lowered, edges_a_program))
     mix: Counter[str] = Counter()
     for kernel, dilation in served:
-        names = {"kernel": kernel, "dilation": dilation, **launch.arguments}
+        names = {"kernel": kernel, "dilation": dilation, "DILATION": dilation, **launch.arguments}
         for stretch in code.stretches:
             times = programs / len(served) * launch.options["num_warps"] * _passes(stretch, names, launch.grid[0])
             for kind, number in stretch.mix.items():

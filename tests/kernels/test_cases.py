@@ -25,10 +25,10 @@ RECORDED = [
 BY_KERNEL = {  # one of each kind that is quick to compile: a small kernel, a reduction, a matrix product, a shuffle
     "weighted_sum K=8 fp32",
     "pool_statistics c=16 stride=1 float32",
-    "stage c=16 stride=1 normalised=1 backward=0 keep=1 t=0 edges=1 float32",
+    "stage c=16 stride=1 normalised=1 backward=0 keep=1 t=0 edges=1 abreast=4 float32",
     "node c=4 k=4 stride=1 float32",
 }
-EXACT_BY_KERNEL = {"stage c=8 stride=1 normalised=1 backward=0 keep=1 t=0 edges=1 float64"}
+EXACT_BY_KERNEL = {"stage c=8 stride=1 normalised=1 backward=0 keep=1 t=0 edges=1 abreast=4 float64"}
 
 
 def cases_of(target, dtypes=()):

@@ -60,8 +60,9 @@ def test_every_candidate_that_is_faster_is_taken_and_measured_against_the_last_t
     fake_times(monkeypatch, 0.5)
     best = tune.tuned(HostDevice(), SMALLEST, tune.Tune(dry=True), FOREVER)
     assert all(best[family] != SMALLEST[family] for family in tune.FAMILIES)
-    assert all(best[number] != SMALLEST[number] for number in ("splits", "windows"))
-    assert best | {key: SMALLEST[key] for key in (*tune.FAMILIES, "edges", "splits", "windows")} == SMALLEST
+    others = ("halves", "splits", "windows")
+    assert all(best[number] != SMALLEST[number] for number in others)
+    assert best | {key: SMALLEST[key] for key in (*tune.FAMILIES, "edges", *others)} == SMALLEST
     assert untimed[-1] == tiles_from_json(best)
 
 

@@ -168,6 +168,16 @@ def pointwise_backward_kernel(
 
 
 @triton.jit
+def _further(n, y, x, by, H, W):
+    """Images, rows and columns ``by`` as many further, which are less than ``H`` and ``W``."""
+    n_further, y_further, x_further = by
+    x += x_further
+    y += y_further + (x >= W).to(tl.int32)
+    n += n_further + (y >= H).to(tl.int32)
+    return n, tl.where(y >= H, y - H, y), tl.where(x >= W, x - W, x)
+
+
+@triton.jit
 def _filter_gradient(
     src_ptr, dt_ptr, out_ptr, dilation, down, right, scale, shift, M, H, W, HO, WO, pitch, num_tiles, c, channel,
     C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
@@ -183,7 +193,7 @@ def _filter_gradient(
     totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
     m, _, n, h, w = pixels_of(split, M, HO, WO, P)
     further = tl.num_programs(0) * P
-    n_further, h_further, w_further = located(further, HO, WO)
+    by = located(further, HO, WO)
     for _ in range(split, num_tiles, tl.num_programs(0)):
         live = m < M
         pixel = m.to(tl.int64)[:, None]
@@ -216,53 +226,51 @@ def _filter_gradient(
                 added = added + (totals[i * SIZE + j] + v * once,)  # noqa: RUF005
         totals = added
         m += further
-        w += w_further
-        h += h_further + (w >= WO).to(tl.int32)
-        w = tl.where(w >= WO, w - WO, w)
-        n += n_further + (h >= HO).to(tl.int32)
-        h = tl.where(h >= HO, h - HO, h)
+        n, h, w = _further(n, h, w, by, HO, WO)
     for tap in tl.static_range(SIZE * SIZE):
         tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)
 
 
 @triton.jit
 def _filter_gradient_abreast(
-    src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
-    C: tl.constexpr, SIZE: tl.constexpr, ABREAST: tl.constexpr, NORMALISED: tl.constexpr,
+    src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, more_tiles, c, channel,
+    C: tl.constexpr, SIZE: tl.constexpr, DILATION: tl.constexpr, ABREAST: tl.constexpr, NORMALISED: tl.constexpr,
     P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """All taps of an undilated filter at stride 1, over stretches of ``ABREAST`` pixels of a row, ``P`` in a tile.
+    """All taps of a filter at stride 1, over stretches of ``ABREAST`` pixels of a row, ``P`` in a tile. The pixels of a
+    stretch are as far apart as the filter is dilated, and stretches lie in one another.
 
     What the filter read there is normalised and rectified once. The gradient of its output is read at the places that
     the taps lead from, once for all of a stretch. Where a stretch is follows from where the last one was.
     """
     split = tl.program_id(0)
     totals = (tl.zeros((P, B), ACC),) * (SIZE * SIZE)
-    stretches = tl.cdiv(WO, ABREAST)
+    stretches = tl.cdiv(WO, ABREAST * DILATION) * DILATION
     n, y, x = located(split * P + tl.arange(0, P), HO, stretches)
-    n_further, y_further, x_further = located(tl.num_programs(0) * P, HO, stretches)
-    for _ in range(split, stretch_tiles, tl.num_programs(0)):
-        first = x * ABREAST
+    by = located(tl.num_programs(0) * P, HO, stretches)
+    for _ in range(split, stretch_tiles + (DILATION - 1) * more_tiles, tl.num_programs(0)):
+        first = x * ABREAST if DILATION == 1 else x // DILATION * (ABREAST * DILATION) + x % DILATION
         m = (n * HO + y) * WO + first
-        live = m < M
+        live = m < M if DILATION == 1 else (m < M) & (first < WO)
         pixel = m.to(tl.int64)[:, None]
         read = src_ptr + pixel * pitch + c[None, :]
         once = ()
         for s in tl.static_range(ABREAST):
-            there = live & (first + s < WO)
-            once = once + (load_tap(read + s * pitch, there, channel, scale, shift, NORMALISED, ACC),)  # noqa: RUF005
+            there = live & (first + s * DILATION < WO)
+            v = load_tap(read + s * DILATION * pitch, there, channel, scale, shift, NORMALISED, ACC)
+            once = once + (v,)  # noqa: RUF005
         # A tap that reads further down and right leads from further up and left
-        row = y + SIZE // 2
+        row = y + SIZE // 2 * DILATION
         row = tl.where(live, row, -FAR)
-        at = dt_ptr + (pixel + SIZE // 2 * (WO - 1)) * C + c[None, :]
+        at = dt_ptr + (pixel + SIZE // 2 * DILATION * (WO - 1)) * C + c[None, :]
         added = ()
         for i in tl.static_range(SIZE):
-            before, after = limits(first, is_within(row - i, HO))
+            before, after = limits(first, is_within(row - i * DILATION, HO))
             of_row = totals[i * SIZE : (i + 1) * SIZE]
             for place in tl.static_range(ABREAST + SIZE - 1):
-                column = place - SIZE // 2
-                inside = column_inside(before, after, column, column, WO, SIZE)
-                dt = tl.load(at + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
+                side = place - SIZE // 2
+                inside = column_inside(before, after, side * DILATION, side, WO, SIZE)
+                dt = tl.load(at + place * DILATION * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
                 more = ()
                 for j in tl.static_range(SIZE):
                     if (place + j >= SIZE - 1) and (place + j < SIZE - 1 + ABREAST):
@@ -271,21 +279,17 @@ def _filter_gradient_abreast(
                         more = more + (of_row[j],)  # noqa: RUF005
                 of_row = more
             added = added + of_row
-            at -= WO * C
+            at -= DILATION * WO * C
         totals = added
-        x += x_further
-        y += y_further + (x >= stretches).to(tl.int32)
-        x = tl.where(x >= stretches, x - stretches, x)
-        n += n_further + (y >= HO).to(tl.int32)
-        y = tl.where(y >= HO, y - HO, y)
+        n, y, x = _further(n, y, x, by, HO, stretches)
     for tap in tl.static_range(SIZE * SIZE):
         tl.store(out_ptr + tap * C + c, tl.sum(totals[tap], 0), mask=channel)
 
 
 @triton.jit
 def _filter_gradient_of_size(
-    src_ptr, dt_ptr, out_ptr, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles, c,
-    channel,
+    src_ptr, dt_ptr, out_ptr, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles,
+    more_tiles, c, channel,
     C: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr, ABREAST: tl.constexpr,
     P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
@@ -298,27 +302,28 @@ def _filter_gradient_of_size(
     else:
         if dilation == 1:
             _filter_gradient_abreast(
-                src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, c, channel,
-                C, SIZE, ABREAST, NORMALISED, P, B, ACC,
+                src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, more_tiles, c, channel,
+                C, SIZE, 1, ABREAST, NORMALISED, P, B, ACC,
             )  # fmt: skip
-        if dilation == 2:  # neighbours share nothing there
-            _filter_gradient(
-                src_ptr, dt_ptr, out_ptr, dilation, origin, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles,
-                c, channel, C, SIZE, STRIDE, NORMALISED, P, B, ACC,
+        if dilation == 2:
+            _filter_gradient_abreast(
+                src_ptr, dt_ptr, out_ptr, scale, shift, M, HO, WO, pitch, stretch_tiles, more_tiles, c, channel,
+                C, SIZE, 2, ABREAST, NORMALISED, P, B, ACC,
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def depthwise_weights_kernel(
     src_ptr, dt_ptr, stats_ptr, branches_ptr, dpacked_ptr, M, H, W, HO, WO, pitch, first, launched, num_tiles,
-    stretch_tiles, packed_length,
+    stretch_tiles, more_tiles, packed_length,
     C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, STRIDE: tl.constexpr, NORMALISED: tl.constexpr,
     DENSE: tl.constexpr, ABREAST: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Gradient of a depthwise filter over every ``num_programs(0)``-th tile, kept in registers.
 
     Filters of 3 and 5 rows have all their taps there; for another size, every tap passes over the tiles by itself.
-    With ``DENSE``, no filter is dilated.
+    With ``DENSE``, no filter is dilated. Stretches of pixels abreast fill ``stretch_tiles``; if dilated by 2,
+    ``more_tiles`` in addition.
     """
     split = tl.program_id(0)
     b = launched + tl.program_id(1)
@@ -339,13 +344,13 @@ def depthwise_weights_kernel(
     out = dpacked_ptr + split.to(tl.int64) * aligned(packed_length, 4) + tl.load(table + DEPTHWISE)
     if kernel == 3:
         _filter_gradient_of_size(
-            src_ptr, dt_ptr, out, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles, c,
-            channel, C, 3, STRIDE, NORMALISED, ABREAST, P, B, ACC,
+            src_ptr, dt_ptr, out, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles,
+            more_tiles, c, channel, C, 3, STRIDE, NORMALISED, ABREAST, P, B, ACC,
         )  # fmt: skip
     elif kernel == 5:
         _filter_gradient_of_size(
-            src_ptr, dt_ptr, out, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles, c,
-            channel, C, 5, STRIDE, NORMALISED, ABREAST, P, B, ACC,
+            src_ptr, dt_ptr, out, dilation, origin, scale, shift, M, H, W, HO, WO, pitch, num_tiles, stretch_tiles,
+            more_tiles, c, channel, C, 5, STRIDE, NORMALISED, ABREAST, P, B, ACC,
         )  # fmt: skip
     else:
         for i in range(kernel):

@@ -6,6 +6,7 @@ ones of every tile, of the pools as well, and their merge), the sum at a node, a
 import triton
 import triton.language as tl
 
+from fastnas_kernels.mixed_op.abreast import depthwise_abreast, is_in_row, pixels_in, stretches_of
 from fastnas_kernels.mixed_op.pixels import (
     AVG_POOL,
     AVG_POOL_ROW,
@@ -46,34 +47,46 @@ from fastnas_kernels.mixed_op.pixels import (
 
 @triton.jit
 def finish_branch(
-    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
-    GROUPS, C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr,
-    ACC: tl.constexpr,
+    z, table, branch, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, x, M, WO, dy_pitch, first, num_tiles,
+    GROUPS, C: tl.constexpr, CO: tl.constexpr, P: tl.constexpr, ABREAST: tl.constexpr, BACKWARD: tl.constexpr,
+    KEEP: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile ``[P, CO]`` of raw output and its partial reductions; see :func:`stage_kernel`."""
+    """Store a tile of raw output, ``ABREAST`` times ``[P, CO]``, and its partial reductions; see
+    :func:`stage_kernel`."""
     o = tl.arange(0, CO)
     out = is_channel(o, C, CO)
-    inside = live[:, None] & out[None, :]
     pixel = m.to(tl.int64)[:, None]
     slot = branch - first if BACKWARD else tl.load(table + SLOT)
     at = z_ptr + slot * (tl.cast(M, tl.int64) * C) + pixel * C + o[None, :]
-    kept = inside if KEEP else inside & (tl.load(table + COEFFICIENT) < 0)
-    tl.store(at, z.to(z_ptr.dtype.element_ty), mask=kept)
+    kept = KEEP or tl.load(table + COEFFICIENT) < 0
+    for s in tl.static_range(ABREAST):
+        inside = is_in_row(live, x, s, WO, ABREAST)[:, None] & out[None, :]
+        tl.store(at + s * C, z[s].to(z_ptr.dtype.element_ty), mask=inside & kept)
     partial = partial_ptr + (place * num_tiles + tile.to(tl.int64)) * 2 * C
+    total = tl.zeros((P, CO), ACC)
+    second = total
     if BACKWARD:
         if tl.load(table + COEFFICIENT) >= 0:
             at = dy_ptr + tl.load(table + TARGET) * (GROUPS * C) + pixel * dy_pitch + o[None, :]
-            dy = tl.load(at, mask=inside, other=0.0).to(ACC)
             row = stats_ptr + branch * 3 * C
             mean = tl.load(row + MEAN * C + o, mask=out, other=0.0)
-            store_row(partial, tl.sum(dy, 0), o, out, CO)
-            store_row(partial + C, tl.sum(dy * (z - mean[None, :]), 0), o, out, CO, row + RSTD * C)
+            for s in tl.static_range(ABREAST):
+                inside = is_in_row(live, x, s, WO, ABREAST)[:, None] & out[None, :]
+                dy = tl.load(at + s * dy_pitch, mask=inside, other=0.0).to(ACC)
+                total += dy
+                second += dy * (z[s] - mean[None, :])
+            store_row(partial, tl.sum(total, 0), o, out, CO)
+            store_row(partial + C, tl.sum(second, 0), o, out, CO, row + RSTD * C)
     else:
-        count = tl.minimum(P, M - tile * P).to(ACC)
-        mean = tl.sum(z, 0) / count  # nothing is read outside of the tile, so z is zero there
-        deviation = tl.where(live[:, None], z - mean[None, :], 0.0)
+        for s in tl.static_range(ABREAST):  # nothing is read outside of the tile, so z is zero there
+            total += z[s] if s == 0 else tl.where((x + s < WO)[:, None], z[s], 0.0)
+        mean = tl.sum(total, 0) * (1.0 / pixels_in(tile, M, WO, P, ABREAST).to(ACC))
+        for s in tl.static_range(ABREAST):
+            there = is_in_row(live, x, s, WO, ABREAST)[:, None]
+            deviation = tl.where(there, z[s] - mean[None, :], 0.0)
+            second += deviation * deviation
         store_row(partial, mean, o, out, CO)
-        store_row(partial + C, tl.sum(deviation * deviation, 0), o, out, CO)
+        store_row(partial + C, tl.sum(second, 0), o, out, CO)
 
 
 @triton.jit(do_not_specialize=(*RUN_TIME, "GROUPS"))
@@ -81,8 +94,8 @@ def stage_kernel(
     src_ptr, z_ptr, t_ptr, packed_ptr, stats_ptr, branches_ptr, bundles_ptr, dy_ptr, partial_ptr, M, H, W, HO, WO,
     pitch, dy_pitch, first, first_bundle, num_tiles, GROUPS,
     C: tl.constexpr, CO: tl.constexpr, B: tl.constexpr, P: tl.constexpr, EDGES: tl.constexpr, STRIDE: tl.constexpr,
-    NORMALISED: tl.constexpr, DENSE: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr, KEEP_T: tl.constexpr,
-    ACC: tl.constexpr, PRECISION: tl.constexpr,
+    NORMALISED: tl.constexpr, DENSE: tl.constexpr, ABREAST: tl.constexpr, BACKWARD: tl.constexpr, KEEP: tl.constexpr,
+    KEEP_T: tl.constexpr, ACC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """``z = pointwise(depthwise(relu(src)))`` for one bundle of branches and one tile of pixels, and one partial
     reduction over the tile.
@@ -94,7 +107,8 @@ def stage_kernel(
     stored; with ``KEEP_T``, what the depthwise filter returned is, at ``t_ptr``.
 
     With ``NORMALISED``, ``src_ptr`` holds raw outputs of other branches, which are normalised while they are read.
-    With ``DENSE``, no filter is dilated.
+    With ``DENSE``, no filter is dilated, and ``ABREAST`` pixels of a row share what they read: a tile has ``P`` such
+    stretches.
     """
     tile = tl.program_id(0)
     bundle = bundles_ptr + 2 * (first_bundle + tl.program_id(1))
@@ -112,14 +126,15 @@ def stage_kernel(
     for e in tl.static_range(EDGES):  # a bundle that is not full repeats its last branch and does not store it
         taps = taps + (filter_at(packed_ptr, table + tl.minimum(e, number - 1) * BRANCH_FIELDS, DEPTHWISE),)  # noqa: RUF005
 
-    m, live, n, h, w = pixels_of(tile, M, HO, WO, P)
+    m, live, n, h, w = stretches_of(tile, M, HO, WO, P, ABREAST)
     if NORMALISED:
         slot = reads - first if BACKWARD else tl.load(branches_ptr + reads * BRANCH_FIELDS + SLOT)
         src_ptr += slot * plane
     o = tl.arange(0, CO)
     place = start - tl.load(bundles_ptr + 2 * first_bundle)  # among the branches of this launch
     tl.static_assert(EDGES == 1 or C <= B, "several edges at once need all channels in one block")
-    z = tl.zeros((P, CO), ACC)
+    tl.static_assert(ABREAST == 1 or (DENSE and NORMALISED and EDGES == 1), "pixels abreast are of second halves")
+    z = (tl.zeros((P, CO), ACC),) * ABREAST
     for c0 in tl.range(0, C, B):
         c = c0 + tl.arange(0, B)
         channel = is_channel(c, C, B)
@@ -127,30 +142,39 @@ def stage_kernel(
         shift = scale
         if NORMALISED:
             scale, shift = normalisation(stats_ptr, reads, c, channel, C)
-        t = depthwise_taps(
-            src_ptr, taps, kernel, dilation, origin, scale, shift, n, h, w, live, H, W, pitch, c, channel,
-            C, STRIDE, NORMALISED, EDGES, P, B, ACC,
-        )  # fmt: skip
+        if ABREAST == 1:
+            t = depthwise_taps(
+                src_ptr, taps, kernel, dilation, origin, scale, shift, n, h, w, live, H, W, pitch, c, channel,
+                C, STRIDE, NORMALISED, EDGES, P, B, ACC,
+            )  # fmt: skip
+        else:
+            t = depthwise_abreast(
+                src_ptr, taps[0], kernel, scale, shift, n, h, w, live, H, W, c, channel, C, ABREAST, False, P, B, ACC
+            )
         for e in tl.static_range(EDGES):
             if e < number:
                 own = table + e * BRANCH_FIELDS
-                if KEEP_T:
-                    at = t_ptr + (start + e - first) * plane + m.to(tl.int64)[:, None] * C + c[None, :]
-                    tl.store(at, tl.cast(t[e], t_ptr.dtype.element_ty), mask=live[:, None] & channel[None, :])
                 at = filter_at(packed_ptr, own, POINTWISE) + c[:, None] * C + o[None, :]
                 weight = tl.load(at, mask=channel[:, None] & is_channel(o, C, CO)[None, :], other=0.0)
-                product = tl.dot(widened(t[e], B), widened_filter(weight, B), input_precision=PRECISION)
+                kept = t_ptr + (start + e - first) * plane + m.to(tl.int64)[:, None] * C + c[None, :]
+                products = ()
+                for s in tl.static_range(ABREAST):
+                    if KEEP_T:
+                        inside = is_in_row(live, w, s, WO, ABREAST)[:, None] & channel[None, :]
+                        tl.store(kept + s * C, tl.cast(t[e + s], t_ptr.dtype.element_ty), mask=inside)
+                    product = tl.dot(widened(t[e + s], B), widened_filter(weight, B), input_precision=PRECISION)
+                    products = products + (product if EDGES > 1 else z[s] + product,)  # noqa: RUF005
                 if EDGES == 1:
-                    z += product
+                    z = products
                 else:  # finished one by one, or all would be alive at once
                     finish_branch(
-                        product, own, start + e, place + e, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M,
-                        dy_pitch, first, num_tiles, GROUPS, C, CO, P, BACKWARD, KEEP, ACC,
+                        products, own, start + e, place + e, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, w, M,
+                        WO, dy_pitch, first, num_tiles, GROUPS, C, CO, P, ABREAST, BACKWARD, KEEP, ACC,
                     )  # fmt: skip
     if EDGES == 1:
         finish_branch(
-            z, table, start, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, M, dy_pitch, first, num_tiles,
-            GROUPS, C, CO, P, BACKWARD, KEEP, ACC,
+            z, table, start, place, z_ptr, stats_ptr, dy_ptr, partial_ptr, tile, m, live, w, M, WO, dy_pitch, first,
+            num_tiles, GROUPS, C, CO, P, ABREAST, BACKWARD, KEEP, ACC,
         )  # fmt: skip
 
 
@@ -177,8 +201,8 @@ def pool_statistics_kernel(
 
 @triton.jit(do_not_specialize=RUN_TIME)
 def finalise_kernel(
-    partial_ptr, rows_ptr, stats_ptr, first_row, M, num_tiles, eps,
-    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, TILES: tl.constexpr, ACC: tl.constexpr,
+    partial_ptr, rows_ptr, stats_ptr, first_row, M, WO, num_tiles, eps,
+    C: tl.constexpr, B: tl.constexpr, P: tl.constexpr, ABREAST: tl.constexpr, TILES: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Merge partial statistics in a fixed order: mean, ``1 / sqrt(variance + eps)`` and variance of one row."""
     row = tl.load(rows_ptr + first_row + tl.program_id(0))
@@ -189,7 +213,7 @@ def finalise_kernel(
         t = t0 + tl.arange(0, TILES)
         mask = (t < num_tiles)[:, None] & channel[None, :]
         mean = tl.load(partial + t[:, None] * 2 * C + c[None, :], mask=mask, other=0.0)
-        count = tl.minimum(P, M - t * P).to(ACC)
+        count = pixels_in(t, M, WO, P, ABREAST).to(ACC)
         total += tl.sum(mean * count[:, None], 0)
     centre = total / M
     squares = tl.zeros((B,), ACC)
@@ -199,7 +223,7 @@ def finalise_kernel(
         at = partial + t[:, None] * 2 * C + c[None, :]
         mean = tl.load(at, mask=mask, other=0.0)
         within = tl.load(at + C, mask=mask, other=0.0)
-        count = tl.minimum(P, M - t * P).to(ACC)
+        count = pixels_in(t, M, WO, P, ABREAST).to(ACC)
         between = tl.where(mask, mean - centre[None, :], 0.0)
         squares += tl.sum(within + between * between * count[:, None], 0)
     variance = squares / M

@@ -20,6 +20,7 @@ from fastnas_kernels.mixed_op import forward_kernels
 from fastnas_kernels.mixed_op.forms import Forms, Start
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan, Size
+from fastnas_kernels.mixed_op.shares import Share, share_of_inner_gradient, shares_forward, stretches_of_filters
 from fastnas_kernels.mixed_op.tables import (
     MOST_SPLITS,
     Span,
@@ -126,9 +127,17 @@ class Launcher:
         """Tiles of the output."""
         return ceil_div(self.size.out_pixels, tile.pixels)
 
-    def num_stretches(self, abreast: int) -> int:
-        """Stretches of so many pixels abreast that cover the rows of the output."""
-        return self.size.images * self.size.out_height * ceil_div(self.size.out_width, abreast)
+    @cached_property
+    def shares_forward(self) -> tuple[Share, Share]:
+        return shares_forward(self.lowered, self.size, self.tiles)
+
+    @cached_property
+    def share_of_inner_gradient(self) -> Share:
+        return share_of_inner_gradient(self.lowered, self.size, self.tiles, self.dtype)
+
+    @cached_property
+    def stretches_of_filters(self) -> tuple[int, int]:
+        return stretches_of_filters(self.size, self.tiles)
 
     @cached_property
     def _splits(self) -> dict[int, int]:
@@ -206,19 +215,19 @@ class Launcher:
     def stage(self, state: State | None, z: Tensor, packed: Tensor, stats: Tensor, span: Span, first: int,
               partial: Tensor, dy: Tensor | None, keep: bool = True, t: Tensor | None = None) -> None:  # fmt: skip
         """Evaluate the bundles of ``span``: of ``state``, or of other branches if that is ``None``; ``keep`` also what
-        no other branch reads, and what depthwise filters return at ``t``, if that is given."""
+        no other branch reads, and depthwise outputs at ``t``, if given. ``partial`` may have room for more tiles."""
         if not len(span):
             return
         normalised, stride = state is None, 1 if state is None else state.stride
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
-        tile = self.tiles.stage
+        tile, abreast, num_tiles = self.shares_forward[normalised]
         edges = max(self.tables.bundle_sizes[span.first : span.last])
-        most = 168 if self.dtype == torch.bfloat16 and self.channels > 16 else None  # left alone, a few spill
-        dense = normalised and self.lowered.dense
-        form = {"EDGES": edges, "STRIDE": stride, "NORMALISED": normalised, "DENSE": dense, "BACKWARD": dy is not None}
+        most = 168 if self.dtype == torch.bfloat16 and (self.channels > 16 or abreast > 1) else None  # or some spill
+        form = {"EDGES": edges, "STRIDE": stride, "NORMALISED": normalised, "BACKWARD": dy is not None}
+        form |= {"DENSE": normalised and self.lowered.dense, "ABREAST": abreast}
         self.start(
             forward_kernels.stage_kernel,
-            (self.num_tiles(tile), len(span)),
+            (num_tiles, len(span)),
             form | {"KEEP": keep, "KEEP_T": t is not None},
             src_ptr=z if state is None else state.tensor,
             z_ptr=z,
@@ -234,29 +243,31 @@ class Launcher:
             dy_pitch=0 if dy is None else dy.shape[1],
             first=first,
             first_bundle=span.first,
-            num_tiles=self.num_tiles(tile),
+            num_tiles=partial.shape[1],
             GROUPS=self.lowered.plan.k,
             **self.block(tile),
             **self.product,
-            **self.registers(f"stage {edges}", most),
+            **self.registers("halves" if abreast > 1 else f"stage {edges}", most),
         )
 
-    def finalise(self, partial: Tensor, stats: Tensor, span: Span) -> None:
-        """Merge the partial statistics of the rows of ``span``."""
-        tile = self.tiles.stage
+    def finalise(self, partial: Tensor, stats: Tensor, span: Span, deeper: int) -> None:
+        """Merge the partial statistics of the rows of ``span``, of branches that read others if ``deeper``."""
+        tile, abreast, num_tiles = self.shares_forward[deeper]
         self.start(
             forward_kernels.finalise_kernel,
             (len(span), self.channel_blocks(tile)),
-            {},
+            {"ABREAST": abreast},
             partial_ptr=partial,
             rows_ptr=self.tables.rows,
             stats_ptr=stats,
             first_row=span.first,
             M=self.size.out_pixels,
-            num_tiles=self.num_tiles(tile),
+            WO=self.size.out_width,
+            num_tiles=num_tiles,
             eps=self.lowered.plan.eps,
             TILES=max(64, 512 // tile.channels),
             **self.block(tile),
+            **self.registers("finalise", 128),
         )
 
     def forward(self, inputs_IMS: Tensor, packed: Tensor, mix: Tensor, edge_mix: Tensor, stats_R3C: Tensor) -> Tensor:
@@ -272,30 +283,31 @@ class Launcher:
         return nodes_MD
 
     def _expand(self, source: int, state: State, z: Tensor, packed: Tensor, stats: Tensor) -> None:
-        first, tile = self.lowered.ranges[source].first, self.tiles.stage
+        first = self.lowered.ranges[source].first
         for deeper, (bundles, rows) in enumerate(
             zip(self.tables.bundle_spans[source], self.tables.row_spans[source], strict=True)
         ):
             if not len(rows):
                 continue
-            partial = self.empty(len(rows), self.num_tiles(tile), 2, self.channels, exact=True)
+            num_tiles = self.shares_forward[deeper].tiles
+            partial = self.empty(len(rows), num_tiles, 2, self.channels, exact=True)
             self.stage(None if deeper else state, z, packed, stats, bundles, first, partial, None)
             if self.frozen:
                 continue
             if not deeper and self.lowered.pool_rows(source):
                 self.start(
                     forward_kernels.pool_statistics_kernel,
-                    (self.num_tiles(tile), self.channel_blocks(self.tiles.sums_of_states)),
+                    (num_tiles, self.channel_blocks(self.tiles.sums_of_states)),
                     {"STRIDE": state.stride},
                     state_ptr=state.tensor,
                     partial_ptr=partial[-2:],
                     **(self.sizes | {"H": state.height, "W": state.width}),
                     pitch=state.pitch,
-                    num_tiles=self.num_tiles(tile),
+                    num_tiles=num_tiles,
                     **self.block(self.tiles.sums_of_states),
                     **self.registers("pool_statistics"),
                 )
-            self.finalise(partial, stats, rows)
+            self.finalise(partial, stats, rows, deeper)
 
     def _node(
         self, target: int, inputs: Tensor, nodes: Tensor, z: Tensor, mix: Tensor, edge_mix: Tensor, stats: Tensor

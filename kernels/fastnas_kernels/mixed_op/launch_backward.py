@@ -118,13 +118,15 @@ class Backward:
     def _recompute(self, source: int, state: State, z: Tensor, t: Tensor | None, dy: Tensor, sums: Tensor) -> None:
         """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs; depthwise
         outputs at ``t``, if that is given."""
-        run = self.run
-        first, middle, last = run.lowered.ranges[source]
+        run, (first, middle, last) = self.run, self.run.lowered.ranges[source]
         of_state, of_branches = run.tables.bundle_spans[source]
-        partial = run.empty(len(sums), run.num_tiles(run.tiles.stage), 2, run.channels, exact=True)
-        keep = not self._again
-        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, keep, t)
-        run.stage(None, z, self.packed, self.stats, of_branches, first, partial[middle - first :], dy, keep, t)
+        numbers = [stage.tiles for stage in run.shares_forward[: 1 + (last > middle)]]
+        partial = run.empty(len(sums), max(numbers), 2, run.channels, exact=True)
+        if len(set(numbers)) > 1:
+            partial[:, min(numbers) :] = 0
+        run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, not self._again, t)
+        halves = partial[middle - first :]
+        run.stage(None, z, self.packed, self.stats, of_branches, first, halves, dy, not self._again, t)
         self._shared_sums(state, dy, run.tables.leaving_spans[source], partial[last - first :])
         torch.sum(partial, 1, out=sums)
 
@@ -148,7 +150,7 @@ class Backward:
             dy_pitch=dy.shape[1],
             first_leaving=leaving.first,
             last_leaving=leaving.last,
-            num_tiles=run.num_tiles(tile),
+            num_tiles=partial.shape[1],
             GROUPS=run.lowered.plan.k,
             **run.block(tile),
             **run.registers("shared_sums", 168 if run.channels > 32 else None),
@@ -190,15 +192,12 @@ class Backward:
 
     def _depthwise(self, z: Tensor, dt: Tensor, sums: Tensor, first: int, branches: Span) -> None:
         """Gradients of what second halves read, and their ``sums``."""
-        run, dense = self.run, self.run.lowered.dense
-        tile = run.tiles.stretches if dense else run.tiles.gradients
-        abreast = run.tiles.abreast(run.dtype) if dense else 1
-        num_tiles = ceil_div(run.num_stretches(abreast), tile.pixels // abreast)
+        run, (tile, abreast, num_tiles) = self.run, self.run.share_of_inner_gradient
         partial = run.empty(len(branches), num_tiles, 2, run.channels, exact=True)
         run.start(
             state_gradient_kernels.depthwise_backward_kernel,
             (num_tiles, len(branches), run.channel_blocks(tile)),
-            {"DENSE": dense, "ABREAST": abreast},
+            {"DENSE": run.lowered.dense, "ABREAST": abreast},
             z_ptr=z,
             dt_ptr=dt,
             packed_ptr=self.packed,
@@ -223,6 +222,7 @@ class Backward:
         abreast = run.tiles.abreast_of_filters if stride == 1 and run.lowered.most_dilated <= 2 else 1
         free = run.dtype == torch.float64 or (run.dtype == torch.float32 and stride == abreast == 1)
         form = {"STRIDE": stride, "NORMALISED": state is None, "ABREAST": abreast}
+        stretch_tiles, more_tiles = run.stretches_of_filters
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),
@@ -237,7 +237,8 @@ class Backward:
             first=first,
             launched=branches.first,
             num_tiles=run.num_tiles(tile),
-            stretch_tiles=ceil_div(run.num_stretches(abreast), tile.pixels),
+            stretch_tiles=stretch_tiles,
+            more_tiles=more_tiles,
             packed_length=self.packed.numel(),
             **run.block(tile),
             **run.registers(f"depthwise_weights {stride}", None if free else 168),

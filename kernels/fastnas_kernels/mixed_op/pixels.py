@@ -47,7 +47,7 @@ VARIANCE = tl.constexpr(2)
 RUN_TIME = (
     "M", "M_IN", "M_STATE", "H", "W", "HO", "WO", "pitch", "dy_pitch", "out_pitch", "column", "node", "first",
     "middle", "launched", "inner_first", "first_bundle", "first_row", "first_edge", "last_edge", "first_entering",
-    "last_entering", "first_leaving", "last_leaving", "num_tiles", "stretch_tiles",
+    "last_entering", "first_leaving", "last_leaving", "num_tiles", "stretch_tiles", "more_tiles",
     "packed_length",
 )  # fmt: skip
 

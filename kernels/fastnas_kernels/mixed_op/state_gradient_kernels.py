@@ -5,11 +5,14 @@
 import triton
 import triton.language as tl
 
+from fastnas_kernels.mixed_op.abreast import depthwise_abreast, is_in_row, stretches_of
 from fastnas_kernels.mixed_op.pixels import (
     AVG_POOL,
     AVG_POOL_ROW,
     BRANCH_FIELDS,
+    DEPTHWISE,
     EDGE_FIELDS,
+    KERNEL,
     MAX_POOL,
     MAX_POOL_ROW,
     MEAN,
@@ -21,10 +24,10 @@ from fastnas_kernels.mixed_op.pixels import (
     SKIP,
     aligned,
     channels_of,
+    filter_at,
     is_within,
     load_pixels,
     locate,
-    located,
     normalisation,
     pixels_of,
     pool,
@@ -32,7 +35,7 @@ from fastnas_kernels.mixed_op.pixels import (
     window,
     window_maximum,
 )
-from fastnas_kernels.mixed_op.transposed import transposed_abreast, transposed_taps
+from fastnas_kernels.mixed_op.transposed import transposed_taps
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -49,15 +52,13 @@ def depthwise_backward_kernel(
     table = branches_ptr + b * BRANCH_FIELDS
     reads = tl.load(table + READS)
     plane = tl.cast(M, tl.int64) * C
-    n, y, x = located(tile * (P // ABREAST) + tl.arange(0, P // ABREAST), HO, tl.cdiv(WO, ABREAST))
-    x *= ABREAST
-    m = (n * HO + y) * WO + x
-    live = m < M
+    m, live, n, y, x = stretches_of(tile, M, HO, WO, P // ABREAST, ABREAST)
     dt_ptr += (b - first) * plane
     if DENSE:
-        totals = transposed_abreast(
-            dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel, C, ABREAST, P // ABREAST, B, ACC
-        )
+        totals = depthwise_abreast(
+            dt_ptr, filter_at(packed_ptr, table, DEPTHWISE), tl.load(table + KERNEL), None, None, n, y, x, live, HO, WO,
+            c, channel, C, ABREAST, True, P // ABREAST, B, ACC,
+        )  # fmt: skip
     else:
         tl.static_assert(ABREAST == 1, "pixels abreast of a dilated filter read others")
         totals = (
@@ -70,7 +71,7 @@ def depthwise_backward_kernel(
     total = tl.zeros((P // ABREAST, B), ACC)
     correlation = total
     for s in tl.static_range(ABREAST):
-        inside = (live & (x + s < WO))[:, None] & channel[None, :]
+        inside = is_in_row(live, x, s, WO, ABREAST)[:, None] & channel[None, :]
         z = tl.load(z_ptr + (reads - first) * plane + at + s * C, mask=inside, other=0.0).to(ACC)
         normalised = z * scale[None, :] + shift[None, :]
         du = tl.where(inside & (normalised > 0), totals[s], 0.0)

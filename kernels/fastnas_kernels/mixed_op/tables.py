@@ -227,12 +227,15 @@ class Tiles:
         registers: The most that a thread of a kernel may have, for kernels (``stage 3``: with three edges a program)
             in which the target's compiler, left alone or with the usual limit, would keep numbers in memory.
         abreast_of_filters: Pixels that lie side by side and share what the gradient of a filter reads, at stride 1.
+        halves: Of the undilated second halves of separable convolutions, going forward: stretches of a program, and
+            pixels of a stretch, which share what they read. The channels and warps are those of ``stage``.
     """
 
     stage: Tile
     pointwise: Tile
     filters: Tile
     elementwise: Tile
+    halves: tuple[int, int]
     edges: int = 4
     splits: int = 32
     precision: str = "ieee"
@@ -258,6 +261,11 @@ class Tiles:
     def sums_of_states(self) -> Tile:
         """Of the sums over what :attr:`states` takes a pixel of."""
         return replace(self.states, warps=self.sums * self.stage.warps)
+
+    @cached_property
+    def stage_of_halves(self) -> Tile:
+        """``stage`` for these."""
+        return replace(self.stage, pixels=self.halves[0])
 
     @cached_property
     def gradients(self) -> Tile:
@@ -303,8 +311,8 @@ def tiles_from_json(entry: Mapping[str, Any]) -> Tiles:
     kernels = {name: Tile(*entry[name]) for name in KERNELS}
     numbers = {name: entry[name] for name in ("edges", "splits", "precision")}
     windows, registers = entry.get("windows", 1), tuple(entry.get("registers", {}).items())
-    sums = entry.get("sums", windows)
-    return Tiles(**kernels, **numbers, windows=windows, sums=sums, registers=registers)
+    sums, halves = entry.get("sums", windows), tuple(entry.get("halves", (entry["stage"][0], 1)))
+    return Tiles(**kernels, **numbers, halves=halves, windows=windows, sums=sums, registers=registers)
 
 
 @cache
@@ -343,9 +351,11 @@ def _for_float64(tiles: Tiles) -> Tiles:
     """Half the pixels, as a number takes two registers, but the 16 that a matrix product takes, fewer edges, and no
     limits, which are for float32 and bfloat16."""
     least = {"stage": 16, "pointwise": 16, "filters": 1, "elementwise": 1}
-    halves = {name: replace(tile, pixels=max(least[name], tile.pixels // 2)) for name, tile in tiles.kernels.items()}
-    halves["stage"] = replace(halves["stage"], warps=tiles.windows * tiles.stage.warps)
-    return replace(tiles, **halves, edges=min(tiles.edges, 2), windows=1, sums=1, registers=())
+    smaller = {name: replace(tile, pixels=max(least[name], tile.pixels // 2)) for name, tile in tiles.kernels.items()}
+    smaller["stage"] = replace(smaller["stage"], warps=tiles.windows * tiles.stage.warps)
+    stretches, abreast = tiles.halves
+    halves, edges = (max(16, stretches // 2), abreast), min(tiles.edges, 2)
+    return replace(tiles, **smaller, halves=halves, edges=edges, windows=1, sums=1, registers=())
 
 
 @lru_cache(maxsize=64)
@@ -366,9 +376,9 @@ def tiles_for(channels: int, dtype: torch.dtype, target: str = "sm_90") -> Tiles
     if dtype == torch.float64:
         tiles = _for_float64(tiles)
     if is_amd(target):
-        halves = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
-        halves["stage"] = replace(halves["stage"], warps=max(1, tiles.windows * tiles.stage.warps // 2))
-        return replace(tiles, **halves, precision="ieee", windows=1, sums=1)
+        fewer = {name: replace(tile, warps=max(1, tile.warps // 2)) for name, tile in tiles.kernels.items()}
+        fewer["stage"] = replace(fewer["stage"], warps=max(1, tiles.windows * tiles.stage.warps // 2))
+        return replace(tiles, **fewer, precision="ieee", windows=1, sums=1)
     precision = {torch.float64: "ieee", torch.bfloat16: "tf32"}.get(dtype, tiles.precision)
     abreast = 1 if target == "sm_100" else 2  # more would spill: there is a sum for each tap, and sm_100 pairs them
     return replace(tiles, precision=precision, abreast_of_filters=abreast)

@@ -5,15 +5,7 @@
 import triton
 import triton.language as tl
 
-from fastnas_kernels.mixed_op.pixels import (
-    DEPTHWISE,
-    DILATION,
-    KERNEL,
-    column_inside,
-    filter_at,
-    is_within,
-    limits,
-)
+from fastnas_kernels.mixed_op.pixels import DEPTHWISE, DILATION, KERNEL, filter_at, is_within
 
 
 @triton.jit
@@ -78,59 +70,3 @@ def transposed_taps(
         h -= dilation
         taps += kernel * C
     return dx
-
-
-@triton.jit
-def _row_abreast(
-    totals, row, taps, row_inside, x, WO, c, channel,
-    C: tl.constexpr, SIZE: tl.constexpr, ABREAST: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """``totals`` and what one row of a filter that is not dilated adds to them; ``row`` is from where its middle column
-    leads to the first of the pixels abreast."""
-    weights = ()
-    for j in tl.static_range(SIZE):
-        weights = weights + (tl.load(taps + j * C + c, mask=channel, other=0.0)[None, :],)  # noqa: RUF005
-    row -= SIZE // 2 * C
-    left, right = limits(x, row_inside)
-    for place in tl.static_range(ABREAST + SIZE - 1):  # the first leads to the first pixel by the last tap
-        column = place - SIZE // 2
-        inside = column_inside(left, right, column, column, WO, SIZE)
-        v = tl.load(row + place * C, mask=inside[:, None] & channel[None, :], other=0.0).to(ACC)
-        added = ()
-        for s in tl.static_range(ABREAST):
-            if (place >= s) and (place - s < SIZE):
-                added = added + (totals[s] + v * weights[SIZE - 1 - place + s],)  # noqa: RUF005
-            else:
-                added = added + (totals[s],)  # noqa: RUF005
-        totals = added
-    return totals
-
-
-@triton.jit
-def transposed_abreast(
-    dt_ptr, packed_ptr, table, n, y, x, live, HO, WO, c, channel,
-    C: tl.constexpr, ABREAST: tl.constexpr, P: tl.constexpr, B: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """The same of a filter with stride 1 that is not dilated, at ``ABREAST`` pixels side by side from ``(n, y, x)`` on:
-    as many tiles ``[P, B]``. What leads to several of them is read once. Beyond the end of a row they mean nothing."""
-    kernel = tl.load(table + KERNEL)
-    taps = filter_at(packed_ptr, table, DEPTHWISE)
-    totals = (tl.zeros((P, B), ACC),) * ABREAST
-    h = y + kernel // 2
-    row = dt_ptr + ((n.to(tl.int64) * HO + h) * WO + x)[:, None] * C + c[None, :]
-    for _ in range(kernel):
-        row_inside = live & is_within(h, HO)
-        if kernel == 3:
-            totals = _row_abreast(totals, row, taps, row_inside, x, WO, c, channel, C, 3, ABREAST, ACC)
-        elif kernel == 5:
-            totals = _row_abreast(totals, row, taps, row_inside, x, WO, c, channel, C, 5, ABREAST, ACC)
-        else:
-            for j in range(kernel):
-                column = kernel // 2 - j
-                totals = _row_abreast(
-                    totals, row + column * C, taps + j * C, row_inside, x + column, WO, c, channel, C, 1, ABREAST, ACC
-                )
-        h -= 1
-        row -= WO * C
-        taps += kernel * C
-    return totals

@@ -42,6 +42,13 @@ def test_tiles_are_dealt_out_among_the_programs_of_an_axis():
     assert work.issued == 9 * 4
 
 
+def test_stretches_of_a_dilated_filter_may_fill_more_tiles():
+    branches = [SimpleNamespace(kernel=5, dilation=dilation) for dilation in (1, 2)]
+    inside = Stretch(("0, stretch_tiles + (DILATION - 1) * more_tiles",), (), {"memory": 1})
+    found = launch("gather_kernel", first=0, middle=2, stretch_tiles=7, more_tiles=2)
+    assert work_of(found, code(inside), SimpleNamespace(branches=branches), 1, TWO).issued == (7 + 9) * 4
+
+
 def test_an_unrolled_loop_leaves_some_trips_to_another():
     nests = ("first, last, unrolled=4", "first, last, rest=4")
     stretches = (Stretch((nest,), (), {kind: 1}) for nest, kind in zip(nests, ("memory", "control"), strict=True))

@@ -182,9 +182,11 @@ def arguments():
 def use_tiles(monkeypatch):
     """Sets the work of a program: ``pixels`` times ``channels`` for all kernels."""
 
-    def use(pixels=256, channels=16, edges=4, splits=2, abreast=2):
+    def use(pixels=256, channels=16, edges=4, splits=2, abreast=2, of_halves=4):
         tile = Tile(pixels, channels)
-        tiles = Tiles(tile, tile, tile, tile, edges, splits, abreast_of_filters=abreast)
+        tiles = Tiles(
+            tile, tile, tile, tile, (pixels // of_halves, of_halves), edges, splits, abreast_of_filters=abreast
+        )
         monkeypatch.setattr(launch, "tiles_for", lambda *_: tiles)
 
     return use

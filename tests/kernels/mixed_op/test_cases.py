@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -109,12 +110,15 @@ def test_a_target_has_tiles_and_limits_of_its_own_where_the_table_names_it(targe
 
 
 def test_programs_have_as_many_threads_on_both():
-    threads = {case.name: 32 * case.num_warps for case in cases("sm_90")}
-    of_amd = {case.name: 64 * case.num_warps for case in cases("gfx942")}
+    def named(case):  # filters' gradients of AMD's have no pixels abreast
+        return re.sub(r" abreast=\d", "", case.name) if "depthwise_weights" in case.name else case.name
+
+    threads = {named(case): 32 * case.num_warps for case in cases("sm_90")}
+    of_amd = {named(case): 64 * case.num_warps for case in cases("gfx942")}
     # On AMD's wider warps several pixels spill, except in the gradients of filters
     fewer = {case.name for case in cases("sm_90") if case.num_warps == 2 and "depthwise_weights" not in case.name}
     both = threads.keys() & of_amd.keys()  # AMD's products are whole with more channels, too, and no output is read
-    others = threads.keys() - both - {"finalise c=32 float32"}  # which is that of bfloat16 there
+    others = {name for name in threads.keys() - both if "finalise c=32" not in name}  # those of bfloat16 there
     assert all("keep=1 t=1" in name for name in others)
     assert {name: of_amd[name] // threads[name] for name in both} == {name: 1 + (name in fewer) for name in both}
 

@@ -101,7 +101,7 @@ def endless(monkeypatch):
     # Its last program would walk over all partial results, which takes the interpreter minutes
     monkeypatch.setattr(launch.Launcher, "finalise", lambda *_: None)
     tile = Tile(16, 64)
-    monkeypatch.setattr(launch, "tiles_for", lambda *_: Tiles(tile, tile, tile, tile, edges=1, splits=2**30))
+    monkeypatch.setattr(launch, "tiles_for", lambda *_: Tiles(tile, tile, tile, tile, (4, 4), edges=1, splits=2**30))
 
 
 LARGE = pytest.mark.parametrize(("k", "stride"), [(1, 1), (2, 2)])
