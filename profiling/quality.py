@@ -9,7 +9,8 @@ the same work). Protocols:
                   their coefficients averaged over the last half of the epochs
     one_search    the same time in one search
     last_epoch    single_darts, derived from the coefficients of its last epoch
-    paper_rate    the default with alpha's rate of the published searches, which take 20,000 steps
+    fast_rate     the default with alpha's rate of one search, 0.03, in several searches, too
+    paper_rate    the default with alpha's rate of the published searches, 3e-4, in one search, too
     METHOD        the same with a method of the library in single_darts' place
     ladder        single_darts, then the ladder of evaluation
     no_halving    the ladder's proposals, the best by the supernet alone
@@ -282,6 +283,8 @@ def _default(
     method = METHODS[method_name]()
     whole = replace(SEARCH, minutes=minutes, seed=seed)
     searches = searches or fit_searches(times_of(method_name, data, speeds), method, data, whole)
+    if alpha_lr is None and searches > 1:
+        alpha_lr = method.alpha_lr_of_several
     of_each = minutes / searches
     done = [_search(method_name, of_each, seed, data, speeds, number, alpha_lr) for number in range(searches)]
     genotype = derive_from_average(NASBENCH201, method, *(found.history for found, _, _ in done))
@@ -336,6 +339,7 @@ PROTOCOLS = {
     "default": _default,
     "one_search": partial(_default, searches=1),
     "last_epoch": _last_epoch,
+    "fast_rate": partial(_default, alpha_lr=METHODS[METHOD]().alpha_lr),
     "paper_rate": partial(_default, alpha_lr=PUBLISHED_ALPHA_LR),
     "ladder": _ladder,
     "no_halving": _no_halving,

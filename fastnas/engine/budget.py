@@ -24,6 +24,7 @@ from fastnas.methods.method import Method
 from fastnas.ranks import ALONE, Ranks, local_device, wait_for
 from fastnas.run_files import BudgetFile, read_file
 from fastnas.spaces.space import Space
+from fastnas.training.checkpoint import read_identity, read_settings
 from fastnas.training.config import SearchConfig
 
 SHORT_SEARCH, LONG_SEARCH = (2_000, 3e-2), (39_000, 3e-4)
@@ -70,6 +71,24 @@ def with_rates(config: SearchConfig, method: Method, steps: int) -> SearchConfig
     if method.alpha_lr is not None:
         return replace(config, alpha_lr=method.alpha_lr)
     return replace(config, alpha_lr=find_alpha_rate(round(_count_moves(config, method, steps))))
+
+
+def keep_alpha_rate(config: SearchConfig, folder: Path | None) -> SearchConfig:
+    """``config`` with the rate for alpha of the checkpoint in ``folder``, if it leaves that open: a rate that follows
+    from the number of steps stays what it was."""
+    if folder is None or config.alpha_lr is not None:
+        return config
+    return replace(config, alpha_lr=read_settings(read_identity(folder / "checkpoint.pt")).get("alpha_lr"))
+
+
+def _with_rate_of_several(config: SearchConfig, method: Method, searches: int, folder: Path | None) -> SearchConfig:
+    """``config`` with the method's rate for alpha in one of several searches, if there are several; of searches that
+    have begun, with theirs."""
+    if searches == 1 or config.alpha_lr is not None or method.alpha_lr_of_several is None:
+        return config
+    if folder is not None and (folder / "checkpoint.pt").exists():
+        return keep_alpha_rate(config, folder)
+    return replace(config, alpha_lr=method.alpha_lr_of_several)
 
 
 def _count_moves(config: SearchConfig, method: Method, steps: int) -> float:
@@ -246,8 +265,9 @@ def plan_searches(
     searches: int | None = 1,
     ranks: Ranks = ALONE,
 ) -> tuple[SearchConfig, int]:
-    """``config`` of each search without minutes, and how many searches: what ``budget.json`` of ``folder`` says, or
-    else what fits here, which is written there. Given that file, a search is as deterministic as any.
+    """``config`` of each search without minutes, with the rate of alpha if there are several, and how many: what
+    ``budget.json`` of ``folder`` says, or else what fits here, which is written there. Given that file, a search is as
+    deterministic as any.
 
     Args:
         space_or_supernet: Searched.
@@ -259,7 +279,8 @@ def plan_searches(
         ranks: The processes that search together; the first one measures.
     """
     if config.minutes is None:
-        return config, searches or 1
+        searches = searches or 1
+        return _with_rate_of_several(config, method, searches, folder), searches
     if not isinstance(space_or_supernet, Space):
         rule = "minutes needs a space: a supernet of your own would be trained by being measured"
         raise invalid("search", rule, config.minutes, "Give epochs instead.")
@@ -275,7 +296,9 @@ def plan_searches(
         write_budget(folder, {"search": {**chosen, "minutes": config.minutes, "seconds": asdict(times)}}, ranks)
     numbers = {name: chosen[name] for name in ("epochs", "warmup_epochs", "evaluation_images")}
     fractions = None if chosen["fractions"] is None else tuple(chosen["fractions"])
-    return replace(config, minutes=None, fractions=fractions, **numbers), chosen.get("searches", 1)
+    config = replace(config, minutes=None, fractions=fractions, **numbers)
+    planned: int = chosen.get("searches", 1)
+    return _with_rate_of_several(config, method, planned, folder), planned
 
 
 def read_budget(folder: Path | None) -> dict[str, Any]:

@@ -2,25 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from fastnas.engine.run import Run, find_weight_rate
 from fastnas.errors import invalid
 from fastnas.mechanisms.control import Stop
-from fastnas.training.checkpoint import read_identity, read_settings
-from fastnas.training.config import SearchConfig
 
 WHERE = "search"
-
-
-def keep_alpha_rate(config: SearchConfig, folder: Path | None) -> SearchConfig:
-    """``config`` with the rate for alpha of the checkpoint in ``folder``, if it leaves that open: a rate that follows
-    from the number of steps stays what it was."""
-    if folder is None or config.alpha_lr is not None:
-        return config
-    return replace(config, alpha_lr=read_settings(read_identity(folder / "checkpoint.pt")).get("alpha_lr"))
 
 
 def announce_more(run: Run, history: Sequence[dict[str, Any]], verdict: object) -> None:

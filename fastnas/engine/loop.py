@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from fastnas.data import Batch, BrokenImages, ImageData, as_data, paired_batches, steps_per_epoch
-from fastnas.engine.budget import plan_searches, with_rates
+from fastnas.engine.budget import keep_alpha_rate, plan_searches, with_rates
 from fastnas.engine.choosing import FILE as CHOICE
 from fastnas.engine.choosing import choose_once
 from fastnas.engine.coefficients import relax
 from fastnas.engine.compiling import compile_ahead
-from fastnas.engine.extend import announce_more, keep_alpha_rate
+from fastnas.engine.extend import announce_more
 from fastnas.engine.fit import require_own, require_read, require_task
 from fastnas.engine.graphs import StepGraphs, make_graphs
 from fastnas.engine.record import (

@@ -133,7 +133,7 @@ def _require_plain_derivation(method: Method, techniques: Techniques) -> None:
     raise ValueError(f"--skip-cap: {why} Leave one of them out.")
 
 
-_OF_ALPHA = ("relaxation", "alpha_lr", "alpha_init_mean", "alpha_init_std")
+_OF_ALPHA = ("relaxation", "alpha_lr", "alpha_lr_of_several", "alpha_init_mean", "alpha_init_std")
 
 
 def _take(method: Method, *names: str) -> dict[str, Any]:

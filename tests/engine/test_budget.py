@@ -18,6 +18,7 @@ from fastnas.engine.budget import (
     with_rates,
 )
 from fastnas.engine.run import search_halves
+from fastnas.methods.later import single_darts
 from fastnas.methods.library import darts, gdas, p_darts, proxyless_nas, snas
 from fastnas.spaces import NASBENCH201
 from fastnas.supernet.supernets import NasBench201Supernet
@@ -148,3 +149,15 @@ def test_searches_share_the_minutes_and_the_plan_says_how_many(tmp_path, monkeyp
     without = replace(CONFIG, minutes=None)
     assert plan_searches(NASBENCH201, darts(), DIGITS, without, None, None) == (without, 1)
     assert plan_searches(NASBENCH201, darts(), DIGITS, without, None, 2) == (without, 2)
+
+
+def test_alpha_has_another_rate_in_several_searches_than_in_one(tmp_path):
+    config = replace(CONFIG, minutes=None, channels=2, batch_size=16, epochs=1, train_fraction=0.1)
+
+    def rate(searches, method, folder=None, **settings):
+        return plan_searches(NASBENCH201, method(), DIGITS, replace(config, **settings), folder, searches)[0].alpha_lr
+
+    assert [rate(1, single_darts), rate(2, single_darts), rate(2, darts)] == [None, 3e-4, None]
+    assert rate(2, single_darts, alpha_lr=0.5) == 0.5
+    search(NASBENCH201, single_darts(), DIGITS, config, folder=tmp_path)  # as before there were two rates
+    assert rate(2, single_darts, tmp_path) == 0.03

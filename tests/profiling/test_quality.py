@@ -50,6 +50,7 @@ def test_every_protocol_leaves_a_record_and_none_is_repeated(options, capsys, mo
         "default",
         "one_search",
         "last_epoch",
+        "fast_rate",
         "paper_rate",
         "ladder",
         "no_halving",
@@ -106,8 +107,8 @@ def test_a_report_lists_seeds_in_their_order(capsys):
 def test_an_unknown_protocol_is_refused(options):
     with pytest.raises(
         ValueError,
-        match="protocols must be default, one_search, last_epoch, paper_rate, ladder, no_halving, uniform, halving, "
-        "random or",
+        match="protocols must be default, one_search, last_epoch, fast_rate, paper_rate, ladder, no_halving, uniform, "
+        "halving, random or",
     ):
         quality.main(replace(options, protocols=("chance",)))
 
@@ -154,7 +155,7 @@ def test_budgets_share_the_searches_that_they_have_in_common(options, monkeypatc
     monkeypatch.setattr(quality, "_of_search", lambda *_: {})
     quality.main(replace(options, protocols=("default",), minutes=(10.0, 5.0, 20.0)))
     apart = quality.SEEDS_APART
-    assert searched == [0, apart, 2 * apart, 3 * apart]
+    assert searched == [0, apart, 0, 2 * apart, 3 * apart]  # one search alone has another rate of alpha
     assert not any("reused_seconds" in one for one in read_json_lines(options.results))
 
 
