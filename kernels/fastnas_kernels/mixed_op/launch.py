@@ -20,7 +20,7 @@ from fastnas_kernels.mixed_op import forward_kernels
 from fastnas_kernels.mixed_op.forms import Forms, Start
 from fastnas_kernels.mixed_op.lowering import Lowered, lower
 from fastnas_kernels.mixed_op.plan import CellPlan, Size
-from fastnas_kernels.mixed_op.shares import Share, share_of_inner_gradient, shares_forward, stretches_of_filters
+from fastnas_kernels.mixed_op.shares import Shares, shares_of
 from fastnas_kernels.mixed_op.tables import (
     MOST_SPLITS,
     Span,
@@ -128,16 +128,8 @@ class Launcher:
         return ceil_div(self.size.out_pixels, tile.pixels)
 
     @cached_property
-    def shares_forward(self) -> tuple[Share, Share]:
-        return shares_forward(self.lowered, self.size, self.tiles)
-
-    @cached_property
-    def share_of_inner_gradient(self) -> Share:
-        return share_of_inner_gradient(self.lowered, self.size, self.tiles, self.dtype)
-
-    @cached_property
-    def stretches_of_filters(self) -> tuple[int, int]:
-        return stretches_of_filters(self.size, self.tiles)
+    def shares(self) -> Shares:
+        return shares_of(self.lowered, self.size, self.tiles, self.dtype, self.channels)
 
     @cached_property
     def _splits(self) -> dict[int, int]:
@@ -220,7 +212,7 @@ class Launcher:
             return
         normalised, stride = state is None, 1 if state is None else state.stride
         height, width = (self.size.out_height, self.size.out_width) if state is None else state[1:3]
-        tile, abreast, num_tiles = self.shares_forward[normalised]
+        tile, abreast, num_tiles = self.shares.forward[normalised]
         edges = max(self.tables.bundle_sizes[span.first : span.last])
         most = 168 if self.dtype == torch.bfloat16 and (self.channels > 16 or abreast > 1) else None  # or some spill
         form = {"EDGES": edges, "STRIDE": stride, "NORMALISED": normalised, "BACKWARD": dy is not None}
@@ -252,7 +244,7 @@ class Launcher:
 
     def finalise(self, partial: Tensor, stats: Tensor, span: Span, deeper: int) -> None:
         """Merge the partial statistics of the rows of ``span``, of branches that read others if ``deeper``."""
-        tile, abreast, num_tiles = self.shares_forward[deeper]
+        tile, abreast, num_tiles = self.shares.forward[deeper]
         self.start(
             forward_kernels.finalise_kernel,
             (len(span), self.channel_blocks(tile)),
@@ -289,7 +281,7 @@ class Launcher:
         ):
             if not len(rows):
                 continue
-            num_tiles = self.shares_forward[deeper].tiles
+            num_tiles = self.shares.forward[deeper].tiles
             partial = self.empty(len(rows), num_tiles, 2, self.channels, exact=True)
             self.stage(None if deeper else state, z, packed, stats, bundles, first, partial, None)
             if self.frozen:

@@ -1,8 +1,7 @@
 # pyright: reportArgumentType=false
 # (Triton's annotations do not describe what a launch accepts)
 """Runs the gradient of a lowered cell: state by state from the last to the first, computing each state's branches
-again. Shape suffixes as in ``launch``.
-"""
+again. Shape suffixes as in ``launch``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from fastnas_kernels.mixed_op import branch_gradient_kernels, state_gradient_ker
 from fastnas_kernels.mixed_op.launch import Launcher, State, launcher
 from fastnas_kernels.mixed_op.lowering import SourceRange
 from fastnas_kernels.mixed_op.plan import CellPlan
+from fastnas_kernels.mixed_op.shares import zeros
 from fastnas_kernels.mixed_op.tables import Span, begun_gradients, ceil_div, mix_gradient
 
 
@@ -28,8 +28,7 @@ class Needs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """Gradients of the input states ``[I, M, S]``, of the packed weights, the mix and the weights of the edges; what
-    was not asked for is ``None``."""
+    """Of the input states ``[I, M, S]``, packed weights, mix and weights of edges; ``None`` if not asked for."""
 
     states: Tensor | None
     packed: Tensor | None
@@ -73,12 +72,12 @@ class Backward:
                 dinputs[source] = 0
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, run.channels, exact=True)
         passed = run.empty(len(plan.edges), exact=True)
-        dpacked = None
-        if self.needs.weights:  # zero where a launch has fewer splits than another
-            shape = (run.most_splits, self.packed.numel())
-            dpacked = torch.zeros(shape, dtype=run.exact, device=run.device)
+        # Zero where a launch has fewer splits, or fewer tiles, than another
+        shapes = [*[(run.most_splits, self.packed.numel())] * self.needs.weights, *run.shares.uneven_sums]
+        memory = zeros(shapes, run.exact, run.device) if shapes else []
+        dpacked = memory.pop(0) if self.needs.weights else None
         for source in reversed(range(len(run.lowered.ranges))):
-            self._source(source, dy, dinputs, sums, passed, dpacked)
+            self._source(source, dy, dinputs, sums, passed, dpacked, memory[source] if memory else None)
         return Gradients(
             dinputs,
             None if dpacked is None else dpacked.sum(0),
@@ -92,8 +91,9 @@ class Backward:
         return self.needs.weights and self.run.tiles.compute_again(self.run.channels)
 
     def _source(
-        self, source: int, dy: Tensor, dinputs: Tensor | None, all_sums: Tensor, passed: Tensor, dpacked: Tensor | None
-    ) -> None:
+        self, source: int, dy: Tensor, dinputs: Tensor | None, all_sums: Tensor, passed: Tensor,
+        dpacked: Tensor | None, partial: Tensor | None,
+    ) -> None:  # fmt: skip
         run, bounds = self.run, self.run.lowered.ranges[source]
         first, middle, last = bounds
         leaving, rows = run.tables.leaving_spans[source], run.tables.sum_spans[source]
@@ -103,7 +103,7 @@ class Backward:
         state = run.state(source, self.inputs_IMS, self.nodes_MD)
         z = run.empty(last - first, run.size.out_pixels, run.channels)
         dt = torch.empty_like(z)
-        self._recompute(source, state, z, dt if self.needs.weights else None, dy, sums)
+        self._recompute(source, state, z, dt if self.needs.weights else None, dy, sums, partial)
         if last > middle:
             self._pointwise(z, dt, dy, sums, inner, bounds, Span(middle, last), dpacked)
             self._depthwise(z, dt, inner, first, Span(middle, last))
@@ -115,18 +115,18 @@ class Backward:
                 self._depthwise_weights(state, z, dt, first, Span(first, middle), dpacked)
         self._state(source, state, dt, dy, sums[last - first :], leaving, dinputs, passed)
 
-    def _recompute(self, source: int, state: State, z: Tensor, t: Tensor | None, dy: Tensor, sums: Tensor) -> None:
+    def _recompute(
+        self, source: int, state: State, z: Tensor, t: Tensor | None, dy: Tensor, sums: Tensor, partial: Tensor | None
+    ) -> None:
         """Raw outputs once more, those that are read again, and all sums over pixels that the gradient needs; depthwise
         outputs at ``t``, if that is given."""
         run, (first, middle, last) = self.run, self.run.lowered.ranges[source]
         of_state, of_branches = run.tables.bundle_spans[source]
-        numbers = [stage.tiles for stage in run.shares_forward[: 1 + (last > middle)]]
-        partial = run.empty(len(sums), max(numbers), 2, run.channels, exact=True)
-        if len(set(numbers)) > 1:
-            partial[:, min(numbers) :] = 0
+        if partial is None:
+            partial = run.empty(len(sums), run.shares.forward[0].tiles, 2, run.channels, exact=True)
         run.stage(state, z, self.packed, self.stats, of_state, first, partial, dy, not self._again, t)
-        halves = partial[middle - first :]
-        run.stage(None, z, self.packed, self.stats, of_branches, first, halves, dy, not self._again, t)
+        keep, halves = not self._again, partial[middle - first :]
+        run.stage(None, z, self.packed, self.stats, of_branches, first, halves, dy, keep, t)
         self._shared_sums(state, dy, run.tables.leaving_spans[source], partial[last - first :])
         torch.sum(partial, 1, out=sums)
 
@@ -192,7 +192,7 @@ class Backward:
 
     def _depthwise(self, z: Tensor, dt: Tensor, sums: Tensor, first: int, branches: Span) -> None:
         """Gradients of what second halves read, and their ``sums``."""
-        run, (tile, abreast, num_tiles) = self.run, self.run.share_of_inner_gradient
+        run, (tile, abreast, num_tiles) = self.run, self.run.shares.inner_gradient
         partial = run.empty(len(branches), num_tiles, 2, run.channels, exact=True)
         run.start(
             state_gradient_kernels.depthwise_backward_kernel,
@@ -222,7 +222,7 @@ class Backward:
         abreast = run.tiles.abreast_of_filters if stride == 1 and run.lowered.most_dilated <= 2 else 1
         free = run.dtype == torch.float64 or (run.dtype == torch.float32 and stride == abreast == 1)
         form = {"STRIDE": stride, "NORMALISED": state is None, "ABREAST": abreast}
-        stretch_tiles, more_tiles = run.stretches_of_filters
+        stretch_tiles, more_tiles = run.shares.filters
         run.start(
             branch_gradient_kernels.depthwise_weights_kernel,
             (run.splits(len(branches)), len(branches), run.channel_blocks(tile)),

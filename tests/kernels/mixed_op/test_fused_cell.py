@@ -93,9 +93,9 @@ def test_odd_extents_and_batches_of_one_in_several_ragged_programs(fused, use_ti
 
 
 @pytest.mark.parametrize("width", [1, 3, slow(8), 9, slow(17)])
-@pytest.mark.parametrize(("pixels", "of_filters"), [(256, 2), (32, 4)])  # eight and four of second halves
-def test_pixels_abreast_end_with_the_row(in_triton, use_tiles, arguments, width, pixels, of_filters):
-    use_tiles(pixels=pixels, abreast=of_filters)
+@pytest.mark.parametrize(("pixels", "of_filters", "of_halves"), [(256, 2, 4), (32, 4, 2)])  # backward eight and four
+def test_pixels_abreast_end_with_the_row(in_triton, use_tiles, arguments, width, pixels, of_filters, of_halves):
+    use_tiles(pixels=pixels, abreast=of_filters, of_halves=of_halves)
     dense = [Candidate("depthwise", size, 1, 2) for size in (5, 7)]
     plan = solo(SEPARABLE, *dense, DILATED, Candidate("depthwise", 5, 2))
     assert_equals_reference(in_triton, plan, arguments(plan, (4, width)))

@@ -143,7 +143,7 @@ def test_no_index_outgrows_32_bits_where_tensors_have_more_than_2_to_the_31_elem
         sums = run.empty(run.tables.sum_spans[-1].last + 1, 2, mixed, exact=True)
         backward = Backward(run, inputs, nodes, packed, mix, mix, stats, nodes, Needs(True, True, True, k > 1))
         for source in reversed(range(len(run.lowered.ranges))):
-            backward._source(source, nodes, inputs, sums, torch.zeros(len(plan.edges)), sums)
+            backward._source(source, nodes, inputs, sums, torch.zeros(len(plan.edges)), sums, None)
     assert {reach.kernel for reach in reaches} >= KERNELS - {"finalise_kernel"}
     assert max(reach.largest_offset for reach in reaches) > 2**31
 
