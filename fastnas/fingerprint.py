@@ -20,6 +20,7 @@ def fingerprint(value: Any) -> str:
     """Sixteen hexadecimal digits that two values share if they say the same, in this process or in another one.
 
     Frozen dataclasses, named tuples, mappings and sequences count by their type and content, tensors by their bytes.
+    A field of a dataclass whose metadata say ``fingerprint=False`` does not count.
     A function of a module counts by its name; a lambda, or a function made inside another one, by its source and by
     what it closes over, so that another Python agrees.
     """
@@ -29,7 +30,8 @@ def fingerprint(value: Any) -> str:
 @singledispatch
 def _text(value: Any) -> str:
     if is_dataclass(value):
-        return _named(value, {field.name: getattr(value, field.name) for field in fields(value)})
+        counted = [field.name for field in fields(value) if field.metadata.get("fingerprint", True)]
+        return _named(value, {name: getattr(value, name) for name in counted})
     attributes = getattr(value, "__dict__", None)
     return repr(value) if attributes is None else _named(value, attributes)
 

@@ -11,7 +11,7 @@ import torch
 
 from fastnas.costs.limit import DeriveWithin
 from fastnas.costs.tables import NetworkSize, parameter_table
-from fastnas.fingerprint import fingerprint
+from fastnas.fingerprint import _text, fingerprint
 from fastnas.mechanisms.schedules import Constant, Ramp
 from fastnas.methods.library import METHODS, darts, gdas, p_darts, pc_darts, robust_darts_dp
 from fastnas.methods.method import Term
@@ -56,6 +56,11 @@ def test_the_same_variant_made_again_is_the_same():
     assert fingerprint(scaled(2.0)) == fingerprint(scaled(2.0))
     assert fingerprint(limited(1e4)) == fingerprint(limited(1e4))
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+
+
+def test_a_field_that_earlier_checkpoints_do_not_know_leaves_their_methods_as_they_were():
+    assert fingerprint(replace(darts(), alpha_lr_of_several=0.1)) == fingerprint(darts())
+    assert "alpha_lr_of_several" not in _text(darts())
 
 
 def test_no_two_methods_are_the_same_and_another_process_agrees():

@@ -1,7 +1,7 @@
 """What a method is: one choice for every part of a differentiable architecture search."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -141,7 +141,8 @@ class Method:
     learning_rate: LearningRate = cosine
     alpha_optimizer: MakeOptimizer = adam
     alpha_lr: float | None = None
-    alpha_lr_of_several: float | None = None
+    # What it decides stands in the configuration, and earlier checkpoints do not know it
+    alpha_lr_of_several: float | None = field(default=None, metadata={"fingerprint": False})
     projection: Projection | None = None
     alpha_init_mean: float = 0.0
     alpha_init_std: float = 1e-3
@@ -304,10 +305,10 @@ def _conflicts(method: Method) -> Iterator[tuple[str, str, str]]:  # noqa: PLR09
 
 def _different(part: Any) -> Iterator[tuple[str, Any]]:
     """The fields of a dataclass that do not have their defaults."""
-    for field in fields(part):
-        value = getattr(part, field.name)
-        if field.repr and value != _default(field):
-            yield field.name, value
+    for one in fields(part):
+        value = getattr(part, one.name)
+        if one.repr and value != _default(one):
+            yield one.name, value
 
 
 def _default(field: Field) -> Any:
