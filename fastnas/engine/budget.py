@@ -265,9 +265,9 @@ def plan_searches(
     searches: int | None = 1,
     ranks: Ranks = ALONE,
 ) -> tuple[SearchConfig, int]:
-    """``config`` of each search without minutes, with the rate of alpha if there are several, and how many: what
-    ``budget.json`` of ``folder`` says, or else what fits here, which is written there. Given that file, a search is as
-    deterministic as any.
+    """``config`` of each search without minutes, with the rate of alpha if time was divided between several, and how
+    many: what ``budget.json`` of ``folder`` says, or else what fits here, which is written there. Given that file, a
+    search is as deterministic as any.
 
     Args:
         space_or_supernet: Searched.
@@ -279,12 +279,11 @@ def plan_searches(
         ranks: The processes that search together; the first one measures.
     """
     if config.minutes is None:
-        searches = searches or 1
-        return _with_rate_of_several(config, method, searches, folder), searches
+        return config, searches or 1
     if not isinstance(space_or_supernet, Space):
         rule = "minutes needs a space: a supernet of your own would be trained by being measured"
         raise invalid("search", rule, config.minutes, "Give epochs instead.")
-    saved = read_budget(folder)
+    saved, given = read_budget(folder), searches
     chosen: Mapping[str, Any] = saved.get("search", {})
     if not chosen:
         times = time_steps(space_or_supernet, method, data, config)
@@ -298,7 +297,8 @@ def plan_searches(
     fractions = None if chosen["fractions"] is None else tuple(chosen["fractions"])
     config = replace(config, minutes=None, fractions=fractions, **numbers)
     planned: int = chosen.get("searches", 1)
-    return _with_rate_of_several(config, method, planned, folder), planned
+    # A number of one's own says nothing of the steps that each search has, and the rate was measured with those
+    return _with_rate_of_several(config, method, planned, folder) if given is None else config, planned
 
 
 def read_budget(folder: Path | None) -> dict[str, Any]:

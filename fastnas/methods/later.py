@@ -125,7 +125,7 @@ def lambda_darts(*, weight: float = 0.125, radius: float | None = None) -> Metho
 def single_darts() -> Method:
     """DARTS that moves alpha and the weights at once, by the gradients of one loss on one batch of all training images
     (Hou et al., 2021, arXiv:2108.08128). A step costs one pass instead of two. Alpha's rate is 0.03 in
-    one search, and the published 3e-4 where several are averaged: chosen in searches of some 2,000 steps
+    one search, and the published 3e-4 where minutes are divided between several: chosen in searches of some 2,000 steps
     (profiling/quality.py)."""
     source = "Hou et al., 2021, arXiv:2108.08128"
     joint = UpdateSchedule(joint=True)

@@ -69,7 +69,7 @@ class Method:
         learning_rate: Of the weights.
         alpha_optimizer: Moves alpha along its gradient.
         alpha_lr: Its learning rate, for configurations that leave it open; ``None`` for one by the number of steps.
-        alpha_lr_of_several: The same where the coefficients of several searches are averaged; ``None`` for no other.
+        alpha_lr_of_several: The same where ``minutes`` are divided between several searches; ``None`` for no other.
         projection: Onto what alpha is projected after a step; ``None`` for nothing.
         alpha_init_mean: Where alpha begins.
         alpha_init_std: The standard deviation that alpha begins with.

@@ -192,8 +192,8 @@ class SearchConfig(TrainingSetup):
         grad_clip: Largest 2-norm of the weight gradient; 0 for no clipping.
         alpha_grad_clip: Largest 2-norm of the gradient of alpha and beta; 0 for no clipping.
         alpha_lr: Learning rate of alpha and beta (constant); unset for one by the steps in which alpha moves, so that
-            it can decide in them: 0.03 up to 2,000, 3e-4 from 39,000 on. Single-DARTS takes 3e-4 where several searches
-            are averaged.
+            it can decide in them: 0.03 up to 2,000, 3e-4 from 39,000 on. Single-DARTS takes 3e-4 where minutes are
+            divided between several searches.
         alpha_beta1: Decay of Adam's mean.
         alpha_beta2: Decay of Adam's variance.
         alpha_weight_decay: L2 penalty on alpha and beta.

@@ -151,13 +151,20 @@ def test_searches_share_the_minutes_and_the_plan_says_how_many(tmp_path, monkeyp
     assert plan_searches(NASBENCH201, darts(), DIGITS, without, None, 2) == (without, 2)
 
 
-def test_alpha_has_another_rate_in_several_searches_than_in_one(tmp_path):
-    config = replace(CONFIG, minutes=None, channels=2, batch_size=16, epochs=1, train_fraction=0.1)
+def test_alpha_has_another_rate_where_minutes_are_divided_between_several_searches(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastnas.engine.budget.time_steps", lambda *_: StepTimes(0.01, 0.0, 0.0))
 
     def rate(searches, method, folder=None, **settings):
-        return plan_searches(NASBENCH201, method(), DIGITS, replace(config, **settings), folder, searches)[0].alpha_lr
+        config = replace(CONFIG, **{"minutes": 2.0, **settings})
+        config, number = plan_searches(NASBENCH201, method(), DIGITS, config, folder, searches)
+        return number > 1, config.alpha_lr
 
-    assert [rate(1, single_darts), rate(2, single_darts), rate(2, darts)] == [None, 3e-4, None]
-    assert rate(2, single_darts, alpha_lr=0.5) == 0.5
-    search(NASBENCH201, single_darts(), DIGITS, config, folder=tmp_path)  # as before there were two rates
-    assert rate(2, single_darts, tmp_path) == 0.03
+    assert [rate(None, single_darts), rate(None, darts)] == [(True, 3e-4), (True, None)]
+    # As many as one asks for may have any number of steps
+    assert [rate(n, single_darts, minutes=m) for n in (1, 2) for m in (2.0, None)] == [
+        (n > 1, None) for n in (1, 1, 2, 2)
+    ]
+    assert rate(None, single_darts, alpha_lr=0.5) == (True, 0.5)
+    small = replace(CONFIG, minutes=None, channels=2, batch_size=16, epochs=1, train_fraction=0.1)
+    search(NASBENCH201, single_darts(), DIGITS, small, folder=tmp_path)  # begun before there were two rates
+    assert rate(None, single_darts, tmp_path) == (True, 0.03)
